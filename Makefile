@@ -1,0 +1,61 @@
+# The everyday commands. `make` alone lists them; CONTRIBUTING.md explains them.
+
+CARGO ?= cargo
+# The committed Cargo.lock decides the versions. To change dependencies: make ... LOCKED=
+LOCKED ?= --locked
+
+.DEFAULT_GOAL := help
+# Cargo is parallel already; two cargos at once would only wait for each other's lock.
+.NOTPARALLEL:
+
+.PHONY: help setup setup-rust setup-llvm setup-ptxas
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: setup-rust setup-llvm setup-ptxas ## Check Rust; install LLVM 22 (apt) and ptxas (PyPI) where missing
+
+setup-rust:
+	@scripts/check-rust.sh rustfmt clippy
+
+setup-llvm:
+	@scripts/setup-llvm.sh
+
+setup-ptxas:
+	@scripts/setup-ptxas.sh
+
+.PHONY: build demo test test-no-llvm
+build: setup-llvm ## Build the fuse binary and library, optimised
+	$(CARGO) build $(LOCKED) --release
+
+demo: setup-llvm setup-ptxas ## Trace an LSTM, show its fused kernel and PTX, run it and time it
+	$(CARGO) build $(LOCKED) --release
+	@scripts/demo.sh
+
+# The cheap checks stand first, so that a failure shows early.
+test: setup fmt lint doc ## Everything a change must pass: fmt, clippy, docs, all tests
+	$(CARGO) test $(LOCKED) --workspace
+
+test-no-llvm: ## Run the tests of the build without LLVM (CPU through Cranelift only)
+	$(CARGO) test $(LOCKED) --workspace --no-default-features
+
+.PHONY: fmt lint doc
+fmt: ## Check the formatting (cargo fmt rewrites it)
+	$(CARGO) fmt --all --check
+
+lint: ## Clippy without warnings, with LLVM and without
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets --no-default-features -- -D warnings
+
+doc: ## Build the API documentation, without warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
+
+.PHONY: coverage bench clean
+coverage: setup-llvm ## Line coverage of ir/ and rewrite/; fails below 85 %
+	@scripts/coverage.sh --minimum 85
+
+bench: setup-llvm ## Run the criterion benchmarks
+	$(CARGO) bench $(LOCKED) -p fuse
+
+clean: ## Remove what cargo built and what setup fetched into .cache
+	$(CARGO) clean
+	rm -rf .cache
