@@ -1,0 +1,1 @@
+//! Kernel IR, schedules and code emitters of the fuse compiler.

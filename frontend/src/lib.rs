@@ -1,0 +1,1 @@
+//! Tracing front end of the fuse compiler.

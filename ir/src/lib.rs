@@ -1,0 +1,24 @@
+//! The tensor IR of the `fuse` compiler.
+//!
+//! A [`Graph`] is what tracing and importing produce and what the reference interpreter runs; a
+//! [`KernelGraph`](kernel::KernelGraph) is what rewriting hands to code generation. Both are made of
+//! symbolic [`Expr`]essions, so one compiled artefact serves every sequence length and batch size.
+
+pub mod device;
+pub mod dtype;
+pub mod expr;
+pub mod graph;
+pub mod index_map;
+pub mod infer;
+pub mod kernel;
+pub mod ops;
+pub mod tensor;
+pub mod types;
+
+pub use dtype::{DType, Literal};
+pub use expr::{Axis, Dim, DimEnv, Expr, Symbol};
+pub use graph::{Graph, InputKind, Node, NodeId, Scan, ValueId};
+pub use index_map::IndexMap;
+pub use ops::{Op, ReduceOp, ScalarOp};
+pub use tensor::Tensor;
+pub use types::{Shape, TensorType};

@@ -1,0 +1,1 @@
+//! E-graph rewriting and kernel extraction of the fuse compiler.

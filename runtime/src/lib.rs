@@ -1,0 +1,1 @@
+//! Memory planning and kernel launch for the fuse compiler.

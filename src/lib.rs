@@ -1,0 +1,1 @@
+//! A JIT kernel-fusion compiler for recurrent models.
