@@ -125,7 +125,7 @@ impl Literal {
     /// The literal with these bits in the low bytes; bits beyond the type's size are dropped.
     pub fn from_bits(dtype: DType, bits: u64) -> Self {
         let mask = u64::MAX >> (64 - 8 * dtype.size() as u32);
-        Literal { dtype, bits: if dtype == DType::Bool { u64::from(bits & 1) } else { bits & mask } }
+        Literal { dtype, bits: if dtype == DType::Bool { bits & 1 } else { bits & mask } }
     }
 
     /// The element type.

@@ -83,7 +83,7 @@ pub enum Atom {
 }
 
 /// A product of atoms in ascending order; empty is 1.
-type Monomial = SmallVec<[Atom; 2]>;
+type Monomial = SmallVec<[Atom; 1]>;
 
 /// A symbolic integer in normal form: a sum of monomials with nonzero coefficients, ascending by monomial.
 ///
@@ -91,7 +91,7 @@ type Monomial = SmallVec<[Atom; 2]>;
 /// expression ends in [`EvalError::Overflow`] and never in a wrong number.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Expr {
-    terms: SmallVec<[(Monomial, i64); 2]>,
+    terms: SmallVec<[(Monomial, i64); 1]>,
 }
 
 /// A dimension: an [`Expr`] over symbols only.
@@ -108,7 +108,7 @@ pub enum EvalError {
     UnboundAxis(Axis),
     /// The value does not fit in 64 bits.
     #[error("`{0}` overflows 64-bit integers")]
-    Overflow(Expr),
+    Overflow(String),
 }
 
 impl Expr {
@@ -351,7 +351,7 @@ impl Expr {
 
     /// The value where `leaf` gives that of each axis and symbol; checked arithmetic throughout.
     pub fn eval(&self, leaf: &impl Fn(&Atom) -> Option<i64>) -> Result<i64, EvalError> {
-        let overflow = || EvalError::Overflow(self.clone());
+        let overflow = || EvalError::Overflow(self.to_string());
         let mut sum = 0i128;
         for (monomial, c) in &self.terms {
             if *c == i64::MAX || *c == i64::MIN {
