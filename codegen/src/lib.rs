@@ -1,1 +1,7 @@
-//! Kernel IR, schedules and code emitters of the fuse compiler.
+//! Code generation of the `fuse` compiler: Kernel IR, schedules and emitters.
+//!
+//! [`schedule`](https://docs.rs/fuse-codegen) decides how a kernel's iteration space becomes a loop nest
+//! ([`kernel_ir`]); [`scalar`] walks the result once for every emitter.
+
+pub mod kernel_ir;
+pub mod scalar;

@@ -1,0 +1,345 @@
+//! Kernel IR: the typed loop nest that schedules make and emitters translate.
+//!
+//! A [`Function`] is one launch. It is in SSA form with structured control: every [`ValueId`] is defined once,
+//! by a [`Statement::Let`], as the counter or a carried value of a [`Statement::For`], or as a result of one,
+//! and is visible from there to the end of its block. Everything is legal for every target already:
+//! transcendental functions were decomposed into the primitives below by [`crate::decompose`], narrow element
+//! types were widened at loads and are narrowed at stores, index expressions were turned into 64-bit integer
+//! arithmetic. An emitter only walks it ([`crate::scalar`]).
+//!
+//! # Register types
+//! A register holds 1 or more lanes of f32, f64, i32, i64 or bool. In memory u8 and bool take a byte, f16 and
+//! bf16 two: a load of one of them gives its bits zero-extended to i32, a store takes the low bits of an i32.
+//!
+//! # Work
+//! The iteration space is cut into [`Function::work`] independent work items. With [`Mapping::Range`] one call
+//! handles the items from [`Operation::WorkBegin`] to [`Operation::WorkEnd`] (the runtime gives each
+//! thread of a team a range); with [`Mapping::Threads`] each GPU thread handles the item
+//! [`Operation::WorkItem`], and items past the end must be masked by the body.
+
+use fuse_ir::expr::{Dim, Symbol};
+use fuse_ir::kernel::BufferId;
+use fuse_ir::{DType, Literal};
+
+/// The type of one lane of a register.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum LaneType {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary64.
+    F64,
+    /// 32-bit integer; signedness is in the operation.
+    I32,
+    /// 64-bit integer.
+    I64,
+    /// True or false.
+    Bool,
+}
+
+impl LaneType {
+    /// The register type that an element type in memory is loaded to.
+    pub fn of_memory(dtype: DType) -> LaneType {
+        match dtype {
+            DType::F32 => LaneType::F32,
+            DType::F64 => LaneType::F64,
+            DType::F16 | DType::Bf16 | DType::I32 | DType::U8 | DType::Bool => LaneType::I32,
+            DType::I64 => LaneType::I64,
+        }
+    }
+
+    /// The name in text forms.
+    pub fn name(self) -> &'static str {
+        match self {
+            LaneType::F32 => "f32",
+            LaneType::F64 => "f64",
+            LaneType::I32 => "i32",
+            LaneType::I64 => "i64",
+            LaneType::Bool => "bool",
+        }
+    }
+
+    /// Whether this is a floating-point type.
+    pub fn is_float(self) -> bool {
+        matches!(self, LaneType::F32 | LaneType::F64)
+    }
+}
+
+/// The type of a register: `f32`, `f32x4`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Type {
+    /// The type of each lane.
+    pub lane: LaneType,
+    /// The number of lanes; 1 is a scalar.
+    pub lanes: u8,
+}
+
+impl Type {
+    /// A scalar.
+    pub fn scalar(lane: LaneType) -> Type {
+        Type { lane, lanes: 1 }
+    }
+
+    /// The same lanes of another type.
+    pub fn with_lane(self, lane: LaneType) -> Type {
+        Type { lane, lanes: self.lanes }
+    }
+}
+
+/// An SSA value.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ValueId(pub u32);
+
+/// A buffer parameter, by position.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ParameterId(pub u32);
+
+/// A primitive of one operand; the operand and the result have one type.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum UnaryOp {
+    /// Flips the sign (floats), two's complement negation (integers).
+    Neg,
+    /// Clears the sign; floats only.
+    Abs,
+    /// Correctly rounded; floats only.
+    Sqrt,
+    /// Rounds down; floats only.
+    Floor,
+    /// Rounds up; floats only.
+    Ceil,
+    /// Rounds towards zero; floats only.
+    Trunc,
+    /// Rounds to nearest, ties to even; floats only.
+    Nearest,
+    /// Logical (bool) or bitwise (integers).
+    Not,
+}
+
+/// A primitive of two operands of the type of the result. The shifts take their distance modulo the width.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum BinaryOp {
+    /// Sum; integers wrap.
+    Add,
+    /// Difference; integers wrap.
+    Sub,
+    /// Product; integers wrap.
+    Mul,
+    /// Quotient, correctly rounded; floats only.
+    Div,
+    /// The smaller; floats: NaN if either is, -0 below 0; integers signed.
+    Min,
+    /// The larger; floats: NaN if either is, 0 above -0; integers signed.
+    Max,
+    /// Truncated signed quotient. The divisor is neither 0 nor, for the least dividend, -1: whoever makes this
+    /// operation has seen to it.
+    IntDiv,
+    /// Remainder of [`BinaryOp::IntDiv`], with the sign of the dividend; same conditions.
+    IntRem,
+    /// Bitwise (integers) or logical (bool).
+    And,
+    /// Bitwise or logical.
+    Or,
+    /// Bitwise or logical.
+    Xor,
+    /// Shifts left; integers.
+    ShiftLeft,
+    /// Shifts right, zeros in; integers.
+    ShiftRightLogical,
+    /// Shifts right, sign bits in; integers.
+    ShiftRightArithmetic,
+}
+
+/// A comparison: ordered for floats except that `Ne` holds for NaN; signed for integers; bools are equal or
+/// not.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Condition {
+    /// Equal.
+    Eq,
+    /// Not equal.
+    Ne,
+    /// Below.
+    Lt,
+    /// Below or equal.
+    Le,
+    /// Above.
+    Gt,
+    /// Above or equal.
+    Ge,
+}
+
+/// A conversion between lane types; the number of lanes stays.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Conversion {
+    /// f32 ↔ f64, rounding to nearest even.
+    FloatToFloat,
+    /// Signed integer to float, rounding to nearest even.
+    IntToFloat,
+    /// Float to signed integer, truncating and saturating; NaN to 0.
+    FloatToInt,
+    /// i32 → i64 with sign, i64 → i32 by dropping bits.
+    IntToInt,
+    /// i32 → i64 without sign.
+    ZeroExtend,
+    /// The same bits: f32 ↔ i32, f64 ↔ i64.
+    Bitcast,
+    /// bool → i32 as 0 or 1.
+    BoolToInt,
+}
+
+/// What a [`Statement::Let`] computes.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Operation {
+    /// The same constant in every lane. The literal's element type is that of the lanes.
+    Constant(Literal),
+    /// A runtime integer (i64), by position in [`Function::symbols`].
+    Symbol(u32),
+    /// The first work item of this call (i64); [`Mapping::Range`] only.
+    WorkBegin,
+    /// One past the last work item of this call (i64); [`Mapping::Range`] only.
+    WorkEnd,
+    /// The work item of this thread (i64), possibly past the end; [`Mapping::Threads`] only.
+    WorkItem,
+    /// Reads as many consecutive elements as the value has lanes, from element `index` (i64) on.
+    Load {
+        /// The buffer.
+        buffer: ParameterId,
+        /// The row-major position of the first element.
+        index: ValueId,
+    },
+    /// A primitive of one operand.
+    Unary(UnaryOp, ValueId),
+    /// A primitive of two operands.
+    Binary(BinaryOp, ValueId, ValueId),
+    /// `a·b + c`, rounded once; floats.
+    Fma(ValueId, ValueId, ValueId),
+    /// A comparison, bool in as many lanes.
+    Compare(Condition, ValueId, ValueId),
+    /// The second where the first (bool, as many lanes) holds, otherwise the third.
+    Select(ValueId, ValueId, ValueId),
+    /// A conversion to the value's lane type.
+    Convert(Conversion, ValueId),
+    /// A scalar in every lane.
+    Splat(ValueId),
+    /// The lanes `0, 1, 2, …` (i32) or the scalar 0.
+    LaneIndex,
+    /// One lane of a vector as a scalar.
+    Extract(ValueId, u8),
+}
+
+/// A value that a loop carries from one iteration to the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Carried {
+    /// The value within the body.
+    pub value: ValueId,
+    /// Its value in the first iteration.
+    pub init: ValueId,
+    /// Its value in the next iteration; defined in the body.
+    pub next: ValueId,
+    /// The value after the loop.
+    pub result: ValueId,
+}
+
+/// A statement.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Statement {
+    /// Defines a value.
+    Let {
+        /// The value.
+        value: ValueId,
+        /// What it is.
+        operation: Operation,
+    },
+    /// Writes the lanes of a value to consecutive elements.
+    Store {
+        /// The buffer.
+        buffer: ParameterId,
+        /// The row-major position of the first element (i64).
+        index: ValueId,
+        /// What is written.
+        value: ValueId,
+    },
+    /// Runs the body for `counter = begin, begin + step, …` while below `end`.
+    For {
+        /// The counter (i64), visible in the body.
+        counter: ValueId,
+        /// Its first value (i64).
+        begin: ValueId,
+        /// The bound (i64).
+        end: ValueId,
+        /// The increment, at least 1.
+        step: i64,
+        /// Carried values.
+        carried: Vec<Carried>,
+        /// The body.
+        body: Vec<Statement>,
+    },
+    /// Runs the body if the condition (a bool scalar) holds.
+    If {
+        /// The condition.
+        condition: ValueId,
+        /// The body.
+        body: Vec<Statement>,
+    },
+}
+
+/// Whether a buffer parameter is read or written; never both.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Access {
+    /// Only loaded from.
+    Read,
+    /// Only stored to.
+    Write,
+}
+
+/// A buffer parameter.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BufferParameter {
+    /// Its name, for people.
+    pub name: String,
+    /// The element type in memory.
+    pub dtype: DType,
+    /// Read or written.
+    pub access: Access,
+    /// The buffer of the kernel graph that the launcher passes.
+    pub buffer: BufferId,
+}
+
+/// How work items are spread.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Mapping {
+    /// A call handles a range of items: `fn(buffers: *const *mut u8, symbols: *const i64, begin: i64, end: i64)`.
+    Range,
+    /// One GPU thread an item, `block` threads a block: `fn(buffer pointers…, symbols as i64…)`.
+    Threads {
+        /// Threads a block.
+        block: u32,
+    },
+}
+
+/// One launch.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Function {
+    /// The entry point's name, an identifier.
+    pub name: String,
+    /// The buffers.
+    pub buffers: Vec<BufferParameter>,
+    /// The runtime integers, ascending by name.
+    pub symbols: Vec<Symbol>,
+    /// The number of work items, over `symbols`.
+    pub work: Dim,
+    /// How they are spread.
+    pub mapping: Mapping,
+    /// The type of every value.
+    pub types: Vec<Type>,
+    /// What runs.
+    pub body: Vec<Statement>,
+}
+
+impl Function {
+    /// The type of a value.
+    ///
+    /// # Panics
+    /// If the value is of another function.
+    pub fn ty(&self, value: ValueId) -> Type {
+        self.types[value.0 as usize]
+    }
+}
