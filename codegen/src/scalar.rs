@@ -52,11 +52,19 @@ pub trait ScalarBuilder: Sized {
         &mut self,
         bounds: Bounds<Self::Value>,
         carried: &[(Type, Self::Value)],
-        body: &mut dyn FnMut(&mut Self, Self::Value, &[Self::Value]) -> Vec<Self::Value>,
+        body: &mut LoopBody<'_, Self>,
     ) -> Vec<Self::Value>;
     /// Runs `body` if the condition holds.
     fn if_then(&mut self, condition: Self::Value, body: &mut dyn FnMut(&mut Self));
 }
+
+/// The body of a counted loop: from the counter and the carried values to the next carried values.
+pub type LoopBody<'a, B> = dyn FnMut(
+        &mut B,
+        <B as ScalarBuilder>::Value,
+        &[<B as ScalarBuilder>::Value],
+    ) -> Vec<<B as ScalarBuilder>::Value>
+    + 'a;
 
 /// The range of a counted loop: `begin, begin + step, …` while below `end` (i64).
 #[derive(Clone, Copy, Debug)]
