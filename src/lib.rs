@@ -1,1 +1,3 @@
 //! A JIT kernel-fusion compiler for recurrent models.
+
+pub mod io;

@@ -1,0 +1,254 @@
+//! NumPy's `.npz`: a zip archive of `.npy` arrays.
+//!
+//! Headers are validated before anything is allocated by them: the header's length, the element type, and the
+//! product of the extents against the number of bytes that the archive really holds.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::Path;
+
+use fuse_ir::tensor::checked_byte_size;
+use fuse_ir::{DType, Tensor};
+use npyz::WriterBuilder;
+use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
+
+use super::FileError;
+
+/// The most bytes an archive may unpack to.
+const MAX_TOTAL_BYTES: u64 = 64 << 30;
+/// The longest header that is read; NumPy itself refuses headers over 10,000 characters.
+const MAX_HEADER_BYTES: usize = 64 << 10;
+
+/// Reads every array of an archive, by name (without `.npy`).
+///
+/// # Errors
+/// Where the file cannot be read, is no archive of arrays, or holds an element type that fuse has not.
+pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, FileError> {
+    let file = File::open(path).map_err(|e| FileError::io(path, e))?;
+    let mut archive = ZipArchive::new(BufReader::new(file))
+        .map_err(|e| FileError::malformed(path, format!("not an .npz archive: {e}")))?;
+    let mut budget = MAX_TOTAL_BYTES;
+    let mut out = BTreeMap::new();
+    for i in 0..archive.len() {
+        let entry = archive
+            .by_index(i)
+            .map_err(|e| FileError::malformed(path, format!("entry {i} cannot be read: {e}")))?;
+        let name = entry
+            .name()
+            .map_err(|e| FileError::malformed(path, format!("entry {i} has no readable name: {e}")))?;
+        let name = name.strip_suffix(".npy").unwrap_or(&name).to_owned();
+        let tensor = read_npy(entry, &mut budget)
+            .map_err(|problem| FileError::malformed(path, format!("array `{name}`: {problem}")))?;
+        if out.insert(name.clone(), tensor).is_some() {
+            return Err(FileError::malformed(path, format!("array `{name}` is there twice")));
+        }
+    }
+    Ok(out)
+}
+
+/// Reads one `.npy` stream; at most `budget` bytes, which are deducted.
+fn read_npy(mut reader: impl Read, budget: &mut u64) -> Result<Tensor, String> {
+    let preamble = read_preamble(&mut reader)?;
+    let header = npyz::NpyHeader::from_reader(&preamble[..]).map_err(|e| format!("bad header: {e}"))?;
+    let npyz::DType::Plain(type_string) = header.dtype() else {
+        return Err("structured arrays are not supported".into());
+    };
+    let Some((dtype, swap)) = element_type(&type_string) else {
+        return Err(format!(
+            "element type {type_string} is not supported; save it as f4, f8, f2, i4, i8, u1 or b1"
+        ));
+    };
+    let shape: Option<Vec<usize>> = header.shape().iter().map(|d| usize::try_from(*d).ok()).collect();
+    let shape = shape.ok_or("its shape does not fit in the address space")?;
+    let size = checked_byte_size(dtype, &shape).ok_or("its shape does not fit in the address space")?;
+    if size as u64 > *budget {
+        return Err(format!("it claims {size} bytes; an archive may unpack to {MAX_TOTAL_BYTES} in all"));
+    }
+    *budget -= size as u64;
+    // Grows with what is really there, so that a lying header costs nothing; one byte more tells of a surplus.
+    let mut bytes = Vec::new();
+    reader.take(size as u64 + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot be unpacked: {e}"))?;
+    if bytes.len() != size {
+        let relation = if bytes.len() > size { "more than" } else { "only" };
+        let got = bytes.len().min(size);
+        return Err(format!("the header promises {size} bytes, but {relation} {got} are there"));
+    }
+    if swap {
+        bytes.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
+    }
+    if header.order() == npyz::Order::Fortran {
+        bytes = to_row_major(&bytes, &shape, dtype.size());
+    }
+    Tensor::from_bytes(dtype, &shape, bytes).map_err(|e| e.to_string())
+}
+
+/// The bytes up to the data: magic, version, header length and header, of which only the length is checked.
+fn read_preamble(reader: &mut impl Read) -> Result<Vec<u8>, String> {
+    let mut preamble = vec![0u8; 8];
+    let truncated = |e: std::io::Error| format!("bad header: {e}");
+    reader.read_exact(&mut preamble).map_err(truncated)?;
+    if &preamble[..6] != b"\x93NUMPY" {
+        return Err("not a NumPy array".into());
+    }
+    let length_bytes = if preamble[6] == 1 { 2 } else { 4 };
+    let mut word = [0u8; 4];
+    reader.read_exact(&mut word[..length_bytes]).map_err(truncated)?;
+    let length = u32::from_le_bytes(word) as usize;
+    if length > MAX_HEADER_BYTES {
+        return Err(format!("its header claims {length} bytes; at most {MAX_HEADER_BYTES} are read"));
+    }
+    preamble.extend_from_slice(&word[..length_bytes]);
+    let start = preamble.len();
+    preamble.resize(start + length, 0);
+    reader.read_exact(&mut preamble[start..]).map_err(truncated)?;
+    Ok(preamble)
+}
+
+/// The element type, and whether its bytes are the other way round.
+fn element_type(ty: &npyz::TypeStr) -> Option<(DType, bool)> {
+    let text = ty.to_string();
+    let text = text.trim_matches('\'');
+    let (order, code) = text.split_at_checked(1)?;
+    let dtype = match code {
+        "f4" => DType::F32,
+        "f8" => DType::F64,
+        "f2" => DType::F16,
+        "i4" => DType::I32,
+        "i8" => DType::I64,
+        "u1" => DType::U8,
+        "b1" => DType::Bool,
+        _ => return None,
+    };
+    Some((dtype, order == ">"))
+}
+
+fn to_row_major(bytes: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut point = vec![0usize; shape.len()];
+    for _ in 0..bytes.len() / size {
+        let position = point.iter().zip(shape).rev().fold(0, |p, (i, n)| p * n + i);
+        out.extend_from_slice(&bytes[position * size..(position + 1) * size]);
+        for axis in (0..shape.len()).rev() {
+            point[axis] += 1;
+            if point[axis] < shape[axis] {
+                break;
+            }
+            point[axis] = 0;
+        }
+    }
+    out
+}
+
+/// Writes arrays to an archive; bf16, which NumPy has not, is widened to f32.
+///
+/// # Errors
+/// Where the file cannot be written.
+pub fn write<'a>(
+    path: &Path,
+    arrays: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+) -> Result<(), FileError> {
+    let file = File::create(path).map_err(|e| FileError::io(path, e))?;
+    let mut archive = ZipWriter::new(BufWriter::new(file));
+    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
+    for (name, tensor) in arrays {
+        archive
+            .start_file(format!("{name}.npy"), options)
+            .map_err(|e| FileError::malformed(path, format!("array `{name}`: {e}")))?;
+        write_npy(&mut archive, tensor).map_err(|e| FileError::io(path, e))?;
+    }
+    let mut writer =
+        archive.finish().map_err(|e| FileError::malformed(path, format!("cannot be finished: {e}")))?;
+    writer.flush().map_err(|e| FileError::io(path, e))
+}
+
+fn write_npy(writer: &mut impl Write, tensor: &Tensor) -> std::io::Result<()> {
+    let widened;
+    let (code, bytes) = match tensor.dtype() {
+        DType::F32 => ("<f4", tensor.bytes()),
+        DType::F64 => ("<f8", tensor.bytes()),
+        DType::F16 => ("<f2", tensor.bytes()),
+        DType::I32 => ("<i4", tensor.bytes()),
+        DType::I64 => ("<i8", tensor.bytes()),
+        DType::U8 => ("|u1", tensor.bytes()),
+        DType::Bool => ("|b1", tensor.bytes()),
+        DType::Bf16 => {
+            widened = tensor.to_f64().iter().flat_map(|v| (*v as f32).to_le_bytes()).collect::<Vec<_>>();
+            ("<f4", &widened[..])
+        }
+    };
+    let shape: Vec<u64> = tensor.shape().iter().map(|d| *d as u64).collect();
+    let type_string = code.parse().expect("a NumPy type string");
+    let mut header = Vec::new();
+    npyz::WriteOptions::new_header_only()
+        .dtype(npyz::DType::Plain(type_string))
+        .shape(&shape)
+        .writer(&mut header)
+        .write_header_only()?;
+    writer.write_all(&header)?;
+    writer.write_all(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn npy(descr: &str, shape: &str, fortran: &str, data: &[u8]) -> Vec<u8> {
+        let header =
+            format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n").into_bytes();
+        let mut out = b"\x93NUMPY\x01\x00".to_vec();
+        out.extend((header.len() as u16).to_le_bytes());
+        out.extend(header);
+        out.extend(data);
+        out
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Tensor, String> {
+        read_npy(bytes, &mut (1 << 20))
+    }
+
+    #[test]
+    fn arrays_round_trip_through_an_archive() {
+        let dir = std::env::temp_dir().join(format!("fuse-npz-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("a.npz");
+        let x = Tensor::from_values(&[2, 3], &[1.5f32, -0.0, f32::NAN, f32::INFINITY, 1e-45, 7.0]).unwrap();
+        let n = Tensor::from_values(&[0, 4], &[] as &[i64]).unwrap();
+        let flag = Tensor::from_values(&[], &[true]).unwrap();
+        write(&path, [("x", &x), ("n", &n), ("flag", &flag)]).unwrap();
+        let back = read(&path).unwrap();
+        assert_eq!(back["x"].bytes(), x.bytes());
+        assert_eq!((back["n"].dtype(), back["n"].shape()), (DType::I64, &[0, 4][..]));
+        assert_eq!(back["flag"], flag);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn column_major_and_big_endian_arrays_are_converted() {
+        let columns = parse(&npy("|u1", "(2, 3)", "True", &[1, 4, 2, 5, 3, 6])).unwrap();
+        assert_eq!(columns.to_values::<u8>().unwrap(), [1, 2, 3, 4, 5, 6]);
+        let big = parse(&npy(">i4", "(1,)", "False", &[0, 0, 1, 0])).unwrap();
+        assert_eq!(big.to_values::<i32>().unwrap(), [256]);
+    }
+
+    #[test]
+    fn a_lying_header_is_refused_before_memory_is_taken() {
+        let huge = parse(&npy("<f8", "(1000000, 1000000, 1000000, 1000000)", "False", &[])).unwrap_err();
+        assert!(huge.contains("address space"), "{huge}");
+        let claims = parse(&npy("<f4", "(100000000,)", "False", &[])).unwrap_err();
+        assert!(claims.contains("claims"), "{claims}");
+        let short = parse(&npy("<f4", "(4,)", "False", &[0; 8])).unwrap_err();
+        assert!(short.contains("only 8"), "{short}");
+        let long = parse(&npy("<f4", "(1,)", "False", &[0; 8])).unwrap_err();
+        assert!(long.contains("more than 4"), "{long}");
+        let mut header = b"\x93NUMPY\x02\x00".to_vec();
+        header.extend(u32::MAX.to_le_bytes());
+        assert!(parse(&header).unwrap_err().contains("header claims"));
+    }
+
+    #[test]
+    fn an_unsupported_element_type_names_the_remedy() {
+        let message = parse(&npy("<c8", "(1,)", "False", &[0; 8])).unwrap_err();
+        assert!(message.contains("save it as f4"), "{message}");
+    }
+}
