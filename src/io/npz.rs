@@ -50,6 +50,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, FileError> {
 /// Reads one `.npy` stream; at most `budget` bytes, which are deducted.
 fn read_npy(mut reader: impl Read, budget: &mut u64) -> Result<Tensor, String> {
     let preamble = read_preamble(&mut reader)?;
+    check_header_text(&preamble)?;
     let header = npyz::NpyHeader::from_reader(&preamble[..]).map_err(|e| format!("bad header: {e}"))?;
     let npyz::DType::Plain(type_string) = header.dtype() else {
         return Err("structured arrays are not supported".into());
@@ -103,6 +104,35 @@ fn read_preamble(reader: &mut impl Read) -> Result<Vec<u8>, String> {
     preamble.resize(start + length, 0);
     reader.read_exact(&mut preamble[start..]).map_err(truncated)?;
     Ok(preamble)
+}
+
+/// Refuses what `npyz` would panic on: brackets nested deep enough to exhaust the stack, and a shape whose
+/// product overflows.
+fn check_header_text(preamble: &[u8]) -> Result<(), String> {
+    let text = String::from_utf8_lossy(preamble);
+    let mut depth = 0usize;
+    for c in text.chars() {
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > 8 {
+            return Err("bad header: brackets nested too deep".into());
+        }
+    }
+    let shape = text.split("'shape'").nth(1).and_then(|rest| rest.split('(').nth(1)?.split(')').next());
+    let shape = shape.ok_or("bad header: it has no shape")?;
+    let mut product = 1u64;
+    for extent in shape.split(',').map(str::trim).filter(|d| !d.is_empty()) {
+        let extent: u64 = extent.parse().map_err(|_| format!("bad header: `{extent}` is not an extent"))?;
+        // 16 bytes is the widest element that NumPy has; extents of 0 must not hide the others.
+        product = product
+            .checked_mul(extent.max(1))
+            .filter(|p| *p < i64::MAX as u64 / 16)
+            .ok_or("its shape does not fit in the address space")?;
+    }
+    Ok(())
 }
 
 /// The element type, and whether its bytes are the other way round.
