@@ -82,7 +82,7 @@ as_root() {
 # Prints the line that adds Debian's security suite, on the mirror this machine already uses.
 security_source_line() {
     local codename=$1 mirror
-    mirror=$(apt-get indextargets --format '$(REPO_URI)' "Codename: $codename" 2>/dev/null |
+    mirror=$(apt-get indextargets --no-release-info --format '$(REPO_URI)' "Release: $codename" 2>/dev/null |
         sed -n 's#/debian/*$#/debian-security#p' | head -n 1)
     printf 'deb %s %s-security main\n' "${mirror:-<your Debian mirror>/debian-security}" "$codename"
 }
@@ -98,7 +98,8 @@ explain_missing_candidate() {
     id=$(. /etc/os-release 2>/dev/null && printf '%s' "${ID:-}")
     codename=$(. /etc/os-release 2>/dev/null && printf '%s' "${VERSION_CODENAME:-}")
     if [[ $id == debian && $codename == bookworm ]]; then
-        if LC_ALL=C apt-cache policy | grep -Eq 'n=bookworm-security|l=Debian-Security'; then
+        # As configured, not as downloaded: with the mirror out of reach the source is still there.
+        if apt-get indextargets --no-release-info --format '$(RELEASE)' 2>/dev/null | grep -q -- '-security$'; then
             fail "the apt sources have bookworm-security, but no package llvm-22-dev came with it." \
                 "Look at what 'apt-get update' printed above: the mirror may be unreachable or out of date."
         fi
