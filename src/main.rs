@@ -1,2 +1,7 @@
 //! The `fuse` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fuse::cli::main()
+}

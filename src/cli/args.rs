@@ -1,0 +1,237 @@
+//! The command line: what `fuse --help` teaches.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A JIT kernel-fusion compiler for recurrent models.
+///
+/// fuse takes a traced model, fuses the pointwise operations of any recurrent cell into single kernels, and
+/// runs the result on the CPU or prints it as PTX. One compiled model serves every sequence length and batch
+/// size.
+///
+/// Exit codes: 0 success; 1 the model, a file or the data is at fault; 2 the command line is; 70 a bug in fuse.
+#[derive(Debug, Parser)]
+#[command(name = "fuse", version, max_term_width = 110)]
+#[command(after_help = "Examples:
+  fuse run lstm.fuse --inputs in.npz --outputs out.npz
+  fuse run lstm.fuse --dim T=100 --dim B=8          random inputs, shapes from the model
+  fuse ptx lstm.fuse --arch sm_90 -o ptx/           one file a kernel, and manifest.json
+  fuse dump lstm.fuse --stage kernels               what was fused
+  fuse check lstm.fuse --dim T=20 --dim B=3         every backend against the interpreter
+  fuse bench lstm.fuse --dim T=100 --dim B=1        time and memory
+  fuse bench lstm.fuse --dim T=100 --dim B=1 --rewrite off")]
+pub struct Cli {
+    /// Print what each stage does (repeat for more); RUST_LOG overrides it.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a model and write its outputs.
+    Run(RunArgs),
+    /// Print the model's kernels as PTX, or write them with a manifest for launching them.
+    Ptx(PtxArgs),
+    /// Print the model at one stage of the compiler.
+    Dump(DumpArgs),
+    /// Compare every backend that can run here with the reference interpreter.
+    Check(CheckArgs),
+    /// Measure compile time, run time and memory.
+    Bench(BenchArgs),
+    /// List the operations of the tensor IR.
+    Ops,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What names a model and fills it.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// The model: a .fuse file.
+    pub model: PathBuf,
+
+    /// Weights; by default MODEL with the extension .safetensors if it exists, otherwise random by --seed.
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+
+    /// The seed of random weights and inputs.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+
+    /// The value of a symbolic dimension, for inputs that are made up (repeatable), as in --dim T=100.
+    #[arg(long = "dim", value_name = "NAME=N")]
+    pub dims: Vec<String>,
+}
+
+/// How a model is compiled.
+#[derive(Debug, Args)]
+pub struct CompileArgs {
+    /// `off` compiles one kernel per operation: the baseline that fusion is measured against.
+    #[arg(long, value_enum, default_value_t = Rewrite::On)]
+    pub rewrite: Rewrite,
+
+    /// Allow rules that approximate within a stated bound.
+    #[arg(long)]
+    pub fast_math: bool,
+}
+
+/// Where a model runs.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// The device: cpu, or cuda:N.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: String,
+
+    /// CPU threads; by default what affinity and cgroup limits allow.
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// The most memory for intermediate tensors, in MiB; by default what the machine has.
+    #[arg(long, value_name = "MIB")]
+    pub memory_limit: Option<u64>,
+}
+
+/// Whether to rewrite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Rewrite {
+    /// Fuse.
+    On,
+    /// One kernel per operation.
+    Off,
+}
+
+/// `fuse run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// How it is compiled.
+    #[command(flatten)]
+    pub compile: CompileArgs,
+    /// Where it runs.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// The inputs, an array for each by name; random by --seed if absent.
+    #[arg(long, value_name = "NPZ")]
+    pub inputs: Option<PathBuf>,
+    /// Where the outputs go; without it a summary of each is printed.
+    #[arg(long, value_name = "NPZ")]
+    pub outputs: Option<PathBuf>,
+    /// Print the memory plan before the run.
+    #[arg(long)]
+    pub plan: bool,
+}
+
+/// `fuse ptx`.
+#[derive(Debug, Args)]
+pub struct PtxArgs {
+    /// The model: a .fuse file.
+    pub model: PathBuf,
+    /// How it is compiled.
+    #[command(flatten)]
+    pub compile: CompileArgs,
+    /// The architecture, sm_75 to sm_120.
+    #[arg(long, default_value = "sm_90", value_name = "ARCH")]
+    pub arch: String,
+    /// A directory for one .ptx file a kernel and manifest.json; without it PTX goes to the standard output.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+}
+
+/// The stages that `fuse dump` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stage {
+    /// The tensor IR.
+    Graph,
+    /// The e-graph after saturation.
+    Egraph,
+    /// The fused kernels as element expressions.
+    Kernels,
+    /// The scheduled loop nests.
+    KernelIr,
+    /// Cranelift IR (CPU).
+    Clif,
+    /// LLVM IR (GPU).
+    Llvm,
+    /// Machine code (CPU).
+    Asm,
+    /// PTX (GPU).
+    Ptx,
+    /// The tensor IR as a picture, for Graphviz.
+    Dot,
+}
+
+/// `fuse dump`.
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    /// The model: a .fuse file.
+    pub model: PathBuf,
+    /// How it is compiled.
+    #[command(flatten)]
+    pub compile: CompileArgs,
+    /// What to print.
+    #[arg(long, value_enum, default_value_t = Stage::Graph)]
+    pub stage: Stage,
+    /// For whom kernels and kernel-ir are made: cpu or cuda.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: String,
+    /// The architecture of llvm and ptx.
+    #[arg(long, default_value = "sm_90", value_name = "ARCH")]
+    pub arch: String,
+}
+
+/// `fuse check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The inputs, an array for each by name; random by --seed if absent.
+    #[arg(long, value_name = "NPZ")]
+    pub inputs: Option<PathBuf>,
+    /// The largest absolute error that passes, beside the relative one.
+    #[arg(long, default_value_t = 1e-5, value_name = "ERROR")]
+    pub atol: f64,
+    /// The largest relative error that passes, beside the absolute one.
+    #[arg(long, default_value_t = 1e-4, value_name = "ERROR")]
+    pub rtol: f64,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `fuse bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// How it is compiled.
+    #[command(flatten)]
+    pub compile: CompileArgs,
+    /// Where it runs.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// The inputs, an array for each by name; random by --seed if absent.
+    #[arg(long, value_name = "NPZ")]
+    pub inputs: Option<PathBuf>,
+    /// What the outputs should be; the largest absolute error is reported.
+    #[arg(long, value_name = "NPZ")]
+    pub expected: Option<PathBuf>,
+    /// How long to measure, in seconds.
+    #[arg(long, default_value_t = 1.5, value_name = "SECONDS")]
+    pub seconds: f64,
+    /// Also write the figures as one JSON object to a file, or with `-` only that to the standard output.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}

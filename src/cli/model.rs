@@ -1,0 +1,162 @@
+//! From the command line to a model with weights and inputs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fuse_ir::{DimEnv, Graph, InputKind, Symbol, Tensor};
+
+use super::args::ModelArgs;
+use super::error::CliError;
+use crate::io::{npz, weights};
+use crate::random;
+
+/// The largest model text that is read.
+const MAX_MODEL_BYTES: u64 = 64 << 20;
+
+/// Reads, parses and verifies a `.fuse` file.
+pub fn load(path: &Path) -> Result<Graph, CliError> {
+    let file = path.display().to_string();
+    let size = std::fs::metadata(path).map_err(|e| CliError::input(format!("{file}: {e}")))?.len();
+    if size > MAX_MODEL_BYTES {
+        return Err(CliError::input(format!("{file}: {size} bytes; a model has at most {MAX_MODEL_BYTES}")));
+    }
+    let source = std::fs::read_to_string(path).map_err(|e| CliError::input(format!("{file}: {e}")))?;
+    let graph = fuse_ir::parse(&source)
+        .map_err(|e| CliError::input(format!("{file} is not a model\n{}", e.render(&file, &source))))?;
+    fuse_ir::verify(&graph).map_err(|e| CliError::input(format!("{file}: {e}")))?;
+    Ok(graph)
+}
+
+/// Parses the `--dim NAME=N` arguments.
+pub fn parse_dims(args: &[String]) -> Result<DimEnv, CliError> {
+    let mut dims = DimEnv::new();
+    for arg in args {
+        let (name, value) = arg
+            .split_once('=')
+            .ok_or_else(|| CliError::usage(format!("--dim {arg}: expected NAME=N, as in --dim T=100")))?;
+        let value: i64 = value
+            .parse()
+            .map_err(|_| CliError::usage(format!("--dim {arg}: `{value}` is not a whole number")))?;
+        if value < 0 {
+            return Err(CliError::usage(format!("--dim {arg}: a dimension is at least 0")));
+        }
+        if dims.set(Symbol::new(name), value).is_some_and(|old| old != value) {
+            return Err(CliError::usage(format!("--dim {arg}: {name} has another value already")));
+        }
+    }
+    Ok(dims)
+}
+
+/// A model with everything that a run needs.
+pub struct Problem {
+    /// The model.
+    pub graph: Graph,
+    /// Every graph input and parameter, in the order of the graph.
+    pub values: Vec<Tensor>,
+    /// The dimensions of this run.
+    pub dims: DimEnv,
+}
+
+impl Problem {
+    /// Loads the model, its weights and its inputs; what is not given is random by the seed.
+    pub fn load(args: &ModelArgs, inputs: Option<&Path>) -> Result<Problem, CliError> {
+        let graph = load(&args.model)?;
+        let explicit = parse_dims(&args.dims)?;
+        let symbols = graph.symbols();
+        if let Some((symbol, _)) = explicit.iter().find(|(s, _)| !symbols.contains(*s)) {
+            let known: Vec<_> = symbols.iter().map(ToString::to_string).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(CliError::usage(format!(
+                "--dim {symbol}: the model has no such dimension; it has {known}"
+            )));
+        }
+        let given = given_values(&graph, args, inputs)?;
+        let dims = bind(&graph, &given, &explicit)?;
+        let values = graph
+            .inputs()
+            .iter()
+            .map(|input| match given.get(input.name.as_str()) {
+                Some(tensor) => Ok(tensor.clone()),
+                None => random::value_for(&graph, input, &dims, args.seed).map_err(CliError::input),
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Problem { graph, values, dims })
+    }
+
+    /// The values of the inputs of one kind, by name.
+    pub fn named(&self, kind: InputKind) -> BTreeMap<String, Tensor> {
+        let inputs = self.graph.inputs().iter().zip(&self.values);
+        inputs.filter(|(i, _)| i.kind == kind).map(|(i, t)| (i.name.clone(), t.clone())).collect()
+    }
+}
+
+/// What files give: weights, then inputs (which may also replace weights).
+fn given_values(
+    graph: &Graph,
+    args: &ModelArgs,
+    inputs: Option<&Path>,
+) -> Result<BTreeMap<String, Tensor>, CliError> {
+    let known = |kind: Option<InputKind>| -> Vec<&str> {
+        let inputs = graph.inputs().iter().filter(|i| kind.is_none_or(|k| i.kind == k));
+        inputs.map(|i| i.name.as_str()).collect()
+    };
+    let mut out = BTreeMap::new();
+    if let Some(path) = weights_file(args) {
+        let tensors = weights::read(&path).map_err(CliError::input)?;
+        for name in known(Some(InputKind::Parameter)) {
+            if !tensors.contains_key(name) {
+                return Err(CliError::input(format!(
+                    "{}: the model's parameter `{name}` is missing",
+                    path.display()
+                )));
+            }
+        }
+        reject_unknown(&path, tensors.keys(), &known(Some(InputKind::Parameter)))?;
+        out.extend(tensors);
+    }
+    if let Some(path) = inputs {
+        let tensors = npz::read(path).map_err(CliError::input)?;
+        for name in known(Some(InputKind::Input)) {
+            if !tensors.contains_key(name) {
+                let have: Vec<_> = tensors.keys().cloned().collect();
+                return Err(CliError::input(format!(
+                    "{}: the model's input `{name}` is missing; the file has {}",
+                    path.display(),
+                    if have.is_empty() { "nothing".to_owned() } else { have.join(", ") }
+                )));
+            }
+        }
+        reject_unknown(path, tensors.keys(), &known(None))?;
+        out.extend(tensors);
+    }
+    Ok(out)
+}
+
+fn weights_file(args: &ModelArgs) -> Option<PathBuf> {
+    args.weights.clone().or_else(|| {
+        let beside = args.model.with_extension("safetensors");
+        beside.is_file().then_some(beside)
+    })
+}
+
+fn reject_unknown<'a>(
+    path: &Path,
+    mut names: impl Iterator<Item = &'a String>,
+    known: &[&str],
+) -> Result<(), CliError> {
+    match names.find(|n| !known.contains(&n.as_str())) {
+        Some(name) => Err(CliError::input(format!(
+            "{}: the model has no `{name}`; it takes {}",
+            path.display(),
+            known.join(", ")
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The dimensions that the given tensors and `--dim` determine.
+fn bind(graph: &Graph, given: &BTreeMap<String, Tensor>, explicit: &DimEnv) -> Result<DimEnv, CliError> {
+    let tensors: Vec<Option<&Tensor>> =
+        graph.inputs().iter().map(|i| given.get(i.name.as_str())).collect();
+    fuse_ir::bind::bind_partial(graph, &tensors, explicit).map_err(CliError::input)
+}

@@ -1,0 +1,184 @@
+//! `manifest.json`: what a program needs to launch the kernels of `fuse ptx` itself.
+
+use serde::Serialize;
+
+use fuse_codegen::kernel_ir::{Access, Function, Mapping};
+use fuse_ir::Graph;
+use fuse_ir::graph::InputKind;
+use fuse_ir::kernel::{BufferKind, KernelGraph, Step};
+use fuse_ir::ops::Direction;
+
+/// The whole manifest.
+#[derive(Debug, Serialize)]
+pub struct Manifest {
+    /// The name of the model.
+    pub model: String,
+    /// The architecture, as in `sm_90`.
+    pub arch: String,
+    /// The runtime integers that extents and grids are written in.
+    pub symbols: Vec<String>,
+    /// The tensors in memory; contiguous, row-major.
+    pub buffers: Vec<BufferEntry>,
+    /// The kernels.
+    pub kernels: Vec<KernelEntry>,
+    /// What to launch, in order.
+    pub launch_order: Vec<LaunchEntry>,
+}
+
+/// A tensor in memory.
+#[derive(Debug, Serialize)]
+pub struct BufferEntry {
+    /// Its name; kernels' parameters refer to it.
+    pub name: String,
+    /// The element type.
+    pub dtype: String,
+    /// The extents, over the symbols.
+    pub shape: Vec<String>,
+    /// `input`, `parameter`, `output`, `temporary` or `state`.
+    pub kind: &'static str,
+    /// The model's name for an input, parameter or output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_name: Option<String>,
+}
+
+/// A kernel.
+#[derive(Debug, Serialize)]
+pub struct KernelEntry {
+    /// The entry point.
+    pub entry: String,
+    /// The file beside the manifest.
+    pub file: String,
+    /// The parameters in order: buffers as 64-bit pointers, then symbols as 64-bit integers.
+    pub parameters: Vec<ParameterEntry>,
+    /// Threads a block.
+    pub block: [u32; 3],
+    /// Blocks a grid, over the symbols; launch nothing where it is 0.
+    pub grid: [String; 3],
+    /// Dynamic shared memory, in bytes.
+    pub shared_bytes: u32,
+    /// The operations that were fused.
+    pub ops: Vec<String>,
+}
+
+/// A kernel parameter.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ParameterEntry {
+    /// A pointer to a buffer.
+    Buffer {
+        /// The buffer.
+        buffer: String,
+        /// `read` or `write`.
+        access: &'static str,
+    },
+    /// The value of a symbol.
+    Symbol {
+        /// The symbol.
+        symbol: String,
+    },
+}
+
+/// A step of the program.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum LaunchEntry {
+    /// Launches a kernel.
+    Kernel {
+        /// Its entry point.
+        entry: String,
+    },
+    /// Repeats steps with a symbol counting positions; after each step every pair of buffers trades places.
+    Loop {
+        /// The symbol that holds the position.
+        counter: String,
+        /// The number of steps, over the symbols.
+        trip: String,
+        /// Whether positions descend.
+        reverse: bool,
+        /// The pairs that trade places.
+        swap: Vec<[String; 2]>,
+        /// The steps.
+        body: Vec<LaunchEntry>,
+    },
+}
+
+impl Manifest {
+    /// The manifest of a model compiled for a GPU; `functions` in the order of the kernels.
+    pub fn new(graph: &Graph, kernels: &KernelGraph, functions: &[Function], arch: &str) -> Self {
+        let entries = kernels.kernels().into_iter().zip(functions);
+        Manifest {
+            model: graph.name().to_owned(),
+            arch: arch.to_owned(),
+            symbols: graph.symbols().iter().map(ToString::to_string).collect(),
+            buffers: buffers(graph, kernels),
+            kernels: entries.map(|((kernel, _), f)| kernel_entry(kernels, f, &kernel.ops)).collect(),
+            launch_order: launch_order(kernels, &kernels.steps),
+        }
+    }
+}
+
+fn buffers(graph: &Graph, kernels: &KernelGraph) -> Vec<BufferEntry> {
+    let entry = |buffer: &fuse_ir::kernel::Buffer| {
+        let (kind, model_name) = match buffer.kind {
+            BufferKind::Input(i) => {
+                let input = &graph.inputs()[i];
+                let kind = match input.kind {
+                    InputKind::Input => "input",
+                    InputKind::Parameter => "parameter",
+                };
+                (kind, Some(input.name.clone()))
+            }
+            BufferKind::Output(i) => ("output", Some(graph.outputs()[i].name.clone())),
+            BufferKind::Temporary => ("temporary", None),
+            BufferKind::State => ("state", None),
+        };
+        BufferEntry {
+            name: buffer.name.clone(),
+            dtype: buffer.ty.dtype.to_string(),
+            shape: buffer.ty.shape.iter().map(ToString::to_string).collect(),
+            kind,
+            model_name,
+        }
+    };
+    kernels.buffers.iter().map(entry).collect()
+}
+
+fn kernel_entry(kernels: &KernelGraph, function: &Function, ops: &[String]) -> KernelEntry {
+    let buffers = function.buffers.iter().map(|b| ParameterEntry::Buffer {
+        buffer: kernels.buffer(b.buffer).name.clone(),
+        access: match b.access {
+            Access::Read => "read",
+            Access::Write => "write",
+        },
+    });
+    let symbols = function.symbols.iter().map(|s| ParameterEntry::Symbol { symbol: s.to_string() });
+    let block = match function.mapping {
+        Mapping::Threads { block } => block,
+        Mapping::Range => 1,
+    };
+    let grid = function.work.ceil_div(&i64::from(block).into());
+    KernelEntry {
+        entry: function.name.clone(),
+        file: format!("{}.ptx", function.name),
+        parameters: buffers.chain(symbols).collect(),
+        block: [block, 1, 1],
+        grid: [grid.to_string(), "1".into(), "1".into()],
+        shared_bytes: 0,
+        ops: ops.to_vec(),
+    }
+}
+
+fn launch_order(kernels: &KernelGraph, steps: &[Step]) -> Vec<LaunchEntry> {
+    let name = |id| kernels.buffer(id).name.clone();
+    let entry = |step: &Step| match step {
+        Step::Kernel(kernel) => LaunchEntry::Kernel { entry: kernel.name.clone() },
+        Step::Loop(l) => LaunchEntry::Loop {
+            counter: l.counter.to_string(),
+            trip: l.trip.to_string(),
+            reverse: l.direction == Direction::Reverse,
+            swap: l.carries.iter().map(|c| [name(c.current), name(c.next)]).collect(),
+            body: launch_order(kernels, &l.body),
+        },
+    };
+    steps.iter().map(entry).collect()
+}

@@ -1,0 +1,108 @@
+//! Reproducible random values for models whose weights or inputs were not given.
+//!
+//! The value of an input depends on the seed and its name alone, so that adding another input changes
+//! nothing. Float inputs are N(0, 1); float parameters U(-1/√n, 1/√n) with n their last extent, as layers are
+//! commonly initialised. Integers stay where their use wants them: indices within the gathered axis, lengths
+//! within the scanned one.
+
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal, Uniform};
+
+use fuse_ir::expr::EvalError;
+use fuse_ir::graph::Input;
+use fuse_ir::tensor::checked_byte_size;
+use fuse_ir::{DType, DimEnv, Graph, InputKind, Literal, Op, Tensor, ValueId};
+
+/// The most bytes one made-up tensor may take.
+const MAX_BYTES: usize = 16 << 30;
+
+/// Why no value could be made up.
+#[derive(Debug, thiserror::Error)]
+pub enum RandomError {
+    /// Its shape is not known.
+    #[error("input `{name}` is {ty}: {source}")]
+    Shape {
+        /// The input.
+        name: String,
+        /// Its type.
+        ty: String,
+        /// What is missing.
+        source: EvalError,
+    },
+    /// Its shape is absurd.
+    #[error("input `{name}` is {ty}, which here is {shape:?}: too large to make up")]
+    TooLarge {
+        /// The input.
+        name: String,
+        /// Its type.
+        ty: String,
+        /// Its extents here.
+        shape: Vec<i64>,
+    },
+}
+
+/// A random value for a graph input.
+///
+/// # Errors
+/// Where its shape is not determined by `dims`, or absurd.
+pub fn value_for(graph: &Graph, input: &Input, dims: &DimEnv, seed: u64) -> Result<Tensor, RandomError> {
+    let ty = graph.ty(input.value);
+    let name = || input.name.clone();
+    let extents = ty.shape.iter().map(|d| d.eval_dim(dims)).collect::<Result<Vec<_>, _>>();
+    let extents = extents.map_err(|source| RandomError::Shape { name: name(), ty: ty.to_string(), source })?;
+    let shape: Option<Vec<usize>> = extents.iter().map(|d| usize::try_from(*d).ok()).collect();
+    let shape = shape.filter(|s| checked_byte_size(ty.dtype, s).is_some_and(|b| b <= MAX_BYTES));
+    let shape = shape.ok_or_else(|| RandomError::TooLarge {
+        name: name(),
+        ty: ty.to_string(),
+        shape: extents.clone(),
+    })?;
+    let count = shape.iter().product();
+    let mut rng = generator(seed, &input.name);
+    let literals: Vec<Literal> = if ty.dtype.is_float() {
+        match input.kind {
+            InputKind::Input => {
+                let draw = |rng: &mut ChaCha8Rng| StandardNormal.sample(rng);
+                (0..count).map(|_| Literal::from_f64(ty.dtype, draw(&mut rng))).collect()
+            }
+            InputKind::Parameter => {
+                let bound = 1.0 / (shape.last().copied().unwrap_or(1).max(1) as f64).sqrt();
+                let range = Uniform::new_inclusive(-bound, bound).expect("finite bounds");
+                (0..count).map(|_| Literal::from_f64(ty.dtype, range.sample(&mut rng))).collect()
+            }
+        }
+    } else {
+        let limit = integer_limit(graph, input.value, dims).unwrap_or(10).max(1);
+        let limit = if ty.dtype == DType::U8 { limit.min(256) } else { limit };
+        (0..count).map(|_| Literal::from_i64(ty.dtype, draw_below(&mut rng, ty.dtype, limit))).collect()
+    };
+    let size = ty.dtype.size();
+    let bytes = literals.iter().flat_map(|l| l.bits().to_le_bytes().into_iter().take(size)).collect();
+    Ok(Tensor::from_bytes(ty.dtype, &shape, bytes).expect("the literals fill the shape"))
+}
+
+fn draw_below(rng: &mut impl Rng, dtype: DType, limit: i64) -> i64 {
+    if dtype == DType::Bool { i64::from(rng.random_bool(0.5)) } else { rng.random_range(0..limit) }
+}
+
+/// A generator for one name, by FNV-1a over the name.
+fn generator(seed: u64, name: &str) -> ChaCha8Rng {
+    let hash = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
+    ChaCha8Rng::seed_from_u64(seed ^ hash)
+}
+
+/// One above the largest integer that the input's use has room for.
+fn integer_limit(graph: &Graph, value: ValueId, dims: &DimEnv) -> Option<i64> {
+    graph.nodes().find_map(|(_, node)| match &node.op {
+        Op::Gather { axis } if node.operands.get(1) == Some(&value) => {
+            graph.ty(node.operands[0]).shape[*axis].eval_dim(dims).ok()
+        }
+        Op::Scan(scan) if scan.lengths && node.operands.last() == Some(&value) => {
+            scan.trip.eval_dim(dims).ok()?.checked_add(1)
+        }
+        _ => None,
+    })
+}
