@@ -6,6 +6,7 @@ mod check;
 mod dump;
 mod error;
 mod model;
+mod progress;
 mod ptx;
 mod run;
 mod table;

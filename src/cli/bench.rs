@@ -1,0 +1,155 @@
+//! `fuse bench`: compile time, run time and memory of a model.
+
+use std::time::{Duration, Instant};
+
+use fuse_ir::Tensor;
+use serde::Serialize;
+
+use super::args::{BenchArgs, Rewrite};
+use super::error::CliError;
+use super::model::Problem;
+use super::run::{Loaded, dims_text};
+use super::table;
+use crate::io::npz;
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Figures {
+    model: String,
+    device: String,
+    dims: String,
+    rewrite: &'static str,
+    /// From the model in memory to the first complete result: compile, load, bind and run.
+    first_ms: f64,
+    /// Of the runs after a warm-up.
+    median_ms: f64,
+    min_ms: f64,
+    runs: usize,
+    /// Against --expected.
+    max_abs_err: Option<f64>,
+    /// Of the whole process, at its highest.
+    peak_rss_mib: f64,
+    /// Distinct kernels, and those inside a loop.
+    kernels: usize,
+    loop_kernels: usize,
+    /// Of one run.
+    launches: i64,
+    /// Intermediate tensors: the planned arena.
+    arena_bytes: u64,
+}
+
+/// Runs the command.
+pub fn bench(args: &BenchArgs) -> Result<(), CliError> {
+    if !(args.seconds > 0.0 && args.seconds <= 3600.0) {
+        return Err(CliError::usage(format!("--seconds {}: give a time up to an hour", args.seconds)));
+    }
+    let problem = Problem::load(&args.model, args.inputs.as_deref())?;
+    let expected = args.expected.as_deref().map(npz::read).transpose().map_err(CliError::input)?;
+    let start = Instant::now();
+    let mut loaded = Loaded::new(&problem, &args.compile, &args.device)?;
+    let outputs = loaded.run(&problem)?;
+    let first = start.elapsed();
+    let times = measure(Duration::from_secs_f64(args.seconds), || loaded.run(&problem).map(drop))?;
+    let max_abs_err = expected.map(|e| max_abs_error(&problem, &outputs, &e)).transpose()?;
+    let ms = |d: Duration| d.as_secs_f64() * 1e3;
+    let kernels = loaded.compiled.kernels.kernels();
+    let figures = Figures {
+        model: problem.graph.name().to_owned(),
+        device: args.device.device.clone(),
+        dims: dims_text(&problem.dims),
+        rewrite: if args.compile.rewrite == Rewrite::On { "on" } else { "off" },
+        first_ms: ms(first),
+        median_ms: ms(times[times.len() / 2]),
+        min_ms: ms(times[0]),
+        runs: times.len(),
+        max_abs_err,
+        peak_rss_mib: peak_rss_mib(),
+        kernels: kernels.len(),
+        loop_kernels: kernels.iter().filter(|(_, depth)| *depth > 0).count(),
+        launches: loaded.compiled.kernels.launches().eval_dim(&problem.dims).map_err(CliError::input)?,
+        arena_bytes: loaded.executable.plan(&problem.dims).map_err(CliError::input)?.arena_bytes() as u64,
+    };
+    report(args, &figures)
+}
+
+/// Times of runs, ascending: a tenth of the time warms up, at least three runs count.
+fn measure(
+    total: Duration,
+    mut run: impl FnMut() -> Result<(), CliError>,
+) -> Result<Vec<Duration>, CliError> {
+    let progress = super::progress::timed("measuring", total);
+    let begin = Instant::now();
+    while begin.elapsed() < total / 10 {
+        run()?;
+    }
+    let mut times = Vec::new();
+    while begin.elapsed() < total || times.len() < 3 {
+        let start = Instant::now();
+        run()?;
+        times.push(start.elapsed());
+        progress.set_position(begin.elapsed().as_millis() as u64);
+    }
+    progress.finish_and_clear();
+    times.sort();
+    Ok(times)
+}
+
+fn max_abs_error(
+    problem: &Problem,
+    outputs: &[Tensor],
+    expected: &std::collections::BTreeMap<String, Tensor>,
+) -> Result<f64, CliError> {
+    let mut worst = 0f64;
+    for (output, got) in problem.graph.outputs().iter().zip(outputs) {
+        let Some(expected) = expected.get(&output.name) else { continue };
+        if expected.shape() != got.shape() {
+            return Err(CliError::input(format!(
+                "output `{}` has shape {:?}, but --expected has {:?}",
+                output.name,
+                got.shape(),
+                expected.shape()
+            )));
+        }
+        for (a, b) in got.to_f64().into_iter().zip(expected.to_f64()) {
+            let difference = if a == b || (a.is_nan() && b.is_nan()) { 0.0 } else { (a - b).abs() };
+            worst = if difference.is_nan() { f64::INFINITY } else { worst.max(difference) };
+        }
+    }
+    Ok(worst)
+}
+
+/// The process's largest resident set, in MiB; from the kernel's account of it.
+fn peak_rss_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
+    kib.map_or(f64::NAN, |k| k / 1024.0)
+}
+
+fn report(args: &BenchArgs, figures: &Figures) -> Result<(), CliError> {
+    let line = serde_json::to_string(figures).map_err(CliError::bug)? + "\n";
+    match &args.json {
+        Some(path) if path.as_os_str() == "-" => return super::print(&line),
+        Some(path) => std::fs::write(path, line)
+            .map_err(|e| CliError::input(format!("{}: {e}", path.display())))?,
+        None => {}
+    }
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let error = match figures.max_abs_err {
+        Some(e) => format!("{e:.2e}"),
+        None => "not measured (give --expected, or use fuse check)".into(),
+    };
+    let rows = [
+        row("model", format!("{} at {}", figures.model, figures.dims)),
+        row("device", format!("{}, rewrite {}", figures.device, figures.rewrite)),
+        row("kernels", format!("{}, {} of them in a loop", figures.kernels, figures.loop_kernels)),
+        row("launches a run", figures.launches.to_string()),
+        row("first result", format!("{:.2} ms, compiling included", figures.first_ms)),
+        row("median", format!("{:.3} ms of {} runs", figures.median_ms, figures.runs)),
+        row("minimum", format!("{:.3} ms", figures.min_ms)),
+        row("largest error", error),
+        row("arena", format!("{:.2} MiB", figures.arena_bytes as f64 / (1 << 20) as f64)),
+        row("peak memory", format!("{:.1} MiB", figures.peak_rss_mib)),
+    ];
+    super::print(&table::render(&rows))
+}

@@ -1,0 +1,111 @@
+//! `fuse check`: every backend that can run here against the reference interpreter.
+
+use fuse_ir::compare::{Tolerance, compare};
+use fuse_ir::interp::{Precision, interpret};
+use fuse_ir::Tensor;
+use fuse_runtime::Device;
+use serde::Serialize;
+
+use super::args::{CheckArgs, CompileArgs, DeviceArgs, Rewrite};
+use super::error::CliError;
+use super::model::Problem;
+use super::run::{Loaded, dims_text};
+use super::table;
+
+/// One backend's verdict.
+#[derive(Debug, Serialize)]
+struct Verdict {
+    backend: String,
+    /// `agrees`, `DISAGREES`, `skipped` or `failed`.
+    verdict: &'static str,
+    max_abs_err: Option<f64>,
+    detail: String,
+}
+
+/// Runs the command; fails if a backend that runs here disagrees.
+pub fn check(args: &CheckArgs) -> Result<(), CliError> {
+    let problem = Problem::load(&args.model, args.inputs.as_deref())?;
+    let progress = super::progress::spinner("interpreting in f64");
+    let expected = interpret(&problem.graph, &problem.values, Precision::F64).map_err(CliError::input)?;
+    let tolerance = Tolerance { ulp: 0.0, absolute: args.atol, relative: args.rtol };
+    let mut verdicts = Vec::new();
+    for (device, rewrite) in
+        [("cpu", Rewrite::On), ("cpu", Rewrite::Off), ("cuda:0", Rewrite::On), ("cuda:0", Rewrite::Off)]
+    {
+        let name = if rewrite == Rewrite::Off { format!("{device}, unfused") } else { device.to_owned() };
+        progress.set_message(name.clone());
+        verdicts.push(match absence(device) {
+            Some(reason) => Verdict { backend: name, verdict: "skipped", max_abs_err: None, detail: reason },
+            None => judge(name, run_on(&problem, device, rewrite), &problem, &expected, tolerance),
+        });
+    }
+    progress.finish_and_clear();
+    report(args, &problem, &verdicts)?;
+    match verdicts.iter().find(|v| v.verdict == "DISAGREES" || v.verdict == "failed") {
+        Some(v) => Err(CliError::input(format!("{} {}: {}", v.backend, v.verdict, v.detail))),
+        None => Ok(()),
+    }
+}
+
+/// Why a device cannot run here, if so.
+fn absence(device: &str) -> Option<String> {
+    match device.parse::<Device>() {
+        Ok(device) => device.unavailable(),
+        Err(e) => Some(e.to_string()),
+    }
+}
+
+fn run_on(problem: &Problem, device: &str, rewrite: Rewrite) -> Result<Vec<Tensor>, CliError> {
+    let compile = CompileArgs { rewrite, fast_math: false };
+    let device = DeviceArgs { device: device.to_owned(), threads: None, memory_limit: None };
+    Loaded::new(problem, &compile, &device)?.run(problem)
+}
+
+fn judge(
+    backend: String,
+    outputs: Result<Vec<Tensor>, CliError>,
+    problem: &Problem,
+    expected: &[Tensor],
+    tolerance: Tolerance,
+) -> Verdict {
+    let outputs = match outputs {
+        Ok(outputs) => outputs,
+        Err(e) => return Verdict { backend, verdict: "failed", max_abs_err: None, detail: e.message },
+    };
+    let mut worst = 0f64;
+    for ((output, got), expected) in problem.graph.outputs().iter().zip(&outputs).zip(expected) {
+        match compare(got, expected, tolerance) {
+            Ok(agreement) => worst = worst.max(agreement.max_abs),
+            Err(e) => {
+                let detail = format!("output `{}`: {e}", output.name);
+                return Verdict { backend, verdict: "DISAGREES", max_abs_err: None, detail };
+            }
+        }
+    }
+    let detail = format!("{} outputs", outputs.len());
+    Verdict { backend, verdict: "agrees", max_abs_err: Some(worst), detail }
+}
+
+fn report(args: &CheckArgs, problem: &Problem, verdicts: &[Verdict]) -> Result<(), CliError> {
+    if args.json {
+        let value = serde_json::json!({
+            "model": problem.graph.name(),
+            "dims": dims_text(&problem.dims),
+            "atol": args.atol,
+            "rtol": args.rtol,
+            "backends": verdicts,
+        });
+        return super::print(&format!("{value}\n"));
+    }
+    let mut rows = vec![["backend", "verdict", "max abs error", ""].map(str::to_owned).to_vec()];
+    for v in verdicts {
+        let error = v.max_abs_err.map_or("-".to_owned(), |e| format!("{e:.2e}"));
+        rows.push(vec![v.backend.clone(), v.verdict.to_owned(), error, v.detail.clone()]);
+    }
+    super::print(&format!(
+        "{} at {}, against the interpreter in f64\n{}",
+        problem.graph.name(),
+        dims_text(&problem.dims),
+        table::render(&rows)
+    ))
+}

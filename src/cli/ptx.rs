@@ -1,0 +1,73 @@
+//! `fuse ptx`: kernels for programs that launch them themselves.
+
+use super::args::PtxArgs;
+use super::dump::compile_model;
+use super::error::CliError;
+use crate::compile::{Compiled, Target};
+
+/// Runs the command.
+pub fn ptx(args: &PtxArgs) -> Result<(), CliError> {
+    let compiled = compile_model(&args.model, &args.compile, Target::Cuda)?;
+    match &args.output {
+        None => super::print(&ptx_text(&compiled, &args.arch)?),
+        Some(dir) => write_files(&compiled, &args.arch, dir),
+    }
+}
+
+#[cfg(feature = "llvm")]
+fn ptx_options(arch: &str) -> Result<fuse_codegen::llvm::PtxOptions, CliError> {
+    let arch: fuse_codegen::llvm::Arch =
+        arch.parse().map_err(|e| CliError::usage(format!("--arch {arch}: {e}")))?;
+    Ok(fuse_codegen::llvm::PtxOptions::new(arch))
+}
+
+/// All kernels as one PTX module.
+#[cfg(feature = "llvm")]
+pub fn ptx_text(compiled: &Compiled, arch: &str) -> Result<String, CliError> {
+    fuse_codegen::llvm::ptx(&compiled.functions, &ptx_options(arch)?).map_err(CliError::bug)
+}
+
+/// All kernels as one LLVM module.
+#[cfg(feature = "llvm")]
+pub fn llvm_text(compiled: &Compiled, arch: &str) -> Result<String, CliError> {
+    fuse_codegen::llvm::llvm_ir(&compiled.functions, &ptx_options(arch)?).map_err(CliError::bug)
+}
+
+#[cfg(feature = "llvm")]
+fn write_files(compiled: &Compiled, arch: &str, dir: &std::path::Path) -> Result<(), CliError> {
+    use crate::manifest::Manifest;
+    let options = ptx_options(arch)?;
+    let io = |path: &std::path::Path, e: std::io::Error| CliError::input(format!("{}: {e}", path.display()));
+    std::fs::create_dir_all(dir).map_err(|e| io(dir, e))?;
+    for function in &compiled.functions {
+        let text = fuse_codegen::llvm::ptx(std::slice::from_ref(function), &options).map_err(CliError::bug)?;
+        let path = dir.join(format!("{}.ptx", function.name));
+        std::fs::write(&path, text).map_err(|e| io(&path, e))?;
+    }
+    let manifest = Manifest::new(&compiled.graph, &compiled.kernels, &compiled.functions, arch);
+    let text = serde_json::to_string_pretty(&manifest).map_err(CliError::bug)? + "\n";
+    let path = dir.join("manifest.json");
+    std::fs::write(&path, text).map_err(|e| io(&path, e))
+}
+
+#[cfg(not(feature = "llvm"))]
+fn without_llvm<T>() -> Result<T, CliError> {
+    Err(CliError::usage("this fuse was built without LLVM, which emits PTX; build it with the feature `llvm`"))
+}
+
+/// All kernels as one PTX module; not in this build.
+#[cfg(not(feature = "llvm"))]
+pub fn ptx_text(_: &Compiled, _: &str) -> Result<String, CliError> {
+    without_llvm()
+}
+
+/// All kernels as one LLVM module; not in this build.
+#[cfg(not(feature = "llvm"))]
+pub fn llvm_text(_: &Compiled, _: &str) -> Result<String, CliError> {
+    without_llvm()
+}
+
+#[cfg(not(feature = "llvm"))]
+fn write_files(_: &Compiled, _: &str, _: &std::path::Path) -> Result<(), CliError> {
+    without_llvm()
+}

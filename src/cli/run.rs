@@ -1,0 +1,85 @@
+//! `fuse run`: a model on its inputs.
+
+use fuse_ir::{DimEnv, Graph, InputKind, Tensor};
+use fuse_runtime::{Device, Executable, ExecutableOptions};
+
+use super::args::{CompileArgs, DeviceArgs, RunArgs};
+use super::dump::{compile_error, options};
+use super::error::CliError;
+use super::model::Problem;
+use super::table;
+use crate::compile::{Compiled, Target, compile};
+use crate::io::npz;
+
+/// Runs the command.
+pub fn run(args: &RunArgs) -> Result<(), CliError> {
+    let problem = Problem::load(&args.model, args.inputs.as_deref())?;
+    let mut loaded = Loaded::new(&problem, &args.compile, &args.device)?;
+    if args.plan {
+        let plan = loaded.executable.plan(&problem.dims).map_err(CliError::input)?;
+        super::print(&plan.to_string())?;
+    }
+    let outputs = loaded.run(&problem)?;
+    let names = problem.graph.outputs().iter().map(|o| o.name.as_str());
+    match &args.outputs {
+        Some(path) => npz::write(path, names.zip(&outputs)).map_err(CliError::input),
+        None => super::print(&summary(&problem.graph, &outputs)),
+    }
+}
+
+/// A model that is ready to run on a device.
+pub struct Loaded {
+    /// The compiled model.
+    pub compiled: Compiled,
+    /// The loaded model, weights bound.
+    pub executable: Executable,
+}
+
+impl Loaded {
+    /// Compiles a model, loads it and binds its weights.
+    pub fn new(problem: &Problem, args: &CompileArgs, device: &DeviceArgs) -> Result<Self, CliError> {
+        let where_to: Device = device.device.parse().map_err(CliError::usage)?;
+        if device.threads == Some(0) {
+            return Err(CliError::usage("--threads 0: at least one thread is needed"));
+        }
+        let options = options(args, Target::of(&where_to));
+        let compiled = compile(&problem.graph, &options).map_err(compile_error)?;
+        let limit = device.memory_limit.map(|mib| mib.saturating_mul(1 << 20));
+        let load = ExecutableOptions { threads: device.threads, memory_limit: limit };
+        let mut executable = compiled.load(&where_to, &load).map_err(compile_error)?;
+        executable.bind(problem.named(InputKind::Parameter)).map_err(CliError::input)?;
+        Ok(Loaded { compiled, executable })
+    }
+
+    /// One run.
+    pub fn run(&mut self, problem: &Problem) -> Result<Vec<Tensor>, CliError> {
+        let inputs = problem.named(InputKind::Input);
+        let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        self.executable.run_with_dims(&inputs, &problem.dims).map_err(CliError::input)
+    }
+}
+
+/// The values of the dimensions, as text.
+pub fn dims_text(dims: &DimEnv) -> String {
+    dims.iter().map(|(s, v)| format!("{s}={v}")).collect::<Vec<_>>().join(" ")
+}
+
+fn summary(graph: &Graph, outputs: &[Tensor]) -> String {
+    let mut rows =
+        vec![["output", "type", "min", "max", "mean", "NaN"].map(str::to_owned).to_vec()];
+    for (output, tensor) in graph.outputs().iter().zip(outputs) {
+        let values = tensor.to_f64();
+        let finite = || values.iter().copied().filter(|v| !v.is_nan());
+        let count = finite().count();
+        let show = |v: f64| if count == 0 { "-".to_owned() } else { format!("{v:.6}") };
+        rows.push(vec![
+            output.name.clone(),
+            format!("{}{:?}", tensor.dtype(), tensor.shape()),
+            show(finite().fold(f64::INFINITY, f64::min)),
+            show(finite().fold(f64::NEG_INFINITY, f64::max)),
+            show(finite().sum::<f64>() / count as f64),
+            (values.len() - count).to_string(),
+        ]);
+    }
+    table::render(&rows)
+}
