@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use fuse_ir::bind::{BindError, bind_given_dims};
 use fuse_ir::{DimEnv, Graph, InputKind, Symbol, Tensor};
 
 use super::args::ModelArgs;
@@ -62,14 +63,6 @@ impl Problem {
     pub fn load(args: &ModelArgs, inputs: Option<&Path>) -> Result<Problem, CliError> {
         let graph = load(&args.model)?;
         let explicit = parse_dims(&args.dims)?;
-        let symbols = graph.symbols();
-        if let Some((symbol, _)) = explicit.iter().find(|(s, _)| !symbols.contains(*s)) {
-            let known: Vec<_> = symbols.iter().map(ToString::to_string).collect();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            return Err(CliError::usage(format!(
-                "--dim {symbol}: the model has no such dimension; it has {known}"
-            )));
-        }
         let given = given_values(&graph, args, inputs)?;
         let dims = bind(&graph, &given, &explicit)?;
         let values = graph
@@ -156,7 +149,14 @@ fn reject_unknown<'a>(
 
 /// The dimensions that the given tensors and `--dim` determine.
 fn bind(graph: &Graph, given: &BTreeMap<String, Tensor>, explicit: &DimEnv) -> Result<DimEnv, CliError> {
-    let tensors: Vec<Option<&Tensor>> =
-        graph.inputs().iter().map(|i| given.get(i.name.as_str())).collect();
-    fuse_ir::bind::bind_partial(graph, &tensors, explicit).map_err(CliError::input)
+    let signature = |i: &fuse_ir::graph::Input| given.get(&i.name).map(|t| (t.dtype(), t.shape()));
+    let shapes: Vec<_> = graph.inputs().iter().map(signature).collect();
+    bind_given_dims(graph, &shapes, explicit).map_err(|e| match e {
+        BindError::Unknown { .. } | BindError::Negative { .. } | BindError::Unbound { .. } => CliError::usage(e),
+        BindError::Count { .. }
+        | BindError::Input { .. }
+        | BindError::NegativeExtent { .. }
+        | BindError::Slice { .. }
+        | BindError::Eval(_) => CliError::input(e),
+    })
 }
