@@ -69,12 +69,61 @@ impl DType {
         matches!(self, DType::I32 | DType::I64 | DType::U8)
     }
 
+    /// The value of this type nearest to `value`, ties to even: one rounding, also to f16 and bf16, whose
+    /// conversions elsewhere pass through f32 and round twice. Values of a type that is not a float stay.
+    pub fn round_f64(self, value: f64) -> f64 {
+        match self {
+            DType::F32 => f64::from(value as f32),
+            DType::F16 => round_binary(value, 11, -14, 15),
+            DType::Bf16 => round_binary(value, 8, -126, 127),
+            DType::F64 | DType::I32 | DType::I64 | DType::U8 | DType::Bool => value,
+        }
+    }
+
+    /// The value of this float type nearest to an integer, ties to even: one rounding.
+    pub fn round_i64(self, value: i64) -> f64 {
+        match self {
+            DType::F32 => f64::from(value as f32),
+            DType::F16 | DType::Bf16 => self.round_f64(to_odd(value)),
+            DType::F64 | DType::I32 | DType::I64 | DType::U8 | DType::Bool => value as f64,
+        }
+    }
+
     /// The type that sums and products of this type accumulate in: f32 for f16 and bf16, itself otherwise.
     pub fn accumulator(self) -> DType {
         match self {
             DType::F16 | DType::Bf16 => DType::F32,
             other => other,
         }
+    }
+}
+
+/// Rounds to a binary format of `precision` significant bits whose normal numbers have exponents from `low`
+/// to `high`; gradual underflow below, infinity above.
+fn round_binary(value: f64, precision: i32, low: i32, high: i32) -> f64 {
+    if !value.is_finite() {
+        return value;
+    }
+    let power = |exponent: i32| f64::from_bits(((exponent + 1023) as u64) << 52);
+    let exponent = ((value.to_bits() >> 52) & 0x7ff) as i32 - 1023;
+    // Scaling by the power of two of the last place is exact, so that only the integer rounding rounds.
+    let quantum = power(exponent.max(low) - (precision - 1));
+    let rounded = (value / quantum).round_ties_even() * quantum;
+    if rounded.abs() >= power(high) * 2.0 { f64::INFINITY.copysign(value) } else { rounded }
+}
+
+/// The f64 next to an integer, the odd one of two where it lies between: rounding that to a narrower format
+/// is rounding the integer itself (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums").
+fn to_odd(value: i64) -> f64 {
+    let nearest = value as f64;
+    let error = i128::from(value) - nearest as i128;
+    if error == 0 || nearest.to_bits() & 1 == 1 {
+        return nearest;
+    }
+    if (error > 0) == (value > 0) {
+        f64::from_bits(nearest.to_bits() + 1)
+    } else {
+        f64::from_bits(nearest.to_bits() - 1)
     }
 }
 
@@ -99,8 +148,8 @@ impl Literal {
         let bits = match dtype {
             DType::F32 => u64::from((value as f32).to_bits()),
             DType::F64 => value.to_bits(),
-            DType::F16 => u64::from(f16::from_f64(value).to_bits()),
-            DType::Bf16 => u64::from(bf16::from_f64(value).to_bits()),
+            DType::F16 => u64::from(f16::from_f64(dtype.round_f64(value)).to_bits()),
+            DType::Bf16 => u64::from(bf16::from_f64(dtype.round_f64(value)).to_bits()),
             DType::I32 => u64::from(value as i32 as u32),
             DType::I64 => value as i64 as u64,
             DType::U8 => u64::from(value as u8),
@@ -116,8 +165,9 @@ impl Literal {
             DType::I64 => value as u64,
             DType::U8 => u64::from(value as u8),
             DType::Bool => u64::from(value != 0),
-            DType::F32 => u64::from((value as f32).to_bits()),
-            DType::F64 | DType::F16 | DType::Bf16 => return Literal::from_f64(dtype, value as f64),
+            DType::F32 | DType::F64 | DType::F16 | DType::Bf16 => {
+                return Literal::from_f64(dtype, dtype.round_i64(value));
+            }
         };
         Literal { dtype, bits }
     }

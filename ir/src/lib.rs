@@ -4,15 +4,19 @@
 //! [`KernelGraph`](kernel::KernelGraph) is what rewriting hands to code generation. Both are made of
 //! symbolic [`Expr`]essions, so one compiled artefact serves every sequence length and batch size.
 
+pub mod bind;
 pub mod device;
 pub mod dtype;
 pub mod expr;
 pub mod graph;
 pub mod index_map;
 pub mod infer;
+pub mod interp;
 pub mod kernel;
+pub mod limits;
 pub mod ops;
 pub mod tensor;
+pub mod text;
 pub mod types;
 
 pub use dtype::{DType, Literal};
@@ -21,4 +25,5 @@ pub use graph::{Graph, InputKind, Node, NodeId, Scan, ValueId};
 pub use index_map::IndexMap;
 pub use ops::{Op, ReduceOp, ScalarOp};
 pub use tensor::Tensor;
+pub use text::{ParseError, parse};
 pub use types::{Shape, TensorType};

@@ -1,0 +1,415 @@
+//! The walk over a graph, and the scan.
+
+use std::collections::BTreeMap;
+
+use crate::bind::concrete_shape;
+use crate::dtype::{DType, Literal};
+use crate::expr::DimEnv;
+use crate::graph::{Graph, Node, NodeId, Scan, ValueId};
+use crate::ops::{Direction, Op};
+use crate::tensor::Tensor;
+
+use super::array::{Array, Element, Elements, Memory, element_count};
+use super::elementwise::elementwise;
+use super::scalar::{int_from_float, int_from_int, wrap};
+use super::structural::{View, concat, contract, gather, pad, reduce};
+use super::{InterpError, Limits, Precision, position};
+
+/// What one call fixes: the values of symbols, how floats are carried, the memory.
+pub(super) struct Context<'a> {
+    dims: &'a DimEnv,
+    precision: Precision,
+    pub memory: Memory,
+}
+
+/// A graph with all that does not change from step to step worked out.
+struct Plan<'g> {
+    graph: &'g Graph,
+    shapes: Vec<Vec<usize>>,
+    /// For each node, the values that are not used after it.
+    release: Vec<Vec<ValueId>>,
+    /// The bodies of the scans that run at all.
+    bodies: BTreeMap<NodeId, Plan<'g>>,
+}
+
+/// Runs a graph on inputs that binding has accepted.
+pub(super) fn run(
+    graph: &Graph,
+    inputs: &[Tensor],
+    dims: &DimEnv,
+    precision: Precision,
+    limits: Limits,
+) -> Result<Vec<Tensor>, InterpError> {
+    let context = Context { dims, precision, memory: Memory::new(limits.bytes) };
+    let plan = Plan::new(graph, dims)?;
+    let inputs: Result<Vec<_>, _> = inputs.iter().map(|t| Array::from_tensor(t, &context.memory)).collect();
+    let outputs = plan.run(inputs?, &context)?;
+    let pairs = outputs.iter().zip(graph.outputs());
+    pairs.map(|(array, output)| Ok(array.to_tensor(graph.ty(output.value).dtype, precision)?)).collect()
+}
+
+impl<'g> Plan<'g> {
+    fn new(graph: &'g Graph, dims: &DimEnv) -> Result<Self, InterpError> {
+        let shapes: Result<Vec<_>, _> =
+            graph.values().map(|(_, v)| concrete_shape(&v.ty.shape, dims)).collect();
+        let mut last_use: Vec<Option<usize>> = vec![None; graph.values().len()];
+        let mut bodies = BTreeMap::new();
+        for (i, (id, node)) in graph.nodes().enumerate() {
+            for value in node.operands.iter().chain(&node.results) {
+                last_use[value.index()] = Some(i);
+            }
+            if let Op::Scan(scan) = &node.op
+                && position(&scan.trip, dims)? > 0
+            {
+                bodies.insert(id, Plan::new(&scan.body, dims)?);
+            }
+        }
+        for output in graph.outputs() {
+            last_use[output.value.index()] = None;
+        }
+        let mut release = vec![Vec::new(); graph.nodes().len()];
+        for (value, last) in last_use.into_iter().enumerate() {
+            if let Some(node) = last {
+                release[node].push(ValueId::from(value));
+            }
+        }
+        Ok(Plan { graph, shapes: shapes?, release, bodies })
+    }
+
+    fn run(&self, inputs: Vec<Array>, context: &Context) -> Result<Vec<Array>, InterpError> {
+        let mut values: Vec<Option<Array>> = vec![None; self.shapes.len()];
+        for (input, array) in self.graph.inputs().iter().zip(inputs) {
+            values[input.value.index()] = Some(array);
+        }
+        for (id, node) in self.graph.nodes() {
+            let results = self.node(id, node, &values, context).map_err(|error| InterpError::Node {
+                node: id,
+                op: node.op.mnemonic(),
+                error: Box::new(error),
+            })?;
+            for (value, array) in node.results.iter().zip(results) {
+                values[value.index()] = Some(array);
+            }
+            for value in &self.release[id.index()] {
+                values[value.index()] = None;
+            }
+        }
+        self.graph.outputs().iter().map(|o| Ok(defined(&values, o.value)?.clone())).collect()
+    }
+
+    fn node(
+        &self,
+        id: NodeId,
+        node: &Node,
+        values: &[Option<Array>],
+        context: &Context,
+    ) -> Result<Vec<Array>, InterpError> {
+        let operands: Result<Vec<&Array>, _> = node.operands.iter().map(|v| defined(values, *v)).collect();
+        let operands = operands?;
+        if let Op::Scan(scan) = &node.op {
+            let shapes: Vec<&[usize]> = node.results.iter().map(|v| self.shape(*v)).collect();
+            return run_scan(scan, self.bodies.get(&id), &operands, &shapes, context);
+        }
+        let result =
+            node.results.first().ok_or_else(|| InterpError::Malformed(format!("{id} has no result")))?;
+        let operand_type = |i: usize| node.operands.get(i).map_or(DType::F32, |v| self.graph.ty(*v).dtype);
+        let ty = (self.graph.ty(*result).dtype, self.shape(*result));
+        Ok(vec![context.apply(&node.op, &operands, operand_type, ty)?])
+    }
+
+    fn shape(&self, value: ValueId) -> &[usize] {
+        &self.shapes[value.index()]
+    }
+}
+
+fn defined(values: &[Option<Array>], value: ValueId) -> Result<&Array, InterpError> {
+    let array = values.get(value.index()).and_then(Option::as_ref);
+    array.ok_or_else(|| InterpError::Malformed(format!("{value} is used before it is defined")))
+}
+
+impl Context<'_> {
+    /// One op other than a scan; the result has element type and extents `ty`.
+    fn apply(
+        &self,
+        op: &Op,
+        operands: &[&Array],
+        operand_type: impl Fn(usize) -> DType,
+        ty: (DType, &[usize]),
+    ) -> Result<Array, InterpError> {
+        let (dtype, shape) = ty;
+        let memory = &self.memory;
+        match (op, operands) {
+            (Op::Constant { value }, []) => self.constant(*value, shape),
+            (Op::Iota { axis, .. }, []) => self.iota(*axis, ty),
+            (Op::Scalar(scalar), _) => {
+                // The last operand has the type that decides: the first of a select is its condition.
+                elementwise(self, *scalar, operands, operand_type(operands.len().saturating_sub(1)), shape)
+            }
+            (Op::Cast { .. }, [x]) => self.cast(x, ty),
+            (Op::Reshape { .. }, [x]) => x.reshaped(shape),
+            (Op::Broadcast { axes, .. }, [x]) => {
+                View::broadcast(x.shape(), shape.len(), axes).read(x, shape, memory)
+            }
+            (Op::Transpose { permutation }, [x]) => {
+                View::transpose(x.shape(), permutation).read(x, shape, memory)
+            }
+            (Op::Slice { axes }, [x]) => View::slice(x.shape(), axes, self.dims)?.read(x, shape, memory),
+            (Op::Pad { low, value, .. }, [x]) => pad(x, low, *value, shape, self.dims, memory),
+            (Op::Concat { axis }, _) => concat(operands, *axis, shape, memory),
+            (Op::Reverse { axes }, [x]) => View::reverse(x.shape(), axes).read(x, shape, memory),
+            (Op::Gather { axis }, [table, indices]) => gather(table, indices, *axis, shape, memory),
+            (Op::Reduce { op, axes }, [x]) => {
+                let array = reduce(*op, x, axes, (operand_type(0), shape), memory)?;
+                self.rounded(array, dtype)
+            }
+            (Op::Contract { batch, axes }, [a, b]) => {
+                let array = contract((a, b), batch, axes, ty, memory)?;
+                self.rounded(array, dtype)
+            }
+            _ => Err(InterpError::Malformed(format!("{} of {} operands", op.mnemonic(), operands.len()))),
+        }
+    }
+
+    /// Whether results of type `dtype` need rounding after they were computed in f64.
+    fn rounds(&self, dtype: DType) -> bool {
+        self.precision == Precision::Declared && dtype.is_float() && dtype != DType::F64
+    }
+
+    /// Rounds results of type `dtype` that were computed in f64.
+    pub fn round(&self, elements: &mut [f64], dtype: DType) {
+        if self.rounds(dtype) {
+            elements.iter_mut().for_each(|x| *x = dtype.round_f64(*x));
+        }
+    }
+
+    /// The array with its elements rounded to its type.
+    fn rounded(&self, array: Array, dtype: DType) -> Result<Array, InterpError> {
+        if !self.rounds(dtype) {
+            return Ok(array);
+        }
+        let grant = self.memory.grant(array.shape())?;
+        let mut out = grant.vector()?;
+        out.extend_from_slice(array.floats()?);
+        self.round(&mut out, dtype);
+        grant.array(array.shape(), out)
+    }
+
+    fn constant(&self, value: Literal, shape: &[usize]) -> Result<Array, InterpError> {
+        let grant = self.memory.grant(shape)?;
+        if value.dtype().is_float() {
+            let filled = grant.filled(value.as_f64())?;
+            grant.array(shape, filled)
+        } else {
+            let filled = grant.filled(value.as_i64())?;
+            grant.array(shape, filled)
+        }
+    }
+
+    fn iota(&self, axis: usize, (dtype, shape): (DType, &[usize])) -> Result<Array, InterpError> {
+        let grant = self.memory.grant(shape)?;
+        let count = element_count(shape).unwrap_or(0);
+        let inner: usize = if count == 0 { 1 } else { shape[axis + 1..].iter().product() };
+        let coordinate = |i: usize| (i / inner % shape[axis]) as i64;
+        if dtype.is_float() {
+            let mut out = grant.vector()?;
+            out.extend((0..count).map(|i| self.float_from_int(dtype, coordinate(i))));
+            grant.array(shape, out)
+        } else {
+            let mut out = grant.vector()?;
+            out.extend((0..count).map(|i| wrap(dtype, coordinate(i))));
+            grant.array(shape, out)
+        }
+    }
+
+    fn float_from_int(&self, dtype: DType, value: i64) -> f64 {
+        if self.rounds(dtype) { dtype.round_i64(value) } else { value as f64 }
+    }
+
+    fn cast(&self, x: &Array, (dtype, shape): (DType, &[usize])) -> Result<Array, InterpError> {
+        let grant = self.memory.grant(shape)?;
+        if dtype.is_float() {
+            let mut out = grant.vector()?;
+            match x.elements() {
+                Elements::Float(v) => {
+                    out.extend_from_slice(v);
+                    self.round(&mut out, dtype);
+                }
+                Elements::Int(v) => out.extend(v.iter().map(|x| self.float_from_int(dtype, *x))),
+            }
+            grant.array(shape, out)
+        } else {
+            let mut out = grant.vector()?;
+            match x.elements() {
+                Elements::Float(v) => out.extend(v.iter().map(|x| int_from_float(dtype, *x))),
+                Elements::Int(v) => out.extend(v.iter().map(|x| int_from_int(dtype, *x))),
+            }
+            grant.array(shape, out)
+        }
+    }
+}
+
+/// Runs a scan; `body` is absent where it takes no step.
+fn run_scan(
+    scan: &Scan,
+    body: Option<&Plan>,
+    operands: &[&Array],
+    shapes: &[&[usize]],
+    context: &Context,
+) -> Result<Vec<Array>, InterpError> {
+    let short = || InterpError::Malformed(format!("a scan of {} operands", operands.len()));
+    let (initial, rest) = operands.split_at_checked(scan.carries).ok_or_else(short)?;
+    let (scanned, rest) = rest.split_at_checked(scan.scanned).ok_or_else(short)?;
+    let captures = &rest[..scan.captures(operands.len()).min(rest.len())];
+    let mut carries: Vec<Array> = initial.iter().map(|a| (*a).clone()).collect();
+    let trip = position(&scan.trip, context.dims)? as usize;
+    let mut stacks = Vec::new();
+    for (i, shape) in shapes.iter().enumerate().skip(scan.carries) {
+        let value = scan.body.outputs().get(i).ok_or_else(short)?.value;
+        stacks.push(Stack::new(scan.body.ty(value).dtype, shape, &context.memory)?);
+    }
+    let lengths = match (scan.lengths, rest.last()) {
+        (true, Some(lengths)) => Some(lengths.ints()?),
+        (true, None) => return Err(short()),
+        (false, _) => None,
+    };
+    for step in 0..trip {
+        let Some(body) = body else { break };
+        let at = match scan.direction {
+            Direction::Forward => step,
+            Direction::Reverse => trip - 1 - step,
+        };
+        let active = Active::at(at, lengths);
+        if active == Active::None {
+            continue;
+        }
+        let mut inputs = carries.clone();
+        for tensor in scanned {
+            inputs.push(slice_at(tensor, at, &context.memory)?);
+        }
+        inputs.extend(captures.iter().map(|a| (*a).clone()));
+        let mut outputs = body.run(inputs, context)?;
+        for (stack, value) in stacks.iter_mut().zip(outputs.iter().skip(scan.carries)) {
+            stack.write(at, value, &active)?;
+        }
+        outputs.truncate(scan.carries);
+        for (carry, new) in carries.iter_mut().zip(outputs) {
+            *carry = active.keep(carry, new, &context.memory)?;
+        }
+    }
+    let stacked = stacks.into_iter().zip(&shapes[scan.carries..]).map(|(s, shape)| s.finish(shape));
+    carries.into_iter().map(Ok).chain(stacked).collect()
+}
+
+/// Which rows a step concerns.
+#[derive(PartialEq)]
+enum Active {
+    All,
+    None,
+    Rows(Vec<bool>),
+}
+
+impl Active {
+    fn at(position: usize, lengths: Option<&[i64]>) -> Active {
+        // Lengths beyond the number of steps need no clamping: no position reaches them.
+        let Some(lengths) = lengths else { return Active::All };
+        let rows: Vec<bool> = lengths.iter().map(|l| i128::from(*l) > position as i128).collect();
+        match (rows.contains(&true), rows.contains(&false)) {
+            (_, false) => Active::All,
+            (false, true) => Active::None,
+            (true, true) => Active::Rows(rows),
+        }
+    }
+
+    /// The new carry in active rows, the old one in the others.
+    fn keep(&self, old: &Array, new: Array, memory: &Memory) -> Result<Array, InterpError> {
+        fn blend<T: Element>(
+            rows: &[bool],
+            old: &Array,
+            new: &Array,
+            memory: &Memory,
+        ) -> Result<Array, InterpError> {
+            let grant = memory.grant(new.shape())?;
+            let mut out = grant.vector()?;
+            let (old, fresh) = (T::of(old)?, T::of(new)?);
+            let width = fresh.len() / rows.len();
+            for (i, row) in rows.iter().enumerate() {
+                let source = if *row { fresh } else { old };
+                out.extend_from_slice(&source[i * width..(i + 1) * width]);
+            }
+            grant.array(new.shape(), out)
+        }
+        match (self, new.elements()) {
+            (Active::All, _) => Ok(new),
+            (Active::None, _) => Ok(old.clone()),
+            (Active::Rows(rows), Elements::Float(_)) => blend::<f64>(rows, old, &new, memory),
+            (Active::Rows(rows), Elements::Int(_)) => blend::<i64>(rows, old, &new, memory),
+        }
+    }
+}
+
+/// One position of a scanned tensor.
+fn slice_at(tensor: &Array, at: usize, memory: &Memory) -> Result<Array, InterpError> {
+    fn copy<T: Element>(
+        source: &[T],
+        at: usize,
+        shape: &[usize],
+        memory: &Memory,
+    ) -> Result<Array, InterpError> {
+        let grant = memory.grant(shape)?;
+        let mut out = grant.vector()?;
+        let size = element_count(shape).unwrap_or(0);
+        out.extend_from_slice(&source[at * size..(at + 1) * size]);
+        grant.array(shape, out)
+    }
+    match tensor.elements() {
+        Elements::Float(v) => copy(v, at, &tensor.shape()[1..], memory),
+        Elements::Int(v) => copy(v, at, &tensor.shape()[1..], memory),
+    }
+}
+
+/// A stacked result in the making; zero where nothing is written.
+struct Stack {
+    elements: Elements,
+    grant: super::array::Grant,
+}
+
+impl Stack {
+    fn new(dtype: DType, shape: &[usize], memory: &Memory) -> Result<Stack, InterpError> {
+        let grant = memory.grant(shape)?;
+        let elements = if dtype.is_float() {
+            Elements::Float(grant.filled(0.0)?)
+        } else {
+            Elements::Int(grant.filled(0)?)
+        };
+        Ok(Stack { elements, grant })
+    }
+
+    fn write(&mut self, at: usize, value: &Array, active: &Active) -> Result<(), InterpError> {
+        fn write<T: Element>(out: &mut [T], at: usize, value: &[T], active: &Active) {
+            let out = &mut out[at * value.len()..(at + 1) * value.len()];
+            match active {
+                Active::All => out.copy_from_slice(value),
+                Active::None => {}
+                Active::Rows(rows) => {
+                    let width = value.len() / rows.len();
+                    for (i, _) in rows.iter().enumerate().filter(|(_, row)| **row) {
+                        let range = i * width..(i + 1) * width;
+                        out[range.clone()].copy_from_slice(&value[range]);
+                    }
+                }
+            }
+        }
+        match &mut self.elements {
+            Elements::Float(out) => write(out, at, value.floats()?, active),
+            Elements::Int(out) => write(out, at, value.ints()?, active),
+        }
+        Ok(())
+    }
+
+    fn finish(self, shape: &[usize]) -> Result<Array, InterpError> {
+        match self.elements {
+            Elements::Float(v) => self.grant.array(shape, v),
+            Elements::Int(v) => self.grant.array(shape, v),
+        }
+    }
+}
