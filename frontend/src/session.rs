@@ -1,0 +1,455 @@
+//! A trace in progress: the graph being built, one level for each open scan body, and the first error.
+
+use std::cell::RefCell;
+use std::panic::Location;
+use std::rc::Rc;
+
+use fuse_ir::graph::SourceLocation;
+use fuse_ir::{DType, Dim, Graph, InputKind, Literal, Op, TensorType, ValueId};
+use smallvec::SmallVec;
+
+use crate::elementwise::Operand;
+use crate::error::{ErrorKind, Fault, TraceError};
+use crate::shape::{IntoDim, IntoShape, ShapeArgument, is_identifier};
+use crate::tensor::{Origin, Tensor};
+use crate::tensor_list::TensorList;
+
+/// A place in the traced program.
+pub(crate) type Place = &'static Location<'static>;
+
+/// Identifies a graph under construction: the program's or a scan body's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LevelId(u32);
+
+/// A graph under construction.
+pub(crate) struct Level {
+    id: LevelId,
+    pub(crate) graph: Graph,
+    /// Values of the enclosing level used here, and the inputs that stand for them.
+    pub(crate) captures: Vec<(ValueId, ValueId)>,
+}
+
+/// A library operation that is running: its name and the caller's place.
+struct Scope {
+    operation: &'static str,
+    place: Place,
+}
+
+#[derive(Default)]
+struct State {
+    levels: Vec<Level>,
+    next_level: u32,
+    scopes: Vec<Scope>,
+    scan_depth: usize,
+    error: Option<TraceError>,
+    /// Made for an operation without operands, so without a trace.
+    detached: bool,
+}
+
+/// A trace in progress; the argument of the closure given to [`trace`]. Cloning it is cheap and refers to
+/// the same trace.
+#[derive(Clone)]
+pub struct Trace(Rc<RefCell<State>>);
+
+impl std::fmt::Debug for Trace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Trace")
+    }
+}
+
+/// Runs `program` once and returns the graph of what it computed. `name`, an identifier, becomes the graph's.
+///
+/// The graph has the inputs and parameters that the program declared and the outputs that it named, in that
+/// order. Traces may nest, but tensors of one do not mix with those of another.
+///
+/// # Errors
+/// The first mistake of the program, even where the program went on; see the crate's documentation.
+#[track_caller]
+pub fn trace(name: &str, program: impl FnOnce(&Trace)) -> Result<Graph, TraceError> {
+    let place = Location::caller();
+    let fail =
+        |kind: ErrorKind| TraceError { operation: "trace".into(), kind: Box::new(kind), location: place };
+    if !is_identifier(name) {
+        return Err(fail(ErrorKind::Name { name: name.into(), problem: "is no identifier" }));
+    }
+    let trace = Trace(Rc::default());
+    trace.push_level(name);
+    program(&trace);
+    // Handles that outlive the program find no level, and so cannot be used.
+    let mut state = trace.0.borrow_mut();
+    let levels = std::mem::take(&mut state.levels);
+    if let Some(error) = state.error.take() {
+        return Err(error);
+    }
+    match levels.into_iter().next() {
+        Some(level) if !level.graph.outputs().is_empty() => Ok(level.graph),
+        _ => Err(fail(ErrorKind::NoOutputs)),
+    }
+}
+
+/// Declaring what goes in and comes out, and tensors that depend on nothing.
+impl Trace {
+    /// Declares an input that callers give at every call.
+    ///
+    /// Dimensions are numbers, symbols (`"T"`) or sums of products of both (`"4*H + 1"`); see [`IntoShape`].
+    /// May be called inside a scan body as well; the input belongs to the program.
+    #[track_caller]
+    pub fn input(&self, name: &str, dtype: DType, shape: impl IntoShape) -> Tensor {
+        self.declare("input", name, InputKind::Input, dtype, shape)
+    }
+
+    /// Declares a weight, which is bound once, before the calls; otherwise like [`Trace::input`].
+    #[track_caller]
+    pub fn parameter(&self, name: &str, dtype: DType, shape: impl IntoShape) -> Tensor {
+        self.declare("parameter", name, InputKind::Parameter, dtype, shape)
+    }
+
+    #[track_caller]
+    fn declare(
+        &self,
+        operation: &'static str,
+        name: &str,
+        kind: InputKind,
+        dtype: DType,
+        shape: impl IntoShape,
+    ) -> Tensor {
+        let guess = TensorType::scalar(dtype);
+        self.traced(operation, Location::caller(), &guess, || {
+            let ty = TensorType { dtype, shape: shape.into_shape()? };
+            if let Some(d) = ty.shape.iter().find(|d| d.as_constant().is_some_and(|c| c < 0)) {
+                return Err(crate::error::argument("shape", &ty, format!("{d} is negative")));
+            }
+            let mut state = self.0.borrow_mut();
+            let Some(level) = state.levels.first_mut() else { return Err(Fault::Poisoned) };
+            check_name(name, level.graph.inputs().iter().map(|i| i.name.as_str()))?;
+            let value = level.graph.add_input(name, kind, ty.clone());
+            Ok(Tensor::new(self, Origin::Value { level: level.id, value }, ty))
+        })
+    }
+
+    /// Returns `tensor` to the callers under `name`.
+    #[track_caller]
+    pub fn output(&self, name: &str, tensor: impl AsRef<Tensor>) {
+        let tensor = tensor.as_ref();
+        self.traced("output", Location::caller(), tensor.ty(), || {
+            self.check(&[tensor])?;
+            let mut state = self.0.borrow_mut();
+            let Some(level) = state.levels.first_mut() else { return Err(Fault::Poisoned) };
+            match tensor.origin {
+                Origin::Value { level: id, value } if id == level.id => {
+                    check_name(name, level.graph.outputs().iter().map(|o| o.name.as_str()))?;
+                    level.graph.add_output(name, value);
+                    Ok(())
+                }
+                _ => Err(crate::error::argument(
+                    "tensor",
+                    format!("{} of a scan body", tensor.ty()),
+                    "only a tensor of the program itself can be an output; return it from the body",
+                )),
+            }
+        });
+    }
+
+    /// The scalar `value` as a tensor of rank 0.
+    #[track_caller]
+    pub fn constant(&self, dtype: DType, value: impl Into<Operand>) -> Tensor {
+        let value = value.into();
+        self.traced("constant", Location::caller(), &TensorType::scalar(dtype), || {
+            let value = value.literal(dtype)?;
+            self.apply(Op::Constant { value }, &[])
+        })
+    }
+
+    /// A tensor of `shape` that is `value` everywhere.
+    #[track_caller]
+    pub fn full(&self, dtype: DType, shape: impl IntoShape, value: impl Into<Operand>) -> Tensor {
+        let value = value.into();
+        self.traced("full", Location::caller(), &TensorType::scalar(dtype), || {
+            let (shape, value) = (shape.into_shape()?, value.literal(dtype)?);
+            self.filled(&shape, value)
+        })
+    }
+
+    /// A tensor of zeros.
+    #[track_caller]
+    pub fn zeros(&self, dtype: DType, shape: impl IntoShape) -> Tensor {
+        self.traced("zeros", Location::caller(), &TensorType::scalar(dtype), || {
+            let shape = shape.into_shape()?;
+            self.filled(&shape, Literal::from_i64(dtype, 0))
+        })
+    }
+
+    /// The coordinate along `axis` (negative counts from the end) at every point of `shape`.
+    #[track_caller]
+    pub fn iota(&self, dtype: DType, shape: impl IntoShape, axis: i64) -> Tensor {
+        self.traced("iota", Location::caller(), &TensorType::scalar(dtype), || {
+            let ty = TensorType { dtype, shape: shape.into_shape()? };
+            let axis = crate::shape::axis_of(&ty, axis)?;
+            self.apply(Op::Iota { shape: ty.shape, axis, dtype }, &[])
+        })
+    }
+
+    /// The value of a dimension at run time, as a tensor of rank 0.
+    #[track_caller]
+    pub fn dim_value(&self, dtype: DType, dim: impl IntoDim) -> Tensor {
+        self.traced("dim_value", Location::caller(), &TensorType::scalar(dtype), || {
+            let dim = crate::shape::one_dim("dim", dim)?;
+            self.dim_tensor(dtype, &dim)
+        })
+    }
+}
+
+fn check_name<'a>(name: &str, mut taken: impl Iterator<Item = &'a str>) -> Result<(), Fault> {
+    let problem = if name.is_empty() || name.chars().any(char::is_control) {
+        "must be printable and not empty"
+    } else if taken.any(|other| other == name) {
+        "is already taken"
+    } else {
+        return Ok(());
+    };
+    Err(ErrorKind::Name { name: name.into(), problem }.into())
+}
+
+/// Building.
+impl Trace {
+    /// A constant of the dimension's value: a literal, or for a symbolic dimension the number of elements of a
+    /// vector that long.
+    pub(crate) fn dim_tensor(&self, dtype: DType, dim: &Dim) -> Result<Tensor, Fault> {
+        match dim.as_constant() {
+            Some(value) => self.apply(Op::Constant { value: Literal::from_i64(dtype, value) }, &[]),
+            None => {
+                let ones = self.filled(std::slice::from_ref(dim), Literal::from_i64(dtype, 1))?;
+                self.apply(Op::Reduce { op: fuse_ir::ReduceOp::Sum, axes: vec![0] }, &[&ones])
+            }
+        }
+    }
+
+    /// A constant broadcast to `shape`.
+    pub(crate) fn filled(&self, shape: &[Dim], value: Literal) -> Result<Tensor, Fault> {
+        let scalar = self.apply(Op::Constant { value }, &[])?;
+        if shape.is_empty() {
+            return Ok(scalar);
+        }
+        self.apply(Op::Broadcast { shape: shape.to_vec(), axes: vec![] }, &[&scalar])
+    }
+
+    /// Applies an op with one result in the innermost level.
+    pub(crate) fn apply(&self, op: Op, operands: &[&Tensor]) -> Result<Tensor, Fault> {
+        self.apply_all(op, operands)?.into_iter().next().ok_or(Fault::Poisoned)
+    }
+
+    /// Applies an op in the innermost level.
+    pub(crate) fn apply_all(&self, op: Op, operands: &[&Tensor]) -> Result<Vec<Tensor>, Fault> {
+        let values = self.resolve(operands)?;
+        self.apply_values(op, &values)
+    }
+
+    /// Applies an op to values of the innermost level.
+    pub(crate) fn apply_values(&self, op: Op, values: &[ValueId]) -> Result<Vec<Tensor>, Fault> {
+        let mut state = self.0.borrow_mut();
+        let location = state.scopes.first().map(|s| SourceLocation(s.place));
+        let Some(level) = state.levels.last_mut() else { return Err(Fault::Poisoned) };
+        let results = level.graph.add_node(op, values, location)?;
+        let tensor = |value| {
+            Tensor::new(self, Origin::Value { level: level.id, value }, level.graph.ty(value).clone())
+        };
+        Ok(results.into_iter().map(tensor).collect())
+    }
+
+    /// The values of the innermost level that stand for `operands`, captured through the levels between.
+    pub(crate) fn resolve(&self, operands: &[&Tensor]) -> Result<SmallVec<[ValueId; 4]>, Fault> {
+        self.check(operands)?;
+        let mut state = self.0.borrow_mut();
+        let mut values = SmallVec::new();
+        for tensor in operands {
+            let Origin::Value { level, value } = tensor.origin else { return Err(Fault::Poisoned) };
+            let home = state.levels.iter().position(|l| l.id == level).ok_or(Fault::Poisoned)?;
+            let mut value = value;
+            for depth in home + 1..state.levels.len() {
+                value = state.capture(depth, value);
+            }
+            values.push(value);
+        }
+        Ok(values)
+    }
+
+    /// Checks that the tensors are usable in the innermost level.
+    pub(crate) fn check(&self, operands: &[&Tensor]) -> Result<(), Fault> {
+        for (operand, tensor) in operands.iter().enumerate() {
+            if !Rc::ptr_eq(&self.0, &tensor.trace().0) {
+                return Err(self.foreign(operand, tensor));
+            }
+            let Origin::Value { level, .. } = tensor.origin else { return Err(Fault::Poisoned) };
+            if !self.0.borrow().levels.iter().any(|l| l.id == level) {
+                return Err(ErrorKind::Escaped { operand, ty: tensor.ty().clone() }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The fault of a tensor of another trace, which the other trace keeps too.
+    fn foreign(&self, operand: usize, tensor: &Tensor) -> Fault {
+        let other = tensor.trace();
+        let detached = other.0.borrow().detached;
+        if let (true, Some(error)) = (detached, &other.0.borrow().error) {
+            return Fault::Kept(error.clone());
+        }
+        let kind = ErrorKind::OtherTrace { operand, ty: tensor.ty().clone() };
+        let own = self.0.borrow();
+        if let Some(scope) = own.scopes.first() {
+            let error = TraceError {
+                operation: own.operation(),
+                kind: Box::new(kind.clone()),
+                location: scope.place,
+            };
+            other.0.borrow_mut().error.get_or_insert(error);
+        }
+        kind.into()
+    }
+
+    /// Runs one library operation: ops made within, and errors, are placed at the caller of the outermost
+    /// such operation; a fault is kept, and poisoned tensors of the type `guess` take the place of the result.
+    pub(crate) fn traced<R: TensorList>(
+        &self,
+        operation: &'static str,
+        place: Place,
+        guess: &TensorType,
+        run: impl FnOnce() -> Result<R, Fault>,
+    ) -> R {
+        let result = self.attempt(operation, place, run);
+        result.unwrap_or_else(|| R::filled_with(&Tensor::new(self, Origin::Poisoned, guess.clone())))
+    }
+
+    /// Like [`Trace::traced`], with `None` in place of a result after a fault.
+    pub(crate) fn attempt<R>(
+        &self,
+        operation: &'static str,
+        place: Place,
+        run: impl FnOnce() -> Result<R, Fault>,
+    ) -> Option<R> {
+        self.0.borrow_mut().scopes.push(Scope { operation, place });
+        let _scope = ScopeGuard(self);
+        match run() {
+            Ok(result) => return Some(result),
+            Err(Fault::Poisoned) => {}
+            Err(Fault::Error(kind)) => self.keep(operation, place, kind),
+            Err(Fault::Kept(error)) => {
+                self.0.borrow_mut().error.get_or_insert(error);
+            }
+        }
+        None
+    }
+
+    fn keep(&self, operation: &'static str, place: Place, kind: Box<ErrorKind>) {
+        let mut state = self.0.borrow_mut();
+        let mut path = state.operation();
+        if path.is_empty() {
+            path = operation.into();
+        }
+        // Inference names its op itself.
+        if let ErrorKind::Infer(error) = &*kind {
+            let last = path.rsplit(": ").next().unwrap_or_default();
+            if error.to_string().starts_with(&format!("{last}: ")) {
+                path.truncate(path.len() - last.len());
+                path.truncate(path.trim_end_matches(": ").len());
+            }
+        }
+        let location = state.scopes.first().map_or(place, |s| s.place);
+        state.error.get_or_insert(TraceError { operation: path, kind, location });
+    }
+
+    /// A trace that only keeps the error of an operation which was given no tensor, until the result is used.
+    #[track_caller]
+    pub(crate) fn detached() -> Trace {
+        Trace(Rc::new(RefCell::new(State { detached: true, ..State::default() })))
+    }
+
+    /// The name of the tensor, if it is an input of the program.
+    pub(crate) fn input_name(&self, tensor: &Tensor) -> Option<String> {
+        let Origin::Value { level, value } = tensor.origin else { return None };
+        let state = self.0.borrow();
+        let root = state.levels.first().filter(|root| root.id == level)?;
+        root.graph.inputs().iter().find(|i| i.value == value).map(|i| i.name.clone())
+    }
+}
+
+/// Levels.
+impl Trace {
+    /// Opens a level: the ops that follow go to a new graph.
+    pub(crate) fn push_level(&self, name: &str) {
+        let mut state = self.0.borrow_mut();
+        let id = LevelId(state.next_level);
+        state.next_level += 1;
+        state.levels.push(Level { id, graph: Graph::new(name), captures: Vec::new() });
+    }
+
+    /// Adds an input to the innermost level.
+    pub(crate) fn add_level_input(&self, name: &str, ty: TensorType) -> Result<Tensor, Fault> {
+        let mut state = self.0.borrow_mut();
+        let Some(level) = state.levels.last_mut() else { return Err(Fault::Poisoned) };
+        let value = level.graph.add_input(name, InputKind::Input, ty.clone());
+        Ok(Tensor::new(self, Origin::Value { level: level.id, value }, ty))
+    }
+
+    /// Closes the innermost level.
+    pub(crate) fn pop_level(&self) -> Result<Level, Fault> {
+        let mut state = self.0.borrow_mut();
+        // The program's own level stays until the trace ends.
+        if state.levels.len() < 2 {
+            return Err(Fault::Poisoned);
+        }
+        state.levels.pop().ok_or(Fault::Poisoned)
+    }
+
+    /// Counts a scan body that starts to run and returns how many do.
+    pub(crate) fn enter_scan(&self) -> usize {
+        let mut state = self.0.borrow_mut();
+        state.scan_depth += 1;
+        state.scan_depth
+    }
+
+    /// Counts a scan body that ended.
+    pub(crate) fn leave_scan(&self) {
+        let mut state = self.0.borrow_mut();
+        state.scan_depth = state.scan_depth.saturating_sub(1);
+    }
+}
+
+impl State {
+    /// The operations that are running, outermost first.
+    fn operation(&self) -> String {
+        let names: Vec<_> = self.scopes.iter().map(|s| s.operation).collect();
+        names.join(": ")
+    }
+
+    /// The input of level `depth` that stands for a value of the level around it.
+    fn capture(&mut self, depth: usize, outer: ValueId) -> ValueId {
+        if let Some((_, inner)) = self.levels[depth].captures.iter().find(|(value, _)| *value == outer) {
+            return *inner;
+        }
+        let around = &self.levels[depth - 1].graph;
+        let ty = around.ty(outer).clone();
+        let base = around.inputs().iter().find(|i| i.value == outer).map_or("captured", |i| i.name.as_str());
+        let base = base.to_string();
+        let level = &mut self.levels[depth];
+        let taken = |name: &str| level.graph.inputs().iter().any(|i| i.name == name);
+        let mut name = base.clone();
+        let mut count = 0;
+        while taken(&name) {
+            count += 1;
+            name = format!("{base}_{count}");
+        }
+        let inner = level.graph.add_input(name, InputKind::Input, ty);
+        level.captures.push((outer, inner));
+        inner
+    }
+}
+
+/// Ends a scope, also when the traced program panics.
+struct ScopeGuard<'a>(&'a Trace);
+
+impl Drop for ScopeGuard<'_> {
+    fn drop(&mut self) {
+        self.0.0.borrow_mut().scopes.pop();
+    }
+}
