@@ -4,4 +4,7 @@
 //! ([`kernel_ir`]); [`scalar`] walks the result once for every emitter.
 
 pub mod kernel_ir;
+pub mod kernel_ir_eval;
+#[cfg(feature = "llvm")]
+pub mod llvm;
 pub mod scalar;

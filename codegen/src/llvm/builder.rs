@@ -1,0 +1,494 @@
+//! Kernel IR primitives as LLVM instructions, for GPU threads and for host functions alike.
+//!
+//! What differs between the two, the address space of buffers and where the work items come from, is decided
+//! before the walk and handed over as a [`Frame`]; the primitives are the same. No fast-math flag is ever set:
+//! LLVM may then neither contract a product and a sum nor approximate, and the NVPTX back end writes
+//! `add.rn`, `mul.rn`, `div.rn` and `sqrt.rn`, which `ptxas` may not contract either.
+//!
+//! Functions are verified before they get here, so that LLVM's builder has nothing to refuse; where it does,
+//! that is a bug of the compiler and panics.
+
+use fuse_ir::{DType, Literal};
+use inkwell::FloatPredicate;
+use inkwell::IntPredicate;
+use inkwell::builder::{Builder, BuilderError};
+use inkwell::context::Context;
+use inkwell::intrinsics::Intrinsic;
+use inkwell::module::Module;
+use inkwell::types::{BasicTypeEnum, VectorType};
+use inkwell::values::{
+    BasicMetadataValueEnum, BasicValue, BasicValueEnum, FunctionValue, InstructionOpcode, InstructionValue,
+    IntValue, PointerValue,
+};
+
+use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Type, UnaryOp};
+use crate::scalar::{Bounds, LoopBody, ScalarBuilder};
+
+/// What a function body finds around it.
+pub(super) struct Frame<'ctx> {
+    /// The buffers, in the address space of the target.
+    pub buffers: Vec<PointerValue<'ctx>>,
+    /// The runtime integers (i64).
+    pub symbols: Vec<IntValue<'ctx>>,
+    /// The work.
+    pub work: Work<'ctx>,
+}
+
+/// Where work items come from.
+#[derive(Clone, Copy)]
+pub(super) enum Work<'ctx> {
+    /// One item a GPU thread.
+    Item(IntValue<'ctx>),
+    /// A range of items a call.
+    Range {
+        /// The first item.
+        begin: IntValue<'ctx>,
+        /// One past the last item.
+        end: IntValue<'ctx>,
+    },
+}
+
+/// Emits one function body into a module.
+pub(super) struct LlvmBuilder<'ctx, 'm> {
+    context: &'ctx Context,
+    module: &'m Module<'ctx>,
+    builder: Builder<'ctx>,
+    function: FunctionValue<'ctx>,
+    frame: Frame<'ctx>,
+}
+
+/// The value that LLVM's builder made.
+fn built<T>(result: Result<T, BuilderError>) -> T {
+    result.expect("verified Kernel IR gives LLVM's builder nothing to refuse")
+}
+
+/// The scalar element type of a lane type in registers.
+fn lane_type<'ctx>(context: &'ctx Context, lane: LaneType) -> BasicTypeEnum<'ctx> {
+    match lane {
+        LaneType::F32 => context.f32_type().into(),
+        LaneType::F64 => context.f64_type().into(),
+        LaneType::I32 => context.i32_type().into(),
+        LaneType::I64 => context.i64_type().into(),
+        LaneType::Bool => context.bool_type().into(),
+    }
+}
+
+/// The scalar element type in memory; the narrow ones as integers of their width.
+fn memory_type<'ctx>(context: &'ctx Context, dtype: DType) -> BasicTypeEnum<'ctx> {
+    match dtype {
+        DType::F32 => context.f32_type().into(),
+        DType::F64 => context.f64_type().into(),
+        DType::F16 | DType::Bf16 => context.i16_type().into(),
+        DType::I32 => context.i32_type().into(),
+        DType::I64 => context.i64_type().into(),
+        DType::U8 | DType::Bool => context.i8_type().into(),
+    }
+}
+
+/// A vector of as many lanes, or the scalar itself for one.
+fn in_lanes(scalar: BasicTypeEnum<'_>, lanes: u8) -> BasicTypeEnum<'_> {
+    if lanes == 1 {
+        return scalar;
+    }
+    let lanes = u32::from(lanes);
+    match scalar {
+        BasicTypeEnum::FloatType(t) => t.vec_type(lanes).into(),
+        BasicTypeEnum::IntType(t) => t.vec_type(lanes).into(),
+        BasicTypeEnum::ArrayType(_)
+        | BasicTypeEnum::PointerType(_)
+        | BasicTypeEnum::StructType(_)
+        | BasicTypeEnum::VectorType(_)
+        | BasicTypeEnum::ScalableVectorType(_) => unreachable!("lanes are numbers"),
+    }
+}
+
+fn instruction<'ctx>(value: BasicValueEnum<'ctx>) -> InstructionValue<'ctx> {
+    value.as_instruction_value().expect("memory accesses are never folded to constants")
+}
+
+fn is_narrow(dtype: DType) -> bool {
+    match dtype {
+        DType::F16 | DType::Bf16 | DType::U8 | DType::Bool => true,
+        DType::F32 | DType::F64 | DType::I32 | DType::I64 => false,
+    }
+}
+
+impl<'ctx, 'm> LlvmBuilder<'ctx, 'm> {
+    /// A builder that continues where `builder` stands, in `function`.
+    pub fn new(
+        context: &'ctx Context,
+        module: &'m Module<'ctx>,
+        builder: Builder<'ctx>,
+        function: FunctionValue<'ctx>,
+        frame: Frame<'ctx>,
+    ) -> Self {
+        LlvmBuilder { context, module, builder, function, frame }
+    }
+
+    /// Ends the function.
+    pub fn finish(self) {
+        built(self.builder.build_return(None));
+    }
+
+    fn llvm_type(&self, ty: Type) -> BasicTypeEnum<'ctx> {
+        in_lanes(lane_type(self.context, ty.lane), ty.lanes)
+    }
+
+    /// Calls an intrinsic that is overloaded on `overloads`.
+    fn intrinsic(
+        &self,
+        name: &str,
+        overloads: &[BasicTypeEnum<'ctx>],
+        arguments: &[BasicValueEnum<'ctx>],
+    ) -> BasicValueEnum<'ctx> {
+        let declaration = Intrinsic::find(name).and_then(|i| i.get_declaration(self.module, overloads));
+        let declaration = declaration.expect("an intrinsic of LLVM 22");
+        let arguments: Vec<BasicMetadataValueEnum<'ctx>> = arguments.iter().map(|a| (*a).into()).collect();
+        built(self.builder.build_call(declaration, &arguments, "")).try_as_basic_value().unwrap_basic()
+    }
+
+    fn operation(
+        &self,
+        opcode: InstructionOpcode,
+        x: BasicValueEnum<'ctx>,
+        y: BasicValueEnum<'ctx>,
+    ) -> BasicValueEnum<'ctx> {
+        built(self.builder.build_binop(opcode, x, y, ""))
+    }
+
+    fn cast(&self, opcode: InstructionOpcode, x: BasicValueEnum<'ctx>, to: Type) -> BasicValueEnum<'ctx> {
+        built(self.builder.build_cast(opcode, x, self.llvm_type(to), ""))
+    }
+
+    /// The scalars as one value of as many lanes.
+    fn constant_lanes(&self, lanes: &[BasicValueEnum<'ctx>]) -> BasicValueEnum<'ctx> {
+        if let [scalar] = lanes {
+            return *scalar;
+        }
+        VectorType::const_vector(lanes).into()
+    }
+
+    /// An integer or bool constant in every lane; bits beyond the width are dropped.
+    fn integer(&self, ty: Type, bits: u64) -> BasicValueEnum<'ctx> {
+        let scalar = lane_type(self.context, ty.lane).into_int_type();
+        let bits = match ty.lane {
+            LaneType::Bool => bits & 1,
+            LaneType::I32 => bits & u64::from(u32::MAX),
+            LaneType::I64 | LaneType::F32 | LaneType::F64 => bits,
+        };
+        self.constant_lanes(&vec![scalar.const_int(bits, false).into(); usize::from(ty.lanes)])
+    }
+
+    /// The address of an element of a buffer.
+    fn address(&self, buffer: usize, memory: DType, index: BasicValueEnum<'ctx>) -> PointerValue<'ctx> {
+        let (element, base) = (memory_type(self.context, memory), self.frame.buffers[buffer]);
+        // SAFETY: this emits an instruction and touches no memory; inkwell asks for care because LLVM does
+        // not check the number of indices against the element type: a scalar takes exactly one.
+        built(unsafe { self.builder.build_in_bounds_gep(element, base, &[index.into_int_value()], "") })
+    }
+
+    fn branch_block(&self, name: &str) -> inkwell::basic_block::BasicBlock<'ctx> {
+        self.context.append_basic_block(self.function, name)
+    }
+
+    fn current_block(&self) -> inkwell::basic_block::BasicBlock<'ctx> {
+        self.builder.get_insert_block().expect("the builder stands in a block")
+    }
+}
+
+impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
+    type Value = BasicValueEnum<'ctx>;
+
+    fn constant(&mut self, ty: Type, literal: Literal) -> Self::Value {
+        match ty.lane {
+            LaneType::I32 | LaneType::I64 | LaneType::Bool => self.integer(ty, literal.bits()),
+            // By way of the bits, because a conversion from f64 could quiet a NaN.
+            LaneType::F32 => {
+                let bits = self.integer(ty.with_lane(LaneType::I32), literal.bits());
+                built(self.builder.build_bit_cast(bits, self.llvm_type(ty), ""))
+            }
+            LaneType::F64 => {
+                let bits = self.integer(ty.with_lane(LaneType::I64), literal.bits());
+                built(self.builder.build_bit_cast(bits, self.llvm_type(ty), ""))
+            }
+        }
+    }
+
+    fn symbol(&mut self, position: usize) -> Self::Value {
+        self.frame.symbols[position].into()
+    }
+
+    fn work_begin(&mut self) -> Self::Value {
+        match self.frame.work {
+            Work::Range { begin, .. } => begin.into(),
+            Work::Item(_) => unreachable!("verified: a GPU thread has one item"),
+        }
+    }
+
+    fn work_end(&mut self) -> Self::Value {
+        match self.frame.work {
+            Work::Range { end, .. } => end.into(),
+            Work::Item(_) => unreachable!("verified: a GPU thread has one item"),
+        }
+    }
+
+    fn work_item(&mut self) -> Self::Value {
+        match self.frame.work {
+            Work::Item(item) => item.into(),
+            Work::Range { .. } => unreachable!("verified: a host call has a range of items"),
+        }
+    }
+
+    fn load(&mut self, ty: Type, buffer: usize, memory: DType, index: Self::Value) -> Self::Value {
+        let address = self.address(buffer, memory, index);
+        let in_memory = in_lanes(memory_type(self.context, memory), ty.lanes);
+        let value = built(self.builder.build_load(in_memory, address, ""));
+        // An index is any number of elements, so a vector is aligned no better than its elements are.
+        let aligned = instruction(value).set_alignment(memory.size() as u32);
+        aligned.expect("element sizes are powers of two");
+        if is_narrow(memory) { self.cast(InstructionOpcode::ZExt, value, ty) } else { value }
+    }
+
+    fn store(&mut self, ty: Type, buffer: usize, memory: DType, index: Self::Value, value: Self::Value) {
+        let address = self.address(buffer, memory, index);
+        let value = if is_narrow(memory) {
+            let narrow = in_lanes(memory_type(self.context, memory), ty.lanes);
+            built(self.builder.build_cast(InstructionOpcode::Trunc, value, narrow, ""))
+        } else {
+            value
+        };
+        let store = built(self.builder.build_store(address, value));
+        store.set_alignment(memory.size() as u32).expect("element sizes are powers of two");
+    }
+
+    fn unary(&mut self, op: UnaryOp, ty: Type, x: Self::Value) -> Self::Value {
+        let overload = [self.llvm_type(ty)];
+        match op {
+            UnaryOp::Neg => match x {
+                BasicValueEnum::FloatValue(x) => built(self.builder.build_float_neg(x, "")).into(),
+                BasicValueEnum::VectorValue(x) if ty.lane.is_float() => {
+                    built(self.builder.build_float_neg(x, "")).into()
+                }
+                _ => self.operation(InstructionOpcode::Sub, self.integer(ty, 0), x),
+            },
+            UnaryOp::Not => self.operation(InstructionOpcode::Xor, x, self.integer(ty, u64::MAX)),
+            UnaryOp::Abs => self.intrinsic("llvm.fabs", &overload, &[x]),
+            UnaryOp::Sqrt => self.intrinsic("llvm.sqrt", &overload, &[x]),
+            UnaryOp::Floor => self.intrinsic("llvm.floor", &overload, &[x]),
+            UnaryOp::Ceil => self.intrinsic("llvm.ceil", &overload, &[x]),
+            UnaryOp::Trunc => self.intrinsic("llvm.trunc", &overload, &[x]),
+            UnaryOp::Nearest => self.intrinsic("llvm.roundeven", &overload, &[x]),
+        }
+    }
+
+    fn binary(&mut self, op: BinaryOp, ty: Type, x: Self::Value, y: Self::Value) -> Self::Value {
+        let float = ty.lane.is_float();
+        let overload = [self.llvm_type(ty)];
+        let arithmetic = |on_floats, on_integers| if float { on_floats } else { on_integers };
+        match op {
+            BinaryOp::Add => {
+                self.operation(arithmetic(InstructionOpcode::FAdd, InstructionOpcode::Add), x, y)
+            }
+            BinaryOp::Sub => {
+                self.operation(arithmetic(InstructionOpcode::FSub, InstructionOpcode::Sub), x, y)
+            }
+            BinaryOp::Mul => {
+                self.operation(arithmetic(InstructionOpcode::FMul, InstructionOpcode::Mul), x, y)
+            }
+            BinaryOp::Div => self.operation(InstructionOpcode::FDiv, x, y),
+            // IEEE 754-2019 minimum and maximum: one instruction from sm_80 on, expanded elsewhere.
+            BinaryOp::Min => {
+                self.intrinsic(if float { "llvm.minimum" } else { "llvm.smin" }, &overload, &[x, y])
+            }
+            BinaryOp::Max => {
+                self.intrinsic(if float { "llvm.maximum" } else { "llvm.smax" }, &overload, &[x, y])
+            }
+            BinaryOp::IntDiv => self.operation(InstructionOpcode::SDiv, x, y),
+            BinaryOp::IntRem => self.operation(InstructionOpcode::SRem, x, y),
+            BinaryOp::And => self.operation(InstructionOpcode::And, x, y),
+            BinaryOp::Or => self.operation(InstructionOpcode::Or, x, y),
+            BinaryOp::Xor => self.operation(InstructionOpcode::Xor, x, y),
+            BinaryOp::ShiftLeft => self.shift(InstructionOpcode::Shl, ty, x, y),
+            BinaryOp::ShiftRightLogical => self.shift(InstructionOpcode::LShr, ty, x, y),
+            BinaryOp::ShiftRightArithmetic => self.shift(InstructionOpcode::AShr, ty, x, y),
+        }
+    }
+
+    fn fma(&mut self, ty: Type, x: Self::Value, y: Self::Value, z: Self::Value) -> Self::Value {
+        self.intrinsic("llvm.fma", &[self.llvm_type(ty)], &[x, y, z])
+    }
+
+    fn compare(&mut self, condition: Condition, ty: Type, x: Self::Value, y: Self::Value) -> Self::Value {
+        if ty.lane.is_float() {
+            let predicate = float_predicate(condition);
+            match (x, y) {
+                (BasicValueEnum::VectorValue(x), BasicValueEnum::VectorValue(y)) => {
+                    built(self.builder.build_float_compare(predicate, x, y, "")).into()
+                }
+                _ => {
+                    let (x, y) = (x.into_float_value(), y.into_float_value());
+                    built(self.builder.build_float_compare(predicate, x, y, "")).into()
+                }
+            }
+        } else {
+            let predicate = integer_predicate(condition);
+            match (x, y) {
+                (BasicValueEnum::VectorValue(x), BasicValueEnum::VectorValue(y)) => {
+                    built(self.builder.build_int_compare(predicate, x, y, "")).into()
+                }
+                _ => {
+                    let (x, y) = (x.into_int_value(), y.into_int_value());
+                    built(self.builder.build_int_compare(predicate, x, y, "")).into()
+                }
+            }
+        }
+    }
+
+    fn select(&mut self, _: Type, condition: Self::Value, x: Self::Value, y: Self::Value) -> Self::Value {
+        match condition {
+            BasicValueEnum::VectorValue(condition) => built(self.builder.build_select(condition, x, y, "")),
+            _ => built(self.builder.build_select(condition.into_int_value(), x, y, "")),
+        }
+    }
+
+    fn convert(&mut self, conversion: Conversion, from: Type, to: Type, x: Self::Value) -> Self::Value {
+        match conversion {
+            Conversion::FloatToFloat => match to.lane {
+                LaneType::F64 => self.cast(InstructionOpcode::FPExt, x, to),
+                LaneType::F32 | LaneType::I32 | LaneType::I64 | LaneType::Bool => {
+                    self.cast(InstructionOpcode::FPTrunc, x, to)
+                }
+            },
+            Conversion::IntToFloat => self.cast(InstructionOpcode::SIToFP, x, to),
+            Conversion::FloatToInt => {
+                self.intrinsic("llvm.fptosi.sat", &[self.llvm_type(to), self.llvm_type(from)], &[x])
+            }
+            Conversion::IntToInt => match to.lane {
+                LaneType::I64 => self.cast(InstructionOpcode::SExt, x, to),
+                LaneType::F32 | LaneType::F64 | LaneType::I32 | LaneType::Bool => {
+                    self.cast(InstructionOpcode::Trunc, x, to)
+                }
+            },
+            Conversion::ZeroExtend | Conversion::BoolToInt => self.cast(InstructionOpcode::ZExt, x, to),
+            Conversion::Bitcast => self.cast(InstructionOpcode::BitCast, x, to),
+        }
+    }
+
+    fn splat(&mut self, ty: Type, x: Self::Value) -> Self::Value {
+        if ty.lanes == 1 {
+            return x;
+        }
+        let poison = self.llvm_type(ty).into_vector_type().get_poison();
+        let first = self.context.i32_type().const_zero();
+        let vector = built(self.builder.build_insert_element(poison, x, first, ""));
+        let mask = self.context.i32_type().vec_type(u32::from(ty.lanes)).const_zero();
+        built(self.builder.build_shuffle_vector(vector, poison, mask, "")).into()
+    }
+
+    fn lane_index(&mut self, ty: Type) -> Self::Value {
+        let scalar = lane_type(self.context, ty.lane).into_int_type();
+        let lanes: Vec<_> =
+            (0..ty.lanes).map(|lane| scalar.const_int(u64::from(lane), false).into()).collect();
+        self.constant_lanes(&lanes)
+    }
+
+    fn extract(&mut self, _: Type, x: Self::Value, lane: u8) -> Self::Value {
+        match x {
+            BasicValueEnum::VectorValue(x) => {
+                let lane = self.context.i32_type().const_int(u64::from(lane), false);
+                built(self.builder.build_extract_element(x, lane, ""))
+            }
+            scalar => scalar,
+        }
+    }
+
+    fn counted_loop(
+        &mut self,
+        bounds: Bounds<Self::Value>,
+        carried: &[(Type, Self::Value)],
+        body: &mut LoopBody<'_, Self>,
+    ) -> Vec<Self::Value> {
+        let before = self.current_block();
+        let (head, inside, after) =
+            (self.branch_block("head"), self.branch_block("body"), self.branch_block("after"));
+        built(self.builder.build_unconditional_branch(head));
+
+        self.builder.position_at_end(head);
+        let counter = built(self.builder.build_phi(self.context.i64_type(), "counter"));
+        counter.add_incoming(&[(&bounds.begin, before)]);
+        let phis: Vec<_> = carried
+            .iter()
+            .map(|(ty, init)| {
+                let phi = built(self.builder.build_phi(self.llvm_type(*ty), "carried"));
+                phi.add_incoming(&[(init, before)]);
+                phi
+            })
+            .collect();
+        let position = counter.as_basic_value().into_int_value();
+        let end = bounds.end.into_int_value();
+        let more = built(self.builder.build_int_compare(IntPredicate::SLT, position, end, ""));
+        built(self.builder.build_conditional_branch(more, inside, after));
+
+        self.builder.position_at_end(inside);
+        let current: Vec<_> = phis.iter().map(|phi| phi.as_basic_value()).collect();
+        let next = body(self, position.into(), &current);
+        let step = self.context.i64_type().const_int(bounds.step as u64, false);
+        // Kernel IR forbids a counter past the end of i64; saying so lets LLVM compute the trip count.
+        let following = built(self.builder.build_int_nsw_add(position, step, ""));
+        let latch = self.current_block();
+        built(self.builder.build_unconditional_branch(head));
+        counter.add_incoming(&[(&following, latch)]);
+        for (phi, value) in phis.iter().zip(&next) {
+            phi.add_incoming(&[(value, latch)]);
+        }
+
+        self.builder.position_at_end(after);
+        current
+    }
+
+    fn if_then(&mut self, condition: Self::Value, body: &mut dyn FnMut(&mut Self)) {
+        let (then, after) = (self.branch_block("then"), self.branch_block("after"));
+        built(self.builder.build_conditional_branch(condition.into_int_value(), then, after));
+        self.builder.position_at_end(then);
+        body(self);
+        built(self.builder.build_unconditional_branch(after));
+        self.builder.position_at_end(after);
+    }
+}
+
+impl<'ctx> LlvmBuilder<'ctx, '_> {
+    /// A shift by the distance modulo the width, where LLVM's own would be undefined.
+    fn shift(
+        &self,
+        opcode: InstructionOpcode,
+        ty: Type,
+        x: BasicValueEnum<'ctx>,
+        distance: BasicValueEnum<'ctx>,
+    ) -> BasicValueEnum<'ctx> {
+        let last = if ty.lane == LaneType::I64 { 63 } else { 31 };
+        let distance = self.operation(InstructionOpcode::And, distance, self.integer(ty, last));
+        self.operation(opcode, x, distance)
+    }
+}
+
+fn float_predicate(condition: Condition) -> FloatPredicate {
+    match condition {
+        Condition::Eq => FloatPredicate::OEQ,
+        Condition::Ne => FloatPredicate::UNE,
+        Condition::Lt => FloatPredicate::OLT,
+        Condition::Le => FloatPredicate::OLE,
+        Condition::Gt => FloatPredicate::OGT,
+        Condition::Ge => FloatPredicate::OGE,
+    }
+}
+
+fn integer_predicate(condition: Condition) -> IntPredicate {
+    match condition {
+        Condition::Eq => IntPredicate::EQ,
+        Condition::Ne => IntPredicate::NE,
+        Condition::Lt => IntPredicate::SLT,
+        Condition::Le => IntPredicate::SLE,
+        Condition::Gt => IntPredicate::SGT,
+        Condition::Ge => IntPredicate::SGE,
+    }
+}

@@ -1,0 +1,244 @@
+//! Machine code for the host through LLVM, with all that its CPU offers.
+//!
+//! Every [`Function`] with [`Mapping::Range`] becomes one entry of that mapping's signature. Its body is a
+//! function of its own that takes buffers and symbols as parameters and is inlined into the entry: parameters
+//! can be declared not to overlap, pointers loaded from an array cannot.
+
+use std::collections::HashMap;
+
+use inkwell::AddressSpace;
+use inkwell::attributes::AttributeLoc;
+use inkwell::builder::{Builder, BuilderError};
+use inkwell::execution_engine::ExecutionEngine;
+use inkwell::module::{Linkage, Module};
+use inkwell::targets::{CodeModel, FileType, RelocMode, Target, TargetMachine};
+use inkwell::types::{BasicMetadataTypeEnum, BasicTypeEnum};
+use inkwell::values::{BasicMetadataValueEnum, FunctionValue, IntValue, PointerValue};
+
+use super::builder::{LlvmBuilder, Work};
+use super::module::{
+    Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize, level,
+    optimize,
+};
+use super::ptx::frame;
+use super::{LlvmError, Optimization};
+use crate::kernel_ir::{Function, Mapping};
+use crate::scalar::emit;
+
+/// The signature of an entry: buffers, symbols, first item, one past the last item.
+pub type HostEntry = unsafe extern "C" fn(*const *mut u8, *const i64, i64, i64);
+
+/// Machine code of some functions. It may be called from any number of threads at once.
+pub struct LlvmHostModule {
+    entries: HashMap<String, Compiled>,
+    // Owns the code; dropped before the session whose context it lives in.
+    _engine: ExecutionEngine<'static>,
+    _session: Box<Session>,
+}
+
+struct Compiled {
+    entry: HostEntry,
+    buffers: usize,
+    symbols: usize,
+}
+
+// SAFETY: after construction nothing touches LLVM's objects until they are dropped, all of them by the one
+// owner, and LLVM objects may be dropped on another thread than the one that made them as long as nobody else
+// uses their context, which this module alone owns. The machine code itself is immutable.
+unsafe impl Send for LlvmHostModule {}
+// SAFETY: as above; shared access only reads `entries` and calls machine code.
+unsafe impl Sync for LlvmHostModule {}
+
+impl LlvmHostModule {
+    /// Compiles the functions for the CPU that this process runs on.
+    ///
+    /// # Errors
+    /// A function that is malformed or not scheduled for ranges on the host, and whatever LLVM refuses.
+    pub fn compile(functions: &[Function], optimization: Optimization) -> Result<Self, LlvmError> {
+        let session = Box::new(Session::new());
+        // SAFETY: the reference lives as long as the box's contents, which the returned value keeps until after
+        // the engine, the only thing made here that stays and that borrows from it; the box is not moved out of.
+        let borrowed: &'static Session = unsafe { &*std::ptr::from_ref(session.as_ref()) };
+        let machine = target_machine(optimization)?;
+        let engine = {
+            let module = optimized_module(borrowed, &machine, functions, optimization)?;
+            let engine = module.create_jit_execution_engine(level(optimization));
+            engine.map_err(|message| LlvmError::Emission(message.to_string()))?
+        };
+        let mut entries = HashMap::new();
+        for function in functions {
+            let address = engine.get_function_address(&function.name);
+            session.check()?;
+            let address = address.map_err(|e| LlvmError::Emission(format!("{}: {e}", function.name)))?;
+            // SAFETY: the engine compiled the function of that name with exactly this signature, and keeps its
+            // code until it is dropped.
+            let entry = unsafe { std::mem::transmute::<usize, HostEntry>(address) };
+            let (buffers, symbols) = (function.buffers.len(), function.symbols.len());
+            entries.insert(function.name.clone(), Compiled { entry, buffers, symbols });
+        }
+        Ok(LlvmHostModule { entries, _engine: engine, _session: session })
+    }
+
+    /// The machine code of a function, valid as long as the module lives.
+    pub fn entry(&self, function: &str) -> Option<HostEntry> {
+        self.entries.get(function).map(|compiled| compiled.entry)
+    }
+
+    /// Runs the work items `begin..end` of a function.
+    ///
+    /// # Panics
+    /// If there is no function of that name, or it takes another number of buffers or symbols.
+    ///
+    /// # Safety
+    /// Every buffer must be as large as the function's accesses for these items and symbols need it to be and
+    /// aligned to its element type; a buffer that is written must not overlap another one, nor be accessed
+    /// by anyone else during the call, except by calls for other items.
+    pub unsafe fn call(&self, function: &str, buffers: &[*mut u8], symbols: &[i64], begin: i64, end: i64) {
+        let compiled = self.entries.get(function).expect("a function of this module");
+        assert_eq!((buffers.len(), symbols.len()), (compiled.buffers, compiled.symbols), "arguments");
+        // SAFETY: the entry was compiled with this signature and reads as many buffers and symbols as were
+        // just counted; the rest is the caller's promise.
+        unsafe { (compiled.entry)(buffers.as_ptr(), symbols.as_ptr(), begin, end) }
+    }
+}
+
+/// The functions as optimised LLVM IR for this host, to be read.
+///
+/// # Errors
+/// As [`LlvmHostModule::compile`].
+pub fn llvm_ir(functions: &[Function], optimization: Optimization) -> Result<String, LlvmError> {
+    let session = Session::new();
+    let machine = target_machine(optimization)?;
+    let module = optimized_module(&session, &machine, functions, optimization)?;
+    Ok(module.print_to_string().to_string())
+}
+
+/// The functions as assembly of this host, to be read.
+///
+/// # Errors
+/// As [`LlvmHostModule::compile`].
+pub fn assembly(functions: &[Function], optimization: Optimization) -> Result<String, LlvmError> {
+    let session = Session::new();
+    let machine = target_machine(optimization)?;
+    let module = optimized_module(&session, &machine, functions, optimization)?;
+    let emitted = machine.write_to_memory_buffer(&module, FileType::Assembly);
+    session.check()?;
+    let buffer = emitted.map_err(|message| LlvmError::Emission(message.to_string()))?;
+    let bytes = buffer.as_slice();
+    Ok(String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned())
+}
+
+fn target_machine(optimization: Optimization) -> Result<TargetMachine, LlvmError> {
+    initialize();
+    let triple = TargetMachine::get_default_triple();
+    let target = Target::from_triple(&triple).map_err(|message| LlvmError::Target(message.to_string()))?;
+    let (cpu, features) = host_cpu();
+    let machine = target.create_target_machine(
+        &triple,
+        &cpu,
+        &features,
+        level(optimization),
+        RelocMode::PIC,
+        CodeModel::Default,
+    );
+    machine.ok_or_else(|| LlvmError::Target(format!("{} {cpu}", triple.as_str().to_string_lossy())))
+}
+
+/// LLVM's name of this CPU and the features it has.
+fn host_cpu() -> (String, String) {
+    (TargetMachine::get_host_cpu_name().to_string(), TargetMachine::get_host_cpu_features().to_string())
+}
+
+fn optimized_module<'s>(
+    session: &'s Session,
+    machine: &TargetMachine,
+    functions: &[Function],
+    optimization: Optimization,
+) -> Result<Module<'s>, LlvmError> {
+    check_functions(functions, "ranges on the host", |mapping| matches!(mapping, Mapping::Range))?;
+    let module = session.context().create_module("fuse");
+    module.set_triple(&machine.get_triple());
+    module.set_data_layout(&machine.get_target_data().get_data_layout());
+    for function in functions {
+        let body = body(session, &module, function);
+        entry(session, &module, function, body).map_err(|e| LlvmError::Rejected(e.to_string()))?;
+    }
+    check_module(&module)?;
+    optimize(session, &module, machine, optimization)?;
+    Ok(module)
+}
+
+/// The engine compiles for a generic CPU unless the functions themselves name theirs.
+fn name_cpu(session: &Session, function: FunctionValue<'_>) {
+    let (cpu, features) = host_cpu();
+    add_string(session.context(), function, "target-cpu", &cpu);
+    add_string(session.context(), function, "target-features", &features);
+    add_enum(session.context(), function, AttributeLoc::Function, "nounwind", 0);
+}
+
+/// `name.body(buffers…, symbols…, begin, end)`, always inlined.
+fn body<'s>(session: &'s Session, module: &Module<'s>, function: &Function) -> FunctionValue<'s> {
+    let context = session.context();
+    let pointer: BasicMetadataTypeEnum<'_> = context.ptr_type(AddressSpace::default()).into();
+    let mut parameters = vec![pointer; function.buffers.len()];
+    parameters.extend(vec![BasicMetadataTypeEnum::from(context.i64_type()); function.symbols.len() + 2]);
+    let ty = context.void_type().fn_type(&parameters, false);
+    // No entry has a point in its name.
+    let body = module.add_function(&format!("{}.body", function.name), ty, Some(Linkage::Internal));
+    name_cpu(session, body);
+    add_enum(context, body, AttributeLoc::Function, "alwaysinline", 0);
+    for (position, buffer) in (0..).zip(&function.buffers) {
+        describe_buffer(context, body, position, buffer.access, None);
+    }
+    let builder = context.create_builder();
+    builder.position_at_end(context.append_basic_block(body, "entry"));
+    let parameters = body.get_params();
+    let (begin, end) = (parameters[parameters.len() - 2], parameters[parameters.len() - 1]);
+    let work = Work::Range { begin: begin.into_int_value(), end: end.into_int_value() };
+    let mut emitter = LlvmBuilder::new(context, module, builder, body, frame(function, body, work));
+    emit(function, &mut emitter);
+    emitter.finish();
+    body
+}
+
+/// `name(buffers, symbols, begin, end)`: reads the two arrays and calls the body.
+fn entry<'s>(
+    session: &'s Session,
+    module: &Module<'s>,
+    function: &Function,
+    body: FunctionValue<'s>,
+) -> Result<(), BuilderError> {
+    let context = session.context();
+    let (pointer, integer) = (context.ptr_type(AddressSpace::default()), context.i64_type());
+    let parameters = [pointer.into(), pointer.into(), integer.into(), integer.into()];
+    let entry = module.add_function(&function.name, context.void_type().fn_type(&parameters, false), None);
+    name_cpu(session, entry);
+    let builder = context.create_builder();
+    builder.position_at_end(context.append_basic_block(entry, "entry"));
+    let parameters = entry.get_params();
+    let mut arguments: Vec<BasicMetadataValueEnum<'s>> = Vec::new();
+    for position in 0..function.buffers.len() {
+        let position = integer.const_int(position as u64, false);
+        arguments.push(element(&builder, pointer.into(), parameters[0].into_pointer_value(), position)?);
+    }
+    for position in 0..function.symbols.len() {
+        let position = integer.const_int(position as u64, false);
+        arguments.push(element(&builder, integer.into(), parameters[1].into_pointer_value(), position)?);
+    }
+    arguments.extend([BasicMetadataValueEnum::from(parameters[2]), parameters[3].into()]);
+    builder.build_call(body, &arguments, "")?;
+    builder.build_return(None)?;
+    Ok(())
+}
+
+/// Loads an element of an array of pointers or of integers.
+fn element<'s>(
+    builder: &Builder<'s>,
+    ty: BasicTypeEnum<'s>,
+    array: PointerValue<'s>,
+    position: IntValue<'s>,
+) -> Result<BasicMetadataValueEnum<'s>, BuilderError> {
+    // SAFETY: this emits an instruction and touches no memory; one index is right for a scalar element.
+    let address = unsafe { builder.build_in_bounds_gep(ty, array, &[position], "") }?;
+    Ok(builder.build_load(ty, address, "")?.into())
+}

@@ -1,0 +1,207 @@
+//! What every compilation does: check, declare, walk, verify, optimise.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::ffi::{CStr, c_void};
+use std::sync::Once;
+
+use inkwell::OptimizationLevel;
+use inkwell::attributes::{Attribute, AttributeLoc};
+use inkwell::context::Context;
+use inkwell::llvm_sys::core::{
+    LLVMContextSetDiagnosticHandler, LLVMDisposeMessage, LLVMGetDiagInfoDescription, LLVMGetDiagInfoSeverity,
+};
+use inkwell::llvm_sys::{LLVMDiagnosticSeverity, prelude::LLVMDiagnosticInfoRef};
+use inkwell::module::Module;
+use inkwell::passes::PassBuilderOptions;
+use inkwell::targets::{InitializationConfig, Target, TargetMachine};
+use inkwell::values::FunctionValue;
+
+use super::{LlvmError, Optimization};
+use crate::kernel_ir::{Access, Function, Mapping};
+
+/// Registers the targets, once a process.
+pub(super) fn initialize() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let config = InitializationConfig::default();
+        Target::initialize_nvptx(&config);
+        Target::initialize_x86(&config);
+        Target::initialize_aarch64(&config);
+    });
+}
+
+/// A context with what LLVM reported through it.
+pub(super) struct Session {
+    // Before `errors`, so that the handler's target outlives the handler.
+    context: Context,
+    errors: Box<RefCell<Vec<String>>>,
+}
+
+impl Session {
+    /// A new context. Without a handler of its own, an error report would end the process.
+    pub fn new() -> Self {
+        let session = Session { context: Context::create(), errors: Box::default() };
+        let errors: *const RefCell<Vec<String>> = &*session.errors;
+        // SAFETY: the context is valid; `report` expects a pointer to a `RefCell<Vec<String>>`, which the box
+        // keeps at that address for longer than the context lives.
+        unsafe {
+            LLVMContextSetDiagnosticHandler(session.context.raw(), Some(report), errors as *mut c_void);
+        }
+        session
+    }
+
+    /// The context.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// `Err` with what LLVM reported since the last call, if anything.
+    pub fn check(&self) -> Result<(), LlvmError> {
+        let errors = self.errors.take();
+        if errors.is_empty() { Ok(()) } else { Err(LlvmError::Emission(errors.join("; "))) }
+    }
+}
+
+/// Called by LLVM on the thread that compiles, with the `errors` of its [`Session`].
+extern "C" fn report(info: LLVMDiagnosticInfoRef, errors: *mut c_void) {
+    // SAFETY: LLVM passes a valid report for the duration of the call, and the pointer that `Session::new`
+    // installed; the description is a C string that is ours to dispose of.
+    unsafe {
+        if !matches!(LLVMGetDiagInfoSeverity(info), LLVMDiagnosticSeverity::LLVMDSError) {
+            return;
+        }
+        let description = LLVMGetDiagInfoDescription(info);
+        let message = CStr::from_ptr(description).to_string_lossy().into_owned();
+        LLVMDisposeMessage(description);
+        (*errors.cast::<RefCell<Vec<String>>>()).borrow_mut().push(message);
+    }
+}
+
+/// Rejects what must not reach LLVM. `mapped` tells whether a function is scheduled for `target`.
+pub(super) fn check_functions(
+    functions: &[Function],
+    target: &'static str,
+    mapped: impl Fn(&Mapping) -> bool,
+) -> Result<(), LlvmError> {
+    let mut names = HashSet::new();
+    for function in functions {
+        let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let identifier = function.name.chars().all(letters)
+            && function.name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if !identifier || !names.insert(&function.name) {
+            return Err(LlvmError::Name(function.name.clone()));
+        }
+        if !mapped(&function.mapping) {
+            return Err(LlvmError::Mapping { function: function.name.clone(), target });
+        }
+    }
+    Ok(())
+}
+
+/// Adds attributes to a buffer parameter: what it may be assumed of the pointer.
+pub(super) fn describe_buffer(
+    context: &Context,
+    function: FunctionValue<'_>,
+    position: u32,
+    access: Access,
+    alignment: Option<u32>,
+) {
+    // Kernel IR has no buffer that is both read and written, and two parameters never overlap where one of
+    // them is written.
+    add_enum(context, function, AttributeLoc::Param(position), "noalias", 0);
+    let direction = match access {
+        Access::Read => "readonly",
+        Access::Write => "writeonly",
+    };
+    add_enum(context, function, AttributeLoc::Param(position), direction, 0);
+    if let Some(alignment) = alignment {
+        add_enum(context, function, AttributeLoc::Param(position), "align", u64::from(alignment));
+    }
+}
+
+/// Adds an attribute that LLVM knows by name.
+pub(super) fn add_enum(
+    context: &Context,
+    function: FunctionValue<'_>,
+    at: AttributeLoc,
+    name: &str,
+    value: u64,
+) {
+    let kind = Attribute::get_named_enum_kind_id(name);
+    function.add_attribute(at, context.create_enum_attribute(kind, value));
+}
+
+/// Adds an attribute of a function that is a pair of strings.
+pub(super) fn add_string(context: &Context, function: FunctionValue<'_>, key: &str, value: &str) {
+    function.add_attribute(AttributeLoc::Function, context.create_string_attribute(key, value));
+}
+
+/// Verifies the module and that everything it refers to exists.
+pub(super) fn check_module(module: &Module<'_>) -> Result<(), LlvmError> {
+    module.verify().map_err(|message| LlvmError::Rejected(message.to_string()))?;
+    let undefined: Vec<String> = module
+        .get_functions()
+        .filter(|function| function.count_basic_blocks() == 0 && function.get_intrinsic_id() == 0)
+        .map(|function| function.get_name().to_string_lossy().into_owned())
+        .chain(
+            module
+                .get_globals()
+                .filter(|global| global.is_declaration())
+                .map(|global| global.get_name().to_string_lossy().into_owned()),
+        )
+        .collect();
+    if undefined.is_empty() { Ok(()) } else { Err(LlvmError::UnresolvedSymbols(undefined)) }
+}
+
+/// Runs LLVM's pass pipeline.
+pub(super) fn optimize(
+    session: &Session,
+    module: &Module<'_>,
+    machine: &TargetMachine,
+    optimization: Optimization,
+) -> Result<(), LlvmError> {
+    let pipeline = match optimization {
+        // The bodies of host functions are inlined whatever the level.
+        Optimization::None => "always-inline",
+        Optimization::Standard => "default<O2>",
+        Optimization::Aggressive => "default<O3>",
+    };
+    let passes = module.run_passes(pipeline, machine, PassBuilderOptions::create());
+    passes.map_err(|message| LlvmError::Emission(message.to_string()))?;
+    session.check()
+}
+
+/// LLVM's name of a level, for instruction selection.
+pub(super) fn level(optimization: Optimization) -> OptimizationLevel {
+    match optimization {
+        Optimization::None => OptimizationLevel::None,
+        Optimization::Standard => OptimizationLevel::Default,
+        Optimization::Aggressive => OptimizationLevel::Aggressive,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn undefined(name: &str) -> Result<(), LlvmError> {
+        let session = Session::new();
+        let module = session.context().create_module("test");
+        let ty = session.context().i32_type().fn_type(&[], false);
+        module.add_function(name, ty, None);
+        check_module(&module)
+    }
+
+    #[test]
+    fn a_symbol_that_nothing_defines_is_named() {
+        assert_eq!(undefined("tanhf"), Err(LlvmError::UnresolvedSymbols(vec!["tanhf".into()])));
+    }
+
+    #[test]
+    fn a_misspelt_intrinsic_is_an_undefined_symbol_and_a_real_one_is_not() {
+        let misspelt = "llvm.nvvm.read.ptx.sreg.tid.w.";
+        assert_eq!(undefined(misspelt), Err(LlvmError::UnresolvedSymbols(vec![misspelt.into()])));
+        assert_eq!(undefined("llvm.nvvm.read.ptx.sreg.tid.x"), Ok(()));
+    }
+}

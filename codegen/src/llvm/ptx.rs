@@ -1,0 +1,181 @@
+//! PTX: one module of kernels.
+//!
+//! Every [`Function`] with [`Mapping::Threads`] becomes one entry `name(buffers…, symbols…)`: a buffer is a
+//! 64-bit pointer to global memory aligned to [`BUFFER_ALIGNMENT`], a symbol a 64-bit integer, in the order of
+//! [`Function::buffers`] and [`Function::symbols`]. [`crate::llvm::PtxKernel`] describes how to launch it.
+
+use inkwell::AddressSpace;
+use inkwell::attributes::AttributeLoc;
+use inkwell::module::Module;
+use inkwell::targets::{CodeModel, FileType, RelocMode, Target, TargetMachine, TargetTriple};
+use inkwell::types::BasicMetadataTypeEnum;
+use inkwell::values::{FunctionValue, IntValue};
+
+use super::builder::{Frame, LlvmBuilder, Work};
+use super::module::{
+    Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize, level,
+    optimize,
+};
+use super::{Arch, LlvmError, Optimization};
+use crate::kernel_ir::{Function, Mapping};
+use crate::scalar::emit;
+
+/// What the address of every buffer is a multiple of, in bytes. The launcher sees to it; LLVM relies on it
+/// where it joins neighbouring accesses.
+pub const BUFFER_ALIGNMENT: u32 = 16;
+
+/// The most threads a block may have.
+pub const MAX_BLOCK: u32 = 1024;
+
+/// Global memory, in the NVPTX back end.
+const GLOBAL: u16 = 1;
+/// `ptx_kernel`, the calling convention of an entry point.
+const PTX_KERNEL: u32 = 71;
+
+/// What PTX to make.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PtxOptions {
+    /// The oldest GPU that it must run on.
+    pub arch: Arch,
+    /// How much LLVM optimises.
+    pub optimization: Optimization,
+}
+
+impl PtxOptions {
+    /// Fully optimised PTX.
+    pub fn new(arch: Arch) -> Self {
+        PtxOptions { arch, optimization: Optimization::default() }
+    }
+}
+
+/// The functions as the text of one PTX module, in the lowest version of PTX that the architecture needs.
+///
+/// # Errors
+/// A function that is malformed or not scheduled for GPU threads, and whatever LLVM refuses.
+pub fn ptx(functions: &[Function], options: &PtxOptions) -> Result<String, LlvmError> {
+    let session = Session::new();
+    let machine = target_machine(options)?;
+    let module = optimized_module(&session, &machine, functions, options)?;
+    machine.set_asm_verbosity(false);
+    let emitted = machine.write_to_memory_buffer(&module, FileType::Assembly);
+    session.check()?;
+    let buffer = emitted.map_err(|message| LlvmError::Emission(message.to_string()))?;
+    let bytes = buffer.as_slice();
+    // LLVM ends the buffer with a zero byte.
+    let text = String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned();
+    // Instruction selection may itself call out, to a function of a runtime library that PTX does not have.
+    let undefined: Vec<String> =
+        text.lines().filter(|line| line.trim_start().starts_with(".extern")).map(str::to_string).collect();
+    if undefined.is_empty() { Ok(text) } else { Err(LlvmError::UnresolvedSymbols(undefined)) }
+}
+
+/// The functions as optimised LLVM IR for the GPU, to be read.
+///
+/// # Errors
+/// As [`ptx`].
+pub fn llvm_ir(functions: &[Function], options: &PtxOptions) -> Result<String, LlvmError> {
+    let session = Session::new();
+    let machine = target_machine(options)?;
+    let module = optimized_module(&session, &machine, functions, options)?;
+    Ok(module.print_to_string().to_string())
+}
+
+fn target_machine(options: &PtxOptions) -> Result<TargetMachine, LlvmError> {
+    initialize();
+    let triple = TargetTriple::create("nvptx64-nvidia-cuda");
+    let target = Target::from_triple(&triple).map_err(|message| LlvmError::Target(message.to_string()))?;
+    let machine = target.create_target_machine(
+        &triple,
+        options.arch.name(),
+        &options.arch.features(),
+        level(options.optimization),
+        RelocMode::Default,
+        CodeModel::Default,
+    );
+    machine.ok_or_else(|| LlvmError::Target(format!("nvptx64 {}", options.arch)))
+}
+
+fn optimized_module<'s>(
+    session: &'s Session,
+    machine: &TargetMachine,
+    functions: &[Function],
+    options: &PtxOptions,
+) -> Result<Module<'s>, LlvmError> {
+    check_functions(functions, "GPU threads", |mapping| matches!(mapping, Mapping::Threads { .. }))?;
+    let module = session.context().create_module("fuse");
+    module.set_triple(&machine.get_triple());
+    module.set_data_layout(&machine.get_target_data().get_data_layout());
+    for function in functions {
+        kernel(session, &module, function)?;
+    }
+    check_module(&module)?;
+    optimize(session, &module, machine, options.optimization)?;
+    check_module(&module)?;
+    Ok(module)
+}
+
+/// Adds one entry point.
+fn kernel<'s>(session: &'s Session, module: &Module<'s>, function: &Function) -> Result<(), LlvmError> {
+    let block = match function.mapping {
+        Mapping::Threads { block } if (1..=MAX_BLOCK).contains(&block) => block,
+        Mapping::Threads { block } => {
+            return Err(LlvmError::BlockSize { function: function.name.clone(), block });
+        }
+        Mapping::Range => {
+            return Err(LlvmError::Mapping { function: function.name.clone(), target: "GPU threads" });
+        }
+    };
+    let context = session.context();
+    let pointer: BasicMetadataTypeEnum<'_> = context.ptr_type(AddressSpace::from(GLOBAL)).into();
+    let mut parameters = vec![pointer; function.buffers.len()];
+    parameters.extend(vec![BasicMetadataTypeEnum::from(context.i64_type()); function.symbols.len()]);
+    let ty = context.void_type().fn_type(&parameters, false);
+    let entry = module.add_function(&function.name, ty, None);
+    entry.set_call_conventions(PTX_KERNEL);
+    add_string(context, entry, "nvvm.maxntid", &format!("{block},1,1"));
+    add_enum(context, entry, AttributeLoc::Function, "nounwind", 0);
+    for (position, buffer) in (0..).zip(&function.buffers) {
+        describe_buffer(context, entry, position, buffer.access, Some(BUFFER_ALIGNMENT));
+    }
+
+    let builder = context.create_builder();
+    builder.position_at_end(context.append_basic_block(entry, "entry"));
+    let item = work_item(session, module, &builder, block)?;
+    let frame = frame(function, entry, Work::Item(item));
+    let mut body = LlvmBuilder::new(context, module, builder, entry, frame);
+    emit(function, &mut body);
+    body.finish();
+    Ok(())
+}
+
+/// The parameters of a function that start with its buffers and symbols.
+pub(super) fn frame<'ctx>(function: &Function, entry: FunctionValue<'ctx>, work: Work<'ctx>) -> Frame<'ctx> {
+    let parameters = entry.get_params();
+    let (buffers, rest) = parameters.split_at(function.buffers.len());
+    let buffers = buffers.iter().map(|p| p.into_pointer_value()).collect();
+    let symbols = rest[..function.symbols.len()].iter().map(|p| p.into_int_value()).collect();
+    Frame { buffers, symbols, work }
+}
+
+/// `block · ctaid.x + tid.x`, in 64 bits.
+fn work_item<'s>(
+    session: &'s Session,
+    module: &Module<'s>,
+    builder: &inkwell::builder::Builder<'s>,
+    block: u32,
+) -> Result<IntValue<'s>, LlvmError> {
+    let refused = |e: inkwell::builder::BuilderError| LlvmError::Rejected(e.to_string());
+    let wide = session.context().i64_type();
+    let register = |name: &str| {
+        let name = format!("llvm.nvvm.read.ptx.sreg.{name}.x");
+        let declaration = inkwell::intrinsics::Intrinsic::find(&name)
+            .and_then(|intrinsic| intrinsic.get_declaration(module, &[]))
+            .ok_or_else(|| LlvmError::UnresolvedSymbols(vec![name]))?;
+        let value =
+            builder.build_call(declaration, &[], "").map_err(refused)?.try_as_basic_value().unwrap_basic();
+        builder.build_int_z_extend(value.into_int_value(), wide, "").map_err(refused)
+    };
+    let (block_index, thread) = (register("ctaid")?, register("tid")?);
+    let first = builder.build_int_nsw_mul(block_index, wide.const_int(u64::from(block), false), "");
+    builder.build_int_nsw_add(first.map_err(refused)?, thread, "item").map_err(refused)
+}
