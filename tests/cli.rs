@@ -1,0 +1,276 @@
+//! The `fuse` command as people meet it: results, messages, exit codes, and every command of the README.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const LSTM: &str = "tests/cases/run/peephole_cell.fuse";
+
+/// A directory of its own for one test, removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("fuse-cli-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a scratch directory can be made");
+        Scratch(dir)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    fn file(&self, name: &str, contents: impl AsRef<[u8]>) -> String {
+        std::fs::write(self.0.join(name), contents).expect("a scratch file can be written");
+        self.path(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn fuse(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fuse"))
+        .args(args)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("fuse starts")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn succeeds(args: &[&str]) -> String {
+    let output = fuse(args);
+    assert!(output.status.success(), "fuse {args:?}: {}\n{}", output.status, stderr(&output));
+    stdout(&output)
+}
+
+/// The command fails with this code, one line of explanation and no panic; returns the line.
+fn fails(code: i32, args: &[&str]) -> String {
+    let output = fuse(args);
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "fuse {args:?}: {message}");
+    assert!(!message.contains("panicked"), "{message}");
+    message
+}
+
+fn fails_in_one_line(code: i32, args: &[&str], parts: &[&str]) {
+    let message = fails(code, args);
+    assert_eq!(message.trim_end().lines().count(), 1, "fuse {args:?}: {message}");
+    for part in parts {
+        assert!(message.contains(part), "fuse {args:?}: no `{part}` in: {message}");
+    }
+}
+
+#[test]
+fn run_writes_outputs_that_reading_gives_back() {
+    let scratch = Scratch::new("run");
+    let out = scratch.path("out.npz");
+    succeeds(&["run", LSTM, "--dim", "T=3", "--dim", "B=2", "--outputs", &out]);
+    let outputs = fuse::io::npz::read(Path::new(&out)).expect("the outputs can be read");
+    assert_eq!(outputs["y"].shape(), [3, 2, 7]);
+    assert_eq!(outputs["h"].shape(), [2, 7]);
+    let again = scratch.path("again.npz");
+    succeeds(&["run", LSTM, "--dim", "T=3", "--dim", "B=2", "--outputs", &again, "--rewrite", "off"]);
+    for (name, tensor) in fuse::io::npz::read(Path::new(&again)).expect("the outputs can be read") {
+        for (a, b) in tensor.to_f64().iter().zip(outputs[&name].to_f64()) {
+            assert!((a - b).abs() < 1e-5, "`{name}`: {a} unfused, {b} fused");
+        }
+    }
+}
+
+#[test]
+fn run_without_outputs_prints_a_summary() {
+    let text = succeeds(&["run", LSTM, "--dim", "T=3", "--dim", "B=2", "--plan"]);
+    assert!(text.contains("f32[3, 2, 7]") && text.contains("mean"), "{text}");
+}
+
+#[test]
+fn an_empty_sequence_gives_the_initial_state() {
+    let scratch = Scratch::new("empty");
+    let out = scratch.path("out.npz");
+    succeeds(&["run", LSTM, "--dim", "T=0", "--dim", "B=2", "--outputs", &out]);
+    let outputs = fuse::io::npz::read(Path::new(&out)).expect("the outputs can be read");
+    assert_eq!(outputs["y"].shape(), [0, 2, 7]);
+    assert!(outputs["h"].to_f64().iter().any(|v| *v != 0.0), "the initial state is random, not zero");
+}
+
+#[test]
+fn check_reports_every_backend() {
+    let text = succeeds(&["check", LSTM, "--dim", "T=5", "--dim", "B=2"]);
+    assert!(text.contains("cpu, unfused") && text.contains("agrees"), "{text}");
+    assert!(text.contains("cuda:0"), "{text}");
+    let json = succeeds(&["check", LSTM, "--dim", "T=5", "--dim", "B=2", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(value["backends"][0]["verdict"], "agrees");
+}
+
+#[test]
+fn bench_prints_the_promised_json() {
+    let args = ["bench", LSTM, "--dim", "T=5", "--dim", "B=2", "--seconds", "0.05", "--json", "-"];
+    let text = succeeds(&args);
+    let line = text.lines().rfind(|l| l.starts_with('{')).expect("an object on a line");
+    let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    for key in ["first_ms", "median_ms", "min_ms", "peak_rss_mib", "kernels", "launches"] {
+        assert!(value[key].as_f64().is_some_and(|v| v > 0.0), "{key} in {line}");
+    }
+    assert!(value["max_abs_err"].is_null(), "nothing was expected");
+}
+
+#[test]
+fn bench_measures_the_error_against_expected_outputs() {
+    let scratch = Scratch::new("expected");
+    let out = scratch.path("out.npz");
+    succeeds(&["run", LSTM, "--dim", "T=3", "--dim", "B=2", "--outputs", &out]);
+    let dims = ["--dim", "T=3", "--dim", "B=2"];
+    let bench = [&["bench", LSTM, "--expected", &out, "--seconds", "0.05", "--json", "-"], &dims[..]].concat();
+    let value: serde_json::Value = serde_json::from_str(&succeeds(&bench)).expect("JSON");
+    assert_eq!(value["max_abs_err"], 0.0);
+    let other_seed = [&bench[..], &["--seed", "5"]].concat();
+    let value: serde_json::Value = serde_json::from_str(&succeeds(&other_seed)).expect("JSON");
+    assert!(value["max_abs_err"].as_f64().is_some_and(|e| e > 1e-3), "{value}");
+}
+
+#[test]
+fn every_stage_can_be_dumped() {
+    let stages: &[(&str, &str)] = &[
+        ("graph", "graph g("),
+        ("dot", "digraph"),
+        ("egraph", "sigmoid"),
+        ("kernels", "kernels g {"),
+        ("kernel-ir", "for"),
+        ("clif", "function"),
+        ("asm", "ret"),
+        #[cfg(feature = "llvm")]
+        ("llvm", "define"),
+        #[cfg(feature = "llvm")]
+        ("ptx", ".visible .entry"),
+    ];
+    for (stage, part) in stages {
+        let text = succeeds(&["dump", LSTM, "--stage", stage]);
+        assert!(text.contains(part), "--stage {stage} has no `{part}`:\n{text}");
+    }
+}
+
+#[cfg(feature = "llvm")]
+#[test]
+fn ptx_writes_a_file_a_kernel_and_a_manifest() {
+    let scratch = Scratch::new("ptx");
+    succeeds(&["ptx", LSTM, "--arch", "sm_80", "-o", &scratch.path("out")]);
+    let text = std::fs::read_to_string(scratch.path("out/manifest.json")).expect("a manifest");
+    let manifest: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let kernels = manifest["kernels"].as_array().expect("kernels");
+    assert!(!kernels.is_empty());
+    for kernel in kernels {
+        let file = kernel["file"].as_str().expect("a file name");
+        let ptx = std::fs::read_to_string(scratch.path(&format!("out/{file}"))).expect("a PTX file");
+        let entry = format!(".visible .entry {}(", kernel["entry"].as_str().expect("an entry"));
+        assert!(ptx.contains(&entry) && ptx.contains(".target sm_80"), "{file}");
+    }
+    assert_eq!(manifest["launch_order"].as_array().map(|l| l.iter().any(|s| s["kind"] == "loop")), Some(true));
+}
+
+#[test]
+fn usage_errors_are_one_line_and_exit_code_2() {
+    fails_in_one_line(2, &["run", LSTM, "--dim", "T=-1"], &["T=-1", "at least 0"]);
+    fails_in_one_line(2, &["run", LSTM, "--dim", "T=abc"], &["T=abc", "not a whole number"]);
+    fails_in_one_line(2, &["run", LSTM, "--dim", "T"], &["NAME=N"]);
+    fails_in_one_line(2, &["run", LSTM, "--dim", "T=3", "--dim", "Q=1"], &["`Q`", "B, T"]);
+    fails_in_one_line(2, &["run", LSTM, "--dim", "T=3"], &["`B`", "--dim B="]);
+    fails_in_one_line(2, &["run", LSTM, "--device", "tpu"], &["tpu", "cpu"]);
+    fails_in_one_line(2, &["run", LSTM, "--nonsense"], &["--nonsense"]);
+    fails_in_one_line(2, &["dump", LSTM, "--stage", "soup"], &["soup"]);
+    fails_in_one_line(2, &["run", LSTM, "--dim", "T=3", "--dim", "B=2", "--threads", "0"], &["--threads"]);
+}
+
+#[cfg(feature = "llvm")]
+#[test]
+fn an_unknown_architecture_lists_those_there_are() {
+    fails_in_one_line(2, &["ptx", LSTM, "--arch", "sm_12"], &["sm_12", "sm_90"]);
+}
+
+#[test]
+fn input_errors_are_one_line_and_exit_code_1() {
+    let scratch = Scratch::new("input");
+    fails_in_one_line(1, &["run", "no/such/file.fuse"], &["no/such/file.fuse"]);
+    let junk = scratch.file("junk.npz", b"this is no archive");
+    fails_in_one_line(1, &["run", LSTM, "--inputs", &junk], &["junk.npz", "not an .npz archive"]);
+    let weights = scratch.file("junk.safetensors", [0xff; 32]);
+    fails_in_one_line(
+        1,
+        &["run", LSTM, "--dim", "T=1", "--dim", "B=1", "--weights", &weights],
+        &["junk.safetensors"],
+    );
+    let absurd = ["run", LSTM, "--dim", "T=100000000000", "--dim", "B=100000"];
+    fails_in_one_line(1, &absurd, &["too large"]);
+}
+
+#[test]
+fn a_missing_and_a_misshapen_input_are_named_with_what_was_expected() {
+    let scratch = Scratch::new("shapes");
+    let tensor = |shape: &[usize]| fuse::HostTensor::zeros(fuse::DType::F32, shape).expect("small");
+    let (x, h) = (tensor(&[3, 2, 5]), tensor(&[2, 7]));
+    let path = scratch.path("missing.npz");
+    fuse::io::npz::write(Path::new(&path), [("x", &x), ("h", &h)]).expect("written");
+    fails_in_one_line(1, &["run", LSTM, "--inputs", &path], &["`c`", "missing"]);
+    let path = scratch.path("shape.npz");
+    let c = tensor(&[9, 7]);
+    fuse::io::npz::write(Path::new(&path), [("x", &x), ("h", &h), ("c", &c)]).expect("written");
+    fails_in_one_line(1, &["run", LSTM, "--inputs", &path], &["`c`", "f32[9, 7]", "f32[B, 7]"]);
+}
+
+#[test]
+fn a_malformed_model_gets_line_column_and_caret() {
+    let scratch = Scratch::new("malformed");
+    let model = scratch.file("bad.fuse", "graph g(x: f32[4]) {\n  %1 = tahn x\n  return y = %1\n}\n");
+    let message = fails(1, &["run", &model]);
+    assert!(message.contains(":2:8") && message.contains('^') && message.contains("tanh"), "{message}");
+}
+
+#[test]
+fn help_teaches_by_example_and_completions_exist() {
+    let help = succeeds(&["--help"]);
+    assert!(help.contains("fuse run lstm.fuse") && help.contains("Exit codes"), "{help}");
+    assert!(succeeds(&["completions", "bash"]).contains("_fuse"));
+    assert!(succeeds(&["ops"]).contains("tanh"));
+}
+
+/// Every line of the README's shell blocks that starts with `fuse` runs as written.
+#[test]
+fn the_commands_of_the_readme_work() {
+    let readme = std::fs::read_to_string("README.md").expect("a README");
+    let scratch = Scratch::new("readme");
+    let graph = fuse::frontend::zoo::lstm_graph(64, 128).expect("the LSTM traces");
+    scratch.file("lstm.fuse", graph.to_string());
+    let mut count = 0;
+    let mut in_block = false;
+    for line in readme.lines() {
+        if line.starts_with("```") {
+            in_block = line == "```sh";
+            continue;
+        }
+        if !in_block || !line.starts_with("fuse ") {
+            continue;
+        }
+        if !cfg!(feature = "llvm") && line.contains("ptx") {
+            continue;
+        }
+        let command = line.split('#').next().unwrap_or(line).trim();
+        let output = Command::new(env!("CARGO_BIN_EXE_fuse"))
+            .args(command.split_whitespace().skip(1))
+            .current_dir(&scratch.0)
+            .output()
+            .expect("fuse starts");
+        assert!(output.status.success(), "{command}: {}", stderr(&output));
+        count += 1;
+    }
+    assert!(count >= 5, "the README shows only {count} commands");
+}

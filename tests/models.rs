@@ -1,0 +1,139 @@
+//! What must come out for the models of the front end's zoo: how much is fused, how it runs, what it takes.
+
+use fuse::frontend::zoo;
+use fuse::ir::compare::{Tolerance, compare};
+use fuse::ir::interp::{Precision, interpret};
+use fuse::ir::kernel::{Element, Kernel};
+use fuse::{CompileOptions, Compiled, Device, DimEnv, Graph, HostTensor, Target};
+
+fn graphs() -> [Graph; 4] {
+    [
+        zoo::lstm_graph(64, 128).expect("traces"),
+        zoo::gru_graph(64, 128).expect("traces"),
+        zoo::layer_norm_lstm_graph(64, 128).expect("traces"),
+        zoo::custom_cell_graph(64, 128).expect("traces"),
+    ]
+}
+
+fn compiled(graph: &Graph, target: Target) -> Compiled {
+    fuse::compile(graph, &CompileOptions::new(target)).expect("compiles")
+}
+
+fn kernels_in_the_loop(compiled: &Compiled) -> Vec<&Kernel> {
+    compiled.kernels.kernels().into_iter().filter(|(_, depth)| *depth > 0).map(|(k, _)| k).collect()
+}
+
+fn reductions(kernel: &Kernel) -> usize {
+    kernel.elements.iter().filter(|e| matches!(e.element, Element::Reduce { .. })).count()
+}
+
+#[test]
+fn steps_fuse_to_few_kernels_on_every_target() {
+    for target in [Target::Cpu, Target::Cuda] {
+        for (graph, most) in graphs().iter().zip([1, 2, 4, 4]) {
+            let compiled = compiled(graph, target);
+            let count = kernels_in_the_loop(&compiled).len();
+            assert!(count <= most, "{} on {target:?}: {count} kernels a step\n{}", graph.name(), compiled.kernels);
+        }
+    }
+}
+
+/// The weights that multiply the input sequence are read by kernels outside the loop alone.
+#[test]
+fn input_projections_are_outside_the_loop() {
+    for target in [Target::Cpu, Target::Cuda] {
+        for graph in &graphs() {
+            let compiled = compiled(graph, target);
+            let input = |name: &str| {
+                let position = graph.inputs().iter().position(|i| i.name == name).expect("an input of that name");
+                let kind = fuse::ir::kernel::BufferKind::Input(position);
+                compiled.kernels.buffers.iter().position(|b| b.kind == kind).expect("a buffer")
+            };
+            let weights = input("weight_ih");
+            for kernel in kernels_in_the_loop(&compiled) {
+                let reads = kernel.loads().iter().any(|b| b.index() == weights);
+                assert!(!reads, "{}: `{}` projects the input at every step", graph.name(), kernel.name);
+            }
+            let outside = compiled.kernels.kernels().into_iter().filter(|(_, depth)| *depth == 0);
+            let projects = |k: &Kernel| reductions(k) > 0 && k.loads().iter().any(|b| b.index() == weights);
+            assert!(outside.map(|(k, _)| k).any(projects), "{}: nothing projects the input", graph.name());
+        }
+    }
+}
+
+fn inputs(graph: &Graph, dims: &DimEnv, seed: u64) -> Vec<HostTensor> {
+    let value = |i| fuse::random::value_for(graph, i, dims, seed).expect("dimensions are given");
+    graph.inputs().iter().map(value).collect()
+}
+
+#[test]
+fn one_lstm_artefact_runs_every_length_and_batch() {
+    let graph = zoo::lstm_graph(8, 16).expect("traces");
+    let compiled = compiled(&graph, Target::Cpu);
+    let model = compiled.load(&Device::Cpu, &Default::default()).expect("loads");
+    let tolerance = Tolerance { ulp: 0.0, absolute: 1e-5, relative: 0.0 };
+    for steps in [1, 7, 300, 5000, 0] {
+        for batch in [1, 3, 64] {
+            let dims = DimEnv::new().with("T", steps).with("B", batch);
+            let values = inputs(&graph, &dims, 1);
+            let named: Vec<_> = graph.inputs().iter().map(|i| i.name.as_str()).zip(&values).collect();
+            let outputs = model.run_with_dims(&named, &dims).expect("runs");
+            let expected = interpret(&graph, &values, Precision::F64).expect("interprets");
+            for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
+                if let Err(e) = compare(got, expected, tolerance) {
+                    panic!("`{}` at T={steps} B={batch}: {e}", output.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_model_agrees_with_the_interpreter() {
+    let tolerance = Tolerance { ulp: 0.0, absolute: 1e-5, relative: 1e-4 };
+    for graph in &graphs() {
+        for options in [CompileOptions::new(Target::Cpu), CompileOptions::unfused(Target::Cpu)] {
+            let compiled = fuse::compile(graph, &options).expect("compiles");
+            let model = compiled.load(&Device::Cpu, &Default::default()).expect("loads");
+            for (steps, batch) in [(1, 1), (9, 3), (20, 17)] {
+                let dims = DimEnv::new().with("T", steps).with("B", batch);
+                let values = inputs(graph, &dims, 2);
+                let named: Vec<_> = graph.inputs().iter().map(|i| i.name.as_str()).zip(&values).collect();
+                let outputs = model.run_with_dims(&named, &dims).expect("runs");
+                let expected = interpret(graph, &values, Precision::F64).expect("interprets");
+                for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
+                    if let Err(e) = compare(got, expected, tolerance) {
+                        panic!("{} `{}` at T={steps} B={batch}: {e}", graph.name(), output.name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One buffer for every value that a body op computes, over all steps, as running op by op and keeping results
+/// would take; inputs, outputs and views of other values are not counted.
+fn bytes_of_one_buffer_per_op(graph: &Graph, dims: &DimEnv, steps: i64) -> i64 {
+    use fuse::ir::ops::{Group, Op};
+    let mut bytes = 0;
+    for (_, node) in graph.nodes() {
+        if let Op::Scan(scan) = &node.op {
+            let trip = scan.trip.eval_dim(dims).expect("bound");
+            bytes += bytes_of_one_buffer_per_op(&scan.body, dims, steps * trip);
+        } else if matches!(node.op.group(), Group::Elementwise | Group::Reduce | Group::Contract) {
+            let ty = graph.ty(node.results[0]);
+            bytes += steps * ty.elements().eval_dim(dims).expect("bound") * ty.dtype.size() as i64;
+        }
+    }
+    bytes
+}
+
+#[test]
+fn the_memory_plan_of_an_lstm_is_a_third_of_one_buffer_per_op() {
+    let graph = zoo::lstm_graph(64, 128).expect("traces");
+    let model = compiled(&graph, Target::Cpu).load(&Device::Cpu, &Default::default()).expect("loads");
+    let dims = DimEnv::new().with("T", 100).with("B", 16);
+    let planned = model.plan(&dims).expect("plans").arena_bytes() as i64;
+    let naive = bytes_of_one_buffer_per_op(&graph, &dims, 1);
+    assert!(3 * planned <= naive, "{planned} bytes planned, {naive} with one buffer per op");
+}
