@@ -1,0 +1,59 @@
+//! Compile time by stage, and fused against unfused runs, for the models of the front end's zoo.
+//!
+//! `make bench`, or `cargo bench -p fuse -- compile` for one group.
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use fuse::frontend::zoo;
+use fuse::{CompileOptions, Device, DimEnv, Graph, HostTensor, Target};
+
+fn graphs() -> Vec<Graph> {
+    let graphs = [
+        zoo::lstm_graph(64, 128),
+        zoo::gru_graph(64, 128),
+        zoo::layer_norm_lstm_graph(64, 128),
+        zoo::custom_cell_graph(64, 128),
+    ];
+    graphs.into_iter().map(|g| g.expect("the zoo traces")).collect()
+}
+
+fn compile(c: &mut Criterion) {
+    let mut group = c.benchmark_group("compile");
+    for graph in &graphs() {
+        group.bench_with_input(BenchmarkId::new("rewrite", graph.name()), graph, |b, graph| {
+            let (device, options) = (Target::Cpu.model(), fuse::rewrite::Options::default());
+            b.iter(|| fuse::rewrite::optimize(graph, &device, &options).expect("rewrites"));
+        });
+        group.bench_with_input(BenchmarkId::new("to_kernel_ir", graph.name()), graph, |b, graph| {
+            b.iter(|| fuse::compile(graph, &CompileOptions::new(Target::Cpu)).expect("compiles"));
+        });
+        let compiled = fuse::compile(graph, &CompileOptions::new(Target::Cpu)).expect("compiles");
+        group.bench_with_input(BenchmarkId::new("cranelift", graph.name()), &compiled, |b, compiled| {
+            b.iter(|| fuse::codegen::cranelift::compile_cpu(&compiled.functions).expect("emits"));
+        });
+    }
+    group.finish();
+}
+
+fn run(c: &mut Criterion) {
+    let mut group = c.benchmark_group("run");
+    group.sample_size(20);
+    let dims = DimEnv::new().with("T", 100).with("B", 1);
+    for graph in &graphs() {
+        let value = |i| fuse::random::value_for(graph, i, &dims, 0).expect("dimensions are given");
+        let values: Vec<HostTensor> = graph.inputs().iter().map(value).collect();
+        let named: Vec<_> = graph.inputs().iter().map(|i| i.name.as_str()).zip(&values).collect();
+        for (name, options) in
+            [("fused", CompileOptions::new(Target::Cpu)), ("unfused", CompileOptions::unfused(Target::Cpu))]
+        {
+            let compiled = fuse::compile(graph, &options).expect("compiles");
+            let model = compiled.load(&Device::Cpu, &Default::default()).expect("loads");
+            group.bench_function(BenchmarkId::new(name, graph.name()), |b| {
+                b.iter(|| model.run_with_dims(&named, &dims).expect("runs"));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, compile, run);
+criterion_main!(benches);
