@@ -70,6 +70,11 @@ mod shape;
 mod tensor;
 mod tensor_list;
 
+/// The code of the guide, run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/tracing.md")]
+mod guide {}
+
 pub mod nn;
 pub mod zoo;
 
@@ -78,7 +83,7 @@ pub use error::{ErrorKind, TraceError};
 pub use fuse_ir::{DType, Dim, Graph};
 pub use movement::{IntoBounds, concat, stack};
 pub use reduce::IntoAxes;
-pub use scan::{MAX_SCAN_DEPTH, ScanOptions};
+pub use scan::ScanOptions;
 pub use session::{Trace, trace};
 pub use shape::{IntoDim, IntoShape, dim};
 pub use tensor::Tensor;

@@ -2,19 +2,17 @@
 
 use std::panic::Location;
 
+use fuse_ir::limits::MAX_SCAN_DEPTH;
 use fuse_ir::ops::Direction;
 use fuse_ir::{DType, Dim, Op, Scan, TensorType, ValueId};
 use smallvec::SmallVec;
 
 use crate::elementwise::labelled;
 use crate::error::{ErrorKind, Fault, argument};
-use crate::session::Trace;
+use crate::session::{Trace, inputs_first};
 use crate::shape::IntoDim;
 use crate::tensor::{Origin, Tensor};
 use crate::tensor_list::{TensorList, rebuild, tensors};
-
-/// How deep scans may nest.
-pub const MAX_SCAN_DEPTH: usize = 32;
 
 /// How a [scan](Trace::scan_with) runs.
 ///
@@ -153,7 +151,7 @@ impl Trace {
             let (carry, y) = body(self.poison(init), self.poison(scanned));
             return (self.poison(carry), self.poison(y));
         };
-        self.push_level("body");
+        self.push_level("step");
         let (carry_in, x_in) = self.body_inputs(&carries, &inputs);
         let (carry, y) = body(rebuild(init, carry_in), rebuild(scanned, x_in));
         let (carries_out, outputs) = (tensors(&carry), tensors(&y));
@@ -224,7 +222,7 @@ impl Trace {
         operands.extend(level.captures.iter().map(|(outer, _)| *outer));
         operands.extend(frame.lengths);
         let scan = Scan {
-            body,
+            body: inputs_first(body)?,
             carries: carries.len(),
             scanned,
             trip: frame.trip,

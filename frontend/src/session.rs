@@ -5,11 +5,13 @@ use std::panic::Location;
 use std::rc::Rc;
 
 use fuse_ir::graph::SourceLocation;
+use fuse_ir::infer::InferError;
+use fuse_ir::limits::{MAX_OPERANDS, type_problem};
 use fuse_ir::{DType, Dim, Graph, InputKind, Literal, Op, TensorType, ValueId};
 use smallvec::SmallVec;
 
 use crate::elementwise::Operand;
-use crate::error::{ErrorKind, Fault, TraceError};
+use crate::error::{ErrorKind, Fault, TraceError, argument};
 use crate::shape::{IntoDim, IntoShape, ShapeArgument, is_identifier};
 use crate::tensor::{Origin, Tensor};
 use crate::tensor_list::TensorList;
@@ -82,7 +84,9 @@ pub fn trace(name: &str, program: impl FnOnce(&Trace)) -> Result<Graph, TraceErr
         return Err(error);
     }
     match levels.into_iter().next() {
-        Some(level) if !level.graph.outputs().is_empty() => Ok(level.graph),
+        Some(level) if !level.graph.outputs().is_empty() => {
+            inputs_first(level.graph).map_err(|error| fail(ErrorKind::Infer(error)))
+        }
         _ => Err(fail(ErrorKind::NoOutputs)),
     }
 }
@@ -116,8 +120,11 @@ impl Trace {
         let guess = TensorType::scalar(dtype);
         self.traced(operation, Location::caller(), &guess, || {
             let ty = TensorType { dtype, shape: shape.into_shape()? };
+            if let Some(problem) = type_problem(&ty) {
+                return Err(argument("shape", "too large", problem));
+            }
             if let Some(d) = ty.shape.iter().find(|d| d.as_constant().is_some_and(|c| c < 0)) {
-                return Err(crate::error::argument("shape", &ty, format!("{d} is negative")));
+                return Err(argument("shape", &ty, format!("{d} is negative")));
             }
             let mut state = self.0.borrow_mut();
             let Some(level) = state.levels.first_mut() else { return Err(Fault::Poisoned) };
@@ -141,7 +148,7 @@ impl Trace {
                     level.graph.add_output(name, value);
                     Ok(())
                 }
-                _ => Err(crate::error::argument(
+                _ => Err(argument(
                     "tensor",
                     format!("{} of a scan body", tensor.ty()),
                     "only a tensor of the program itself can be an output; return it from the body",
@@ -249,7 +256,13 @@ impl Trace {
         let mut state = self.0.borrow_mut();
         let location = state.scopes.first().map(|s| SourceLocation(s.place));
         let Some(level) = state.levels.last_mut() else { return Err(Fault::Poisoned) };
+        if values.len() > MAX_OPERANDS {
+            return Err(argument("operands", values.len(), format!("at most {MAX_OPERANDS} are allowed")));
+        }
         let results = level.graph.add_node(op, values, location)?;
+        if let Some(problem) = results.iter().find_map(|value| type_problem(level.graph.ty(*value))) {
+            return Err(argument("shape", "too large", problem));
+        }
         let tensor = |value| {
             Tensor::new(self, Origin::Value { level: level.id, value }, level.graph.ty(value).clone())
         };
@@ -443,6 +456,30 @@ impl State {
         level.captures.push((outer, inner));
         inner
     }
+}
+
+/// The same graph with every input before the first node. Tracing adds inputs as it meets them.
+pub(crate) fn inputs_first(graph: Graph) -> Result<Graph, InferError> {
+    if graph.inputs().iter().enumerate().all(|(i, input)| input.value.index() == i) {
+        return Ok(graph);
+    }
+    let mut ordered = Graph::new(graph.name());
+    let mut renamed = vec![ValueId(0); graph.values().len()];
+    for input in graph.inputs() {
+        let ty = graph.ty(input.value).clone();
+        renamed[input.value.index()] = ordered.add_input(input.name.as_str(), input.kind, ty);
+    }
+    for (_, node) in graph.nodes() {
+        let operands: Vec<ValueId> = node.operands.iter().map(|v| renamed[v.index()]).collect();
+        let results = ordered.add_node(node.op.clone(), &operands, node.location)?;
+        for (old, new) in node.results.iter().zip(results) {
+            renamed[old.index()] = new;
+        }
+    }
+    for output in graph.outputs() {
+        ordered.add_output(output.name.as_str(), renamed[output.value.index()]);
+    }
+    Ok(ordered)
 }
 
 /// Ends a scope, also when the traced program panics.

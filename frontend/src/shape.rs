@@ -59,6 +59,13 @@ impl IntoDim for &str {
     }
 }
 
+/// What [`dim`] returns.
+impl IntoDim for Result<Dim, String> {
+    fn into_dim(self) -> Result<Dim, String> {
+        self
+    }
+}
+
 impl IntoDim for String {
     fn into_dim(self) -> Result<Dim, String> {
         self.as_str().into_dim()
