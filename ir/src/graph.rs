@@ -279,4 +279,12 @@ impl Graph {
         }
         out
     }
+
+    /// The parts, for tests that break an invariant on purpose.
+    #[cfg(test)]
+    pub(crate) fn parts_mut(
+        &mut self,
+    ) -> (&mut Vec<Input>, &mut Vec<Node>, &mut Vec<Value>, &mut Vec<Output>) {
+        (&mut self.inputs, &mut self.nodes, &mut self.values, &mut self.outputs)
+    }
 }
