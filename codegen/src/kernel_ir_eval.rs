@@ -354,6 +354,14 @@ impl Machine<'_> {
                 Some(lane) => Ok(vec![*lane]),
                 None => Err(self.invalid(*x, "has no such lane")),
             },
+            Operation::Insert(vector, scalar, lane) => {
+                let mut register = self.get(*vector)?;
+                match (register.get_mut(usize::from(*lane)), self.get(*scalar)?.as_slice()) {
+                    (Some(slot), [x]) => *slot = *x,
+                    _ => return Err(self.invalid(*vector, "has no such lane")),
+                }
+                Ok(register)
+            }
         }
     }
 

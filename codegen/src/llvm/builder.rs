@@ -402,6 +402,16 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         }
     }
 
+    fn insert(&mut self, _: Type, vector: Self::Value, scalar: Self::Value, lane: u8) -> Self::Value {
+        match vector {
+            BasicValueEnum::VectorValue(vector) => {
+                let lane = self.context.i32_type().const_int(u64::from(lane), false);
+                built(self.builder.build_insert_element(vector, scalar, lane, "")).into()
+            }
+            _ => scalar,
+        }
+    }
+
     fn counted_loop(
         &mut self,
         bounds: Bounds<Self::Value>,

@@ -1,0 +1,125 @@
+//! LLVM's machine code against the interpreter of Kernel IR, bit for bit.
+#![cfg(feature = "llvm")]
+
+mod llvm_support;
+
+use fuse_codegen::kernel_ir::{Function, Mapping};
+use fuse_codegen::kernel_ir_eval::evaluate_all;
+use fuse_codegen::llvm::{LlvmError, LlvmHostModule, Optimization};
+use llvm_support::{BLOCK, Case, cases, dims};
+
+/// Runs a function over all its items, in two calls, and returns the last buffer.
+fn run(module: &LlvmHostModule, function: &Function, items: i64, buffers: &[Vec<u8>]) -> Vec<u8> {
+    // Memory aligned for every element type.
+    let aligned = |bytes: &Vec<u8>| vec![0u64; bytes.len().div_ceil(8).max(1)];
+    let mut memory: Vec<Vec<u64>> = buffers.iter().map(aligned).collect();
+    for (memory, bytes) in memory.iter_mut().zip(buffers) {
+        for (word, chunk) in memory.iter_mut().zip(bytes.chunks(8)) {
+            let mut padded = [0; 8];
+            padded[..chunk.len()].copy_from_slice(chunk);
+            *word = u64::from_ne_bytes(padded);
+        }
+    }
+    let pointers: Vec<*mut u8> = memory.iter_mut().map(|m| m.as_mut_ptr().cast()).collect();
+    for (begin, end) in [(0, items / 3), (items / 3, items)] {
+        // SAFETY: the interpreter ran the function on buffers of these sizes without leaving them; nobody else
+        // has the memory.
+        unsafe { module.call(&function.name, &pointers, &[items], begin, end) };
+    }
+    let output: Vec<u8> = memory.pop().expect("the output").into_iter().flat_map(u64::to_ne_bytes).collect();
+    output[..buffers[buffers.len() - 1].len()].to_vec()
+}
+
+fn agree(optimization: Optimization) {
+    let cases = cases();
+    let functions: Vec<_> = cases.iter().map(|case| case.function(Mapping::Range)).collect();
+    let module = LlvmHostModule::compile(&functions, optimization).expect("every case compiles");
+    let mut failures = Vec::new();
+    for (case, function) in cases.iter().zip(&functions) {
+        let (items, buffers) = case.data();
+        let mut expected = buffers.clone();
+        evaluate_all(function, &mut expected, &dims(items)).expect("every case evaluates");
+        let expected = expected.pop().expect("the output");
+        let actual = run(&module, function, items, &buffers);
+        if let Some(at) = case.difference(&actual, &expected) {
+            let size = case.output.size();
+            let element = |bytes: &[u8]| format!("{:02x?}", &bytes[at * size..(at + 1) * size]);
+            failures.push(format!(
+                "{}: element {at}: {}, expected {}",
+                case.name,
+                element(&actual),
+                element(&expected)
+            ));
+        }
+    }
+    assert!(failures.is_empty(), "{} of {} differ:\n{}", failures.len(), cases.len(), failures.join("\n"));
+}
+
+#[test]
+fn unoptimised_code_agrees_with_the_interpreter_bit_for_bit() {
+    agree(Optimization::None);
+}
+
+#[test]
+fn optimised_code_agrees_with_the_interpreter_bit_for_bit() {
+    agree(Optimization::Aggressive);
+}
+
+#[test]
+fn threads_and_ranges_mean_the_same() {
+    for case in cases().iter().filter(|case| case.lanes <= 2) {
+        let (items, mut ranged) = case.data();
+        let mut threaded = ranged.clone();
+        evaluate_all(&case.function(Mapping::Range), &mut ranged, &dims(items)).expect("ranges evaluate");
+        let threads = case.function(Mapping::Threads { block: BLOCK });
+        evaluate_all(&threads, &mut threaded, &dims(items)).expect("threads evaluate");
+        assert_eq!(ranged, threaded, "{}", case.name);
+    }
+}
+
+fn small() -> Case {
+    cases().into_iter().find(|case| case.name == "add_f32").expect("a case of that name")
+}
+
+#[test]
+fn a_function_for_gpu_threads_is_refused() {
+    let function = small().function(Mapping::Threads { block: BLOCK });
+    let error = LlvmHostModule::compile(&[function], Optimization::Standard).err().expect("an error");
+    assert!(matches!(error, LlvmError::Mapping { .. }), "{error}");
+}
+
+#[test]
+fn two_functions_of_one_name_are_refused() {
+    let function = small().function(Mapping::Range);
+    let error = LlvmHostModule::compile(&[function.clone(), function], Optimization::Standard).err();
+    assert_eq!(error, Some(LlvmError::Name("add_f32".into())));
+}
+
+#[test]
+fn modules_compile_and_run_on_several_threads_at_once() {
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let case = small();
+                let function = case.function(Mapping::Range);
+                let module =
+                    LlvmHostModule::compile(std::slice::from_ref(&function), Optimization::Aggressive);
+                let module = module.expect("the case compiles");
+                let (items, mut buffers) = case.data();
+                let actual = run(&module, &function, items, &buffers);
+                evaluate_all(&function, &mut buffers, &dims(items)).expect("the case evaluates");
+                assert_eq!(case.difference(&actual, &buffers[2]), None);
+            });
+        }
+    });
+}
+
+#[test]
+fn dumps_show_the_entry_and_the_cpu() {
+    let functions = [small().function(Mapping::Range)];
+    let ir = fuse_codegen::llvm::host::llvm_ir(&functions, Optimization::Aggressive).expect("LLVM IR");
+    assert!(ir.contains("define void @add_f32(ptr") && ir.contains("\"target-cpu\"="), "{ir}");
+    let assembly =
+        fuse_codegen::llvm::host::assembly(&functions, Optimization::Aggressive).expect("assembly");
+    assert!(assembly.contains("add_f32:"), "{assembly}");
+}
