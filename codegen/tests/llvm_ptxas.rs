@@ -1,1 +1,78 @@
-fn main() {}
+//! PTX of every operation through NVIDIA's assembler, one trial for each architecture.
+//!
+//! Where `ptxas` is absent, the trials say SKIPPED; `scripts/setup-ptxas.sh` fetches it.
+
+mod llvm_support;
+
+use fuse_codegen::kernel_ir::{Function, Mapping};
+use fuse_codegen::llvm::ptx::ptx;
+use fuse_codegen::llvm::ptxas::Ptxas;
+use fuse_codegen::llvm::{Arch, PtxOptions};
+use libtest_mimic::{Arguments, Failed, Trial};
+use llvm_support::{BLOCK, cases};
+
+/// The architectures on which every operation is assembled; the others get one kernel.
+const THOROUGH: [Arch; 5] = [Arch::Sm75, Arch::Sm80, Arch::Sm90, Arch::Sm100, Arch::Sm120];
+
+fn assemble(functions: &[Function], arch: Arch) -> Result<(), Failed> {
+    let text = ptx(functions, &PtxOptions::new(arch)).map_err(|e| e.to_string())?;
+    check_text(&text, arch)?;
+    let Some(ptxas) = Ptxas::find() else {
+        println!("SKIPPED: no ptxas; PTX for {arch} was emitted and not assembled");
+        return Ok(());
+    };
+    let kernels = ptxas.assemble(&text, arch).map_err(|e| e.to_string())?;
+    let assembled: std::collections::BTreeSet<_> = kernels.iter().map(|k| k.kernel.as_str()).collect();
+    let expected: std::collections::BTreeSet<_> = functions.iter().map(|f| f.name.as_str()).collect();
+    if assembled != expected {
+        return Err(format!("assembled {assembled:?} of {expected:?}").into());
+    }
+    for kernel in kernels {
+        if kernel.registers == 0 || kernel.spill_stores + kernel.spill_loads > 0 {
+            return Err(format!("{kernel:?} spills, or uses no registers").into());
+        }
+    }
+    Ok(())
+}
+
+/// The header is of the lowest version; nothing is approximated, flushed to zero, or left to `ptxas` to
+/// contract (arithmetic without a rounding modifier may be).
+fn check_text(text: &str, arch: Arch) -> Result<(), Failed> {
+    for header in [format!(".version {}", arch.ptx_version()), format!(".target {arch}")] {
+        if !text.lines().any(|line| line.trim() == header) {
+            return Err(format!("no line `{header}`").into());
+        }
+    }
+    for (number, line) in text.lines().enumerate() {
+        let mnemonic = line.split_whitespace().next().unwrap_or_default();
+        let float = mnemonic.contains(".f32") || mnemonic.contains(".f64");
+        let rounded = mnemonic.contains(".rn") || mnemonic.contains(".rm") || mnemonic.contains(".rp");
+        let arithmetic = ["add", "sub", "mul", "div", "sqrt", "fma"]
+            .iter()
+            .any(|op| mnemonic.strip_prefix(op).is_some_and(|rest| rest.starts_with('.')));
+        let inexact = [".approx", ".ftz", ".full"].iter().any(|modifier| mnemonic.contains(modifier));
+        if inexact || (float && arithmetic && !rounded) {
+            return Err(format!("line {}: {line}", number + 1).into());
+        }
+    }
+    Ok(())
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let mut trials = Vec::new();
+    for arch in THOROUGH {
+        trials.push(Trial::test(format!("every_operation_assembles_for_{arch}"), move || {
+            let functions: Vec<_> =
+                cases().iter().map(|case| case.function(Mapping::Threads { block: BLOCK })).collect();
+            assemble(&functions, arch)
+        }));
+    }
+    for arch in Arch::ALL.iter().copied() {
+        trials.push(Trial::test(format!("the_lowest_ptx_version_suffices_for_{arch}"), move || {
+            let case = cases().into_iter().find(|case| case.name == "fma_f32").ok_or("no such case")?;
+            assemble(&[case.function(Mapping::Threads { block: BLOCK })], arch)
+        }));
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
