@@ -1,1 +1,28 @@
 //! Memory planning and kernel launch for the fuse compiler.
+//!
+//! An [`Executable`] is made once from a graph, its kernels and their compiled functions; weights are bound
+//! once; it then runs at any dimensions. Before a run every buffer has its place ([`plan`]), so that a run
+//! that would not fit fails before anything is allocated.
+//!
+//! Devices ([`device`]) share one walk over the program's steps. The CPU ([`cpu`]) walks it with a team of
+//! threads in lockstep ([`team`]); CUDA launches it on a stream, through a driver that is loaded at run time.
+
+mod block;
+pub mod cpu;
+mod cuda;
+pub mod device;
+pub mod error;
+pub mod executable;
+pub mod limits;
+pub mod liveness;
+pub mod plan;
+pub mod plan_checker;
+mod program;
+pub mod team;
+
+pub use block::OutOfMemory;
+pub use cpu::HostModule;
+pub use device::{Device, DeviceError, DeviceName, DeviceOptions};
+pub use error::{BuildError, RunError};
+pub use executable::{Arguments, Code, Executable};
+pub use plan::{MemoryPlan, PlanError};

@@ -1,0 +1,241 @@
+//! The CPU: compiled functions called by a team of threads.
+//!
+//! All members walk the whole program, loops over time included, in lockstep: each does its contiguous part of
+//! every kernel's work items, and they meet at a barrier between kernels. Nothing is allocated or locked on
+//! the way, and every member swaps the halves of carried states in its own table.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::device::DeviceError;
+use crate::error::RunError;
+use crate::executable::Instance;
+use crate::limits;
+use crate::program::{Launch, Program, Quantities, RunState, StepRunner, walk};
+use crate::team::{Barrier, Job, JobOptions, Signal, Team};
+
+/// Scalar operations that keep one thread busy for about as long as a few barriers take; a kernel gets at most
+/// one member for each.
+const OPERATIONS_PER_MEMBER: f64 = 8192.0;
+/// Members that do fewer operations than this between barriers (some 100 µs) are better off as one when
+/// waiting blows up.
+const FINE_GRAINED_OPERATIONS: f64 = 2e6;
+
+/// Machine code of compiled functions, by position.
+///
+/// # Safety
+/// A call with [`HostModule::call`]'s promises kept must access only the elements of the buffers that the
+/// function's kernel loads and stores, and must not keep the addresses.
+pub unsafe trait HostModule: Send + Sync {
+    /// The number of functions.
+    fn functions(&self) -> usize;
+
+    /// Does the work items `begin..end` of a function.
+    ///
+    /// # Safety
+    /// `buffers` holds an address for each buffer parameter of the function, aligned to its element type and
+    /// valid for as many elements as its type has under `symbols` (at least one), readable, and writable
+    /// where the parameter is written; no other thread writes what this call reads or touches what it writes.
+    /// `symbols` holds a value for each runtime integer of the function, and `0 ≤ begin ≤ end ≤ work`.
+    unsafe fn call(&self, index: usize, buffers: &[*mut u8], symbols: &[i64], begin: i64, end: i64);
+}
+
+/// The host processor with a team of threads.
+#[derive(Clone)]
+pub struct CpuDevice {
+    team: Arc<Team>,
+}
+
+impl CpuDevice {
+    /// A device with a team of `threads`; by default as many as the affinity mask and the control group allow.
+    ///
+    /// # Errors
+    /// Where the system refuses the threads.
+    pub fn new(threads: Option<usize>) -> Result<CpuDevice, DeviceError> {
+        let threads = threads.unwrap_or_else(limits::default_threads).max(1);
+        let team = Team::new(threads).map_err(|e| DeviceError::Threads { threads, reason: e.to_string() })?;
+        Ok(CpuDevice { team: Arc::new(team) })
+    }
+
+    /// The number of threads, the caller's among them.
+    pub fn threads(&self) -> usize {
+        self.team.threads()
+    }
+
+    /// Runs the program once. Blocks until no member touches the run's memory any more.
+    pub(crate) fn run(&self, run: CpuRun) -> Result<(), RunError> {
+        let Spread { widest, fine_grained, .. } = run.instance.spread;
+        let run = Arc::new(run);
+        let job: Arc<dyn Job> = run.clone();
+        let options = JobOptions { members: widest, fine_grained };
+        self.team.run(&job, options).map_err(RunError::Panicked)?;
+        match run.error.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The members of the team that take part in each launch.
+#[derive(Debug)]
+pub(crate) struct Spread {
+    members: Vec<usize>,
+    widest: usize,
+    fine_grained: bool,
+}
+
+impl Spread {
+    /// Spreads the kernels of a program over a team of `most` members.
+    pub(crate) fn over(most: usize, quantities: &Quantities) -> Spread {
+        let members = |operations: &Option<f64>| match operations {
+            Some(operations) => ((operations / OPERATIONS_PER_MEMBER) as usize).clamp(1, most),
+            None => most,
+        };
+        let members: Vec<usize> = quantities.operations.iter().map(members).collect();
+        let widest = members.iter().copied().max().unwrap_or(1);
+        let shared = quantities.operations.iter().zip(&members).filter(|(_, members)| **members > 1);
+        let heaviest = shared.map(|(o, members)| o.unwrap_or(0.0) / *members as f64).fold(0.0, f64::max);
+        Spread { members, widest, fine_grained: heaviest < FINE_GRAINED_OPERATIONS }
+    }
+}
+
+/// One run. Whoever makes it keeps the memory behind the addresses alive and to itself until
+/// [`CpuDevice::run`] returns.
+pub(crate) struct CpuRun {
+    pub program: Arc<Program>,
+    pub instance: Arc<Instance>,
+    pub module: Arc<dyn HostModule>,
+    pub state: RunState,
+    pub error: Mutex<Option<RunError>>,
+}
+
+impl Job for CpuRun {
+    fn run(&self, member: usize, barrier: &Barrier) {
+        let mut state = self.state.clone();
+        let mut runner = Member {
+            module: self.module.as_ref(),
+            members: &self.instance.spread.members,
+            member,
+            active: barrier.members(),
+            barrier,
+            since_barrier: Since::Nothing,
+            buffers: Vec::with_capacity(self.state.addresses.len()),
+            symbols: Vec::with_capacity(self.state.symbols.len()),
+            left: false,
+        };
+        let result = walk(&self.program, &self.instance.quantities, &mut state, &mut runner);
+        // Every member meets the same error; leaving because of a signal is not one.
+        if let (Err(error), false) = (result, runner.left) {
+            self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        }
+    }
+}
+
+/// What ran since the last barrier.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Since {
+    Nothing,
+    /// Kernels on member 0 alone.
+    Single,
+    /// A kernel on several members.
+    Several,
+}
+
+/// One member's part of a run.
+struct Member<'a> {
+    module: &'a dyn HostModule,
+    /// The members of each launch.
+    members: &'a [usize],
+    member: usize,
+    /// The members of this job.
+    active: usize,
+    barrier: &'a Barrier,
+    since_barrier: Since,
+    buffers: Vec<*mut u8>,
+    symbols: Vec<i64>,
+    /// Whether the member left on a signal.
+    left: bool,
+}
+
+impl Member<'_> {
+    /// Meets the others; whether this member stays.
+    fn meet(&mut self) -> bool {
+        self.since_barrier = Since::Nothing;
+        match self.barrier.wait() {
+            Signal::Go => true,
+            Signal::Alone if self.member == 0 => {
+                self.active = 1;
+                true
+            }
+            Signal::Alone | Signal::Abandoned => false,
+        }
+    }
+
+    /// The members for a launch, and whether all must meet before it.
+    fn share(&self, at: usize, work: i64) -> (usize, bool) {
+        let work = usize::try_from(work).unwrap_or(usize::MAX);
+        let members = self.members[at].min(self.active).min(work);
+        let meet = match self.since_barrier {
+            Since::Nothing => false,
+            Since::Single => members > 1,
+            Since::Several => true,
+        };
+        (members, meet && self.active > 1)
+    }
+}
+
+impl StepRunner for Member<'_> {
+    fn launch(&mut self, at: usize, launch: &Launch, work: i64, state: &RunState) -> Result<(), RunError> {
+        let (mut members, meet) = self.share(at, work);
+        if meet {
+            if !self.meet() {
+                self.left = true;
+                return Err(RunError::Panicked("another member".into()));
+            }
+            members = members.min(self.active);
+        }
+        self.since_barrier = match (self.since_barrier, members) {
+            (Since::Nothing | Since::Single, 1) => Since::Single,
+            _ => Since::Several,
+        };
+        if self.member >= members {
+            return Ok(());
+        }
+        self.buffers.clear();
+        let address = |b: &usize| std::ptr::with_exposed_provenance_mut(state.addresses[*b] as usize);
+        self.buffers.extend(launch.buffers.iter().map(address));
+        self.symbols.clear();
+        self.symbols.extend(launch.symbols.iter().map(|s| state.symbols[*s]));
+        let (begin, end) = (part(work, self.member, members), part(work, self.member + 1, members));
+        // SAFETY: `Program::new` checked the function's parameters against the kernel graph's buffers, so there
+        // is one address and one value for each. The addresses are those of the memory plan, of bound
+        // parameters, of inputs whose shapes were checked, and of outputs allocated for these dimensions; each
+        // holds at least one element and is aligned (`Executable` sees to both). Kernels of a verified graph
+        // access elements in bounds, work items are independent, members have disjoint ranges, and a barrier
+        // stands between this launch and any earlier one that ran on another member.
+        unsafe { self.module.call(launch.function, &self.buffers, &self.symbols, begin, end) };
+        Ok(())
+    }
+}
+
+/// Where part `index` of `parts` begins: even contiguous parts of `work`.
+fn part(work: i64, index: usize, parts: usize) -> i64 {
+    let product = i128::from(work) * index as i128 / parts as i128;
+    // Between 0 and `work`, as `index` is at most `parts`.
+    product as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_contiguous_even_and_complete() {
+        for (work, parts) in [(1, 1), (7, 3), (8, 2), (i64::MAX, 5)] {
+            let bounds: Vec<i64> = (0..=parts).map(|i| part(work, i, parts)).collect();
+            assert_eq!((bounds[0], bounds[parts]), (0, work));
+            let sizes: Vec<i64> = bounds.windows(2).map(|w| w[1] - w[0]).collect();
+            let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
+            assert!(most - least <= 1, "{sizes:?}");
+        }
+    }
+}

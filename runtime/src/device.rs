@@ -1,0 +1,229 @@
+//! Devices by name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::cpu::CpuDevice;
+use crate::cuda::CudaDevice;
+use crate::limits;
+
+/// Why a device cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// There is no device of that name.
+    #[error("there is no device `{0}`; there are cpu and cuda:N (cuda is cuda:0)")]
+    UnknownName(String),
+    /// The system refused the threads of a team.
+    #[error("cannot start {threads} threads: {reason}")]
+    Threads {
+        /// How many.
+        threads: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The CUDA driver is not installed or does not start.
+    #[error("no CUDA driver here: {0}")]
+    NoDriver(String),
+    /// The driver has fewer devices.
+    #[error("there is no cuda:{ordinal}; the driver has {count} devices")]
+    NoSuchDevice {
+        /// The number asked for.
+        ordinal: usize,
+        /// How many there are.
+        count: i32,
+    },
+    /// The driver did not take a module.
+    #[error("the driver rejected the PTX ({error}): {log}")]
+    Ptx {
+        /// The driver's error.
+        error: String,
+        /// The log of its compiler.
+        log: String,
+    },
+    /// A module has no entry point of that name.
+    #[error("no PTX module has the entry point `{0}`")]
+    NoEntry(String),
+    /// A launch has more blocks than a grid may have.
+    #[error("kernel `{kernel}` needs {blocks} blocks; a grid has at most 2^31 - 1")]
+    GridTooLarge {
+        /// The kernel.
+        kernel: String,
+        /// The blocks.
+        blocks: i64,
+    },
+    /// A driver call failed.
+    #[error("cuda: cannot {action}: {error}")]
+    Driver {
+        /// What was to be done.
+        action: String,
+        /// The driver's error.
+        error: String,
+    },
+}
+
+/// A device's name, as on the command line.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DeviceName {
+    /// `cpu`
+    Cpu,
+    /// `cuda:N`, or `cuda` for `cuda:0`.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceName {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let unknown = || DeviceError::UnknownName(text.to_string());
+        match text.split_once(':') {
+            None if text == "cpu" => Ok(DeviceName::Cpu),
+            None if text == "cuda" => Ok(DeviceName::Cuda(0)),
+            Some(("cuda", n)) if n.bytes().all(|b| b.is_ascii_digit()) => {
+                n.parse().map(DeviceName::Cuda).map_err(|_| unknown())
+            }
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceName::Cpu => f.write_str("cpu"),
+            DeviceName::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+/// What a caller may set.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceOptions {
+    /// The threads of the CPU's team, the caller's among them; by default as many as the process may use.
+    pub threads: Option<usize>,
+    /// The most bytes that one run may take ([`crate::plan::MemoryPlan::peak_bytes`]); by default what the
+    /// machine, its control groups, or the GPU allow.
+    pub memory_limit: Option<u64>,
+}
+
+/// A device that executables run on. Clones share its threads, or its context and stream.
+#[derive(Clone)]
+pub struct Device {
+    pub(crate) kind: Kind,
+    memory_limit: u64,
+}
+
+#[derive(Clone)]
+pub(crate) enum Kind {
+    Cpu(CpuDevice),
+    Cuda(CudaDevice),
+}
+
+impl Device {
+    /// Opens the device of that name.
+    ///
+    /// # Errors
+    /// Where the device is not there or refuses.
+    pub fn open(name: DeviceName, options: &DeviceOptions) -> Result<Device, DeviceError> {
+        let (kind, allowed) = match name {
+            DeviceName::Cpu => (Kind::Cpu(CpuDevice::new(options.threads)?), limits::default_memory_limit()),
+            DeviceName::Cuda(ordinal) => {
+                let device = CudaDevice::new(ordinal)?;
+                let memory = device.total_memory()?;
+                (Kind::Cuda(device), memory)
+            }
+        };
+        Ok(Device { kind, memory_limit: options.memory_limit.unwrap_or(allowed) })
+    }
+
+    /// The host processor.
+    ///
+    /// # Errors
+    /// Where the system refuses the threads.
+    pub fn cpu(options: &DeviceOptions) -> Result<Device, DeviceError> {
+        Device::open(DeviceName::Cpu, options)
+    }
+
+    /// The GPU of that number.
+    ///
+    /// # Errors
+    /// Where there is no driver or no such GPU.
+    pub fn cuda(ordinal: usize, options: &DeviceOptions) -> Result<Device, DeviceError> {
+        Device::open(DeviceName::Cuda(ordinal), options)
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> DeviceName {
+        match &self.kind {
+            Kind::Cpu(_) => DeviceName::Cpu,
+            Kind::Cuda(device) => DeviceName::Cuda(device.ordinal()),
+        }
+    }
+
+    /// The most bytes that one run may take.
+    pub fn memory_limit(&self) -> u64 {
+        self.memory_limit
+    }
+
+    /// The threads of the CPU's team; 1 for a GPU, which the calling thread drives.
+    pub fn threads(&self) -> usize {
+        match &self.kind {
+            Kind::Cpu(device) => device.threads(),
+            Kind::Cuda(_) => 1,
+        }
+    }
+
+    /// The GPU's compute capability (9, 0 for `sm_90`); `None` for the CPU.
+    ///
+    /// # Errors
+    /// Where the driver does not say.
+    pub fn compute_capability(&self) -> Result<Option<(u32, u32)>, DeviceError> {
+        match &self.kind {
+            Kind::Cpu(_) => Ok(None),
+            Kind::Cuda(device) => device.compute_capability().map(Some),
+        }
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device")
+            .field("name", &self.name().to_string())
+            .field("threads", &self.threads())
+            .field("memory_limit", &self.memory_limit)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices_round_trip() {
+        for text in ["cpu", "cuda:0", "cuda:12"] {
+            assert_eq!(text.parse::<DeviceName>().unwrap().to_string(), text);
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceName::Cuda(0)));
+    }
+
+    #[test]
+    fn unknown_names_list_the_known_ones() {
+        for text in [
+            "",
+            "gpu",
+            "cpu:1",
+            "cuda:",
+            "cuda:-1",
+            "cuda:+1",
+            "cuda:1x",
+            "CUDA",
+            "cuda:99999999999999999999",
+        ] {
+            let error = text.parse::<DeviceName>().unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("there is no device `{text}`; there are cpu and cuda:N (cuda is cuda:0)")
+            );
+        }
+    }
+}

@@ -1,0 +1,564 @@
+//! The executable: compiled once, bound to its weights once, run at any dimensions.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::CudaSlice;
+use fuse_codegen::kernel_ir::{Function, Mapping};
+use fuse_ir::bind::{bind_given_dims, concrete_shape};
+use fuse_ir::expr::DimEnv;
+use fuse_ir::kernel::{BufferKind, KernelGraph};
+use fuse_ir::{DType, Graph, InputKind, Tensor};
+
+use crate::block::{Block, OutOfMemory};
+use crate::cpu::{CpuDevice, CpuRun, HostModule, Spread};
+use crate::cuda::{CudaCode, CudaDevice, CudaRun};
+use crate::device::{Device, Kind};
+use crate::error::{BuildError, RunError};
+use crate::plan::MemoryPlan;
+use crate::program::{Program, Quantities, RunState};
+
+/// Plans kept for dimensions seen before.
+const PLANS_KEPT: usize = 64;
+/// Arenas kept for later runs; as many runs at once allocate nothing.
+const ARENAS_KEPT: usize = 8;
+/// Allocations from here on are tried before they are made, since a failing one would end the process.
+const PROBED_BYTES: usize = 1 << 20;
+
+/// Compiled functions, in the order of the function list they come with.
+pub enum Code {
+    /// Machine code of this processor.
+    Host(Arc<dyn HostModule>),
+    /// PTX modules that together have an entry point of each function's name.
+    Ptx(Vec<String>),
+}
+
+/// The inputs of one call, parameters excluded.
+#[derive(Clone, Debug)]
+pub enum Arguments<'a> {
+    /// By name, in any order.
+    Named(Vec<(&'a str, &'a Tensor)>),
+    /// In the order of the graph's inputs.
+    Ordered(Vec<&'a Tensor>),
+}
+
+impl<'a> From<&[(&'a str, &'a Tensor)]> for Arguments<'a> {
+    fn from(named: &[(&'a str, &'a Tensor)]) -> Self {
+        Arguments::Named(named.to_vec())
+    }
+}
+
+impl<'a, const N: usize> From<&[(&'a str, &'a Tensor); N]> for Arguments<'a> {
+    fn from(named: &[(&'a str, &'a Tensor); N]) -> Self {
+        Arguments::Named(named.to_vec())
+    }
+}
+
+impl<'a> From<&'a BTreeMap<String, Tensor>> for Arguments<'a> {
+    fn from(named: &'a BTreeMap<String, Tensor>) -> Self {
+        Arguments::Named(named.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect())
+    }
+}
+
+impl<'a> From<&[&'a Tensor]> for Arguments<'a> {
+    fn from(ordered: &[&'a Tensor]) -> Self {
+        Arguments::Ordered(ordered.to_vec())
+    }
+}
+
+impl<'a, const N: usize> From<&[&'a Tensor; N]> for Arguments<'a> {
+    fn from(ordered: &[&'a Tensor; N]) -> Self {
+        Arguments::Ordered(ordered.to_vec())
+    }
+}
+
+/// What is known of a run once its dimensions are.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub plan: Arc<MemoryPlan>,
+    pub quantities: Quantities,
+    pub spread: Spread,
+    /// Element type and extents of each output.
+    outputs: Vec<(DType, Vec<usize>)>,
+}
+
+/// A bound weight.
+struct Parameter {
+    dtype: DType,
+    shape: Vec<usize>,
+    memory: ParameterMemory,
+}
+
+enum ParameterMemory {
+    Host(Block),
+    Cuda(CudaSlice<u8>),
+}
+
+/// What runs the program.
+enum Backend {
+    Cpu { device: CpuDevice, module: Arc<dyn HostModule>, arenas: Mutex<Vec<Block>> },
+    Cuda { device: CudaDevice, code: CudaCode },
+}
+
+/// The dimensions of a call: element types, ranks and extents of all inputs in order, and explicit values.
+type InstanceKey = (Vec<usize>, DimEnv);
+
+/// Instances of earlier calls, oldest first in `order`.
+#[derive(Default)]
+struct Instances {
+    known: HashMap<InstanceKey, Arc<Instance>>,
+    order: VecDeque<InstanceKey>,
+}
+
+/// A compiled program on a device. Runs may be made from several threads at once; each has its own arena.
+pub struct Executable {
+    graph: Graph,
+    kernels: KernelGraph,
+    kinds: Vec<BufferKind>,
+    program: Arc<Program>,
+    device: Device,
+    backend: Backend,
+    /// By position of the graph input.
+    parameters: Vec<Option<Parameter>>,
+    instances: Mutex<Instances>,
+}
+
+impl Executable {
+    /// Makes an executable of `graph` on `device`, where `kernels` is what the graph was rewritten to, `functions`
+    /// what the kernels were scheduled to (by the kernels' names), and `code` what these were compiled to.
+    ///
+    /// # Errors
+    /// Where the parts do not belong together, or the device does not take the code.
+    pub fn new(
+        graph: &Graph,
+        kernels: KernelGraph,
+        functions: &[Function],
+        code: Code,
+        device: &Device,
+    ) -> Result<Executable, BuildError> {
+        check_interface(graph, &kernels)?;
+        check_mapping(functions, device)?;
+        let program = Arc::new(Program::new(&kernels, functions)?);
+        let foreign = |function: Option<&Function>| BuildError::Mapping {
+            function: function.map_or_else(String::new, |f| f.name.clone()),
+            device: device.name().to_string(),
+        };
+        let backend = match (&device.kind, code) {
+            (Kind::Cpu(cpu), Code::Host(module)) => {
+                if let Some(missing) = functions.get(module.functions()) {
+                    return Err(BuildError::MissingFunction { kernel: missing.name.clone() });
+                }
+                Backend::Cpu { device: cpu.clone(), module, arenas: Mutex::default() }
+            }
+            (Kind::Cuda(cuda), Code::Ptx(ptx)) => {
+                Backend::Cuda { device: cuda.clone(), code: cuda.load(&ptx, functions)? }
+            }
+            (Kind::Cpu(_), Code::Ptx(_)) | (Kind::Cuda(_), Code::Host(_)) => {
+                return Err(foreign(functions.first()));
+            }
+        };
+        Ok(Executable {
+            graph: graph.clone(),
+            kinds: kernels.buffers.iter().map(|b| b.kind).collect(),
+            kernels,
+            program,
+            device: device.clone(),
+            backend,
+            parameters: graph.inputs().iter().map(|_| None).collect(),
+            instances: Mutex::default(),
+        })
+    }
+
+    /// The graph that was compiled.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The kernels that run.
+    pub fn kernels(&self) -> &KernelGraph {
+        &self.kernels
+    }
+
+    /// The device that they run on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Binds weights by name, copying them to the device; may be called again to bind more or others.
+    ///
+    /// # Errors
+    /// Where a name is no parameter's or a tensor does not fit its declared type. Earlier parameters of the same
+    /// call stay bound.
+    pub fn bind(&mut self, parameters: impl IntoIterator<Item = (String, Tensor)>) -> Result<(), RunError> {
+        for (name, tensor) in parameters {
+            let position = self.position(&name, InputKind::Parameter)?;
+            let memory = match &self.backend {
+                Backend::Cpu { .. } => ParameterMemory::Host(Block::copy_of(tensor.bytes())?),
+                Backend::Cuda { device, .. } => ParameterMemory::Cuda(device.upload(tensor.bytes())?),
+            };
+            let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
+            let before = self.parameters[position].replace(Parameter { dtype, shape, memory });
+            if let Err(error) = self.check_parameters() {
+                self.parameters[position] = before;
+                return Err(error);
+            }
+        }
+        *lock(&self.instances) = Instances::default();
+        Ok(())
+    }
+
+    /// Refuses bound parameters that contradict their types or each other; symbols that follow from inputs stay
+    /// open.
+    fn check_parameters(&self) -> Result<(), RunError> {
+        use fuse_ir::bind::BindError;
+        match bind_given_dims(&self.graph, &self.shapes(&[]), &DimEnv::new()) {
+            Ok(_) | Err(BindError::Unbound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The memory plan of a run at these dimensions; symbols that the bound parameters determine may be left out.
+    ///
+    /// # Errors
+    /// Where a symbol has no value, or the plan is impossible or over the device's limit.
+    pub fn plan(&self, dims: &DimEnv) -> Result<Arc<MemoryPlan>, RunError> {
+        Ok(self.instance(&[], dims)?.plan.clone())
+    }
+
+    /// Runs once and returns the outputs in order. `dims` gives the symbols that follow from no input; others may
+    /// be given too and are checked.
+    ///
+    /// # Errors
+    /// Where an input is missing, unknown or does not fit its type, where memory does not suffice (before
+    /// anything is allocated), or where the device fails.
+    pub fn run<'a>(&self, inputs: impl Into<Arguments<'a>>, dims: &DimEnv) -> Result<Vec<Tensor>, RunError> {
+        let mut outputs = Vec::new();
+        self.run_into(inputs, dims, &mut outputs)?;
+        Ok(outputs)
+    }
+
+    /// As [`Executable::run`], writing over `outputs`; those that have the right type already keep their memory.
+    ///
+    /// # Errors
+    /// As [`Executable::run`]; the outputs are then in an unspecified state.
+    pub fn run_into<'a>(
+        &self,
+        inputs: impl Into<Arguments<'a>>,
+        dims: &DimEnv,
+        outputs: &mut Vec<Tensor>,
+    ) -> Result<(), RunError> {
+        let given = self.arrange(inputs.into())?;
+        let instance = self.instance(&given, dims)?;
+        self.shape_outputs(&instance, outputs)?;
+        match &self.backend {
+            Backend::Cpu { device, module, arenas } => {
+                let mut arena = take_arena(arenas, instance.plan.arena_bytes)?;
+                let result = self.run_on_cpu(device, module, &instance, &given, outputs, &mut arena);
+                let mut arenas = lock(arenas);
+                if arenas.len() < ARENAS_KEPT {
+                    arenas.push(arena);
+                }
+                result
+            }
+            Backend::Cuda { code, .. } => {
+                let parameters: Vec<Option<&CudaSlice<u8>>> = self
+                    .parameters
+                    .iter()
+                    .map(|p| match p.as_ref().map(|p| &p.memory) {
+                        Some(ParameterMemory::Cuda(memory)) => Some(memory),
+                        Some(ParameterMemory::Host(_)) | None => None,
+                    })
+                    .collect();
+                code.run(CudaRun {
+                    program: &self.program,
+                    instance: &instance,
+                    kinds: &self.kinds,
+                    inputs: &given,
+                    parameters: &parameters,
+                    outputs,
+                })
+            }
+        }
+    }
+
+    fn run_on_cpu(
+        &self,
+        device: &CpuDevice,
+        module: &Arc<dyn HostModule>,
+        instance: &Arc<Instance>,
+        given: &[Option<&Tensor>],
+        outputs: &mut [Tensor],
+        arena: &mut Block,
+    ) -> Result<(), RunError> {
+        let base = arena.address_mut();
+        let mut addresses = vec![base as u64; self.kinds.len()];
+        for placement in &instance.plan.placements {
+            addresses[placement.buffer.index()] = base as u64 + placement.offset;
+        }
+        // Memory of tensors that are empty or not aligned to their elements.
+        let mut stand_ins = Vec::new();
+        let mut copied_back = Vec::new();
+        for (b, kind) in self.kinds.iter().enumerate() {
+            let address = match kind {
+                BufferKind::Temporary | BufferKind::State => continue,
+                BufferKind::Input(i) => match (&self.parameters[*i], given.get(*i).copied().flatten()) {
+                    (Some(Parameter { memory: ParameterMemory::Host(block), .. }), _) => block.address(),
+                    (_, Some(tensor)) => match aligned_address(tensor) {
+                        Some(address) => address,
+                        None => {
+                            stand_ins.push(Block::copy_of(tensor.bytes())?);
+                            stand_ins.last().map_or(base, Block::address)
+                        }
+                    },
+                    (_, None) => return Err(self.missing(*i)),
+                },
+                BufferKind::Output(i) => match aligned_address(&outputs[*i]) {
+                    Some(_) => outputs[*i].bytes_mut().as_mut_ptr().expose_provenance(),
+                    None => {
+                        let mut block = Block::zeroed(instance.plan.buffer_bytes[b])?;
+                        let address = block.address_mut();
+                        copied_back.push((*i, block));
+                        address
+                    }
+                },
+            };
+            addresses[b] = address as u64;
+        }
+        device.run(CpuRun {
+            program: self.program.clone(),
+            instance: instance.clone(),
+            module: module.clone(),
+            state: RunState { addresses, symbols: instance.quantities.symbols.clone() },
+            error: Mutex::default(),
+        })?;
+        for (i, block) in &copied_back {
+            block.copy_to(outputs[*i].bytes_mut());
+        }
+        Ok(())
+    }
+
+    /// The position of the input of that name and kind.
+    fn position(&self, name: &str, kind: InputKind) -> Result<usize, RunError> {
+        let found = self.graph.inputs().iter().position(|i| i.name == name && i.kind == kind);
+        found.ok_or_else(|| RunError::Unknown {
+            kind: kind_name(kind),
+            name: name.to_string(),
+            known: self.names(kind),
+        })
+    }
+
+    fn names(&self, kind: InputKind) -> Vec<String> {
+        self.graph.inputs().iter().filter(|i| i.kind == kind).map(|i| i.name.clone()).collect()
+    }
+
+    fn missing(&self, position: usize) -> RunError {
+        let input = &self.graph.inputs()[position];
+        RunError::Missing {
+            kind: kind_name(input.kind),
+            name: input.name.clone(),
+            expected: self.graph.ty(input.value).to_string(),
+        }
+    }
+
+    /// The inputs by position of the graph's inputs, with `None` for parameters, all of which are bound.
+    fn arrange<'a>(&self, arguments: Arguments<'a>) -> Result<Vec<Option<&'a Tensor>>, RunError> {
+        let inputs = self.graph.inputs();
+        let mut given: Vec<Option<&Tensor>> = vec![None; inputs.len()];
+        match arguments {
+            Arguments::Named(named) => {
+                for (name, tensor) in named {
+                    let position = self.position(name, InputKind::Input)?;
+                    if given[position].replace(tensor).is_some() {
+                        return Err(RunError::Duplicate { kind: "input", name: name.to_string() });
+                    }
+                }
+            }
+            Arguments::Ordered(ordered) => {
+                let names = self.names(InputKind::Input);
+                if names.len() != ordered.len() {
+                    return Err(RunError::Count {
+                        expected: names.len(),
+                        names: names.join(", "),
+                        got: ordered.len(),
+                    });
+                }
+                let positions = (0..inputs.len()).filter(|i| inputs[*i].kind == InputKind::Input);
+                for (position, tensor) in positions.zip(ordered) {
+                    given[position] = Some(tensor);
+                }
+            }
+        }
+        let absent = |i: &usize| given[*i].is_none() && self.parameters[*i].is_none();
+        match (0..inputs.len()).find(absent) {
+            Some(position) => Err(self.missing(position)),
+            None => Ok(given),
+        }
+    }
+
+    /// Element type and extents of every input that is there: bound, or given for this call.
+    fn shapes<'a>(&'a self, given: &[Option<&'a Tensor>]) -> Vec<Option<(DType, &'a [usize])>> {
+        let shape = |(i, parameter): (usize, &'a Option<Parameter>)| match parameter {
+            Some(p) => Some((p.dtype, p.shape.as_slice())),
+            None => given.get(i).copied().flatten().map(|t| (t.dtype(), t.shape())),
+        };
+        self.parameters.iter().enumerate().map(shape).collect()
+    }
+
+    /// The instance of a call, remembered from an earlier one where there was one with the same shapes.
+    fn instance(&self, given: &[Option<&Tensor>], dims: &DimEnv) -> Result<Arc<Instance>, RunError> {
+        let shapes = self.shapes(given);
+        let mut key = Vec::with_capacity(shapes.len() * 4);
+        for shape in &shapes {
+            match shape {
+                Some((dtype, extents)) => {
+                    key.extend([*dtype as usize, extents.len()]);
+                    key.extend(*extents);
+                }
+                None => key.push(usize::MAX),
+            }
+        }
+        let key = (key, dims.clone());
+        if let Some(instance) = lock(&self.instances).known.get(&key) {
+            return Ok(instance.clone());
+        }
+        let instance = Arc::new(self.resolve(&shapes, dims)?);
+        let mut instances = lock(&self.instances);
+        if instances.order.len() >= PLANS_KEPT
+            && let Some(oldest) = instances.order.pop_front()
+        {
+            instances.known.remove(&oldest);
+        }
+        if instances.known.insert(key.clone(), instance.clone()).is_none() {
+            instances.order.push_back(key);
+        }
+        Ok(instance)
+    }
+
+    fn resolve(&self, shapes: &[Option<(DType, &[usize])>], dims: &DimEnv) -> Result<Instance, RunError> {
+        let dims = bind_given_dims(&self.graph, shapes, dims)?;
+        let plan = MemoryPlan::new(&self.kernels, &dims)?;
+        plan.check_limit(self.device.memory_limit())?;
+        #[cfg(debug_assertions)]
+        if let Err(conflict) = crate::plan_checker::check(&self.kernels, &plan) {
+            panic!("the memory plan is wrong: {conflict}\n{plan}");
+        }
+        let quantities = self.program.quantities(&dims)?;
+        let spread = Spread::over(self.device.threads(), &quantities);
+        let output = |o: &fuse_ir::graph::Output| {
+            let ty = self.graph.ty(o.value);
+            Ok((ty.dtype, concrete_shape(&ty.shape, &dims)?))
+        };
+        let outputs = self.graph.outputs().iter().map(output).collect::<Result<_, RunError>>()?;
+        Ok(Instance { plan: Arc::new(plan), quantities, spread, outputs })
+    }
+
+    /// Gives every output its type, keeping the memory of those that have it.
+    fn shape_outputs(&self, instance: &Instance, outputs: &mut Vec<Tensor>) -> Result<(), RunError> {
+        outputs.truncate(instance.outputs.len());
+        for (i, (dtype, shape)) in instance.outputs.iter().enumerate() {
+            match outputs.get(i) {
+                Some(tensor) if tensor.dtype() == *dtype && tensor.shape() == shape.as_slice() => {}
+                Some(_) => outputs[i] = self.new_output(i, *dtype, shape)?,
+                None => outputs.push(self.new_output(i, *dtype, shape)?),
+            }
+        }
+        Ok(())
+    }
+
+    fn new_output(&self, at: usize, dtype: DType, shape: &[usize]) -> Result<Tensor, RunError> {
+        let too_large = || RunError::OutputTooLarge {
+            name: self.graph.outputs()[at].name.clone(),
+            dtype,
+            shape: shape.to_vec(),
+        };
+        let bytes = fuse_ir::tensor::checked_byte_size(dtype, shape).ok_or_else(too_large)?;
+        if bytes >= PROBED_BYTES && Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
+            return Err(OutOfMemory(bytes as u64).into());
+        }
+        Tensor::zeros(dtype, shape).map_err(|_| too_large())
+    }
+}
+
+impl std::fmt::Debug for Executable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executable")
+            .field("graph", &self.graph.name())
+            .field("device", &self.device)
+            .field("kernels", &self.program.launches.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn kind_name(kind: InputKind) -> &'static str {
+    match kind {
+        InputKind::Input => "input",
+        InputKind::Parameter => "parameter",
+    }
+}
+
+/// Nothing is left half-changed under these locks, so a panic elsewhere does not matter.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The address of a tensor's elements, exposed; `None` for an empty one, or where they are not aligned.
+fn aligned_address(tensor: &Tensor) -> Option<usize> {
+    let start = tensor.bytes().as_ptr();
+    let usable = tensor.elements() > 0 && start.addr().is_multiple_of(tensor.dtype().size());
+    usable.then(|| start.expose_provenance())
+}
+
+/// An arena of at least `bytes`, an earlier run's where one is large enough.
+fn take_arena(arenas: &Mutex<Vec<Block>>, bytes: u64) -> Result<Block, OutOfMemory> {
+    let mut arenas = lock(arenas);
+    if let Some(at) = arenas.iter().position(|a| a.capacity() >= bytes) {
+        return Ok(arenas.swap_remove(at));
+    }
+    // A larger one replaces the one that was too small.
+    drop(arenas.pop());
+    drop(arenas);
+    Block::zeroed(bytes)
+}
+
+/// Checks that inputs and outputs of the kernel graph are those of the graph.
+fn check_interface(graph: &Graph, kernels: &KernelGraph) -> Result<(), BuildError> {
+    let mut written = vec![0usize; graph.outputs().len()];
+    for buffer in &kernels.buffers {
+        let declared = match buffer.kind {
+            BufferKind::Input(i) => graph.inputs().get(i).map(|input| graph.ty(input.value)),
+            BufferKind::Output(i) => {
+                if let Some(count) = written.get_mut(i) {
+                    *count += 1;
+                }
+                graph.outputs().get(i).map(|output| graph.ty(output.value))
+            }
+            BufferKind::Temporary | BufferKind::State => continue,
+        };
+        if declared != Some(&buffer.ty) {
+            let (buffer, graph) = (buffer.name.clone(), graph.name().to_string());
+            return Err(BuildError::Interface { buffer, graph });
+        }
+    }
+    match written.iter().position(|count| *count != 1) {
+        Some(at) => Err(BuildError::Interface {
+            buffer: graph.outputs()[at].name.clone(),
+            graph: graph.name().to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn check_mapping(functions: &[Function], device: &Device) -> Result<(), BuildError> {
+    for function in functions {
+        let fits = match (&device.kind, function.mapping) {
+            (Kind::Cpu(_), Mapping::Range) => true,
+            (Kind::Cuda(_), Mapping::Threads { block }) => block > 0,
+            (Kind::Cpu(_), Mapping::Threads { .. }) | (Kind::Cuda(_), Mapping::Range) => false,
+        };
+        if !fits {
+            let (function, device) = (function.name.clone(), device.name().to_string());
+            return Err(BuildError::Mapping { function, device });
+        }
+    }
+    Ok(())
+}
