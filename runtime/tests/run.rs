@@ -153,7 +153,10 @@ fn errors_name_the_input_and_what_was_expected() {
     let f64s = Tensor::from_values(&[2, 3], &[0.0f64; 6]).unwrap();
     assert_eq!(message(executable.run(&[("x", &f64s)], &none)), "input `x` is f64[2, 3], expected f32[T, B]");
     let wide = rows(2, 4);
-    assert!(message(executable.run(&[("x", &wide)], &none)).contains("`x` is f32[2, 4], expected f32[T, B]"));
+    assert_eq!(
+        message(executable.run(&[("x", &wide)], &none)),
+        "input `w` is f32[3], expected f32[B] with B = 4 (from `x`)"
+    );
     let dims = DimEnv::new().with("T", 5);
     assert!(message(executable.run(&[("x", &x)], &dims)).contains("T = 5 (from --dim)"));
     assert!(message(executable.run(&[("x", &x)], &DimEnv::new().with("Q", 1))).contains("no dimension `Q`"));
