@@ -16,6 +16,10 @@ fn graphs() -> Vec<Graph> {
     graphs.into_iter().map(|g| g.expect("the zoo traces")).collect()
 }
 
+fn cpu() -> Device {
+    Device::cpu(&Default::default()).expect("a team of threads starts")
+}
+
 fn compile(c: &mut Criterion) {
     let mut group = c.benchmark_group("compile");
     for graph in &graphs() {
@@ -46,9 +50,9 @@ fn run(c: &mut Criterion) {
             [("fused", CompileOptions::new(Target::Cpu)), ("unfused", CompileOptions::unfused(Target::Cpu))]
         {
             let compiled = fuse::compile(graph, &options).expect("compiles");
-            let model = compiled.load(&Device::Cpu, &Default::default()).expect("loads");
+            let model = compiled.load(&cpu()).expect("loads");
             group.bench_function(BenchmarkId::new(name, graph.name()), |b| {
-                b.iter(|| model.run_with_dims(&named, &dims).expect("runs"));
+                b.iter(|| model.run(&named[..], &dims).expect("runs"));
             });
         }
     }

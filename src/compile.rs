@@ -1,12 +1,17 @@
 //! The whole compiler, to be read aloud: verify, rewrite, schedule, then emit for a device.
 
+use std::sync::Arc;
+
+use fuse_codegen::cranelift::{self, CodegenError};
 use fuse_codegen::kernel_ir::Function;
+#[cfg(feature = "llvm")]
+use fuse_codegen::llvm::LlvmError;
 use fuse_codegen::schedule::{ScheduleError, ScheduleTarget, schedule};
 use fuse_ir::Graph;
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::KernelGraph;
 use fuse_rewrite::{Mode, Report, RewriteError};
-use fuse_runtime::{Device, Executable, ExecutableError, ExecutableOptions};
+use fuse_runtime::{BuildError, Code, Device, DeviceError, DeviceName, Executable};
 
 /// What a model is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,10 +24,10 @@ pub enum Target {
 
 impl Target {
     /// The target of a device.
-    pub fn of(device: &Device) -> Target {
+    pub fn of(device: DeviceName) -> Target {
         match device {
-            Device::Cpu => Target::Cpu,
-            Device::Cuda(_) => Target::Cuda,
+            DeviceName::Cpu => Target::Cpu,
+            DeviceName::Cuda(_) => Target::Cuda,
         }
     }
 
@@ -84,17 +89,38 @@ pub enum CompileError {
         /// What the verifier said.
         problem: String,
     },
-    /// Emission or loading failed.
+    /// Cranelift emitted no code.
     #[error(transparent)]
-    Executable(#[from] ExecutableError),
+    Cranelift(#[from] CodegenError),
+    /// LLVM emitted no code.
+    #[cfg(feature = "llvm")]
+    #[error(transparent)]
+    Llvm(#[from] LlvmError),
+    /// This build cannot emit code for the device.
+    #[error("this fuse was built without LLVM, which emits code for {0}; build it with the feature `llvm`")]
+    WithoutLlvm(DeviceName),
+    /// The device refuses.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The device does not take the code.
+    #[error(transparent)]
+    Build(#[from] BuildError),
 }
 
 impl CompileError {
     /// Whether fuse is at fault, rather than the model or the machine.
     pub fn is_bug(&self) -> bool {
         match self {
-            CompileError::Verify(_) | CompileError::Executable(_) => false,
-            CompileError::Rewrite(_) | CompileError::Schedule(_) | CompileError::Internal { .. } => true,
+            CompileError::Verify(_)
+            | CompileError::WithoutLlvm(_)
+            | CompileError::Device(_)
+            | CompileError::Build(_) => false,
+            CompileError::Rewrite(_)
+            | CompileError::Schedule(_)
+            | CompileError::Internal { .. }
+            | CompileError::Cranelift(_) => true,
+            #[cfg(feature = "llvm")]
+            CompileError::Llvm(_) => true,
         }
     }
 }
@@ -143,8 +169,28 @@ impl Compiled {
     /// Emits code for a device and loads it.
     ///
     /// # Errors
-    /// Where the device is not there or does not take the code.
-    pub fn load(&self, device: &Device, options: &ExecutableOptions) -> Result<Executable, CompileError> {
-        Ok(Executable::new(&self.graph, &self.kernels, &self.functions, device, options)?)
+    /// Where the device does not take the code.
+    pub fn load(&self, device: &Device) -> Result<Executable, CompileError> {
+        let code = match device.name() {
+            DeviceName::Cpu => Code::Host(Arc::new(cranelift::compile_cpu(&self.functions)?)),
+            DeviceName::Cuda(_) => Code::Ptx(vec![self.ptx_for(device)?]),
+        };
+        Ok(Executable::new(&self.graph, self.kernels.clone(), &self.functions, code, device)?)
+    }
+
+    #[cfg(feature = "llvm")]
+    fn ptx_for(&self, device: &Device) -> Result<String, CompileError> {
+        use fuse_codegen::llvm::{Arch, PtxOptions, ptx};
+        let (major, minor) = device.compute_capability()?.unwrap_or((7, 5));
+        let arch = Arch::for_capability(major, minor).ok_or_else(|| DeviceError::Unavailable {
+            device: device.name(),
+            reason: format!("its compute capability {major}.{minor} is below 7.5"),
+        })?;
+        Ok(ptx::ptx(&self.functions, &PtxOptions::new(arch))?)
+    }
+
+    #[cfg(not(feature = "llvm"))]
+    fn ptx_for(&self, device: &Device) -> Result<String, CompileError> {
+        Err(CompileError::WithoutLlvm(device.name()))
     }
 }

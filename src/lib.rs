@@ -17,11 +17,11 @@
 //! })?;
 //!
 //! let compiled = fuse::compile(&graph, &CompileOptions::new(Target::Cpu))?;
-//! let model = compiled.load(&Device::Cpu, &Default::default())?;
+//! let model = compiled.load(&Device::cpu(&Default::default())?)?;
 //! for steps in [1, 7, 300] {
 //!     let x = HostTensor::from_values(&[steps, 1, 8], &vec![0.5f32; steps * 8])?;
 //!     let h0 = HostTensor::from_values(&[1, 8], &[1.0f32; 8])?;
-//!     let outputs = model.run(&[("x", &x), ("h0", &h0)])?;
+//!     let outputs = model.run(&[("x", &x), ("h0", &h0)], &Default::default())?;
 //!     assert_eq!(outputs[0].shape(), [steps, 1, 8]);
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -33,6 +33,7 @@
 pub mod cli;
 mod compile;
 pub mod io;
+#[cfg(feature = "llvm")]
 pub mod manifest;
 pub mod random;
 
@@ -45,4 +46,4 @@ pub use fuse_ir::tensor::Tensor as HostTensor;
 pub use fuse_ir::{DType, Dim, DimEnv, Graph};
 pub use fuse_rewrite as rewrite;
 pub use fuse_runtime as runtime;
-pub use fuse_runtime::{Device, Executable, ExecutableOptions};
+pub use fuse_runtime::{Device, DeviceName, DeviceOptions, Executable};

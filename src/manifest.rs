@@ -2,11 +2,14 @@
 
 use serde::Serialize;
 
-use fuse_codegen::kernel_ir::{Access, Function, Mapping};
+use fuse_codegen::kernel_ir::Function;
+use fuse_codegen::llvm::{LlvmError, PtxKernel};
 use fuse_ir::Graph;
 use fuse_ir::graph::InputKind;
 use fuse_ir::kernel::{BufferKind, KernelGraph, Step};
 use fuse_ir::ops::Direction;
+
+use crate::compile::Compiled;
 
 /// The whole manifest.
 #[derive(Debug, Serialize)]
@@ -44,38 +47,13 @@ pub struct BufferEntry {
 /// A kernel.
 #[derive(Debug, Serialize)]
 pub struct KernelEntry {
-    /// The entry point.
-    pub entry: String,
+    /// Entry point, parameters (buffers as 64-bit pointers, then symbols as 64-bit integers), block, grid.
+    #[serde(flatten)]
+    pub launch: PtxKernel,
     /// The file beside the manifest.
     pub file: String,
-    /// The parameters in order: buffers as 64-bit pointers, then symbols as 64-bit integers.
-    pub parameters: Vec<ParameterEntry>,
-    /// Threads a block.
-    pub block: [u32; 3],
-    /// Blocks a grid, over the symbols; launch nothing where it is 0.
-    pub grid: [String; 3],
-    /// Dynamic shared memory, in bytes.
-    pub shared_bytes: u32,
     /// The operations that were fused.
     pub ops: Vec<String>,
-}
-
-/// A kernel parameter.
-#[derive(Debug, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum ParameterEntry {
-    /// A pointer to a buffer.
-    Buffer {
-        /// The buffer.
-        buffer: String,
-        /// `read` or `write`.
-        access: &'static str,
-    },
-    /// The value of a symbol.
-    Symbol {
-        /// The symbol.
-        symbol: String,
-    },
 }
 
 /// A step of the program.
@@ -103,17 +81,21 @@ pub enum LaunchEntry {
 }
 
 impl Manifest {
-    /// The manifest of a model compiled for a GPU; `functions` in the order of the kernels.
-    pub fn new(graph: &Graph, kernels: &KernelGraph, functions: &[Function], arch: &str) -> Self {
-        let entries = kernels.kernels().into_iter().zip(functions);
-        Manifest {
+    /// The manifest of a model compiled for a GPU.
+    ///
+    /// # Errors
+    /// Where the model was compiled for another target.
+    pub fn new(compiled: &Compiled, arch: &str) -> Result<Self, LlvmError> {
+        let (graph, kernels) = (&compiled.graph, &compiled.kernels);
+        let entries = kernels.kernels().into_iter().zip(&compiled.functions);
+        Ok(Manifest {
             model: graph.name().to_owned(),
             arch: arch.to_owned(),
             symbols: graph.symbols().iter().map(ToString::to_string).collect(),
             buffers: buffers(graph, kernels),
-            kernels: entries.map(|((kernel, _), f)| kernel_entry(kernels, f, &kernel.ops)).collect(),
+            kernels: entries.map(|((kernel, _), f)| kernel_entry(f, &kernel.ops)).collect::<Result<_, _>>()?,
             launch_order: launch_order(kernels, &kernels.steps),
-        }
+        })
     }
 }
 
@@ -143,29 +125,9 @@ fn buffers(graph: &Graph, kernels: &KernelGraph) -> Vec<BufferEntry> {
     kernels.buffers.iter().map(entry).collect()
 }
 
-fn kernel_entry(kernels: &KernelGraph, function: &Function, ops: &[String]) -> KernelEntry {
-    let buffers = function.buffers.iter().map(|b| ParameterEntry::Buffer {
-        buffer: kernels.buffer(b.buffer).name.clone(),
-        access: match b.access {
-            Access::Read => "read",
-            Access::Write => "write",
-        },
-    });
-    let symbols = function.symbols.iter().map(|s| ParameterEntry::Symbol { symbol: s.to_string() });
-    let block = match function.mapping {
-        Mapping::Threads { block } => block,
-        Mapping::Range => 1,
-    };
-    let grid = function.work.ceil_div(&i64::from(block).into());
-    KernelEntry {
-        entry: function.name.clone(),
-        file: format!("{}.ptx", function.name),
-        parameters: buffers.chain(symbols).collect(),
-        block: [block, 1, 1],
-        grid: [grid.to_string(), "1".into(), "1".into()],
-        shared_bytes: 0,
-        ops: ops.to_vec(),
-    }
+fn kernel_entry(function: &Function, ops: &[String]) -> Result<KernelEntry, LlvmError> {
+    let file = format!("{}.ptx", function.name);
+    Ok(KernelEntry { launch: PtxKernel::of(function)?, file, ops: ops.to_vec() })
 }
 
 fn launch_order(kernels: &KernelGraph, steps: &[Step]) -> Vec<LaunchEntry> {

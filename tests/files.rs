@@ -15,7 +15,7 @@
 use std::path::{Path, PathBuf};
 
 use fuse::ir::compare::{Tolerance, compare};
-use fuse::ir::interp::{Precision, interpret};
+use fuse::ir::interp::{Interpreter, Precision};
 use fuse::{CompileOptions, Device, DimEnv, Graph, HostTensor, Target};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -136,9 +136,9 @@ impl Case {
                 let options = fuse::codegen::llvm::PtxOptions::new(arch);
                 let functions = compiled()?.functions;
                 if stage == "ptx" {
-                    fuse::codegen::llvm::ptx(&functions, &options)?
+                    fuse::codegen::llvm::ptx::ptx(&functions, &options)?
                 } else {
-                    fuse::codegen::llvm::llvm_ir(&functions, &options)?
+                    fuse::codegen::llvm::ptx::llvm_ir(&functions, &options)?
                 }
             }
             #[cfg(not(feature = "llvm"))]
@@ -168,16 +168,16 @@ impl Case {
             runs.push(DimEnv::new());
         }
         for options in [CompileOptions::new(Target::Cpu), CompileOptions::unfused(Target::Cpu)] {
-            let model = fuse::compile(&graph, &options)?.load(&Device::Cpu, &Default::default())?;
+            let model = fuse::compile(&graph, &options)?.load(&cpu())?;
             for (seed, dims) in runs.iter().enumerate() {
                 let values: Vec<HostTensor> = graph
                     .inputs()
                     .iter()
                     .map(|i| fuse::random::value_for(&graph, i, dims, seed as u64))
                     .collect::<Result<_, _>>()?;
-                let expected = interpret(&graph, &values, Precision::F64)?;
+                let expected = Interpreter::new(Precision::F64).with_dims(dims.clone()).run(&graph, &values)?;
                 let named: Vec<_> = graph.inputs().iter().map(|i| i.name.as_str()).zip(&values).collect();
-                let outputs = model.run_with_dims(&named, dims)?;
+                let outputs = model.run(&named[..], dims)?;
                 for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
                     compare(got, expected, tolerance).map_err(|e| {
                         format!("output `{}` at {dims:?}, {:?}: {e}", output.name, options.rewrite.mode)
@@ -187,6 +187,10 @@ impl Case {
         }
         Ok(())
     }
+}
+
+fn cpu() -> Device {
+    Device::cpu(&Default::default()).expect("a team of threads starts")
 }
 
 fn parse_dims(text: &str) -> Result<DimEnv, Failed> {

@@ -2,9 +2,13 @@
 
 use fuse::frontend::zoo;
 use fuse::ir::compare::{Tolerance, compare};
-use fuse::ir::interp::{Precision, interpret};
+use fuse::ir::interp::{Interpreter, Precision};
 use fuse::ir::kernel::{Element, Kernel};
 use fuse::{CompileOptions, Compiled, Device, DimEnv, Graph, HostTensor, Target};
+
+fn cpu() -> Device {
+    Device::cpu(&Default::default()).expect("a team of threads starts")
+}
 
 fn graphs() -> [Graph; 4] {
     [
@@ -70,15 +74,15 @@ fn inputs(graph: &Graph, dims: &DimEnv, seed: u64) -> Vec<HostTensor> {
 fn one_lstm_artefact_runs_every_length_and_batch() {
     let graph = zoo::lstm_graph(8, 16).expect("traces");
     let compiled = compiled(&graph, Target::Cpu);
-    let model = compiled.load(&Device::Cpu, &Default::default()).expect("loads");
+    let model = compiled.load(&cpu()).expect("loads");
     let tolerance = Tolerance { ulp: 0.0, absolute: 1e-5, relative: 0.0 };
     for steps in [1, 7, 300, 5000, 0] {
         for batch in [1, 3, 64] {
             let dims = DimEnv::new().with("T", steps).with("B", batch);
             let values = inputs(&graph, &dims, 1);
             let named: Vec<_> = graph.inputs().iter().map(|i| i.name.as_str()).zip(&values).collect();
-            let outputs = model.run_with_dims(&named, &dims).expect("runs");
-            let expected = interpret(&graph, &values, Precision::F64).expect("interprets");
+            let outputs = model.run(&named[..], &dims).expect("runs");
+            let expected = Interpreter::new(Precision::F64).with_dims(dims.clone()).run(&graph, &values).expect("interprets");
             for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
                 if let Err(e) = compare(got, expected, tolerance) {
                     panic!("`{}` at T={steps} B={batch}: {e}", output.name);
@@ -94,13 +98,13 @@ fn every_model_agrees_with_the_interpreter() {
     for graph in &graphs() {
         for options in [CompileOptions::new(Target::Cpu), CompileOptions::unfused(Target::Cpu)] {
             let compiled = fuse::compile(graph, &options).expect("compiles");
-            let model = compiled.load(&Device::Cpu, &Default::default()).expect("loads");
+            let model = compiled.load(&cpu()).expect("loads");
             for (steps, batch) in [(1, 1), (9, 3), (20, 17)] {
                 let dims = DimEnv::new().with("T", steps).with("B", batch);
                 let values = inputs(graph, &dims, 2);
                 let named: Vec<_> = graph.inputs().iter().map(|i| i.name.as_str()).zip(&values).collect();
-                let outputs = model.run_with_dims(&named, &dims).expect("runs");
-                let expected = interpret(graph, &values, Precision::F64).expect("interprets");
+                let outputs = model.run(&named[..], &dims).expect("runs");
+                let expected = Interpreter::new(Precision::F64).with_dims(dims.clone()).run(&graph, &values).expect("interprets");
                 for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
                     if let Err(e) = compare(got, expected, tolerance) {
                         panic!("{} `{}` at T={steps} B={batch}: {e}", graph.name(), output.name);
@@ -131,9 +135,9 @@ fn bytes_of_one_buffer_per_op(graph: &Graph, dims: &DimEnv, steps: i64) -> i64 {
 #[test]
 fn the_memory_plan_of_an_lstm_is_a_third_of_one_buffer_per_op() {
     let graph = zoo::lstm_graph(64, 128).expect("traces");
-    let model = compiled(&graph, Target::Cpu).load(&Device::Cpu, &Default::default()).expect("loads");
+    let model = compiled(&graph, Target::Cpu).load(&cpu()).expect("loads");
     let dims = DimEnv::new().with("T", 100).with("B", 16);
-    let planned = model.plan(&dims).expect("plans").arena_bytes() as i64;
+    let planned = model.plan(&dims).expect("plans").arena_bytes as i64;
     let naive = bytes_of_one_buffer_per_op(&graph, &dims, 1);
     assert!(3 * planned <= naive, "{planned} bytes planned, {naive} with one buffer per op");
 }

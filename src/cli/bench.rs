@@ -46,7 +46,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), CliError> {
     let problem = Problem::load(&args.model, args.inputs.as_deref())?;
     let expected = args.expected.as_deref().map(npz::read).transpose().map_err(CliError::input)?;
     let start = Instant::now();
-    let mut loaded = Loaded::new(&problem, &args.compile, &args.device)?;
+    let loaded = Loaded::new(&problem, &args.compile, &args.device)?;
     let outputs = loaded.run(&problem)?;
     let first = start.elapsed();
     let times = measure(Duration::from_secs_f64(args.seconds), || loaded.run(&problem).map(drop))?;
@@ -67,7 +67,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), CliError> {
         kernels: kernels.len(),
         loop_kernels: kernels.iter().filter(|(_, depth)| *depth > 0).count(),
         launches: loaded.compiled.kernels.launches().eval_dim(&problem.dims).map_err(CliError::input)?,
-        arena_bytes: loaded.executable.plan(&problem.dims).map_err(CliError::input)?.arena_bytes() as u64,
+        arena_bytes: loaded.executable.plan(&problem.dims).map_err(CliError::input)?.arena_bytes as u64,
     };
     report(args, &figures)
 }

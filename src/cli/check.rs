@@ -1,7 +1,7 @@
 //! `fuse check`: every backend that can run here against the reference interpreter.
 
 use fuse_ir::compare::{Tolerance, compare};
-use fuse_ir::interp::{Precision, interpret};
+use fuse_ir::interp::{Interpreter, Precision};
 use fuse_ir::Tensor;
 use fuse_runtime::Device;
 use serde::Serialize;
@@ -26,7 +26,10 @@ struct Verdict {
 pub fn check(args: &CheckArgs) -> Result<(), CliError> {
     let problem = Problem::load(&args.model, args.inputs.as_deref())?;
     let progress = super::progress::spinner("interpreting in f64");
-    let expected = interpret(&problem.graph, &problem.values, Precision::F64).map_err(CliError::input)?;
+    let expected = Interpreter::new(Precision::F64)
+        .with_dims(problem.dims.clone())
+        .run(&problem.graph, &problem.values)
+        .map_err(CliError::input)?;
     let tolerance = Tolerance { ulp: 0.0, absolute: args.atol, relative: args.rtol };
     let mut verdicts = Vec::new();
     for (device, rewrite) in
@@ -49,10 +52,8 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
 
 /// Why a device cannot run here, if so.
 fn absence(device: &str) -> Option<String> {
-    match device.parse::<Device>() {
-        Ok(device) => device.unavailable(),
-        Err(e) => Some(e.to_string()),
-    }
+    let opened = device.parse().and_then(|name| Device::open(name, &Default::default()));
+    opened.err().map(|e| e.to_string())
 }
 
 fn run_on(problem: &Problem, device: &str, rewrite: Rewrite) -> Result<Vec<Tensor>, CliError> {

@@ -14,8 +14,8 @@ pub fn dump(args: &DumpArgs) -> Result<(), CliError> {
 
 fn stage_text(args: &DumpArgs) -> Result<String, CliError> {
     let graph = model::load(&args.model)?;
-    let device: fuse_runtime::Device = args.device.parse().map_err(CliError::usage)?;
-    let target = Target::of(&device);
+    let device: fuse_runtime::DeviceName = args.device.parse().map_err(CliError::usage)?;
+    let target = Target::of(device);
     let compiled = |target| compile_model(&args.model, &args.compile, target);
     Ok(match args.stage {
         Stage::Graph => graph.to_string(),

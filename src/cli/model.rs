@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fuse_ir::bind::{BindError, bind_given_dims};
+use fuse_ir::graph::Input;
 use fuse_ir::{DimEnv, Graph, InputKind, Symbol, Tensor};
 
 use super::args::ModelArgs;
@@ -54,6 +55,10 @@ pub struct Problem {
     pub graph: Graph,
     /// Every graph input and parameter, in the order of the graph.
     pub values: Vec<Tensor>,
+    /// The inputs among them, by name.
+    pub inputs: BTreeMap<String, Tensor>,
+    /// The parameters among them, by name.
+    pub parameters: BTreeMap<String, Tensor>,
     /// The dimensions of this run.
     pub dims: DimEnv,
 }
@@ -65,21 +70,17 @@ impl Problem {
         let explicit = parse_dims(&args.dims)?;
         let given = given_values(&graph, args, inputs)?;
         let dims = bind(&graph, &given, &explicit)?;
-        let values = graph
-            .inputs()
-            .iter()
-            .map(|input| match given.get(input.name.as_str()) {
-                Some(tensor) => Ok(tensor.clone()),
-                None => random::value_for(&graph, input, &dims, args.seed).map_err(CliError::input),
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Problem { graph, values, dims })
-    }
-
-    /// The values of the inputs of one kind, by name.
-    pub fn named(&self, kind: InputKind) -> BTreeMap<String, Tensor> {
-        let inputs = self.graph.inputs().iter().zip(&self.values);
-        inputs.filter(|(i, _)| i.kind == kind).map(|(i, t)| (i.name.clone(), t.clone())).collect()
+        let value = |input: &Input| match given.get(&input.name) {
+            Some(tensor) => Ok(tensor.clone()),
+            None => random::value_for(&graph, input, &dims, args.seed).map_err(CliError::input),
+        };
+        let values: Vec<Tensor> = graph.inputs().iter().map(value).collect::<Result<_, _>>()?;
+        let of_kind = |kind: InputKind| {
+            let pairs = graph.inputs().iter().zip(&values).filter(|(i, _)| i.kind == kind);
+            pairs.map(|(i, t)| (i.name.clone(), t.clone())).collect()
+        };
+        let (inputs, parameters) = (of_kind(InputKind::Input), of_kind(InputKind::Parameter));
+        Ok(Problem { graph, values, inputs, parameters, dims })
     }
 }
 
@@ -149,7 +150,7 @@ fn reject_unknown<'a>(
 
 /// The dimensions that the given tensors and `--dim` determine.
 fn bind(graph: &Graph, given: &BTreeMap<String, Tensor>, explicit: &DimEnv) -> Result<DimEnv, CliError> {
-    let signature = |i: &fuse_ir::graph::Input| given.get(&i.name).map(|t| (t.dtype(), t.shape()));
+    let signature = |i: &Input| given.get(&i.name).map(|t| (t.dtype(), t.shape()));
     let shapes: Vec<_> = graph.inputs().iter().map(signature).collect();
     bind_given_dims(graph, &shapes, explicit).map_err(|e| match e {
         BindError::Unknown { .. } | BindError::Negative { .. } | BindError::Unbound { .. } => CliError::usage(e),

@@ -24,13 +24,13 @@ fn ptx_options(arch: &str) -> Result<fuse_codegen::llvm::PtxOptions, CliError> {
 /// All kernels as one PTX module.
 #[cfg(feature = "llvm")]
 pub fn ptx_text(compiled: &Compiled, arch: &str) -> Result<String, CliError> {
-    fuse_codegen::llvm::ptx(&compiled.functions, &ptx_options(arch)?).map_err(CliError::bug)
+    fuse_codegen::llvm::ptx::ptx(&compiled.functions, &ptx_options(arch)?).map_err(CliError::bug)
 }
 
 /// All kernels as one LLVM module.
 #[cfg(feature = "llvm")]
 pub fn llvm_text(compiled: &Compiled, arch: &str) -> Result<String, CliError> {
-    fuse_codegen::llvm::llvm_ir(&compiled.functions, &ptx_options(arch)?).map_err(CliError::bug)
+    fuse_codegen::llvm::ptx::llvm_ir(&compiled.functions, &ptx_options(arch)?).map_err(CliError::bug)
 }
 
 #[cfg(feature = "llvm")]
@@ -40,11 +40,11 @@ fn write_files(compiled: &Compiled, arch: &str, dir: &std::path::Path) -> Result
     let io = |path: &std::path::Path, e: std::io::Error| CliError::input(format!("{}: {e}", path.display()));
     std::fs::create_dir_all(dir).map_err(|e| io(dir, e))?;
     for function in &compiled.functions {
-        let text = fuse_codegen::llvm::ptx(std::slice::from_ref(function), &options).map_err(CliError::bug)?;
+        let text = fuse_codegen::llvm::ptx::ptx(std::slice::from_ref(function), &options).map_err(CliError::bug)?;
         let path = dir.join(format!("{}.ptx", function.name));
         std::fs::write(&path, text).map_err(|e| io(&path, e))?;
     }
-    let manifest = Manifest::new(&compiled.graph, &compiled.kernels, &compiled.functions, arch);
+    let manifest = Manifest::new(compiled, arch).map_err(CliError::bug)?;
     let text = serde_json::to_string_pretty(&manifest).map_err(CliError::bug)? + "\n";
     let path = dir.join("manifest.json");
     std::fs::write(&path, text).map_err(|e| io(&path, e))

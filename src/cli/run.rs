@@ -1,7 +1,7 @@
 //! `fuse run`: a model on its inputs.
 
-use fuse_ir::{DimEnv, Graph, InputKind, Tensor};
-use fuse_runtime::{Device, Executable, ExecutableOptions};
+use fuse_ir::{DimEnv, Graph, Tensor};
+use fuse_runtime::{Device, DeviceName, DeviceOptions, Executable};
 
 use super::args::{CompileArgs, DeviceArgs, RunArgs};
 use super::dump::{compile_error, options};
@@ -14,7 +14,7 @@ use crate::io::npz;
 /// Runs the command.
 pub fn run(args: &RunArgs) -> Result<(), CliError> {
     let problem = Problem::load(&args.model, args.inputs.as_deref())?;
-    let mut loaded = Loaded::new(&problem, &args.compile, &args.device)?;
+    let loaded = Loaded::new(&problem, &args.compile, &args.device)?;
     if args.plan {
         let plan = loaded.executable.plan(&problem.dims).map_err(CliError::input)?;
         super::print(&plan.to_string())?;
@@ -38,24 +38,23 @@ pub struct Loaded {
 impl Loaded {
     /// Compiles a model, loads it and binds its weights.
     pub fn new(problem: &Problem, args: &CompileArgs, device: &DeviceArgs) -> Result<Self, CliError> {
-        let where_to: Device = device.device.parse().map_err(CliError::usage)?;
+        let name: DeviceName = device.device.parse().map_err(CliError::usage)?;
         if device.threads == Some(0) {
             return Err(CliError::usage("--threads 0: at least one thread is needed"));
         }
-        let options = options(args, Target::of(&where_to));
+        let options = options(args, Target::of(name));
         let compiled = compile(&problem.graph, &options).map_err(compile_error)?;
-        let limit = device.memory_limit.map(|mib| mib.saturating_mul(1 << 20));
-        let load = ExecutableOptions { threads: device.threads, memory_limit: limit };
-        let mut executable = compiled.load(&where_to, &load).map_err(compile_error)?;
-        executable.bind(problem.named(InputKind::Parameter)).map_err(CliError::input)?;
+        let memory_limit = device.memory_limit.map(|mib| mib.saturating_mul(1 << 20));
+        let settings = DeviceOptions { threads: device.threads, memory_limit };
+        let device = Device::open(name, &settings).map_err(CliError::input)?;
+        let mut executable = compiled.load(&device).map_err(compile_error)?;
+        executable.bind(problem.parameters.clone()).map_err(CliError::input)?;
         Ok(Loaded { compiled, executable })
     }
 
     /// One run.
-    pub fn run(&mut self, problem: &Problem) -> Result<Vec<Tensor>, CliError> {
-        let inputs = problem.named(InputKind::Input);
-        let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        self.executable.run_with_dims(&inputs, &problem.dims).map_err(CliError::input)
+    pub fn run(&self, problem: &Problem) -> Result<Vec<Tensor>, CliError> {
+        self.executable.run(&problem.inputs, &problem.dims).map_err(CliError::input)
     }
 }
 
