@@ -99,6 +99,16 @@ pub enum CompileError {
     /// This build cannot emit code for the device.
     #[error("this fuse was built without LLVM, which emits code for {0}; build it with the feature `llvm`")]
     WithoutLlvm(DeviceName),
+    /// The device is older than all architectures that LLVM emits code for here.
+    #[error("{device} has compute capability {major}.{minor}; 7.5 is the least that fuse emits code for")]
+    TooOld {
+        /// The device.
+        device: DeviceName,
+        /// Its compute capability before the point.
+        major: u32,
+        /// And after it.
+        minor: u32,
+    },
     /// The device refuses.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -113,6 +123,7 @@ impl CompileError {
         match self {
             CompileError::Verify(_)
             | CompileError::WithoutLlvm(_)
+            | CompileError::TooOld { .. }
             | CompileError::Device(_)
             | CompileError::Build(_) => false,
             CompileError::Rewrite(_)
@@ -182,10 +193,8 @@ impl Compiled {
     fn ptx_for(&self, device: &Device) -> Result<String, CompileError> {
         use fuse_codegen::llvm::{Arch, PtxOptions, ptx};
         let (major, minor) = device.compute_capability()?.unwrap_or((7, 5));
-        let arch = Arch::for_capability(major, minor).ok_or_else(|| DeviceError::Unavailable {
-            device: device.name(),
-            reason: format!("its compute capability {major}.{minor} is below 7.5"),
-        })?;
+        let too_old = || CompileError::TooOld { device: device.name(), major, minor };
+        let arch = Arch::for_capability(major, minor).ok_or_else(too_old)?;
         Ok(ptx::ptx(&self.functions, &PtxOptions::new(arch))?)
     }
 
