@@ -6,7 +6,9 @@ mod llvm_support;
 use fuse_codegen::kernel_ir::{Function, Mapping};
 use fuse_codegen::kernel_ir_eval::evaluate_all;
 use fuse_codegen::llvm::{LlvmError, LlvmHostModule, Optimization};
+use llvm_support::random::Program;
 use llvm_support::{BLOCK, Case, cases, dims};
+use proptest::prelude::*;
 
 /// Runs a function over all its items, in two calls, and returns the last buffer.
 fn run(module: &LlvmHostModule, function: &Function, items: i64, buffers: &[Vec<u8>]) -> Vec<u8> {
@@ -122,4 +124,28 @@ fn dumps_show_the_entry_and_the_cpu() {
     let assembly =
         fuse_codegen::llvm::host::assembly(&functions, Optimization::Aggressive).expect("assembly");
     assert!(assembly.contains("add_f32:"), "{assembly}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Single operations leave LLVM little to rewrite; long random ones do not.
+    #[test]
+    fn random_programs_agree_with_the_interpreter_bit_for_bit(
+        program in any::<[u64; 48]>(),
+        seed in any::<u64>(),
+        lanes in prop::sample::select(vec![1u8, 4]),
+    ) {
+        let program = Program { choices: program.to_vec() };
+        let case = program.case(lanes);
+        let function = case.function(Mapping::Range);
+        let (items, buffers) = program.data(&case, seed);
+        let mut expected = buffers.clone();
+        evaluate_all(&function, &mut expected, &dims(items)).expect("random programs evaluate");
+        for optimization in [Optimization::None, Optimization::Aggressive] {
+            let module = LlvmHostModule::compile(std::slice::from_ref(&function), optimization);
+            let actual = run(&module.expect("random programs compile"), &function, items, &buffers);
+            prop_assert_eq!(case.difference(&actual, &expected[buffers.len() - 1]), None);
+        }
+    }
 }

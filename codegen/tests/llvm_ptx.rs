@@ -47,7 +47,7 @@ fn what_llvm_could_not_take_is_refused() {
     let case = cases().into_iter().find(|case| case.name == "add_f32").expect("a case of that name");
     assert!(matches!(refused(case.function(Mapping::Range)), LlvmError::Mapping { .. }));
     let named = |name: &str| Function { name: name.into(), ..function("add_f32", 32) };
-    for name in ["", "1st", "a.b", "a b", "a\0b", "é"] {
+    for name in ["", "1st", "a.b", "a b", "a\0b", "é", "_", "WARP_SZ"] {
         assert_eq!(refused(named(name)), LlvmError::Name(name.into()));
     }
 }

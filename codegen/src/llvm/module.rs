@@ -86,10 +86,7 @@ pub(super) fn check_functions(
 ) -> Result<(), LlvmError> {
     let mut names = HashSet::new();
     for function in functions {
-        let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let identifier = function.name.chars().all(letters)
-            && function.name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-        if !identifier || !names.insert(&function.name) {
+        if !is_entry_name(&function.name) || !names.insert(&function.name) {
             return Err(LlvmError::Name(function.name.clone()));
         }
         if !mapped(&function.mapping) {
@@ -97,6 +94,14 @@ pub(super) fn check_functions(
         }
     }
     Ok(())
+}
+
+/// Whether PTX takes a name for that of an entry: an identifier of C, except a lone underscore and the one
+/// constant that PTX predefines.
+fn is_entry_name(name: &str) -> bool {
+    name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && !["_", "WARP_SZ"].contains(&name)
 }
 
 /// Adds attributes to a buffer parameter: what it may be assumed of the pointer.

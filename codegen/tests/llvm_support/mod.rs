@@ -4,6 +4,8 @@
 // Each test program uses a part of this.
 #![allow(dead_code)]
 
+pub mod random;
+
 use fuse_codegen::kernel_ir::{
     Access, BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, LaneType, Mapping,
     Operation, ParameterId, Statement, Type, UnaryOp, ValueId,
@@ -117,7 +119,7 @@ pub struct Case {
 pub const BLOCK: u32 = 64;
 
 impl Case {
-    fn new(
+    pub fn new(
         name: impl Into<String>,
         inputs: &[DType],
         output: DType,
@@ -235,7 +237,7 @@ pub fn dims(items: i64) -> DimEnv {
 }
 
 /// Bits of values where operations behave in special ways. (Little-endian: the low bytes are what is stored.)
-fn corners(dtype: DType) -> Vec<u64> {
+pub fn corners(dtype: DType) -> Vec<u64> {
     let f64s = [
         0.0,
         -0.0,
