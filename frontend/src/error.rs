@@ -3,11 +3,11 @@
 use std::panic::Location;
 
 use fuse_ir::infer::InferError;
-use fuse_ir::{DType, TensorType};
+use fuse_ir::{DType, TensorType, VerifyError};
 
 /// A mistake in a traced program: the operation, what is wrong with its arguments, and where it was called.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("{operation}: {kind}\n  at {location}")]
+#[error("{}{kind}\n  at {location}", self.prefix())]
 pub struct TraceError {
     /// The operation that was called; `lstm: matmul` is a matmul inside of the library's `lstm`.
     pub operation: String,
@@ -15,6 +15,24 @@ pub struct TraceError {
     pub kind: Box<ErrorKind>,
     /// The call in the traced program.
     pub location: &'static Location<'static>,
+}
+
+impl TraceError {
+    /// The operation and a colon. Inference names its op itself, so that the last name of the path may drop out.
+    fn prefix(&self) -> String {
+        let (outer, last) = self.operation.rsplit_once(": ").unwrap_or(("", &self.operation));
+        let repeated = match &*self.kind {
+            ErrorKind::Infer(error) => {
+                error.to_string().strip_prefix(last).is_some_and(|rest| rest.starts_with(':'))
+            }
+            _ => false,
+        };
+        match (repeated, outer) {
+            (true, "") => String::new(),
+            (true, outer) => format!("{outer}: "),
+            (false, _) => format!("{}: ", self.operation),
+        }
+    }
 }
 
 /// What is wrong with an operation of a traced program.
@@ -93,6 +111,9 @@ pub enum ErrorKind {
         /// The greatest depth.
         limit: usize,
     },
+    /// A graph that breaks an invariant, such as a symbol that is no identifier.
+    #[error("{0}")]
+    Invalid(VerifyError),
     /// A program that returns nothing.
     #[error("the program has no outputs; name at least one with `output`")]
     NoOutputs,

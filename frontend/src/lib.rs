@@ -59,6 +59,7 @@
 
 mod compose;
 mod contract;
+mod declare;
 mod elementwise;
 mod error;
 mod movement;

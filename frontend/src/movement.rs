@@ -1,6 +1,6 @@
 //! Operations that only move elements.
 
-use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo};
+use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 use std::panic::Location;
 
 use fuse_ir::ops::SliceAxis;
@@ -30,13 +30,22 @@ impl<D: IntoDim> IntoBounds for Range<D> {
     }
 }
 
-impl<D: IntoDim + Clone> IntoBounds for RangeInclusive<D> {
+impl<D: IntoDim> IntoBounds for RangeInclusive<D> {
     fn bounds(self) -> Result<(Option<Dim>, Option<Dim>), String> {
-        let (start, end) = self.into_inner();
-        let end = end.into_dim()? + Dim::constant(1);
-        // `..=-1` runs to the end, where one past -1 would read as position 0.
-        Ok((Some(start.into_dim()?), Some(end).filter(|e| !e.is_zero())))
+        let (start, last) = self.into_inner();
+        Ok((Some(start.into_dim()?), after(last.into_dim()?)))
     }
+}
+
+impl<D: IntoDim> IntoBounds for RangeToInclusive<D> {
+    fn bounds(self) -> Result<(Option<Dim>, Option<Dim>), String> {
+        Ok((None, after(self.end.into_dim()?)))
+    }
+}
+
+/// One past a last position; `..=-1` runs to the end, where one past -1 would read as position 0.
+fn after(last: Dim) -> Option<Dim> {
+    Some(last + Dim::constant(1)).filter(|end| !end.is_zero())
 }
 
 impl<D: IntoDim> IntoBounds for RangeTo<D> {
@@ -103,7 +112,9 @@ impl Tensor {
         })
     }
 
-    /// The positions `range` along one axis: `x.slice(0, 1..)`, `x.slice(-1, ..-1)`.
+    /// The positions `range` along one axis: `x.slice(0, 1..)`, `x.slice(-1, ..-1)`, `x.slice(0, "1".."T - 1")`.
+    ///
+    /// Clippy takes `1..-1` for an empty range; write `x.slice(0, 1..).slice(0, ..-1)`.
     #[track_caller]
     pub fn slice(&self, axis: i64, range: impl IntoBounds) -> Tensor {
         self.slice_by(axis, range, 1)

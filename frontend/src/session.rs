@@ -10,9 +10,8 @@ use fuse_ir::limits::{MAX_OPERANDS, type_problem};
 use fuse_ir::{DType, Dim, Graph, InputKind, Literal, Op, TensorType, ValueId};
 use smallvec::SmallVec;
 
-use crate::elementwise::Operand;
 use crate::error::{ErrorKind, Fault, TraceError, argument};
-use crate::shape::{IntoDim, IntoShape, ShapeArgument, is_identifier};
+use crate::shape::is_identifier;
 use crate::tensor::{Origin, Tensor};
 use crate::tensor_list::TensorList;
 
@@ -25,7 +24,7 @@ pub(crate) struct LevelId(u32);
 
 /// A graph under construction.
 pub(crate) struct Level {
-    id: LevelId,
+    pub(crate) id: LevelId,
     pub(crate) graph: Graph,
     /// Values of the enclosing level used here, and the inputs that stand for them.
     pub(crate) captures: Vec<(ValueId, ValueId)>,
@@ -38,8 +37,8 @@ struct Scope {
 }
 
 #[derive(Default)]
-struct State {
-    levels: Vec<Level>,
+pub(crate) struct State {
+    pub(crate) levels: Vec<Level>,
     next_level: u32,
     scopes: Vec<Scope>,
     scan_depth: usize,
@@ -51,7 +50,7 @@ struct State {
 /// A trace in progress; the argument of the closure given to [`trace`]. Cloning it is cheap and refers to
 /// the same trace.
 #[derive(Clone)]
-pub struct Trace(Rc<RefCell<State>>);
+pub struct Trace(pub(crate) Rc<RefCell<State>>);
 
 impl std::fmt::Debug for Trace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -83,138 +82,12 @@ pub fn trace(name: &str, program: impl FnOnce(&Trace)) -> Result<Graph, TraceErr
     if let Some(error) = state.error.take() {
         return Err(error);
     }
-    match levels.into_iter().next() {
-        Some(level) if !level.graph.outputs().is_empty() => {
-            inputs_first(level.graph).map_err(|error| fail(ErrorKind::Infer(error)))
-        }
-        _ => Err(fail(ErrorKind::NoOutputs)),
-    }
-}
-
-/// Declaring what goes in and comes out, and tensors that depend on nothing.
-impl Trace {
-    /// Declares an input that callers give at every call.
-    ///
-    /// Dimensions are numbers, symbols (`"T"`) or sums of products of both (`"4*H + 1"`); see [`IntoShape`].
-    /// May be called inside a scan body as well; the input belongs to the program.
-    #[track_caller]
-    pub fn input(&self, name: &str, dtype: DType, shape: impl IntoShape) -> Tensor {
-        self.declare("input", name, InputKind::Input, dtype, shape)
-    }
-
-    /// Declares a weight, which is bound once, before the calls; otherwise like [`Trace::input`].
-    #[track_caller]
-    pub fn parameter(&self, name: &str, dtype: DType, shape: impl IntoShape) -> Tensor {
-        self.declare("parameter", name, InputKind::Parameter, dtype, shape)
-    }
-
-    #[track_caller]
-    fn declare(
-        &self,
-        operation: &'static str,
-        name: &str,
-        kind: InputKind,
-        dtype: DType,
-        shape: impl IntoShape,
-    ) -> Tensor {
-        let guess = TensorType::scalar(dtype);
-        self.traced(operation, Location::caller(), &guess, || {
-            let ty = TensorType { dtype, shape: shape.into_shape()? };
-            if let Some(problem) = type_problem(&ty) {
-                return Err(argument("shape", "too large", problem));
-            }
-            if let Some(d) = ty.shape.iter().find(|d| d.as_constant().is_some_and(|c| c < 0)) {
-                return Err(argument("shape", &ty, format!("{d} is negative")));
-            }
-            let mut state = self.0.borrow_mut();
-            let Some(level) = state.levels.first_mut() else { return Err(Fault::Poisoned) };
-            check_name(name, level.graph.inputs().iter().map(|i| i.name.as_str()))?;
-            let value = level.graph.add_input(name, kind, ty.clone());
-            Ok(Tensor::new(self, Origin::Value { level: level.id, value }, ty))
-        })
-    }
-
-    /// Returns `tensor` to the callers under `name`.
-    #[track_caller]
-    pub fn output(&self, name: &str, tensor: impl AsRef<Tensor>) {
-        let tensor = tensor.as_ref();
-        self.traced("output", Location::caller(), tensor.ty(), || {
-            self.check(&[tensor])?;
-            let mut state = self.0.borrow_mut();
-            let Some(level) = state.levels.first_mut() else { return Err(Fault::Poisoned) };
-            match tensor.origin {
-                Origin::Value { level: id, value } if id == level.id => {
-                    check_name(name, level.graph.outputs().iter().map(|o| o.name.as_str()))?;
-                    level.graph.add_output(name, value);
-                    Ok(())
-                }
-                _ => Err(argument(
-                    "tensor",
-                    format!("{} of a scan body", tensor.ty()),
-                    "only a tensor of the program itself can be an output; return it from the body",
-                )),
-            }
-        });
-    }
-
-    /// The scalar `value` as a tensor of rank 0.
-    #[track_caller]
-    pub fn constant(&self, dtype: DType, value: impl Into<Operand>) -> Tensor {
-        let value = value.into();
-        self.traced("constant", Location::caller(), &TensorType::scalar(dtype), || {
-            let value = value.literal(dtype)?;
-            self.apply(Op::Constant { value }, &[])
-        })
-    }
-
-    /// A tensor of `shape` that is `value` everywhere.
-    #[track_caller]
-    pub fn full(&self, dtype: DType, shape: impl IntoShape, value: impl Into<Operand>) -> Tensor {
-        let value = value.into();
-        self.traced("full", Location::caller(), &TensorType::scalar(dtype), || {
-            let (shape, value) = (shape.into_shape()?, value.literal(dtype)?);
-            self.filled(&shape, value)
-        })
-    }
-
-    /// A tensor of zeros.
-    #[track_caller]
-    pub fn zeros(&self, dtype: DType, shape: impl IntoShape) -> Tensor {
-        self.traced("zeros", Location::caller(), &TensorType::scalar(dtype), || {
-            let shape = shape.into_shape()?;
-            self.filled(&shape, Literal::from_i64(dtype, 0))
-        })
-    }
-
-    /// The coordinate along `axis` (negative counts from the end) at every point of `shape`.
-    #[track_caller]
-    pub fn iota(&self, dtype: DType, shape: impl IntoShape, axis: i64) -> Tensor {
-        self.traced("iota", Location::caller(), &TensorType::scalar(dtype), || {
-            let ty = TensorType { dtype, shape: shape.into_shape()? };
-            let axis = crate::shape::axis_of(&ty, axis)?;
-            self.apply(Op::Iota { shape: ty.shape, axis, dtype }, &[])
-        })
-    }
-
-    /// The value of a dimension at run time, as a tensor of rank 0.
-    #[track_caller]
-    pub fn dim_value(&self, dtype: DType, dim: impl IntoDim) -> Tensor {
-        self.traced("dim_value", Location::caller(), &TensorType::scalar(dtype), || {
-            let dim = crate::shape::one_dim("dim", dim)?;
-            self.dim_tensor(dtype, &dim)
-        })
-    }
-}
-
-fn check_name<'a>(name: &str, mut taken: impl Iterator<Item = &'a str>) -> Result<(), Fault> {
-    let problem = if name.is_empty() || name.chars().any(char::is_control) {
-        "must be printable and not empty"
-    } else if taken.any(|other| other == name) {
-        "is already taken"
-    } else {
-        return Ok(());
+    let Some(level) = levels.into_iter().next().filter(|level| !level.graph.outputs().is_empty()) else {
+        return Err(fail(ErrorKind::NoOutputs));
     };
-    Err(ErrorKind::Name { name: name.into(), problem }.into())
+    let graph = inputs_first(level.graph).map_err(|error| fail(ErrorKind::Infer(error)))?;
+    fuse_ir::verify(&graph).map_err(|error| fail(ErrorKind::Invalid(error)))?;
+    Ok(graph)
 }
 
 /// Building.
@@ -358,14 +231,6 @@ impl Trace {
         let mut path = state.operation();
         if path.is_empty() {
             path = operation.into();
-        }
-        // Inference names its op itself.
-        if let ErrorKind::Infer(error) = &*kind {
-            let last = path.rsplit(": ").next().unwrap_or_default();
-            if error.to_string().starts_with(&format!("{last}: ")) {
-                path.truncate(path.len() - last.len());
-                path.truncate(path.trim_end_matches(": ").len());
-            }
         }
         let location = state.scopes.first().map_or(place, |s| s.place);
         state.error.get_or_insert(TraceError { operation: path, kind, location });
