@@ -1,29 +1,20 @@
 //! `fuse`: a JIT kernel-fusion compiler for recurrent models.
 //!
-//! Trace a model as an ordinary closure, compile it once, run it at any length:
+//! Trace a model as an ordinary closure ([`trace`]), compile it once ([`compile`]), load it on a device
+//! ([`Compiled::load`]) and run it at any length ([`Executable::run`]):
 //!
 //! ```
-//! use fuse::{CompileOptions, DType, Device, HostTensor, Target};
+//! use fuse::{CompileOptions, Device, DimEnv, Target};
 //!
-//! let graph = fuse::trace("decay", |t| {
-//!     let x = t.input("x", DType::F32, ("T", "B", 8));
-//!     let h0 = t.input("h0", DType::F32, ("B", 8));
-//!     let (last, y) = t.scan(h0, x, |h, x| {
-//!         let h = 0.9 * h + 0.1 * x.tanh();
-//!         (h.clone(), h)
-//!     });
-//!     t.output("y", y);
-//!     t.output("last", last);
-//! })?;
-//!
+//! let graph = fuse::frontend::zoo::lstm_graph(8, 16)?;
 //! let compiled = fuse::compile(&graph, &CompileOptions::new(Target::Cpu))?;
 //! let model = compiled.load(&Device::cpu(&Default::default())?)?;
-//! for steps in [1, 7, 300] {
-//!     let x = HostTensor::from_values(&[steps, 1, 8], &vec![0.5f32; steps * 8])?;
-//!     let h0 = HostTensor::from_values(&[1, 8], &[1.0f32; 8])?;
-//!     let outputs = model.run(&[("x", &x), ("h0", &h0)], &Default::default())?;
-//!     assert_eq!(outputs[0].shape(), [steps, 1, 8]);
+//! let dims = DimEnv::new().with("T", 5).with("B", 2);
+//! for input in graph.inputs() {
+//!     let tensor = fuse::random::value_for(&graph, input, &dims, 0)?;
+//!     assert_eq!(tensor.shape().len(), graph.ty(input.value).rank());
 //! }
+//! println!("{}", compiled.kernels);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -47,3 +38,8 @@ pub use fuse_ir::{DType, Dim, DimEnv, Graph};
 pub use fuse_rewrite as rewrite;
 pub use fuse_runtime as runtime;
 pub use fuse_runtime::{Device, DeviceName, DeviceOptions, Executable};
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
