@@ -5,6 +5,9 @@
 //! symbolic [`Expr`]essions, so one compiled artefact serves every sequence length and batch size.
 
 pub mod bind;
+pub mod compare;
+#[cfg(feature = "testing")]
+pub mod conformance;
 pub mod device;
 pub mod dtype;
 pub mod expr;
@@ -18,6 +21,8 @@ pub mod ops;
 pub mod tensor;
 pub mod text;
 pub mod types;
+pub mod verify;
+pub mod verify_kernels;
 
 pub use dtype::{DType, Literal};
 pub use expr::{Axis, Dim, DimEnv, Expr, Symbol};
@@ -27,3 +32,5 @@ pub use ops::{Op, ReduceOp, ScalarOp};
 pub use tensor::Tensor;
 pub use text::{ParseError, parse};
 pub use types::{Shape, TensorType};
+pub use verify::{VerifyError, verify};
+pub use verify_kernels::{KernelVerifyError, verify_kernels};
