@@ -23,8 +23,6 @@ pub mod text;
 pub mod types;
 pub mod verify;
 pub mod verify_kernels;
-pub mod verify;
-pub mod verify_kernels;
 
 pub use dtype::{DType, Literal};
 pub use expr::{Axis, Dim, DimEnv, Expr, Symbol};
@@ -34,7 +32,5 @@ pub use ops::{Op, ReduceOp, ScalarOp};
 pub use tensor::Tensor;
 pub use text::{ParseError, parse};
 pub use types::{Shape, TensorType};
-pub use verify::{VerifyError, verify};
-pub use verify_kernels::{KernelVerifyError, verify_kernels};
 pub use verify::{VerifyError, verify};
 pub use verify_kernels::{KernelVerifyError, verify_kernels};

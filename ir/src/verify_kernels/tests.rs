@@ -34,7 +34,7 @@ fn kernel(
     elements: Vec<TypedElement>,
     stores: Vec<Store>,
 ) -> Kernel {
-    let extents = extents.iter().map(|e| Expr::symbol(e)).collect();
+    let extents = extents.iter().map(Expr::symbol).collect();
     Kernel { name: name.into(), rank, extents, elements, stores, ops: vec![] }
 }
 
