@@ -22,11 +22,12 @@ fn run(module: &LlvmHostModule, function: &Function, items: i64, buffers: &[Vec<
             *word = u64::from_ne_bytes(padded);
         }
     }
+    let index = module.index_of(&function.name).expect("a function of the module");
     let pointers: Vec<*mut u8> = memory.iter_mut().map(|m| m.as_mut_ptr().cast()).collect();
     for (begin, end) in [(0, items / 3), (items / 3, items)] {
         // SAFETY: the interpreter ran the function on buffers of these sizes without leaving them; nobody else
         // has the memory.
-        unsafe { module.call(&function.name, &pointers, &[items], begin, end) };
+        unsafe { module.call(index, &pointers, &[items], begin, end) }.expect("the arguments are right");
     }
     let output: Vec<u8> = memory.pop().expect("the output").into_iter().flat_map(u64::to_ne_bytes).collect();
     output[..buffers[buffers.len() - 1].len()].to_vec()
@@ -95,6 +96,16 @@ fn two_functions_of_one_name_are_refused() {
     let function = small().function(Mapping::Range);
     let error = LlvmHostModule::compile(&[function.clone(), function], Optimization::Standard).err();
     assert_eq!(error, Some(LlvmError::Name("add_f32".into())));
+}
+
+#[test]
+fn a_call_with_other_arguments_does_not_run() {
+    let module = LlvmHostModule::compile(&[small().function(Mapping::Range)], Optimization::None);
+    let module = module.expect("the case compiles");
+    // SAFETY: the number of arguments is wrong, so that nothing runs.
+    let call = |index| unsafe { module.call(index, &[], &[1], 0, 1) }.expect_err("refused");
+    assert!(matches!(call(0), LlvmError::Arguments { what: "buffers", expected: 3, given: 0, .. }));
+    assert_eq!(call(1), LlvmError::NoFunction { index: 1, functions: 1 });
 }
 
 #[test]

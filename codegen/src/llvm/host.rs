@@ -4,8 +4,6 @@
 //! function of its own that takes buffers and symbols as parameters and is inlined into the entry: parameters
 //! can be declared not to overlap, pointers loaded from an array cannot.
 
-use std::collections::HashMap;
-
 use inkwell::AddressSpace;
 use inkwell::attributes::AttributeLoc;
 use inkwell::builder::{Builder, BuilderError};
@@ -30,16 +28,24 @@ pub type HostEntry = unsafe extern "C" fn(*const *mut u8, *const i64, i64, i64);
 
 /// Machine code of some functions. It may be called from any number of threads at once.
 pub struct LlvmHostModule {
-    entries: HashMap<String, Compiled>,
+    /// By position of the function.
+    entries: Vec<Compiled>,
     // Owns the code; dropped before the session whose context it lives in.
     _engine: ExecutionEngine<'static>,
     _session: Box<Session>,
 }
 
 struct Compiled {
-    entry: HostEntry,
+    name: String,
+    code: HostEntry,
     buffers: usize,
     symbols: usize,
+}
+
+impl std::fmt::Debug for LlvmHostModule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.entries.iter().map(|entry| &entry.name)).finish()
+    }
 }
 
 // SAFETY: after construction nothing touches LLVM's objects until they are dropped, all of them by the one
@@ -65,40 +71,74 @@ impl LlvmHostModule {
             let engine = module.create_jit_execution_engine(level(optimization));
             engine.map_err(|message| LlvmError::Emission(message.to_string()))?
         };
-        let mut entries = HashMap::new();
+        let mut entries = Vec::with_capacity(functions.len());
         for function in functions {
             let address = engine.get_function_address(&function.name);
             session.check()?;
             let address = address.map_err(|e| LlvmError::Emission(format!("{}: {e}", function.name)))?;
             // SAFETY: the engine compiled the function of that name with exactly this signature, and keeps its
             // code until it is dropped.
-            let entry = unsafe { std::mem::transmute::<usize, HostEntry>(address) };
+            let code = unsafe { std::mem::transmute::<usize, HostEntry>(address) };
             let (buffers, symbols) = (function.buffers.len(), function.symbols.len());
-            entries.insert(function.name.clone(), Compiled { entry, buffers, symbols });
+            entries.push(Compiled { name: function.name.clone(), code, buffers, symbols });
         }
         Ok(LlvmHostModule { entries, _engine: engine, _session: session })
     }
 
-    /// The machine code of a function, valid as long as the module lives.
-    pub fn entry(&self, function: &str) -> Option<HostEntry> {
-        self.entries.get(function).map(|compiled| compiled.entry)
+    /// The number of functions.
+    pub fn len(&self) -> usize {
+        self.entries.len()
     }
 
-    /// Runs the work items `begin..end` of a function.
+    /// Whether the module has no functions.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The position of the function of that name.
+    pub fn index_of(&self, name: &str) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.name == name)
+    }
+
+    /// The machine code of a function, for callers that check the arguments once and call often. The same
+    /// conditions hold as for [`LlvmHostModule::call`], and the module must outlive every call.
+    pub fn entry(&self, index: usize) -> Option<HostEntry> {
+        self.entries.get(index).map(|entry| entry.code)
+    }
+
+    /// Runs the work items `begin..end` of function number `index`; with `begin >= end` nothing.
     ///
-    /// # Panics
-    /// If there is no function of that name, or it takes another number of buffers or symbols.
+    /// # Errors
+    /// [`LlvmError::NoFunction`] and [`LlvmError::Arguments`]; nothing ran then.
     ///
     /// # Safety
-    /// Every buffer must be as large as the function's accesses for these items and symbols need it to be and
-    /// aligned to its element type; a buffer that is written must not overlap another one, nor be accessed
-    /// by anyone else during the call, except by calls for other items.
-    pub unsafe fn call(&self, function: &str, buffers: &[*mut u8], symbols: &[i64], begin: i64, end: i64) {
-        let compiled = self.entries.get(function).expect("a function of this module");
-        assert_eq!((buffers.len(), symbols.len()), (compiled.buffers, compiled.symbols), "arguments");
-        // SAFETY: the entry was compiled with this signature and reads as many buffers and symbols as were
-        // just counted; the rest is the caller's promise.
-        unsafe { (compiled.entry)(buffers.as_ptr(), symbols.as_ptr(), begin, end) }
+    /// * `buffers[i]` is valid for reads (or writes) of all elements of `Function::buffers[i]` at the extents
+    ///   that `symbols` gives, and for at least one element in any case; aligned to the element type.
+    /// * A buffer that is written overlaps no other, and nothing else accesses it during the call, except that
+    ///   calls for disjoint ranges of the same launch may run at the same time.
+    /// * `symbols` are the values of `Function::symbols`, in that order, and
+    ///   `0 <= begin`, `end <= Function::work` at those values.
+    pub unsafe fn call(
+        &self,
+        index: usize,
+        buffers: &[*mut u8],
+        symbols: &[i64],
+        begin: i64,
+        end: i64,
+    ) -> Result<(), LlvmError> {
+        let functions = self.entries.len();
+        let entry = self.entries.get(index).ok_or(LlvmError::NoFunction { index, functions })?;
+        for (what, expected, given) in
+            [("buffers", entry.buffers, buffers.len()), ("symbols", entry.symbols, symbols.len())]
+        {
+            if expected != given {
+                return Err(LlvmError::Arguments { function: entry.name.clone(), what, expected, given });
+            }
+        }
+        // SAFETY: the code was compiled from checked Kernel IR with this signature and lives as long as `self`;
+        // it reads as many buffers and symbols as were just counted; the rest is the caller's promise.
+        unsafe { (entry.code)(buffers.as_ptr(), symbols.as_ptr(), begin, end) };
+        Ok(())
     }
 }
 

@@ -81,4 +81,24 @@ pub enum LlvmError {
     /// LLVM failed to optimise or to emit.
     #[error("LLVM emits no code: {0}")]
     Emission(String),
+    /// There is no function of that position.
+    #[error("there is no function {index}; the module has {functions}")]
+    NoFunction {
+        /// The position.
+        index: usize,
+        /// The number of functions.
+        functions: usize,
+    },
+    /// A call passes another number of arguments than the function takes.
+    #[error("`{function}` takes {expected} {what}, got {given}")]
+    Arguments {
+        /// The function.
+        function: String,
+        /// `buffers` or `symbols`.
+        what: &'static str,
+        /// What it takes.
+        expected: usize,
+        /// What was passed.
+        given: usize,
+    },
 }
