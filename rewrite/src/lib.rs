@@ -1,1 +1,36 @@
-//! E-graph rewriting and kernel extraction of the fuse compiler.
+//! Rewriting: from a tensor graph to fused kernels, through an e-graph.
+//!
+//! A term of the e-graph is a function on an iteration space; `reindex[m](x)` reads the term `x` through an
+//! index map. A class that extraction materialises lives in memory and is read by loads; every other class
+//! is computed where it is used, its indices substituted. So fusion is one decision, taken per class, and the
+//! kernels are what lies between two materialised classes.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `language` | terms, their interned attributes |
+//! | `analysis` | what is known of a class: space, type, dependences, loops, constants |
+//! | `ingest` | tensor graph → e-graph; time becomes an axis |
+//! | `push` | `reindex` pushed through structure |
+//! | `rules/` | algebra, as named data |
+//! | `extract/` | which node of a class, and which classes are materialised |
+//! | `lower` | chosen terms → kernels |
+//! | `unfused` | the baseline: one kernel per operation, without an e-graph |
+//! | `report` | what happened, in numbers |
+
+mod analysis;
+mod error;
+mod extract;
+mod ingest;
+mod kernel_builder;
+mod language;
+mod lower;
+mod optimize;
+mod push;
+pub mod report;
+pub mod rules;
+mod scan_set;
+mod unfused;
+
+pub use error::RewriteError;
+pub use optimize::{Mode, Optimized, Options, dump_egraph, optimize};
+pub use report::Report;

@@ -1,0 +1,85 @@
+//! What kernels cost on a device.
+
+use fuse_ir::device::DeviceModel;
+use fuse_ir::expr::Atom;
+use fuse_ir::ops::ScalarOp;
+use fuse_ir::{DType, Dim};
+
+/// The value a dimension is assumed to have: kernels are chosen once for every size.
+pub fn assumed(dim: &Dim) -> f64 {
+    let value = dim.eval(&|atom| match atom {
+        Atom::Symbol(s) => Some(match s.name() {
+            "T" => 100,
+            "B" => 16,
+            _ => 64,
+        }),
+        Atom::Axis(_) | Atom::FloorDiv(..) | Atom::Mod(..) | Atom::Min(..) | Atom::Max(..) => None,
+    });
+    value.map_or(64.0, |v| v.max(1) as f64)
+}
+
+/// The arithmetic of one evaluation of something.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Work {
+    /// Operations that take one issue slot.
+    pub flops: f64,
+    /// Transcendental functions.
+    pub transcendentals: f64,
+}
+
+impl Work {
+    const fn new(flops: f64, transcendentals: f64) -> Self {
+        Work { flops, transcendentals }
+    }
+
+    /// One number for comparing terms when nothing is known of placement.
+    pub fn weight(self) -> f64 {
+        self.flops + 16.0 * self.transcendentals
+    }
+}
+
+/// What one application of an elementwise op costs.
+pub fn scalar_work(op: ScalarOp) -> Work {
+    use ScalarOp::*;
+    match op {
+        Neg | Abs | Sign | Floor | Ceil | Round | Trunc | Relu | Not | IsNan | Add | Sub | Mul | Min | Max
+        | Eq | Ne | Lt | Le | Gt | Ge | And | Or | Xor | Select => Work::new(1.0, 0.0),
+        Clamp => Work::new(2.0, 0.0),
+        Div | Sqrt | Rsqrt | Reciprocal => Work::new(6.0, 0.0),
+        Mod | Rem => Work::new(8.0, 0.0),
+        Exp | Exp2 | Expm1 | Log | Log2 | Log1p | Sin | Cos | Tanh | Sigmoid | Erf => Work::new(0.0, 1.0),
+        Softplus | Pow => Work::new(1.0, 2.0),
+    }
+}
+
+/// What a conversion costs.
+pub fn cast_work(_from: DType, _to: DType) -> Work {
+    Work::new(1.0, 0.0)
+}
+
+/// One launch of a kernel.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct KernelCost {
+    /// Bytes loaded, each element counted once.
+    pub loaded: f64,
+    /// Bytes stored.
+    pub stored: f64,
+    /// Arithmetic.
+    pub work: Work,
+    /// Points of the iteration space.
+    pub points: f64,
+}
+
+impl KernelCost {
+    /// Seconds of one launch: the launch itself, and the roofline. Five per cent of what the maximum hides
+    /// counts too, so that a search does not stand still on its plateaus.
+    pub fn seconds(&self, device: &DeviceModel) -> f64 {
+        let memory = (self.loaded + self.stored) / device.memory_bytes_per_second;
+        // A space that does not fill the device leaves cores idle, one that fills it once has a ragged end.
+        let busy = self.points / (self.points + device.parallel_points);
+        let compute = (self.work.flops / device.flops_per_second
+            + self.work.transcendentals / device.transcendentals_per_second)
+            / busy;
+        device.launch_seconds + memory.max(compute) + 0.05 * memory.min(compute)
+    }
+}

@@ -1,0 +1,187 @@
+//! The e-graph in dense arrays, and the node that each class uses when it is computed in place.
+
+use std::collections::HashMap;
+
+use egg::Id;
+
+use super::cost::{cast_work, scalar_work};
+use crate::analysis::{ClassData, Terms};
+use crate::language::{Head, Tables};
+
+/// A class, by position.
+pub type Class = u32;
+
+/// A node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The head.
+    pub head: Head,
+    /// The operands.
+    pub children: Vec<Class>,
+}
+
+/// The part of an e-graph that is reachable from its outputs.
+pub struct Dense<'a> {
+    /// Attributes.
+    pub tables: &'a Tables,
+    /// Nodes of each class, in a fixed order.
+    pub nodes: Vec<Vec<Node>>,
+    /// What is known of each class.
+    pub data: Vec<&'a ClassData>,
+    /// The class in the e-graph.
+    pub ids: Vec<Id>,
+    /// Which node of a class computes it in place.
+    pub choice: Vec<usize>,
+    /// Orders classes: what a class is computed from, by its own node or through a view, ranks lower.
+    pub rank: Vec<u64>,
+    index: HashMap<Id, Class>,
+    terms: &'a Terms,
+}
+
+/// Beyond this many classes the sets of classes that costs are summed over would take too much memory.
+const MAX_CLASSES_FOR_SETS: usize = 8192;
+
+impl<'a> Dense<'a> {
+    /// The classes reachable from `roots`, and through the states of the scans met.
+    pub fn new(terms: &'a Terms, roots: &[Id]) -> Self {
+        let mut dense = Dense {
+            tables: &terms.analysis.tables,
+            nodes: Vec::new(),
+            data: Vec::new(),
+            ids: Vec::new(),
+            choice: Vec::new(),
+            rank: Vec::new(),
+            index: HashMap::new(),
+            terms,
+        };
+        let mut pending: Vec<Id> = roots.iter().rev().copied().collect();
+        while let Some(id) = pending.pop() {
+            let id = terms.find(id);
+            if dense.index.contains_key(&id) {
+                continue;
+            }
+            dense.index.insert(id, dense.ids.len() as Class);
+            dense.ids.push(id);
+            for term in terms[id].nodes.iter().rev() {
+                pending.extend(term.children.iter().rev());
+                if let Head::Carry(scan, _) | Head::ScanFinal(scan, _) = term.head {
+                    let carries = &terms.analysis.tables.scan(scan).carries;
+                    pending.extend(carries.iter().rev().flat_map(|c| [c.next, c.init]));
+                }
+            }
+        }
+        for id in &dense.ids {
+            let class = &terms[*id];
+            let node = |t: &crate::language::Term| Node {
+                head: t.head,
+                children: t.children.iter().map(|c| dense.index[&terms.find(*c)]).collect(),
+            };
+            dense.nodes.push(class.nodes.iter().map(node).collect());
+            dense.data.push(&class.data);
+        }
+        dense.choose();
+        dense
+    }
+
+    /// The position of a class of the e-graph.
+    pub fn class(&self, id: Id) -> Class {
+        self.index[&self.terms.find(id)]
+    }
+
+    /// The position of a class, if it is reachable.
+    pub fn known(&self, id: Id) -> Option<Class> {
+        self.index.get(&self.terms.find(id)).copied()
+    }
+
+    /// The node that computes a class in place.
+    pub fn chosen(&self, class: Class) -> &Node {
+        &self.nodes[class as usize][self.choice[class as usize]]
+    }
+
+    /// What a node costs by itself, in sixteenths of a simple operation; views cost least but something, so
+    /// that every operand ranks below its use.
+    fn own_cost(&self, class: usize, node: &Node) -> u64 {
+        match node.head {
+            Head::Leaf(_) | Head::Carry(..) | Head::ScanFinal(..) | Head::Constant(_) | Head::Index(_) => 1,
+            Head::Reindex(_) => 1,
+            Head::Scalar(op) => (16.0 * scalar_work(op).weight()) as u64,
+            Head::Cast(to) => {
+                let from = self.data[node.children[0] as usize].dtype;
+                debug_assert_eq!(to, self.data[class].dtype);
+                (16.0 * cast_work(from, to).weight()) as u64
+            }
+            Head::Gather(_) => 64,
+            Head::Reduce(..) => 4096,
+        }
+    }
+
+    /// Greedy with shared costs: the cost of a node is that of all distinct classes below it. After
+    /// convergence every class costs more than each of its operands, so the choice has no cycles.
+    fn choose(&mut self) {
+        let n = self.nodes.len();
+        let words = if n <= MAX_CLASSES_FOR_SETS { n.div_ceil(64) } else { 0 };
+        let mut best: Vec<Option<u64>> = vec![None; n];
+        let mut sets: Vec<Vec<u64>> = vec![Vec::new(); n];
+        let mut own: Vec<u64> = vec![0; n];
+        self.choice = vec![0; n];
+        loop {
+            let mut changed = false;
+            for class in (0..n).rev() {
+                for (k, node) in self.nodes[class].iter().enumerate() {
+                    let cost = self.own_cost(class, node);
+                    let Some((total, set)) = combine(class, cost, node, &best, &sets, &own, words) else {
+                        continue;
+                    };
+                    if best[class].is_none_or(|b| total < b) {
+                        (best[class], sets[class], own[class]) = (Some(total), set, cost);
+                        self.choice[class] = k;
+                        changed = true;
+                    }
+                }
+            }
+            if !changed {
+                break;
+            }
+        }
+        self.rank = best.into_iter().map(|b| b.unwrap_or(u64::MAX)).collect();
+    }
+}
+
+/// The cost of a node and the classes it counts; `None` where an operand has no cost yet or counts `class`.
+fn combine(
+    class: usize,
+    cost: u64,
+    node: &Node,
+    best: &[Option<u64>],
+    sets: &[Vec<u64>],
+    own: &[u64],
+    words: usize,
+) -> Option<(u64, Vec<u64>)> {
+    if words == 0 {
+        // The longest path instead of the sum: coarser, but linear.
+        let mut deepest = node.children.iter().map(|c| best[*c as usize]);
+        let deepest = deepest.try_fold(0, |max: u64, c| Some(max.max(c?)))?;
+        return Some((deepest.saturating_add(cost), Vec::new()));
+    }
+    let mut set = vec![0u64; words];
+    let mut above = 0;
+    for child in &node.children {
+        above = above.max(best[*child as usize]?);
+        let child_set = &sets[*child as usize];
+        if child_set[class / 64] & (1 << (class % 64)) != 0 {
+            return None;
+        }
+        set.iter_mut().zip(child_set).for_each(|(a, b)| *a |= b);
+    }
+    let mut total = cost;
+    for (i, word) in set.iter().enumerate() {
+        let mut bits = *word;
+        while bits != 0 {
+            total = total.saturating_add(own[i * 64 + bits.trailing_zeros() as usize]);
+            bits &= bits - 1;
+        }
+    }
+    set[class / 64] |= 1 << (class % 64);
+    // Sets may be older than the costs of their members; the order must hold nevertheless.
+    Some((total.max(above.saturating_add(cost)), set))
+}

@@ -1,0 +1,219 @@
+//! Extraction: which node computes each class, and which classes are materialised.
+//!
+//! An [`Extractor`] decides; there is one file for each. What a decision means (which kernels, in which
+//! loops, at what cost) is the same for all and lives here.
+
+pub mod cost;
+pub mod dense;
+pub mod greedy;
+pub mod placement;
+pub mod points;
+pub mod walk;
+
+use std::collections::HashMap;
+
+use fuse_ir::device::DeviceModel;
+
+use dense::{Class, Dense};
+use placement::{Item, Misplaced, Placement, Root, RootId, RootKind, Roots, arrange, place};
+use walk::{Materialised, Walker};
+
+use crate::language::ScanId;
+
+/// What is to be extracted.
+pub struct Problem<'a> {
+    /// The classes.
+    pub dense: &'a Dense<'a>,
+    /// The class of each graph output.
+    pub outputs: Vec<Class>,
+    /// The stacked results of scans: with these in memory every loop can be separated from what follows it.
+    pub stacked: Vec<Class>,
+    /// The device.
+    pub device: &'a DeviceModel,
+}
+
+/// The kernels that a decision leads to.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What is in memory.
+    pub memory: Materialised,
+    /// What is stored, and what computes it.
+    pub roots: Roots,
+    /// The loops around each root.
+    pub placement: Placement,
+    /// Kernels and loops in order of execution.
+    pub items: Vec<Item>,
+    /// Seconds of one run, for assumed dimensions.
+    pub seconds: f64,
+}
+
+/// Numbers about an extraction.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct ExtractionStats {
+    /// Decisions that were evaluated.
+    pub evaluated: usize,
+    /// Classes that could be materialised or not.
+    pub candidates: usize,
+    /// Classes that were materialised.
+    pub materialised: usize,
+    /// Seconds of one run by the model.
+    pub seconds: f64,
+}
+
+/// A way to decide.
+pub trait Extractor {
+    /// The name in reports.
+    fn name(&self) -> &'static str;
+
+    /// The best plan found.
+    ///
+    /// # Errors
+    /// In words, where no legal plan was found.
+    fn extract(&self, problem: &Problem<'_>) -> Result<(Plan, ExtractionStats), String>;
+}
+
+/// Why a decision leads to no kernels.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Illegal {
+    /// These classes must be materialised too.
+    Needs(Vec<Class>),
+    /// The values cannot be placed in loops.
+    Misplaced(Misplaced),
+}
+
+/// Evaluates decisions.
+pub struct Evaluator<'a> {
+    problem: &'a Problem<'a>,
+    walker: Walker<'a>,
+    /// Decisions evaluated so far.
+    pub evaluated: usize,
+}
+
+impl<'a> Evaluator<'a> {
+    /// An evaluator.
+    pub fn new(problem: &'a Problem<'a>) -> Self {
+        Evaluator { problem, walker: Walker::new(problem.dense), evaluated: 0 }
+    }
+
+    /// The kernels and the cost of a decision.
+    ///
+    /// # Errors
+    /// Where there are none.
+    pub fn plan(&mut self, memory: &Materialised) -> Result<Plan, Illegal> {
+        self.evaluated += 1;
+        let roots = self.collect(memory).map_err(Illegal::Needs)?;
+        let placement = place(self.problem.dense, &roots).map_err(Illegal::Misplaced)?;
+        let mut join = |_: &[RootId], _: RootId| true;
+        let items = arrange(self.problem.dense, &roots, &placement, &mut join).map_err(Illegal::Misplaced)?;
+        let seconds = self.seconds(&roots, &items, memory, &mut Vec::new());
+        let mut used = Materialised::none(self.problem.dense.nodes.len());
+        roots.values.keys().for_each(|c| used.set(*c, true));
+        Ok(Plan { memory: used, roots, placement, items, seconds })
+    }
+
+    /// Everything that must be stored, from the outputs down. Classes that nothing reads do not appear.
+    fn collect(&mut self, memory: &Materialised) -> Result<Roots, Vec<Class>> {
+        let mut roots = Roots::default();
+        let mut needs = Vec::new();
+        let outputs = self.problem.outputs.iter().enumerate();
+        let mut pending: Vec<(RootKind, Class)> =
+            outputs.rev().map(|(i, c)| (RootKind::Output(i as u32), *c)).collect();
+        while let Some((kind, class)) = pending.pop() {
+            let inside = [class];
+            let inside = if kind == RootKind::Value { &inside[..] } else { &[] };
+            let walk = self.walker.walk(&[class], inside, memory);
+            needs.extend_from_slice(&walk.needs);
+            for read in walk.reads.iter().rev() {
+                if !roots.values.contains_key(&read.class) {
+                    // The position is set when the root is made.
+                    roots.values.insert(read.class, usize::MAX);
+                    pending.push((RootKind::Value, read.class));
+                }
+            }
+            for state in walk.carries.iter().chain(&walk.finals).rev() {
+                let key = (state.scan, state.carry);
+                if !roots.states.contains_key(&key) {
+                    roots.states.insert(key, (usize::MAX, usize::MAX));
+                    let (init, next) = self.state(state.scan, state.carry);
+                    pending.push((RootKind::Next(state.scan, state.carry), next));
+                    pending.push((RootKind::Init(state.scan, state.carry), init));
+                }
+            }
+            let id = roots.roots.len();
+            match kind {
+                RootKind::Value => {
+                    roots.values.insert(class, id);
+                }
+                RootKind::Init(scan, carry) => {
+                    roots.states.entry((scan, carry)).and_modify(|s| s.0 = id);
+                }
+                RootKind::Next(scan, carry) => {
+                    roots.states.entry((scan, carry)).and_modify(|s| s.1 = id);
+                }
+                RootKind::Output(_) => {}
+            }
+            roots.roots.push(Root { kind, class, walk });
+        }
+        if needs.is_empty() { Ok(roots) } else { Err(needs) }
+    }
+
+    fn state(&self, scan: ScanId, carry: u32) -> (Class, Class) {
+        let info = &self.problem.dense.tables.scan(scan).carries[carry as usize];
+        (self.problem.dense.class(info.init), self.problem.dense.class(info.next))
+    }
+
+    /// The time of all kernels of a level.
+    fn seconds(
+        &mut self,
+        roots: &Roots,
+        items: &[Item],
+        memory: &Materialised,
+        time: &mut Vec<usize>,
+    ) -> f64 {
+        let mut sum = 0.0;
+        for item in items {
+            match item {
+                Item::Loop(scan, body) => {
+                    time.push(self.problem.dense.tables.scan(*scan).depth());
+                    sum += self.seconds(roots, body, memory, time);
+                    time.pop();
+                }
+                Item::Kernel(members) => {
+                    let classes: Vec<Class> = members.iter().map(|r| roots.roots[*r].class).collect();
+                    let space = self.problem.dense.data[classes[0] as usize].space;
+                    let values = members.iter().filter(|r| roots.roots[**r].kind == RootKind::Value);
+                    let inside: Vec<Class> = values.map(|r| roots.roots[*r].class).collect();
+                    let joined;
+                    let walk = match &members[..] {
+                        [one] => &roots.roots[*one].walk,
+                        _ => {
+                            joined = self.walker.walk(&classes, &inside, memory);
+                            &joined
+                        }
+                    };
+                    let stored = stored_classes(roots, members);
+                    sum += self.walker.seconds(self.problem.device, space, walk, &stored, time);
+                }
+            }
+        }
+        sum
+    }
+}
+
+/// The classes that a kernel stores: a materialised class that is also an output or next state is stored there
+/// and needs no memory of its own.
+fn stored_classes(roots: &Roots, members: &[RootId]) -> Vec<Class> {
+    let mut counts: HashMap<Class, (usize, bool)> = HashMap::new();
+    for root in members {
+        let root = &roots.roots[*root];
+        let entry = counts.entry(root.class).or_default();
+        match root.kind {
+            RootKind::Value => entry.1 = true,
+            RootKind::Output(_) | RootKind::Init(..) | RootKind::Next(..) => entry.0 += 1,
+        }
+    }
+    let mut out: Vec<Class> =
+        counts.iter().flat_map(|(c, (n, value))| std::iter::repeat_n(*c, (*n).max(usize::from(*value)))).collect();
+    out.sort_unstable();
+    out
+}

@@ -1,0 +1,286 @@
+//! Terms at points: what a class looks like from inside a kernel.
+//!
+//! A kernel's root is a class at every point of its space. Below it, views substitute indices, so what is met
+//! is pairs of a class and coordinates over the kernel's axes. These pairs, how each expands by one step and
+//! what it costs do not depend on which classes are materialised; that only decides where a walk stops. So they
+//! are interned once per space, and evaluating a choice is a walk over integers.
+
+use std::collections::HashMap;
+
+use fuse_ir::types::Shape;
+use fuse_ir::{Dim, Expr};
+use smallvec::SmallVec;
+
+use super::cost::{Work, assumed, cast_work, scalar_work};
+use super::dense::{Class, Dense};
+use crate::language::{Head, ScanId, SpaceId};
+
+/// A point of one space, by position.
+pub type PointId = u32;
+
+/// What computes a point.
+#[derive(Clone, Debug)]
+pub enum Expansion {
+    /// Reads the graph input of that position.
+    Leaf,
+    /// A constant or index expression.
+    Free,
+    /// The state of a scan at the start of the step.
+    Carry(ScanId, u32),
+    /// The state after the loop.
+    Final(ScanId, u32),
+    /// The same value at another point.
+    View(PointId),
+    /// Arithmetic on points.
+    Op(SmallVec<[PointId; 3]>),
+    /// Reads a class in memory at the value of a point.
+    Gather {
+        /// What is read.
+        table: Class,
+        /// The coordinate along the gathered axis.
+        index: PointId,
+        /// How many leading coordinates of the table are the axes of the kernel.
+        steps: usize,
+    },
+}
+
+/// A class at coordinates.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// The class.
+    pub class: Class,
+    /// One coordinate for each of its axes, over the kernel's axes and those of reductions around.
+    pub coordinates: Vec<Expr>,
+    /// How many leading coordinates are the axes of the kernel.
+    pub steps: usize,
+    /// Whether the coordinates are exactly the axes of the kernel's space.
+    pub identity: bool,
+    /// The arithmetic of this point, all its evaluations over the whole space.
+    pub work: Work,
+    /// The elements it has, each counted once, over the whole space.
+    pub distinct: f64,
+    /// The number of leading axes of the space that it is evaluated for.
+    pub levels: usize,
+    /// The axes of the space it depends on.
+    pub used: u64,
+    /// The axes of reductions it depends on, ascending.
+    bound: SmallVec<[u32; 4]>,
+    /// The expansion, once asked for.
+    expansion: Option<Expansion>,
+    /// The points that the class is views of.
+    views: SmallVec<[PointId; 2]>,
+}
+
+/// The points of one space.
+pub struct Points {
+    /// The extents of the space.
+    pub space: Shape,
+    /// The assumed extents of the space's axes and, after them, of all reduction axes.
+    pub sizes: Vec<f64>,
+    extents: Vec<Dim>,
+    /// For each reduction axis: the evaluations of one pass over it, and the levels of its reduction.
+    passes: Vec<(f64, usize)>,
+    /// The reduction that the last axis belongs to.
+    owner_of_last: Option<PointId>,
+    points: Vec<Point>,
+    known: HashMap<(Class, Vec<Expr>), PointId>,
+}
+
+impl Points {
+    /// No points yet.
+    pub fn new(dense: &Dense<'_>, space: SpaceId) -> Self {
+        let space = dense.tables.extents(space).clone();
+        Points {
+            sizes: space.iter().map(assumed).collect(),
+            extents: space.clone(),
+            space,
+            passes: Vec::new(),
+            owner_of_last: None,
+            points: Vec::new(),
+            known: HashMap::new(),
+        }
+    }
+
+    /// The number of points so far.
+    pub fn len(&self) -> usize {
+        self.points.len()
+    }
+
+    /// A point.
+    pub fn get(&self, id: PointId) -> &Point {
+        &self.points[id as usize]
+    }
+
+    /// The class over the whole space.
+    pub fn root(&mut self, dense: &Dense<'_>, class: Class) -> PointId {
+        let identity = (0..self.space.len()).map(Expr::axis).collect();
+        self.point(dense, class, identity)
+    }
+
+    fn point(&mut self, dense: &Dense<'_>, class: Class, coordinates: Vec<Expr>) -> PointId {
+        if let Some(id) = self.known.get(&(class, coordinates.clone())) {
+            return *id;
+        }
+        let leading = |(i, e): &(usize, &Expr)| e.as_axis().is_some_and(|a| a.index() == *i);
+        let rank = self.space.len();
+        let steps = coordinates.iter().take(rank).enumerate().take_while(leading).count();
+        let depends = dense.data[class as usize].depends;
+        let (mut used, mut bound) = (0u64, SmallVec::<[u32; 4]>::new());
+        for (i, e) in coordinates.iter().enumerate() {
+            if depends & (1 << i) != 0 {
+                for axis in e.axes() {
+                    match axis.index() {
+                        a if a < rank => used |= 1 << a,
+                        a => bound.push((a - rank) as u32),
+                    }
+                }
+            }
+        }
+        bound.sort_unstable();
+        bound.dedup();
+        let axes = (0..rank).filter(|a| used & (1 << a) != 0).map(|a| self.sizes[a]);
+        let distinct = axes.chain(bound.iter().map(|b| self.sizes[rank + *b as usize])).product();
+        let mut point = Point {
+            class,
+            steps,
+            identity: steps == rank && coordinates.len() == rank,
+            coordinates: coordinates.clone(),
+            work: Work::default(),
+            distinct,
+            levels: 64 - used.leading_zeros() as usize,
+            used,
+            bound,
+            expansion: None,
+            views: SmallVec::new(),
+        };
+        let evaluations = self.evaluations(&mut point);
+        let work = own_work(dense, class);
+        point.work = Work {
+            flops: work.flops * evaluations,
+            transcendentals: work.transcendentals * evaluations,
+        };
+        let id = self.points.len() as PointId;
+        self.points.push(point);
+        self.known.insert((class, coordinates), id);
+        id
+    }
+
+    /// How often the point is evaluated: for every point of the leading axes down to the deepest it depends on,
+    /// or once for every pass of the innermost reduction it is in. Sets its levels.
+    fn evaluations(&self, point: &mut Point) -> f64 {
+        let passes = point.bound.iter().map(|b| self.passes[*b as usize]);
+        match passes.max_by(|a, b| a.0.total_cmp(&b.0)) {
+            Some((evaluations, levels)) => {
+                point.levels = levels;
+                evaluations
+            }
+            None => self.sizes[..point.levels].iter().product(),
+        }
+    }
+
+    /// How the point is computed, and the views that could be read instead.
+    pub fn expand(&mut self, dense: &Dense<'_>, id: PointId) -> (Expansion, SmallVec<[PointId; 2]>) {
+        let point = &self.points[id as usize];
+        if let Some(expansion) = &point.expansion {
+            return (expansion.clone(), point.views.clone());
+        }
+        let (class, coordinates) = (point.class, point.coordinates.clone());
+        let expansion = self.expansion(dense, id, class, &coordinates);
+        let mut views = SmallVec::new();
+        for node in &dense.nodes[class as usize] {
+            let Head::Reindex(map) = node.head else { continue };
+            let source = node.children[0];
+            let above = (dense.rank[source as usize], source) < (dense.rank[class as usize], class);
+            if above {
+                let through = self.through(dense, map, &coordinates);
+                views.push(self.point(dense, source, through));
+            }
+        }
+        let point = &mut self.points[id as usize];
+        point.expansion = Some(expansion.clone());
+        point.views = views.clone();
+        (expansion, views)
+    }
+
+    fn through(&self, dense: &Dense<'_>, map: crate::language::MapId, coordinates: &[Expr]) -> Vec<Expr> {
+        let results = &dense.tables.map(map).results;
+        results.iter().map(|e| e.substitute_axes(coordinates).simplify(&self.extents)).collect()
+    }
+
+    fn expansion(&mut self, dense: &Dense<'_>, id: PointId, class: Class, coordinates: &[Expr]) -> Expansion {
+        let node = dense.chosen(class);
+        match node.head {
+            Head::Leaf(_) => Expansion::Leaf,
+            Head::Constant(_) | Head::Index(_) => Expansion::Free,
+            Head::Carry(scan, i) => Expansion::Carry(scan, i),
+            Head::ScanFinal(scan, i) => Expansion::Final(scan, i),
+            Head::Reindex(map) => {
+                let through = self.through(dense, map, coordinates);
+                Expansion::View(self.point(dense, node.children[0], through))
+            }
+            Head::Scalar(_) | Head::Cast(_) => {
+                let children = node.children.iter().map(|c| self.point(dense, *c, coordinates.to_vec()));
+                Expansion::Op(children.collect())
+            }
+            Head::Reduce(_, axes) => {
+                let child = node.children[0];
+                let inner = dense.tables.extents(dense.data[child as usize].space);
+                let mut coordinates = coordinates.to_vec();
+                for extent in &inner[inner.len() - axes as usize..] {
+                    coordinates.push(self.bind(id, extent));
+                }
+                let body = self.point(dense, child, coordinates);
+                // One addition (or the like) for every evaluation of the body.
+                let last = self.passes.last().map_or(1.0, |p| p.0);
+                self.points[id as usize].work.flops = last;
+                Expansion::Op(SmallVec::from_slice(&[body]))
+            }
+            Head::Gather(gather) => {
+                let gather = dense.tables.gather(gather);
+                let index = self.point(dense, node.children[1], coordinates.to_vec());
+                let rank = self.space.len();
+                let fixed = gather.coordinates.iter().take(gather.axis);
+                let read = fixed.map(|e| e.substitute_axes(coordinates).simplify(&self.extents));
+                let leading = |(i, e): &(usize, Expr)| *i < rank && e.as_axis().is_some_and(|a| a.index() == *i);
+                let steps = read.enumerate().take_while(leading).count();
+                Expansion::Gather { table: node.children[0], index, steps }
+            }
+        }
+    }
+
+    /// A new axis for the reduction at a point.
+    fn bind(&mut self, reduction: PointId, extent: &Dim) -> Expr {
+        let point = &self.points[reduction as usize];
+        let levels = point.levels;
+        let outer = match self.passes.last() {
+            // A further axis of the same reduction runs inside the ones before it.
+            Some((evaluations, _)) if self.owner_of_last == Some(reduction) => *evaluations,
+            _ => self.evaluations(&mut point.clone()),
+        };
+        let size = assumed(extent);
+        let axis = self.sizes.len();
+        self.passes.push((outer * size, levels));
+        self.sizes.push(size);
+        self.extents.push(extent.clone());
+        self.owner_of_last = Some(reduction);
+        Expr::axis(axis)
+    }
+}
+
+/// The arithmetic of one evaluation of a class by itself.
+fn own_work(dense: &Dense<'_>, class: Class) -> Work {
+    let node = dense.chosen(class);
+    match node.head {
+        Head::Scalar(op) => scalar_work(op),
+        Head::Cast(to) => cast_work(dense.data[node.children[0] as usize].dtype, to),
+        Head::Gather(_) => Work { flops: 2.0, transcendentals: 0.0 },
+        // A reduction's work is its body's; see its expansion.
+        Head::Leaf(_)
+        | Head::Constant(_)
+        | Head::Index(_)
+        | Head::Reindex(_)
+        | Head::Reduce(..)
+        | Head::Carry(..)
+        | Head::ScanFinal(..) => Work::default(),
+    }
+}

@@ -1,0 +1,157 @@
+//! What building kernels takes, fused or not: elements without duplicates, and names.
+
+use std::collections::HashSet;
+
+use fuse_ir::kernel::{Element, ElementId, Kernel, Store, TypedElement};
+use fuse_ir::ops::ScalarOp;
+use fuse_ir::{Axis, DType, Dim, Expr, Literal, ReduceOp};
+use smallvec::SmallVec;
+
+/// How far back an equal element is looked for; a bound on the time that huge kernels take.
+const SHARING_WINDOW: usize = 512;
+
+/// A kernel under construction.
+pub struct KernelBuilder {
+    rank: usize,
+    /// The extents of all axes so far.
+    pub extents: Vec<Dim>,
+    elements: Vec<TypedElement>,
+    stores: Vec<Store>,
+}
+
+impl KernelBuilder {
+    /// A kernel over a space.
+    pub fn new(space: Vec<Dim>) -> Self {
+        KernelBuilder { rank: space.len(), extents: space, elements: Vec::new(), stores: Vec::new() }
+    }
+
+    /// A new axis, for a reduction to bind.
+    pub fn bind(&mut self, extent: Dim) -> Axis {
+        self.extents.push(extent);
+        Axis((self.extents.len() - 1) as u32)
+    }
+
+    /// Adds an element, or finds an equal one.
+    pub fn add(&mut self, element: Element, dtype: DType) -> ElementId {
+        let typed = TypedElement { element, dtype };
+        let from = self.elements.len().saturating_sub(SHARING_WINDOW);
+        if let Some(at) = self.elements[from..].iter().position(|e| *e == typed) {
+            return ElementId::from(from + at);
+        }
+        self.elements.push(typed);
+        ElementId::from(self.elements.len() - 1)
+    }
+
+    /// Adds an elementwise op.
+    pub fn scalar(&mut self, op: ScalarOp, operands: &[ElementId], dtype: DType) -> ElementId {
+        self.add(Element::Scalar(op, SmallVec::from_slice(operands)), dtype)
+    }
+
+    /// Adds a constant.
+    pub fn constant(&mut self, value: Literal) -> ElementId {
+        self.add(Element::Constant(value), value.dtype())
+    }
+
+    /// Adds an index expression.
+    pub fn index(&mut self, value: Expr, dtype: DType) -> ElementId {
+        let value = value.simplify(&self.extents);
+        self.add(Element::Index(value), dtype)
+    }
+
+    /// Adds a conversion where one is needed.
+    pub fn cast(&mut self, value: ElementId, dtype: DType) -> ElementId {
+        if self.elements[value.index()].dtype == dtype { value } else { self.add(Element::Cast(value), dtype) }
+    }
+
+    /// Adds a reduction.
+    pub fn reduce(&mut self, op: ReduceOp, axes: &[Axis], body: ElementId) -> ElementId {
+        let dtype = if op.is_arg() { DType::I64 } else { self.elements[body.index()].dtype };
+        self.add(Element::Reduce { op, axes: SmallVec::from_slice(axes), body }, dtype)
+    }
+
+    /// Adds a store.
+    pub fn store(&mut self, store: Store) {
+        if !self.stores.contains(&store) {
+            self.stores.push(store);
+        }
+    }
+
+    /// The kernel.
+    pub fn finish(self, name: String) -> Kernel {
+        let ops = fused_ops(&self.elements);
+        Kernel {
+            name,
+            rank: self.rank,
+            extents: self.extents,
+            elements: self.elements,
+            stores: self.stores,
+            ops,
+        }
+    }
+}
+
+/// The names of what elements compute, in order; a sum of products is a contraction.
+fn fused_ops(elements: &[TypedElement]) -> Vec<String> {
+    let mut contracted: HashSet<ElementId> = HashSet::new();
+    let product = |e: ElementId| matches!(elements[e.index()].element, Element::Scalar(ScalarOp::Mul, _));
+    for typed in elements {
+        if let Element::Reduce { op: ReduceOp::Sum, body, .. } = &typed.element
+            && product(*body)
+        {
+            contracted.insert(*body);
+        }
+    }
+    let mut names = Vec::new();
+    for (i, typed) in elements.iter().enumerate() {
+        match &typed.element {
+            Element::Scalar(..) if contracted.contains(&ElementId::from(i)) => {}
+            Element::Scalar(op, _) => names.push(op.mnemonic().to_string()),
+            Element::Cast(_) => names.push("cast".to_string()),
+            Element::Reduce { body, .. } if contracted.contains(body) => names.push("contract".to_string()),
+            Element::Reduce { op, .. } => names.push(op.mnemonic().to_string()),
+            Element::Load { index, .. } => {
+                let dynamic = |c: &fuse_ir::kernel::Coordinate| match c {
+                    fuse_ir::kernel::Coordinate::Dynamic(_) => true,
+                    fuse_ir::kernel::Coordinate::Static(_) => false,
+                };
+                if index.iter().any(dynamic) {
+                    names.push("gather".to_string());
+                }
+            }
+            Element::Constant(_) | Element::Index(_) => {}
+        }
+    }
+    if names.is_empty() {
+        names.push("copy".to_string());
+    }
+    names
+}
+
+/// Names that were given, so that each is given once.
+#[derive(Default)]
+pub struct Names {
+    taken: HashSet<String>,
+}
+
+impl Names {
+    /// `name`, with a number if it was given before.
+    pub fn unique(&mut self, name: &str) -> String {
+        let mut candidate = name.to_string();
+        let mut number = 1;
+        while !self.taken.insert(candidate.clone()) {
+            candidate = format!("{name}_{number}");
+            number += 1;
+        }
+        candidate
+    }
+}
+
+/// A text as an identifier.
+pub fn identifier(text: &str) -> String {
+    let letter = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let name: String = text.chars().map(letter).collect();
+    match name.chars().next() {
+        Some(c) if !c.is_ascii_digit() => name,
+        _ => format!("g{name}"),
+    }
+}

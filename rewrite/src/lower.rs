@@ -1,0 +1,462 @@
+//! Chosen terms → kernels.
+//!
+//! Walks the same way as extraction did (a materialised class is loaded, a view substitutes indices, anything
+//! else is computed in place) and writes down elements. The axes of loops around a kernel are the loops'
+//! counters; a value in memory that only its own loop reads has no time axis.
+
+use std::collections::{BTreeMap, HashMap};
+
+use fuse_ir::expr::Symbol;
+use fuse_ir::kernel::{
+    Buffer, BufferId, BufferKind, Carry, Coordinate, Element, ElementId, Kernel, KernelGraph, Loop, Step, Store,
+};
+use fuse_ir::ops::{ReduceOp, ScalarOp};
+use fuse_ir::types::Shape;
+use fuse_ir::{Axis, DType, Expr, Graph, Literal, TensorType};
+use smallvec::SmallVec;
+
+use crate::extract::Plan;
+use crate::extract::dense::{Class, Dense};
+use crate::extract::placement::{Item, RootId, RootKind};
+use crate::kernel_builder::{KernelBuilder, Names, identifier};
+use crate::language::{Head, ScanId};
+
+/// Where a class lies in memory: the buffer has all axes of the class's space but the dropped ones.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Storage {
+    buffer: BufferId,
+    dropped: u64,
+}
+
+impl Storage {
+    fn index<T: Clone>(self, coordinates: &[T]) -> SmallVec<[T; 4]> {
+        let kept = coordinates.iter().enumerate().filter(|(i, _)| self.dropped & (1 << i) == 0);
+        kept.map(|(_, e)| e.clone()).collect()
+    }
+}
+
+/// The kernels of a plan.
+pub fn lower(graph: &Graph, dense: &Dense<'_>, plan: &Plan) -> KernelGraph {
+    let mut lowering = Lowering::new(graph, dense, plan);
+    lowering.name_counters(graph);
+    lowering.place_states();
+    lowering.place_values(&plan.items);
+    let loops = plan.items.iter().filter(|i| matches!(i, Item::Loop(..))).count();
+    let steps = lowering.steps(&plan.items, &[], loops);
+    KernelGraph { name: graph.name().to_string(), buffers: lowering.buffers, steps }
+}
+
+struct Lowering<'a> {
+    dense: &'a Dense<'a>,
+    plan: &'a Plan,
+    graph_name: String,
+    buffers: Vec<Buffer>,
+    buffer_names: Names,
+    kernel_names: Names,
+    outputs: Vec<Storage>,
+    states: BTreeMap<(ScanId, u32), (Storage, Storage)>,
+    values: HashMap<Class, Storage>,
+    counters: BTreeMap<ScanId, Symbol>,
+}
+
+impl<'a> Lowering<'a> {
+    fn new(graph: &Graph, dense: &'a Dense<'a>, plan: &'a Plan) -> Self {
+        let mut lowering = Lowering {
+            dense,
+            plan,
+            graph_name: identifier(graph.name()),
+            buffers: Vec::new(),
+            buffer_names: Names::default(),
+            kernel_names: Names::default(),
+            outputs: Vec::new(),
+            states: BTreeMap::new(),
+            values: HashMap::new(),
+            counters: BTreeMap::new(),
+        };
+        for (i, input) in graph.inputs().iter().enumerate() {
+            lowering.add_buffer(&input.name, graph.ty(input.value).clone(), BufferKind::Input(i));
+        }
+        for (i, output) in graph.outputs().iter().enumerate() {
+            let ty = graph.ty(output.value).clone();
+            let buffer = lowering.add_buffer(&output.name, ty, BufferKind::Output(i));
+            lowering.outputs.push(Storage { buffer, dropped: 0 });
+        }
+        lowering
+    }
+
+    fn add_buffer(&mut self, name: &str, ty: TensorType, kind: BufferKind) -> BufferId {
+        let name = self.buffer_names.unique(name);
+        self.buffers.push(Buffer { name, ty, kind });
+        BufferId::from(self.buffers.len() - 1)
+    }
+
+    /// A buffer for a class, without the dropped axes.
+    fn add_class_buffer(&mut self, name: &str, class: Class, dropped: u64, kind: BufferKind) -> Storage {
+        let data = self.dense.data[class as usize];
+        let axes = self.dense.tables.extents(data.space).iter().enumerate();
+        let shape: Shape = axes.filter(|(i, _)| dropped & (1 << i) == 0).map(|(_, n)| n.clone()).collect();
+        let buffer = self.add_buffer(name, TensorType { dtype: data.dtype, shape }, kind);
+        Storage { buffer, dropped }
+    }
+
+    fn name_counters(&mut self, graph: &Graph) {
+        let mut names = Names::default();
+        for symbol in graph.symbols() {
+            names.unique(symbol.name());
+        }
+        for scan in self.plan.placement.parents.keys() {
+            self.counters.insert(*scan, Symbol::new(names.unique("t")));
+        }
+    }
+
+    fn depth_bits(&self, scans: &[ScanId]) -> u64 {
+        scans.iter().fold(0, |bits, s| bits | 1 << self.dense.tables.scan(*s).depth())
+    }
+
+    /// The two halves of every live state.
+    fn place_states(&mut self) {
+        let plan = self.plan;
+        for (key, (_, next)) in &plan.roots.states {
+            let (scan, i) = *key;
+            let mut chain = plan.placement.parents.get(&scan).cloned().unwrap_or_default();
+            chain.push(scan);
+            let dropped = self.depth_bits(&chain);
+            let name = identifier(&self.dense.tables.scan(scan).carries[i as usize].name);
+            let class = plan.roots.roots[*next].class;
+            let next_storage = self.add_class_buffer(&format!("{name}_next"), class, dropped, BufferKind::State);
+            let ty = self.buffers[next_storage.buffer.index()].ty.clone();
+            let current = self.add_buffer(&format!("{name}_state"), ty, BufferKind::State);
+            // The initial and final states have no time axis of this scan, and so fewer axes to drop.
+            let current = Storage { buffer: current, dropped };
+            self.states.insert(*key, (current, next_storage));
+        }
+    }
+
+    /// Memory for the materialised classes: an output or next state that is stored with it anyway, or a
+    /// temporary.
+    fn place_values(&mut self, items: &[Item]) {
+        for item in items {
+            match item {
+                Item::Loop(_, body) => self.place_values(body),
+                Item::Kernel(members) => {
+                    for root in members {
+                        if self.plan.roots.roots[*root].kind == RootKind::Value {
+                            self.place_value(*root, members);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn place_value(&mut self, value: RootId, members: &[RootId]) {
+        let plan = self.plan;
+        let class = plan.roots.roots[value].class;
+        let chain = &plan.placement.chains[value];
+        let reads = |r: &RootId| plan.roots.roots[*r].walk.reads.iter().any(|read| read.class == class);
+        let readers = (0..plan.roots.roots.len()).filter(|r| reads(r) && !members.contains(r));
+        let readers: Vec<RootId> = readers.collect();
+        if readers.is_empty() {
+            return;
+        }
+        let inner = |s: &&ScanId| readers.iter().all(|r| plan.placement.chains[*r].contains(s));
+        let local: Vec<ScanId> = chain.iter().filter(inner).copied().collect();
+        let same_class = members.iter().filter(|r| plan.roots.roots[**r].class == class);
+        for root in same_class {
+            match plan.roots.roots[*root].kind {
+                RootKind::Output(i) => {
+                    self.values.insert(class, self.outputs[i as usize]);
+                    return;
+                }
+                RootKind::Next(scan, i) if local.len() == chain.len() => {
+                    if let Some((_, next)) = self.states.get(&(scan, i)) {
+                        self.values.insert(class, *next);
+                        return;
+                    }
+                }
+                RootKind::Next(..) | RootKind::Init(..) | RootKind::Value => {}
+            }
+        }
+        let dropped = self.depth_bits(&local);
+        let storage = self.add_class_buffer("v", class, dropped, BufferKind::Temporary);
+        self.values.insert(class, storage);
+    }
+
+    fn steps(&mut self, items: &[Item], chain: &[ScanId], loops: usize) -> Vec<Step> {
+        let mut steps = Vec::with_capacity(items.len());
+        let mut loops_left = loops;
+        for item in items {
+            match item {
+                Item::Kernel(members) => {
+                    let passed = loops - loops_left;
+                    steps.push(Step::Kernel(self.kernel(members, chain, (passed, loops_left))));
+                }
+                Item::Loop(scan, body) => {
+                    loops_left = loops_left.saturating_sub(1);
+                    let inner: Vec<ScanId> = chain.iter().copied().chain([*scan]).collect();
+                    let body = self.steps(body, &inner, 0);
+                    let info = self.dense.tables.scan(*scan);
+                    let states = self.states.range((*scan, 0)..=(*scan, u32::MAX));
+                    let carries = states.map(|(_, (current, next))| Carry {
+                        current: current.buffer,
+                        next: next.buffer,
+                    });
+                    steps.push(Step::Loop(Loop {
+                        counter: self.counters[scan].clone(),
+                        trip: info.trip.clone(),
+                        direction: info.direction,
+                        carries: carries.collect(),
+                        body,
+                    }));
+                }
+            }
+        }
+        steps
+    }
+
+    /// One kernel; `loops` are how many loops of its level ran before it and run after it.
+    fn kernel(&mut self, members: &[RootId], chain: &[ScanId], loops: (usize, usize)) -> Kernel {
+        let role = self.role(members, chain, loops);
+        let name = self.kernel_names.unique(&format!("{}_{role}", self.graph_name));
+        let roots = &self.plan.roots.roots;
+        let values = members.iter().filter(|r| roots[**r].kind == RootKind::Value);
+        let inside: Vec<Class> = values.map(|r| roots[*r].class).collect();
+        let space = self.dense.tables.extents(self.dense.data[roots[members[0]].class as usize].space);
+        let counters: HashMap<usize, Expr> = chain
+            .iter()
+            .map(|s| (self.dense.tables.scan(*s).depth(), Expr::symbol(self.counters[s].name())))
+            .collect();
+        let mut own = Vec::with_capacity(space.len());
+        let mut kernel_space = Vec::new();
+        for (i, extent) in space.iter().enumerate() {
+            match counters.get(&i) {
+                Some(counter) => own.push(counter.clone()),
+                None => {
+                    own.push(Expr::axis(kernel_space.len()));
+                    kernel_space.push(extent.clone());
+                }
+            }
+        }
+        let mut kernel = KernelLowering {
+            lowering: self,
+            builder: KernelBuilder::new(kernel_space),
+            known: HashMap::new(),
+            inside,
+            own: own.clone(),
+        };
+        for root in members {
+            let root = &roots[*root];
+            let Some(storage) = self.target(root.kind, root.class, members) else { continue };
+            let value = kernel.element(root.class, own.clone());
+            kernel.builder.store(Store { buffer: storage.buffer, index: storage.index(&own), value });
+        }
+        kernel.builder.finish(name)
+    }
+
+    /// Where a root is stored; `None` where nothing reads it or another store of the kernel writes it already.
+    fn target(&self, kind: RootKind, class: Class, members: &[RootId]) -> Option<Storage> {
+        match kind {
+            RootKind::Output(i) => Some(self.outputs[i as usize]),
+            RootKind::Init(scan, i) => {
+                // The state's buffer drops the time axis; the initial value has none.
+                let (current, _) = self.states.get(&(scan, i))?;
+                let around = self.plan.placement.parents.get(&scan)?;
+                Some(Storage { buffer: current.buffer, dropped: self.depth_bits(around) })
+            }
+            RootKind::Next(scan, i) => self.states.get(&(scan, i)).map(|s| s.1),
+            RootKind::Value => {
+                let storage = *self.values.get(&class)?;
+                let stored = |r: &RootId| {
+                    let root = &self.plan.roots.roots[*r];
+                    root.kind != RootKind::Value
+                        && self.target(root.kind, root.class, &[]).is_some_and(|s| s == storage)
+                };
+                if members.iter().any(stored) { None } else { Some(storage) }
+            }
+        }
+    }
+
+    fn role(&self, members: &[RootId], chain: &[ScanId], (before, after): (usize, usize)) -> &'static str {
+        let roots = &self.plan.roots.roots;
+        let all = |test: &dyn Fn(RootKind) -> bool| members.iter().all(|r| test(roots[*r].kind));
+        let finals = |r: &RootId| !roots[*r].walk.finals.is_empty() && roots[*r].walk.computed.is_empty();
+        if all(&|k| matches!(k, RootKind::Init(..))) {
+            "init"
+        } else if members.iter().all(finals) {
+            "final"
+        } else if !chain.is_empty() {
+            "step"
+        } else if after > 0 {
+            "pre"
+        } else if before > 0 {
+            "post"
+        } else {
+            "main"
+        }
+    }
+}
+
+/// A class at coordinates of a kernel.
+type Key = (Class, Vec<Expr>);
+
+/// How a key is computed.
+enum Form {
+    Load(Storage, Vec<Expr>),
+    Same(Key),
+    Constant(Literal),
+    Index(Expr),
+    Scalar(ScalarOp, Vec<Key>),
+    Cast(Key),
+    Reduce(ReduceOp, Vec<Axis>, Key),
+    Gather { storage: Storage, coordinates: Vec<Expr>, axis: usize, index: Key },
+}
+
+impl Form {
+    fn operands(&self) -> &[Key] {
+        match self {
+            Form::Load(..) | Form::Constant(_) | Form::Index(_) => &[],
+            Form::Same(key) | Form::Cast(key) | Form::Reduce(_, _, key) => std::slice::from_ref(key),
+            Form::Gather { index, .. } => std::slice::from_ref(index),
+            Form::Scalar(_, keys) => keys,
+        }
+    }
+}
+
+struct KernelLowering<'l, 'a> {
+    lowering: &'l Lowering<'a>,
+    builder: KernelBuilder,
+    known: HashMap<Key, ElementId>,
+    /// Materialised classes that this kernel computes.
+    inside: Vec<Class>,
+    /// The kernel's own point in the space of its roots.
+    own: Vec<Expr>,
+}
+
+impl KernelLowering<'_, '_> {
+    /// The element of a class at coordinates. Uses a stack of its own: models can be deep.
+    fn element(&mut self, class: Class, coordinates: Vec<Expr>) -> ElementId {
+        let root = (class, coordinates);
+        let mut pending: Vec<(Key, Option<Form>)> = vec![(root.clone(), None)];
+        while let Some((key, form)) = pending.pop() {
+            if self.known.contains_key(&key) {
+                continue;
+            }
+            let form = form.unwrap_or_else(|| self.form(&key));
+            let missing: Vec<Key> =
+                form.operands().iter().filter(|k| !self.known.contains_key(*k)).cloned().collect();
+            if missing.is_empty() {
+                let element = self.build(&form, self.lowering.dense.data[key.0 as usize].dtype);
+                self.known.insert(key, element);
+            } else {
+                pending.push((key, Some(form)));
+                pending.extend(missing.into_iter().rev().map(|k| (k, None)));
+            }
+        }
+        self.known[&root]
+    }
+
+    fn form(&mut self, (class, coordinates): &Key) -> Form {
+        let (dense, memory) = (self.lowering.dense, &self.lowering.plan.memory);
+        let here = self.inside.contains(class) && *coordinates == self.own;
+        if memory.contains(*class) && !here {
+            return Form::Load(self.lowering.values[class], coordinates.clone());
+        }
+        let through = |builder: &KernelBuilder, map: crate::language::MapId| -> Vec<Expr> {
+            let results = &dense.tables.map(map).results;
+            results.iter().map(|e| e.substitute_axes(coordinates).simplify(&builder.extents)).collect()
+        };
+        for node in &dense.nodes[*class as usize] {
+            let Head::Reindex(map) = node.head else { continue };
+            let source = node.children[0];
+            let above = (dense.rank[source as usize], source) < (dense.rank[*class as usize], *class);
+            if above && memory.contains(source) {
+                return Form::Same((source, through(&self.builder, map)));
+            }
+        }
+        let node = dense.chosen(*class);
+        match node.head {
+            Head::Leaf(i) => {
+                Form::Load(Storage { buffer: BufferId(i), dropped: 0 }, coordinates.clone())
+            }
+            Head::Carry(scan, i) => Form::Load(self.lowering.states[&(scan, i)].0, coordinates.clone()),
+            Head::ScanFinal(scan, i) => Form::Load(self.lowering.final_storage(scan, i), coordinates.clone()),
+            Head::Constant(id) => Form::Constant(dense.tables.constant(id).value),
+            Head::Index(id) => Form::Index(dense.tables.index(id).value.substitute_axes(coordinates)),
+            Head::Scalar(op) => {
+                let key = |c: &Class| (*c, coordinates.clone());
+                Form::Scalar(op, node.children.iter().map(key).collect())
+            }
+            Head::Cast(_) => Form::Cast((node.children[0], coordinates.clone())),
+            Head::Reindex(map) => Form::Same((node.children[0], through(&self.builder, map))),
+            Head::Reduce(op, count) => {
+                let child = node.children[0];
+                let inner = dense.tables.extents(dense.data[child as usize].space);
+                let extents = &inner[inner.len() - count as usize..];
+                let axes: Vec<Axis> = extents.iter().map(|n| self.builder.bind(n.clone())).collect();
+                let bound = axes.iter().map(|a| Expr::axis(a.index()));
+                let coordinates = coordinates.iter().cloned().chain(bound).collect();
+                Form::Reduce(op, axes, (child, coordinates))
+            }
+            Head::Gather(id) => {
+                let gather = dense.tables.gather(id);
+                let fixed = gather.coordinates.iter();
+                let fixed = fixed.map(|e| e.substitute_axes(coordinates).simplify(&self.builder.extents));
+                Form::Gather {
+                    storage: self.lowering.table_storage(node.children[0]),
+                    coordinates: fixed.collect(),
+                    axis: gather.axis,
+                    index: (node.children[1], coordinates.clone()),
+                }
+            }
+        }
+    }
+
+    fn build(&mut self, form: &Form, dtype: DType) -> ElementId {
+        match form {
+            Form::Same(key) => self.known[key],
+            Form::Load(storage, coordinates) => {
+                let index = storage.index(coordinates).into_iter().map(Coordinate::Static).collect();
+                self.builder.add(Element::Load { buffer: storage.buffer, index }, dtype)
+            }
+            Form::Constant(value) => self.builder.constant(*value),
+            Form::Index(value) => self.builder.index(value.clone(), dtype),
+            Form::Scalar(op, keys) => {
+                let operands: Vec<ElementId> = keys.iter().map(|k| self.known[k]).collect();
+                self.builder.scalar(*op, &operands, dtype)
+            }
+            Form::Cast(key) => self.builder.cast(self.known[key], dtype),
+            Form::Reduce(op, axes, key) => self.builder.reduce(*op, axes, self.known[key]),
+            Form::Gather { storage, coordinates, axis, index } => {
+                let mut read: Vec<Coordinate> = coordinates.iter().cloned().map(Coordinate::Static).collect();
+                read[*axis] = Coordinate::Dynamic(self.known[index]);
+                self.builder.add(Element::Load { buffer: storage.buffer, index: storage.index(&read) }, dtype)
+            }
+        }
+    }
+}
+
+impl Lowering<'_> {
+    fn final_storage(&self, scan: ScanId, i: u32) -> Storage {
+        let around = self.plan.placement.parents.get(&scan).map_or(&[][..], Vec::as_slice);
+        Storage { buffer: self.states[&(scan, i)].0.buffer, dropped: self.depth_bits(around) }
+    }
+
+    /// Where the table of a gather lies; extraction sees to it that it does.
+    fn table_storage(&self, table: Class) -> Storage {
+        if let Some(storage) = self.values.get(&table).filter(|_| self.plan.memory.contains(table)) {
+            return *storage;
+        }
+        match self.dense.chosen(table).head {
+            Head::Leaf(i) => Storage { buffer: BufferId(i), dropped: 0 },
+            Head::Carry(scan, i) => self.states[&(scan, i)].0,
+            Head::ScanFinal(scan, i) => self.final_storage(scan, i),
+            Head::Constant(_)
+            | Head::Index(_)
+            | Head::Scalar(_)
+            | Head::Cast(_)
+            | Head::Reindex(_)
+            | Head::Reduce(..)
+            | Head::Gather(_) => unreachable!("extraction materialises the tables of gathers"),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The stages of rewriting, in order.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use egg::{Id, Runner};
+use fuse_ir::Graph;
+use fuse_ir::device::DeviceModel;
+use fuse_ir::kernel::KernelGraph;
+use fuse_ir::types::ShapeText;
+
+use crate::analysis::Terms;
+use crate::error::RewriteError;
+use crate::extract::dense::Dense;
+use crate::extract::greedy::Greedy;
+use crate::extract::{Extractor, Problem};
+use crate::ingest::{Ingested, ingest};
+use crate::language::Head;
+use crate::lower::lower;
+use crate::push::{Pusher, look_through_table_views};
+use crate::report::{Report, SaturationStats};
+use crate::rules::{Limits, rewrites, rule_name};
+use crate::unfused::unfused;
+
+/// Whether to fuse.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// Rewrite and fuse.
+    #[default]
+    On,
+    /// One kernel per operation: the baseline that fusion is measured against.
+    Off,
+}
+
+/// How to rewrite.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Options {
+    /// Whether to fuse.
+    pub mode: Mode,
+    /// Whether rules may change results beyond the op table's tolerances.
+    pub fast_math: bool,
+    /// The most e-nodes; beyond, saturation stops with what it has.
+    pub node_limit: usize,
+    /// The most rounds over the rules.
+    pub iteration_limit: usize,
+    /// The most time for saturation; a guard, far above what models need, since stopping by time makes the
+    /// result depend on the machine.
+    pub time_limit: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            mode: Mode::On,
+            fast_math: false,
+            node_limit: 50_000,
+            iteration_limit: 12,
+            time_limit: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Fused kernels, and how they came about.
+#[derive(Clone, Debug)]
+pub struct Optimized {
+    /// The kernels.
+    pub kernels: KernelGraph,
+    /// What happened.
+    pub report: Report,
+}
+
+/// Turns a graph into kernels. The same graph, device and options give the same kernels.
+///
+/// # Errors
+/// [`RewriteError::Rank`] where a term needs too many axes.
+pub fn optimize(graph: &Graph, device: &DeviceModel, options: &Options) -> Result<Optimized, RewriteError> {
+    let mut report = Report { graph: graph.name().to_string(), ..Report::default() };
+    let kernels = match options.mode {
+        Mode::Off => unfused(graph)?,
+        Mode::On => {
+            let (ingested, saturation) = saturate(graph, options)?;
+            report.saturation = saturation;
+            extract(graph, &ingested, device, &mut report)?
+        }
+    };
+    let all = kernels.kernels();
+    report.kernels = all.len();
+    report.kernels_in_loops = all.iter().filter(|(_, depth)| *depth > 0).count();
+    report.launches = kernels.launches().to_string();
+    tracing::debug!(graph = graph.name(), kernels = report.kernels, "rewritten");
+    Ok(Optimized { kernels, report })
+}
+
+/// The saturated e-graph of a graph, for people to read: one line a class, then one a node.
+///
+/// # Errors
+/// As [`optimize`].
+pub fn dump_egraph(graph: &Graph, options: &Options) -> Result<String, RewriteError> {
+    let (ingested, stats) = saturate(graph, options)?;
+    let terms = &ingested.terms;
+    let mut out = String::new();
+    let _ = writeln!(out, "egraph {} {{ // {} nodes, {} classes", graph.name(), stats.nodes, stats.classes);
+    let mut ids: Vec<Id> = terms.classes().map(|c| c.id).collect();
+    ids.sort_unstable();
+    for id in ids {
+        let data = &terms[id].data;
+        let extents = terms.analysis.tables.extents(data.space);
+        let _ = write!(out, "  c{id}: {}{}", data.dtype, ShapeText(extents));
+        if !data.inside.is_empty() {
+            let scans: Vec<String> = data.inside.iter().map(|s| s.0.to_string()).collect();
+            let _ = write!(out, " in loop of scan {}", scans.join(", "));
+        }
+        let _ = writeln!(out);
+        let mut nodes: Vec<_> = terms[id].nodes.iter().collect();
+        nodes.sort();
+        for node in nodes {
+            let children: Vec<String> = node.children.iter().map(|c| format!("c{}", terms.find(*c))).collect();
+            let head = terms.analysis.tables.head_text(node.head);
+            let _ = writeln!(out, "    {head} ({})", children.join(", "));
+        }
+    }
+    for (i, scan) in terms.analysis.tables.scans.iter().enumerate() {
+        let _ = writeln!(out, "  scan {i} < {}", scan.trip);
+        for carry in &scan.carries {
+            let (init, next) = (terms.find(carry.init), terms.find(carry.next));
+            let _ = writeln!(out, "    carry {}: c{init}, then c{next}", carry.name);
+        }
+    }
+    for (output, id) in graph.outputs().iter().zip(&ingested.outputs) {
+        let _ = writeln!(out, "  output {} = c{}", output.name, terms.find(*id));
+    }
+    let _ = writeln!(out, "}}");
+    Ok(out)
+}
+
+/// Ingests a graph and applies all rules.
+fn saturate(graph: &Graph, options: &Options) -> Result<(Ingested, SaturationStats), RewriteError> {
+    let start = Instant::now();
+    let mut ingested = ingest(graph)?;
+    let mut stats = SaturationStats { nodes_before: ingested.terms.total_size(), ..Default::default() };
+    let limits = Limits { nodes: options.node_limit, deadline: start + options.time_limit };
+    let rules = rewrites(options.fast_math, limits)
+        .map_err(|problem| RewriteError::Infeasible { graph: graph.name().to_string(), problem })?;
+    let mut pusher = Pusher::default();
+    let mut terms = ingested.terms;
+    // Pushing and algebra feed each other; two rounds of both settle what models contain.
+    for round in 0..2 {
+        look_through_table_views(&mut terms);
+        pusher.run(&mut terms, options.node_limit);
+        drop_unchanged_carries(&mut terms);
+        let left = options.time_limit.saturating_sub(start.elapsed());
+        let runner = Runner::<_, _, ()>::new(Default::default())
+            .with_egraph(terms)
+            .with_node_limit(options.node_limit)
+            .with_iter_limit(options.iteration_limit)
+            .with_time_limit(left)
+            .run(&rules);
+        stats.iterations += runner.iterations.len();
+        let mut changed = false;
+        for iteration in &runner.iterations {
+            for (rule, count) in &iteration.applied {
+                changed |= *count > 0;
+                *stats.applied.entry(rule_name(rule.as_str()).to_string()).or_default() += count;
+            }
+        }
+        stats.stop = runner.stop_reason.map_or_else(String::new, |r| format!("{r:?}"));
+        terms = runner.egraph;
+        if !changed || round == 1 {
+            break;
+        }
+    }
+    stats.nodes = terms.total_size();
+    stats.classes = terms.number_of_classes();
+    stats.milliseconds = milliseconds(start);
+    ingested.terms = terms;
+    Ok((ingested, stats))
+}
+
+/// A state that every step hands on unchanged is its initial value throughout.
+fn drop_unchanged_carries(terms: &mut Terms) {
+    use fuse_ir::{Expr, IndexMap};
+    let mut carries = Vec::new();
+    for class in terms.classes() {
+        for term in &class.nodes {
+            if let Head::Carry(scan, i) = term.head {
+                carries.push((class.id, scan, i));
+            }
+        }
+    }
+    carries.sort_unstable();
+    for (class, scan, i) in carries {
+        let info = terms.analysis.tables.scan(scan);
+        let (carry, depth) = (&info.carries[i as usize], info.depth());
+        let (init, next) = (carry.init, carry.next);
+        if terms.find(next) != terms.find(class) {
+            continue;
+        }
+        let domain = terms.analysis.tables.extents(terms[class].data.space).clone();
+        let results = (0..domain.len()).filter(|a| *a != depth).map(Expr::axis).collect();
+        let map = terms.analysis.tables.map_id(IndexMap { domain, results });
+        let repeated = terms.add(crate::language::Term::new(Head::Reindex(map), &[init]));
+        let last = terms.add(crate::language::Term::new(Head::ScanFinal(scan, i), &[init, next]));
+        terms.union(class, repeated);
+        terms.union(last, init);
+    }
+    terms.rebuild();
+}
+
+fn extract(
+    graph: &Graph,
+    ingested: &Ingested,
+    device: &DeviceModel,
+    report: &mut Report,
+) -> Result<KernelGraph, RewriteError> {
+    let start = Instant::now();
+    let dense = Dense::new(&ingested.terms, &ingested.outputs);
+    let mut stacked: Vec<_> = ingested.stacked.iter().filter_map(|id| dense.known(*id)).collect();
+    stacked.sort_unstable();
+    stacked.dedup();
+    let problem = Problem {
+        outputs: ingested.outputs.iter().map(|id| dense.class(*id)).collect(),
+        dense: &dense,
+        stacked,
+        device,
+    };
+    let extractor = Greedy::default();
+    let (plan, stats) = extractor
+        .extract(&problem)
+        .map_err(|problem| RewriteError::Infeasible { graph: graph.name().to_string(), problem })?;
+    report.extractor = extractor.name().to_string();
+    report.extraction = stats;
+    report.extraction_milliseconds = milliseconds(start);
+    let start = Instant::now();
+    let kernels = lower(graph, &dense, &plan);
+    report.lowering_milliseconds = milliseconds(start);
+    Ok(kernels)
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}

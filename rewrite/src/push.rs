@@ -1,0 +1,232 @@
+//! `reindex` pushed through structure.
+//!
+//! `reindex[m](f(x, y))` equals `f(reindex[m](x), reindex[m](y))`, a view of a view is the view through the
+//! composed map, and a view of a reduction reduces the view that extends the map by the reduced axes. One
+//! memoised walk does this for every view in the graph, so that algebra sees through views; rule iterations
+//! would take several rounds for the same classes.
+//!
+//! Never through a class that reduces when the map drops an axis of its domain: the reduction would be repeated
+//! along that axis, in an unrolled chain once per step of the chain again. And never out of a loop's step: a
+//! read of another step is a read of memory.
+
+use std::collections::HashMap;
+
+use egg::Id;
+use fuse_ir::types::Shape;
+use fuse_ir::{Expr, IndexMap};
+
+use crate::analysis::{Terms, axes_bits, leaves_step};
+use crate::language::{GatherTerm, Head, MapId, Term};
+
+/// Pushes views; remembers what was pushed already.
+#[derive(Default)]
+pub struct Pusher {
+    known: HashMap<(MapId, Id), Id>,
+    depth: usize,
+}
+
+/// How deep one walk goes; a view this far down stays where it is, which is correct and only hides algebra.
+const MAX_DEPTH: usize = 256;
+
+impl Pusher {
+    /// Pushes every view of the graph. Stops early once the graph has `node_limit` nodes.
+    pub fn run(&mut self, terms: &mut Terms, node_limit: usize) {
+        let views = |t: &Term| match t.head {
+            Head::Reindex(map) => Some((map, t.children[0])),
+            Head::Leaf(_)
+            | Head::Constant(_)
+            | Head::Index(_)
+            | Head::Scalar(_)
+            | Head::Cast(_)
+            | Head::Reduce(..)
+            | Head::Gather(_)
+            | Head::Carry(..)
+            | Head::ScanFinal(..) => None,
+        };
+        let mut found: Vec<(Id, MapId, Id)> = Vec::new();
+        for class in terms.classes() {
+            found.extend(class.nodes.iter().filter_map(views).map(|(map, x)| (class.id, map, x)));
+        }
+        found.sort_unstable();
+        for (class, map, x) in found {
+            if terms.total_number_of_nodes() >= node_limit {
+                break;
+            }
+            let pushed = self.push(terms, map, x);
+            terms.union(class, pushed);
+        }
+        terms.rebuild();
+    }
+
+    /// The class of `reindex[map](x)`, in pushed form where it has one.
+    pub fn push(&mut self, terms: &mut Terms, map: MapId, x: Id) -> Id {
+        let x = terms.find(x);
+        if let Some(known) = self.known.get(&(map, x)) {
+            return *known;
+        }
+        if self.is_identity(terms, map, x) {
+            return x;
+        }
+        let whole = terms.add(Term::new(Head::Reindex(map), &[x]));
+        // Set before the walk: a cyclic class must find itself.
+        self.known.insert((map, x), whole);
+        if self.depth < MAX_DEPTH
+            && let Some(term) = self.pushable(terms, map, x)
+        {
+            self.depth += 1;
+            let pushed = self.push_term(terms, map, &term);
+            self.depth -= 1;
+            terms.union(whole, pushed);
+        }
+        whole
+    }
+
+    fn is_identity(&self, terms: &Terms, map: MapId, x: Id) -> bool {
+        let tables = &terms.analysis.tables;
+        let map = tables.map(map);
+        map.is_identity() && *tables.extents(terms[x].data.space) == map.domain
+    }
+
+    /// The term of the class to push through, if that is allowed.
+    fn pushable(&self, terms: &Terms, map: MapId, x: Id) -> Option<Term> {
+        let tables = &terms.analysis.tables;
+        let data = &terms[x].data;
+        let map = tables.map(map);
+        if leaves_step(tables, &data.inside, &map.results).is_some() {
+            return None;
+        }
+        let used = map.results.iter().fold(0, |bits, e| bits | axes_bits(e));
+        let domain = map.domain.iter().enumerate().filter(|(_, n)| !n.is_one());
+        let drops = domain.fold(0, |bits, (i, _)| bits | 1u64 << i) & !used != 0;
+        if data.heavy && drops {
+            return None;
+        }
+        // A view of a view composes, whatever else the class holds.
+        let rank = |t: &&Term| match t.head {
+            Head::Constant(_) | Head::Index(_) => Some(0),
+            Head::Reindex(_) => Some(1),
+            Head::Scalar(_) | Head::Cast(_) | Head::Gather(_) => Some(2),
+            Head::Reduce(..) => Some(3),
+            Head::Leaf(_) | Head::Carry(..) | Head::ScanFinal(..) => None,
+        };
+        if terms[x].nodes.iter().any(|t| rank(&t).is_none()) {
+            return None;
+        }
+        terms[x].nodes.iter().min_by_key(|t| rank(t)).cloned()
+    }
+
+    fn push_term(&mut self, terms: &mut Terms, id: MapId, term: &Term) -> Id {
+        let map = terms.analysis.tables.map(id).clone();
+        let space = terms.analysis.tables.space(&map.domain);
+        match term.head {
+            Head::Constant(constant) => {
+                let value = terms.analysis.tables.constant(constant).value;
+                let head = terms.analysis.tables.constant_head(value, space);
+                terms.add(Term::leaf(head))
+            }
+            Head::Index(index) => {
+                let index = terms.analysis.tables.index(index).clone();
+                let value = index.value.substitute_axes(&map.results);
+                let head = terms.analysis.tables.index_head(&value, index.dtype, space);
+                terms.add(Term::leaf(head))
+            }
+            Head::Scalar(_) | Head::Cast(_) => {
+                let children: Vec<Id> = term.children.iter().map(|c| self.push(terms, id, *c)).collect();
+                terms.add(Term::new(term.head, &children))
+            }
+            Head::Reindex(inner) => {
+                let composed = terms.analysis.tables.map(inner).compose(&map);
+                let composed = terms.analysis.tables.map_id(composed);
+                self.push(terms, composed, term.children[0])
+            }
+            Head::Reduce(op, axes) => {
+                let child = terms.find(term.children[0]);
+                let inner = terms.analysis.tables.extents(terms[child].data.space).clone();
+                let extended = extend(&map, &inner, axes as usize);
+                let extended = terms.analysis.tables.map_id(extended);
+                let child = self.push(terms, extended, child);
+                terms.add(Term::new(Head::Reduce(op, axes), &[child]))
+            }
+            Head::Gather(gather) => {
+                let gather = terms.analysis.tables.gather(gather).clone();
+                let coordinates =
+                    gather.coordinates.iter().map(|e| e.substitute_axes(&map.results).simplify(&map.domain));
+                let gather = GatherTerm { space, coordinates: coordinates.collect(), axis: gather.axis };
+                let head = terms.analysis.tables.gather_head(gather);
+                let index = self.push(terms, id, term.children[1]);
+                terms.add(Term::new(head, &[term.children[0], index]))
+            }
+            // Never pushable: these are read from memory.
+            Head::Leaf(_) | Head::Carry(..) | Head::ScanFinal(..) => terms.add(term.clone()),
+        }
+    }
+}
+
+/// A map with `axes` more axes at the end of both its spaces, mapped to each other.
+pub fn extend(map: &IndexMap, inner: &Shape, axes: usize) -> IndexMap {
+    let rank = map.domain.len();
+    let mut domain = map.domain.clone();
+    domain.extend(inner[inner.len() - axes..].iter().cloned());
+    let mut results = map.results.clone();
+    results.extend((rank..rank + axes).map(Expr::axis));
+    IndexMap { domain, results }
+}
+
+/// Lets gathers look through views of their tables: a table then is read where it lies.
+pub fn look_through_table_views(terms: &mut Terms) {
+    let mut found = Vec::new();
+    for class in terms.classes() {
+        for term in &class.nodes {
+            if let Head::Gather(gather) = term.head {
+                found.push((class.id, gather, term.children[0], term.children[1]));
+            }
+        }
+    }
+    found.sort_unstable();
+    for (class, gather, mut table, index) in found {
+        let mut gather = terms.analysis.tables.gather(gather).clone();
+        while let Some((through, source)) = table_view(terms, &gather, table) {
+            gather = through;
+            table = source;
+        }
+        let head = terms.analysis.tables.gather_head(gather);
+        let direct = terms.add(Term::new(head, &[table, index]));
+        terms.union(class, direct);
+    }
+    terms.rebuild();
+}
+
+/// The gather that reads the source of the view `table`, where the gathered axis is an axis of the source.
+fn table_view(terms: &Terms, gather: &GatherTerm, table: Id) -> Option<(GatherTerm, Id)> {
+    let tables = &terms.analysis.tables;
+    let views = terms[table].nodes.iter().filter_map(|t| match t.head {
+        Head::Reindex(map) => Some((tables.map(map), t.children[0])),
+        Head::Leaf(_)
+        | Head::Constant(_)
+        | Head::Index(_)
+        | Head::Scalar(_)
+        | Head::Cast(_)
+        | Head::Reduce(..)
+        | Head::Gather(_)
+        | Head::Carry(..)
+        | Head::ScanFinal(..) => None,
+    });
+    for (map, source) in views {
+        let on_axis = |e: &Expr| e.as_axis().is_some_and(|a| a.index() == gather.axis);
+        let gathered: Vec<usize> = (0..map.results.len()).filter(|i| on_axis(&map.results[*i])).collect();
+        let mixed = map.results.iter().any(|e| !on_axis(e) && e.uses_axis(fuse_ir::Axis(gather.axis as u32)));
+        let [axis] = gathered[..] else { continue };
+        // The clamp moves with the index, so the extents must agree.
+        let extents = tables.extents(terms[source].data.space);
+        if mixed || extents[axis] != map.domain[gather.axis] || terms.find(source) == terms.find(table) {
+            continue;
+        }
+        let domain = tables.extents(gather.space);
+        let coordinates = map.results.iter().enumerate().map(|(i, e)| {
+            if i == axis { Expr::constant(0) } else { e.substitute_axes(&gather.coordinates).simplify(domain) }
+        });
+        let through = GatherTerm { space: gather.space, coordinates: coordinates.collect(), axis };
+        return Some((through, source));
+    }
+    None
+}

@@ -1,0 +1,253 @@
+//! Algebraic rules, as named data.
+//!
+//! A [`Rule`] of elementwise ops is a row of [`algebra`]: two sides, guards, and what it promises about
+//! floats. A rule that looks at attributes (index expressions, casts, reductions) is a [`Procedure`] in
+//! [`structure`]. Both become rewrites of the e-graph here, and nowhere else are equalities asserted but in
+//! pushing views. How to add one: `docs/add-a-rule.md`; the float policy: `docs/adr/0006-float-policy.md`.
+
+pub mod algebra;
+pub mod pattern;
+pub mod structure;
+#[cfg(test)]
+mod tests;
+
+use std::time::Instant;
+
+use egg::{Applier, Id, Pattern, PatternAst, Rewrite, SearchMatches, Searcher, Subst, Symbol, Var};
+use fuse_ir::Literal;
+use fuse_ir::ops::{Law, ScalarOp};
+
+use crate::analysis::{Context, Terms};
+use crate::language::Term;
+use pattern::Side;
+
+/// What a rule promises about float results.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Contract {
+    /// Both sides have the same value in every case: same number, same sign of zero, NaN for NaN.
+    Exact,
+    /// Both sides are equal over the reals and within the op table's tolerances in floats, as long as no
+    /// intermediate result overflows or cancels; the sign of a zero may differ.
+    Reassociates,
+    /// Equal over the reals where both are finite, with at most this error in units in the last place more;
+    /// admitted by fast-math alone.
+    Approximate {
+        /// The additional error.
+        ulp: f64,
+    },
+}
+
+/// When a rule applies, beyond its pattern.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guard {
+    /// The result is of a float type.
+    Float,
+    /// The result is of an integer type.
+    Int,
+    /// The variable is of a float type; for rules whose result is a bool.
+    FloatVariable(&'static str),
+    /// The variable is of an integer type.
+    IntVariable(&'static str),
+}
+
+/// A rule between elementwise terms.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Rule {
+    /// A name; unique.
+    pub name: String,
+    /// What is rewritten.
+    pub left: String,
+    /// To what.
+    pub right: String,
+    /// When.
+    pub guards: Vec<Guard>,
+    /// What it promises about floats.
+    pub contract: Contract,
+}
+
+/// A rule in code: an equality of the terms of a class that looks at attributes.
+#[derive(Clone, Copy)]
+pub struct Procedure {
+    /// A name; unique.
+    pub name: &'static str,
+    /// Which terms it looks at.
+    pub candidate: fn(&Term) -> bool,
+    /// A term equal to `term`, added to the graph; `None` where the rule does not apply.
+    pub apply: fn(&mut Terms, &Term) -> Option<Id>,
+    /// What it promises about floats.
+    pub contract: Contract,
+}
+
+/// The textual rules: the table, and those that the op table's laws imply.
+pub fn rules() -> Vec<Rule> {
+    let mut out = algebra::table();
+    out.extend(law_rules());
+    out
+}
+
+/// The rules that the laws of the op table imply; all exact, as the laws are.
+fn law_rules() -> Vec<Rule> {
+    let mut out = Vec::new();
+    for op in ScalarOp::ALL {
+        let name = op.mnemonic();
+        let mut rule = |law: &str, left: String, right: String| {
+            let name = format!("{name}-{law}");
+            out.push(Rule { name, left, right, guards: Vec::new(), contract: Contract::Exact });
+        };
+        if op.has(Law::Involution) {
+            rule("involution", format!("({name} ({name} ?x))"), "?x".into());
+        }
+        if op.has(Law::Idempotent) && op.arity() == 1 {
+            rule("idempotent", format!("({name} ({name} ?x))"), format!("({name} ?x)"));
+        }
+        if op.has(Law::Idempotent) && op.arity() == 2 {
+            rule("idempotent", format!("({name} ?x ?x)"), "?x".into());
+        }
+        if op.has(Law::Even) {
+            rule("even", format!("({name} (neg ?x))"), format!("({name} ?x)"));
+        }
+        if op.has(Law::Odd) && *op != ScalarOp::Neg {
+            rule("odd", format!("({name} (neg ?x))"), format!("(neg ({name} ?x))"));
+        }
+    }
+    out
+}
+
+/// How far rules may grow the graph; appliers check, because one rule can add a great many terms.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The most nodes.
+    pub nodes: usize,
+    /// When to stop.
+    pub deadline: Instant,
+}
+
+impl Limits {
+    fn reached(&self, terms: &Terms) -> bool {
+        terms.total_number_of_nodes() >= self.nodes || Instant::now() >= self.deadline
+    }
+}
+
+/// The rewrites of all rules that the options admit.
+///
+/// # Errors
+/// Names the rule of the table that is malformed; a test keeps that from happening.
+pub fn rewrites(fast_math: bool, limits: Limits) -> Result<Vec<Rewrite<Term, Context>>, String> {
+    let admitted = |contract: Contract| match contract {
+        Contract::Exact | Contract::Reassociates => true,
+        Contract::Approximate { .. } => fast_math,
+    };
+    let mut out = Vec::new();
+    for rule in rules().into_iter().filter(|r| admitted(r.contract)) {
+        let describe = |problem: String| format!("rule {}: {problem}", rule.name);
+        let left = Side::parse(&rule.left).map_err(describe)?;
+        let right = Side::parse(&rule.right).map_err(describe)?;
+        for (i, left) in left.commuted().into_iter().enumerate() {
+            let (ast, numbers) = left.pattern();
+            let applier = RuleApplier { right: right.clone(), guards: rule.guards.clone(), numbers, limits };
+            let name = if i == 0 { rule.name.clone() } else { format!("{}/{i}", rule.name) };
+            out.push(Rewrite::new(name, Pattern::new(ast), applier).map_err(describe)?);
+        }
+    }
+    for procedure in structure::PROCEDURES.iter().filter(|p| admitted(p.contract)) {
+        let rewrite = Rewrite::new(procedure.name, Candidates(*procedure), ProcedureApplier(*procedure, limits));
+        out.push(rewrite?);
+    }
+    Ok(out)
+}
+
+/// The rule that a rewrite came from: commuted variants count with their rule.
+pub fn rule_name(rewrite: &str) -> &str {
+    rewrite.split_once('/').map_or(rewrite, |(name, _)| name)
+}
+
+struct RuleApplier {
+    right: Side,
+    guards: Vec<Guard>,
+    numbers: Vec<(Var, f64)>,
+    limits: Limits,
+}
+
+impl RuleApplier {
+    fn admits(&self, terms: &Terms, root: Id, subst: &Subst) -> bool {
+        let number = |(var, value): &(Var, f64)| {
+            let data = &terms[subst[*var]].data;
+            data.constant == Some(Literal::from_f64(data.dtype, *value))
+        };
+        let variable = |name: &str| name.parse::<Var>().ok().and_then(|v| subst.get(v)).map(|id| terms[*id].data.dtype);
+        let guard = |guard: &Guard| match guard {
+            Guard::Float => terms[root].data.dtype.is_float(),
+            Guard::Int => terms[root].data.dtype.is_int(),
+            Guard::FloatVariable(name) => variable(name).is_some_and(|d| d.is_float()),
+            Guard::IntVariable(name) => variable(name).is_some_and(|d| d.is_int()),
+        };
+        self.numbers.iter().all(number) && self.guards.iter().all(guard)
+    }
+}
+
+impl Applier<Term, Context> for RuleApplier {
+    fn apply_one(
+        &self,
+        terms: &mut Terms,
+        root: Id,
+        subst: &Subst,
+        _: Option<&PatternAst<Term>>,
+        _: Symbol,
+    ) -> Vec<Id> {
+        if self.limits.reached(terms) || !self.admits(terms, root, subst) {
+            return Vec::new();
+        }
+        let data = &terms[root].data;
+        let (space, dtype) = (data.space, data.dtype);
+        let right = self.right.instantiate(terms, subst, space, dtype);
+        if terms.union(root, right) { vec![root] } else { Vec::new() }
+    }
+}
+
+/// Finds the classes with a term that a procedure looks at.
+struct Candidates(Procedure);
+
+impl Searcher<Term, Context> for Candidates {
+    fn search_with_limit(&self, terms: &Terms, limit: usize) -> Vec<SearchMatches<'_, Term>> {
+        terms.classes().filter_map(|c| self.search_eclass_with_limit(terms, c.id, 1)).take(limit).collect()
+    }
+
+    fn search_eclass_with_limit(
+        &self,
+        terms: &Terms,
+        class: Id,
+        _limit: usize,
+    ) -> Option<SearchMatches<'_, Term>> {
+        let found = terms[class].nodes.iter().any(self.0.candidate);
+        found.then(|| SearchMatches { eclass: class, substs: vec![Subst::default()], ast: None })
+    }
+
+    fn vars(&self) -> Vec<Var> {
+        Vec::new()
+    }
+}
+
+struct ProcedureApplier(Procedure, Limits);
+
+impl Applier<Term, Context> for ProcedureApplier {
+    fn apply_one(
+        &self,
+        terms: &mut Terms,
+        root: Id,
+        _: &Subst,
+        _: Option<&PatternAst<Term>>,
+        _: Symbol,
+    ) -> Vec<Id> {
+        let nodes: Vec<Term> = terms[root].nodes.iter().filter(|t| (self.0.candidate)(t)).cloned().collect();
+        let mut changed = false;
+        for term in nodes {
+            if self.1.reached(terms) {
+                break;
+            }
+            if let Some(equal) = (self.0.apply)(terms, &term) {
+                changed |= terms.union(root, equal);
+            }
+        }
+        if changed { vec![root] } else { Vec::new() }
+    }
+}

@@ -1,0 +1,173 @@
+//! The two sides of a textual rule.
+//!
+//! `(add ?x (neg ?y))`: heads are elementwise ops by mnemonic, `?x` matches anything, a number matches a class
+//! whose value is that constant in its own type. On the right a number is the constant over the matched
+//! space, in the type of its sibling.
+
+use std::collections::BTreeMap;
+
+use egg::{ENodeOrVar, Id, PatternAst, RecExpr, Subst, Var};
+use fuse_ir::interp::fold_scalar;
+use fuse_ir::ops::{ResultRule, ScalarOp};
+use fuse_ir::{DType, Literal};
+
+use crate::analysis::Terms;
+use crate::language::{Head, SpaceId, Term};
+
+/// One side of a rule.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Side {
+    /// Matches anything, the same everywhere.
+    Variable(String),
+    /// A constant, in the type that its place asks for.
+    Number(f64),
+    /// An elementwise op.
+    Apply(ScalarOp, Vec<Side>),
+}
+
+impl Side {
+    /// Reads a side.
+    ///
+    /// # Errors
+    /// In words, where the text is none.
+    pub fn parse(text: &str) -> Result<Side, String> {
+        let spaced = text.replace('(', " ( ").replace(')', " ) ");
+        let mut tokens = spaced.split_whitespace().peekable();
+        let side = parse_side(&mut tokens)?;
+        match tokens.next() {
+            Some(rest) => Err(format!("`{rest}` follows the end of `{text}`")),
+            None => Ok(side),
+        }
+    }
+
+    /// The sides that match what this one does up to the order of operands of commutative ops.
+    pub fn commuted(&self) -> Vec<Side> {
+        let Side::Apply(op, operands) = self else { return vec![self.clone()] };
+        let mut combinations: Vec<Vec<Side>> = vec![Vec::new()];
+        for operand in operands {
+            let choices = operand.commuted();
+            let extended = combinations.iter().flat_map(|c| {
+                choices.iter().map(move |choice| {
+                    let mut next = c.clone();
+                    next.push(choice.clone());
+                    next
+                })
+            });
+            combinations = extended.collect();
+        }
+        let mut out: Vec<Side> = Vec::new();
+        for operands in combinations {
+            let mut swapped = operands.clone();
+            swapped.reverse();
+            out.push(Side::Apply(*op, operands));
+            if op.has(fuse_ir::ops::Law::Commutative) {
+                out.push(Side::Apply(*op, swapped));
+            }
+        }
+        let mut distinct: Vec<Side> = Vec::new();
+        for side in out {
+            if !distinct.contains(&side) {
+                distinct.push(side);
+            }
+        }
+        distinct
+    }
+
+    /// The variables, each once, in order of appearance.
+    pub fn variables(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        self.collect_variables(&mut out);
+        out
+    }
+
+    fn collect_variables(&self, out: &mut Vec<String>) {
+        match self {
+            Side::Variable(name) if !out.contains(name) => out.push(name.clone()),
+            Side::Variable(_) | Side::Number(_) => {}
+            Side::Apply(_, operands) => operands.iter().for_each(|o| o.collect_variables(out)),
+        }
+    }
+
+    /// The pattern for the e-matcher; numbers become variables, returned with their value.
+    pub fn pattern(&self) -> (PatternAst<Term>, Vec<(Var, f64)>) {
+        let (mut ast, mut numbers) = (RecExpr::default(), Vec::new());
+        self.add_to(&mut ast, &mut numbers);
+        (ast, numbers)
+    }
+
+    fn add_to(&self, ast: &mut PatternAst<Term>, numbers: &mut Vec<(Var, f64)>) -> Id {
+        match self {
+            Side::Variable(name) => ast.add(ENodeOrVar::Var(variable(name))),
+            Side::Number(value) => {
+                let var = variable(&format!("?number{}", numbers.len()));
+                numbers.push((var, *value));
+                ast.add(ENodeOrVar::Var(var))
+            }
+            Side::Apply(op, operands) => {
+                let children: Vec<Id> = operands.iter().map(|o| o.add_to(ast, numbers)).collect();
+                ast.add(ENodeOrVar::ENode(Term::new(Head::Scalar(*op), &children)))
+            }
+        }
+    }
+
+    /// Adds the term with these variables; `dtype` is the type of numbers.
+    pub fn instantiate(&self, terms: &mut Terms, subst: &Subst, space: SpaceId, dtype: DType) -> Id {
+        match self {
+            Side::Variable(name) => subst[variable(name)],
+            Side::Number(value) => {
+                let head = terms.analysis.tables.constant_head(Literal::from_f64(dtype, *value), space);
+                terms.add(Term::leaf(head))
+            }
+            Side::Apply(op, operands) => {
+                let children: Vec<Id> =
+                    operands.iter().map(|o| o.instantiate(terms, subst, space, dtype)).collect();
+                terms.add(Term::new(Head::Scalar(*op), &children))
+            }
+        }
+    }
+
+    /// The value with these variables; numbers have the type `dtype`. `None` where the types do not fit.
+    pub fn evaluate(&self, variables: &BTreeMap<String, Literal>, dtype: DType) -> Option<Literal> {
+        match self {
+            Side::Variable(name) => variables.get(name).copied(),
+            Side::Number(value) => Some(Literal::from_f64(dtype, *value)),
+            Side::Apply(op, operands) => {
+                let mut values = Vec::with_capacity(operands.len());
+                for (i, operand) in operands.iter().enumerate() {
+                    let condition = op.result_rule() == ResultRule::Select && i == 0;
+                    let dtype = if condition { DType::Bool } else { dtype };
+                    values.push(operand.evaluate(variables, dtype)?);
+                }
+                fold_scalar(*op, &values)
+            }
+        }
+    }
+}
+
+/// The matcher's name of a variable.
+fn variable(name: &str) -> Var {
+    name.parse().expect("a name with a question mark is a variable")
+}
+
+fn parse_side<'a>(
+    tokens: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>,
+) -> Result<Side, String> {
+    match tokens.next() {
+        None => Err("a side ends early".into()),
+        Some("(") => {
+            let name = tokens.next().unwrap_or_default();
+            let op = ScalarOp::from_mnemonic(name).ok_or_else(|| format!("no op is called `{name}`"))?;
+            let mut operands = Vec::new();
+            while tokens.peek().is_some_and(|t| *t != ")") {
+                operands.push(parse_side(tokens)?);
+            }
+            tokens.next().ok_or("a parenthesis stays open")?;
+            if operands.len() != op.arity() {
+                return Err(format!("`{name}` takes {} operands, got {}", op.arity(), operands.len()));
+            }
+            Ok(Side::Apply(op, operands))
+        }
+        Some(name) if name.starts_with('?') && name.len() > 1 => Ok(Side::Variable(name.into())),
+        Some(number) => number.parse().map(Side::Number).map_err(|_| format!("`{number}` is no operand")),
+    }
+}

@@ -1,0 +1,233 @@
+//! Rules that look at attributes: index expressions, casts, reductions.
+
+use egg::Id;
+use fuse_ir::ops::{ReduceOp, ScalarOp};
+use fuse_ir::{DType, Expr, IndexMap, Literal};
+
+use super::{Contract, Procedure};
+use crate::analysis::Terms;
+use crate::language::{Head, Term};
+
+/// The rules in code.
+pub const PROCEDURES: &[Procedure] = &[
+    Procedure {
+        name: "compare-index",
+        candidate: is_comparison,
+        apply: compare_index,
+        contract: Contract::Exact,
+    },
+    Procedure {
+        name: "cast-of-cast",
+        candidate: |t| matches!(t.head, Head::Cast(_)),
+        apply: cast_of_cast,
+        contract: Contract::Exact,
+    },
+    Procedure {
+        name: "cast-same",
+        candidate: |t| matches!(t.head, Head::Cast(_)),
+        apply: cast_same,
+        contract: Contract::Exact,
+    },
+    Procedure {
+        name: "reduce-unit-axis",
+        candidate: |t| matches!(t.head, Head::Reduce(..)),
+        apply: reduce_unit_axis,
+        contract: Contract::Exact,
+    },
+    Procedure {
+        name: "extremum-of-repetition",
+        candidate: |t| matches!(t.head, Head::Reduce(ReduceOp::Max | ReduceOp::Min, _)),
+        apply: extremum_of_repetition,
+        contract: Contract::Exact,
+    },
+    Procedure {
+        name: "sum-of-repetition",
+        candidate: |t| matches!(t.head, Head::Reduce(ReduceOp::Sum, _)),
+        apply: sum_of_repetition,
+        contract: Contract::Reassociates,
+    },
+    Procedure {
+        name: "reduce-of-reduce",
+        candidate: |t| matches!(t.head, Head::Reduce(..)),
+        apply: reduce_of_reduce,
+        contract: Contract::Reassociates,
+    },
+];
+
+fn is_comparison(term: &Term) -> bool {
+    use ScalarOp::{Eq, Ge, Gt, Le, Lt, Ne};
+    matches!(term.head, Head::Scalar(Eq | Ne | Lt | Le | Gt | Ge))
+}
+
+/// The index expression of a class of type i64, if it has one.
+fn index_value(terms: &Terms, class: Id) -> Option<Expr> {
+    let tables = &terms.analysis.tables;
+    terms[class].nodes.iter().find_map(|t| match t.head {
+        Head::Index(id) if tables.index(id).dtype == DType::I64 => Some(tables.index(id).value.clone()),
+        Head::Constant(id) if tables.constant(id).value.dtype() == DType::I64 => {
+            Some(Expr::constant(tables.constant(id).value.as_i64()))
+        }
+        Head::Index(_)
+        | Head::Constant(_)
+        | Head::Leaf(_)
+        | Head::Scalar(_)
+        | Head::Cast(_)
+        | Head::Reindex(_)
+        | Head::Reduce(..)
+        | Head::Gather(_)
+        | Head::Carry(..)
+        | Head::ScanFinal(..) => None,
+    })
+}
+
+/// A comparison of indices that the ranges of the axes decide: reading the inner part of a padded tensor.
+fn compare_index(terms: &mut Terms, term: &Term) -> Option<Id> {
+    let Head::Scalar(op) = term.head else { return None };
+    let (x, y) = (index_value(terms, term.children[0])?, index_value(terms, term.children[1])?);
+    let space = terms[term.children[0]].data.space;
+    let extents = terms.analysis.tables.extents(space);
+    let at_least = |a: &Expr, b: &Expr| (a.clone() - b.clone()).is_nonnegative(extents);
+    let above = |a: &Expr, b: &Expr| (a.clone() - b.clone() - Expr::constant(1)).is_nonnegative(extents);
+    let decide = |holds: bool, fails: bool| if holds { Some(true) } else if fails { Some(false) } else { None };
+    let apart = above(&x, &y) || above(&y, &x);
+    let value = match op {
+        ScalarOp::Lt => decide(above(&y, &x), at_least(&x, &y)),
+        ScalarOp::Le => decide(at_least(&y, &x), above(&x, &y)),
+        ScalarOp::Gt => decide(above(&x, &y), at_least(&y, &x)),
+        ScalarOp::Ge => decide(at_least(&x, &y), above(&y, &x)),
+        ScalarOp::Eq => decide(x == y, apart),
+        ScalarOp::Ne => decide(apart, x == y),
+        _ => None,
+    }?;
+    let head = terms.analysis.tables.constant_head(Literal::from_i64(DType::Bool, i64::from(value)), space);
+    Some(terms.add(Term::leaf(head)))
+}
+
+/// Whether every value of `from` is a value of `to`.
+fn embeds(from: DType, to: DType) -> bool {
+    use DType::{Bf16, Bool, F16, F32, F64, I32, I64, U8};
+    match (from, to) {
+        (a, b) if a == b => true,
+        (Bool, _) => true,
+        (_, Bool) => false,
+        (U8, I32 | I64 | F32 | F64 | F16 | Bf16) => true,
+        (I32, I64 | F64) => true,
+        (F16 | Bf16, F32 | F64) | (F32, F64) => true,
+        (F16 | Bf16 | F32 | F64 | I32 | I64 | U8, _) => false,
+    }
+}
+
+/// A conversion to a type that holds the operand's values all, then to a third: directly to the third. Not
+/// where the detour through floats saturates and the direct way wraps.
+fn cast_of_cast(terms: &mut Terms, term: &Term) -> Option<Id> {
+    let Head::Cast(to) = term.head else { return None };
+    let inner = terms[term.children[0]].nodes.iter().find(|t| matches!(t.head, Head::Cast(_)))?;
+    let x = inner.children[0];
+    let (from, via) = (terms[x].data.dtype, terms[term.children[0]].data.dtype);
+    let saturates = !from.is_float() && via.is_float() && !to.is_float() && to != DType::Bool;
+    if !embeds(from, via) || (saturates && !embeds(from, to)) {
+        return None;
+    }
+    if from == to {
+        return Some(x);
+    }
+    Some(terms.add(Term::new(Head::Cast(to), &[x])))
+}
+
+/// A conversion to the type it has.
+fn cast_same(terms: &mut Terms, term: &Term) -> Option<Id> {
+    let Head::Cast(to) = term.head else { return None };
+    (terms[term.children[0]].data.dtype == to).then_some(term.children[0])
+}
+
+/// The last axes of a space that a reduction takes, as a range.
+fn reduced_axes(terms: &Terms, term: &Term) -> Option<(ReduceOp, std::ops::Range<usize>)> {
+    let Head::Reduce(op, axes) = term.head else { return None };
+    let rank = terms.analysis.tables.extents(terms[term.children[0]].data.space).len();
+    Some((op, rank - axes as usize..rank))
+}
+
+/// Reads `x` with the axes of `dropped` at 0.
+fn at_zero(terms: &mut Terms, x: Id, dropped: &[usize]) -> Id {
+    let space = terms.analysis.tables.extents(terms[x].data.space).clone();
+    let kept: Vec<usize> = (0..space.len()).filter(|a| !dropped.contains(a)).collect();
+    let position = |a: usize| kept.iter().position(|k| *k == a).map_or(Expr::constant(0), Expr::axis);
+    let map = IndexMap {
+        domain: kept.iter().map(|a| space[*a].clone()).collect(),
+        results: (0..space.len()).map(position).collect(),
+    };
+    let map = terms.analysis.tables.map_id(map);
+    terms.add(Term::new(Head::Reindex(map), &[x]))
+}
+
+/// An axis of extent 1 needs no reduction.
+fn reduce_unit_axis(terms: &mut Terms, term: &Term) -> Option<Id> {
+    let (op, reduced) = reduced_axes(terms, term)?;
+    let x = term.children[0];
+    let space = terms.analysis.tables.extents(terms[x].data.space).clone();
+    let units: Vec<usize> = reduced.clone().filter(|a| space[*a].is_one()).collect();
+    if units.is_empty() {
+        return None;
+    }
+    if op.is_arg() {
+        // The only index is 0.
+        let kept = terms.analysis.tables.space(&space[..reduced.start]);
+        let head = terms.analysis.tables.constant_head(Literal::from_i64(DType::I64, 0), kept);
+        return Some(terms.add(Term::leaf(head)));
+    }
+    let rest = reduced.len() - units.len();
+    let read = at_zero(terms, x, &units);
+    Some(if rest == 0 { read } else { terms.add(Term::new(Head::Reduce(op, rest as u8), &[read])) })
+}
+
+/// The reduced axes along which the operand repeats and which surely have a position.
+fn repeated_axes(terms: &Terms, term: &Term) -> Option<(ReduceOp, Vec<usize>, usize)> {
+    let (op, reduced) = reduced_axes(terms, term)?;
+    let data = &terms[term.children[0]].data;
+    let space = terms.analysis.tables.extents(data.space);
+    let repeated = |a: &usize| data.depends & (1 << a) == 0 && space[*a].as_constant().is_some_and(|n| n > 1);
+    let axes: Vec<usize> = reduced.clone().filter(repeated).collect();
+    (!axes.is_empty()).then_some((op, axes, reduced.len()))
+}
+
+/// The largest of equal values is that value.
+fn extremum_of_repetition(terms: &mut Terms, term: &Term) -> Option<Id> {
+    let (op, axes, reduced) = repeated_axes(terms, term)?;
+    let read = at_zero(terms, term.children[0], &axes);
+    let rest = reduced - axes.len();
+    Some(if rest == 0 { read } else { terms.add(Term::new(Head::Reduce(op, rest as u8), &[read])) })
+}
+
+/// The sum of n equal values is n times that value.
+fn sum_of_repetition(terms: &mut Terms, term: &Term) -> Option<Id> {
+    let (op, axes, reduced) = repeated_axes(terms, term)?;
+    let x = term.children[0];
+    let space = terms.analysis.tables.extents(terms[x].data.space).clone();
+    let count = axes.iter().try_fold(1i64, |n, a| n.checked_mul(space[*a].as_constant()?))?;
+    let dtype = terms[x].data.dtype;
+    let factor = Literal::from_i64(dtype, count);
+    // Beyond this a float no longer holds the count exactly.
+    if factor.as_i64() != count {
+        return None;
+    }
+    let read = at_zero(terms, x, &axes);
+    let rest = reduced - axes.len();
+    let sum = if rest == 0 { read } else { terms.add(Term::new(Head::Reduce(op, rest as u8), &[read])) };
+    let space = terms[sum].data.space;
+    let head = terms.analysis.tables.constant_head(factor, space);
+    let factor = terms.add(Term::leaf(head));
+    Some(terms.add(Term::new(Head::Scalar(ScalarOp::Mul), &[sum, factor])))
+}
+
+/// A reduction of a reduction by the same operation is one over the axes of both.
+fn reduce_of_reduce(terms: &mut Terms, term: &Term) -> Option<Id> {
+    let Head::Reduce(op, outer) = term.head else { return None };
+    if op.is_arg() {
+        return None;
+    }
+    let same = |t: &&Term| matches!(t.head, Head::Reduce(inner, _) if inner == op);
+    let inner = terms[term.children[0]].nodes.iter().find(same)?.clone();
+    let Head::Reduce(_, axes) = inner.head else { return None };
+    let both = axes.checked_add(outer)?;
+    Some(terms.add(Term::new(Head::Reduce(op, both), &[inner.children[0]])))
+}
