@@ -4,6 +4,8 @@
 //! function of its own that takes buffers and symbols as parameters and is inlined into the entry: parameters
 //! can be declared not to overlap, pointers loaded from an array cannot.
 
+use std::sync::OnceLock;
+
 use inkwell::AddressSpace;
 use inkwell::attributes::AttributeLoc;
 use inkwell::builder::{Builder, BuilderError};
@@ -175,8 +177,8 @@ fn target_machine(optimization: Optimization) -> Result<TargetMachine, LlvmError
     let (cpu, features) = host_cpu();
     let machine = target.create_target_machine(
         &triple,
-        &cpu,
-        &features,
+        cpu,
+        features,
         level(optimization),
         RelocMode::PIC,
         CodeModel::Default,
@@ -185,8 +187,11 @@ fn target_machine(optimization: Optimization) -> Result<TargetMachine, LlvmError
 }
 
 /// LLVM's name of this CPU and the features it has.
-fn host_cpu() -> (String, String) {
-    (TargetMachine::get_host_cpu_name().to_string(), TargetMachine::get_host_cpu_features().to_string())
+fn host_cpu() -> &'static (String, String) {
+    static CPU: OnceLock<(String, String)> = OnceLock::new();
+    CPU.get_or_init(|| {
+        (TargetMachine::get_host_cpu_name().to_string(), TargetMachine::get_host_cpu_features().to_string())
+    })
 }
 
 fn optimized_module<'s>(
@@ -211,8 +216,8 @@ fn optimized_module<'s>(
 /// The engine compiles for a generic CPU unless the functions themselves name theirs.
 fn name_cpu(session: &Session, function: FunctionValue<'_>) {
     let (cpu, features) = host_cpu();
-    add_string(session.context(), function, "target-cpu", &cpu);
-    add_string(session.context(), function, "target-features", &features);
+    add_string(session.context(), function, "target-cpu", cpu);
+    add_string(session.context(), function, "target-features", features);
     add_enum(session.context(), function, AttributeLoc::Function, "nounwind", 0);
 }
 
