@@ -173,24 +173,28 @@ impl Trace {
         Ok(())
     }
 
-    /// The fault of a tensor of another trace, which the other trace keeps too.
+    /// The fault of a tensor of another trace, which the other trace keeps too. Where one of the two is detached,
+    /// its error is the one to tell.
     fn foreign(&self, operand: usize, tensor: &Tensor) -> Fault {
         let other = tensor.trace();
-        let detached = other.0.borrow().detached;
-        if let (true, Some(error)) = (detached, &other.0.borrow().error) {
-            return Fault::Kept(error.clone());
+        if let Some(error) = other.detached_error() {
+            return Fault::Kept(error);
         }
         let kind = ErrorKind::OtherTrace { operand, ty: tensor.ty().clone() };
         let own = self.0.borrow();
-        if let Some(scope) = own.scopes.first() {
-            let error = TraceError {
-                operation: own.operation(),
-                kind: Box::new(kind.clone()),
-                location: scope.place,
-            };
+        let told = self.detached_error().or_else(|| {
+            let location = own.scopes.first()?.place;
+            Some(TraceError { operation: own.operation(), kind: Box::new(kind.clone()), location })
+        });
+        if let Some(error) = told {
             other.0.borrow_mut().error.get_or_insert(error);
         }
         kind.into()
+    }
+
+    fn detached_error(&self) -> Option<TraceError> {
+        let state = self.0.borrow();
+        state.error.clone().filter(|_| state.detached)
     }
 
     /// Runs one library operation: ops made within, and errors, are placed at the caller of the outermost

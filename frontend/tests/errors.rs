@@ -229,6 +229,12 @@ fn an_empty_list_is_told_where_its_result_is_used() {
         t.output("y", vector(t, "x", 2) + nothing);
     });
     assert_told(&error, "concat: argument `tensors` is an empty list", line);
+    let error = self::error(|t| {
+        line = line!() + 1;
+        let nothing = stack(Vec::<Tensor>::new(), 0);
+        t.output("y", nothing * vector(t, "x", 2));
+    });
+    assert_told(&error, "stack: argument `tensors` is an empty list", line);
 }
 
 #[test]
