@@ -31,7 +31,7 @@ pub mod random;
 pub use compile::{CompileError, CompileOptions, Compiled, Target, compile};
 pub use fuse_codegen as codegen;
 pub use fuse_frontend as frontend;
-pub use fuse_frontend::{Tensor, Trace, TraceError, dim, nn, trace};
+pub use fuse_frontend::{ScanOptions, Tensor, Trace, TraceError, concat, dim, nn, stack, trace};
 pub use fuse_ir as ir;
 pub use fuse_ir::tensor::Tensor as HostTensor;
 pub use fuse_ir::{DType, Dim, DimEnv, Graph};
