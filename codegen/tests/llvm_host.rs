@@ -87,7 +87,7 @@ fn small() -> Case {
 #[test]
 fn a_function_for_gpu_threads_is_refused() {
     let function = small().function(Mapping::Threads { block: BLOCK });
-    let error = LlvmHostModule::compile(&[function], Optimization::Standard).err().expect("an error");
+    let error = LlvmHostModule::compile(&[function], Optimization::Standard).expect_err("refused");
     assert!(matches!(error, LlvmError::Mapping { .. }), "{error}");
 }
 
