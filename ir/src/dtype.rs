@@ -241,3 +241,31 @@ impl fmt::Debug for Literal {
         write!(f, "{self}: {}", self.dtype)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conversions_to_half_widths_round_once() {
+        // Just above a tie, by a bit that a detour through f32 would lose.
+        let above = |tie: f64| 1.0 + tie + 2f64.powi(-40);
+        let f16 = Literal::from_f64(DType::F16, above(2f64.powi(-11)));
+        assert_eq!(f16.as_f64(), 1.0 + 2f64.powi(-10));
+        let bf16 = Literal::from_f64(DType::Bf16, above(2f64.powi(-8)));
+        assert_eq!(bf16.as_f64(), 1.0 + 2f64.powi(-7));
+        let wide = Literal::from_i64(DType::Bf16, (1 << 62) + (1 << 54) + 1);
+        assert_eq!(wide.as_f64(), 2f64.powi(62) + 2f64.powi(55));
+    }
+
+    #[test]
+    fn half_widths_underflow_gradually_and_overflow_to_infinity() {
+        assert_eq!(DType::F16.round_f64(2f64.powi(-24)), 2f64.powi(-24));
+        assert_eq!(DType::F16.round_f64(2f64.powi(-25)), 0.0);
+        assert_eq!(DType::F16.round_f64(1.5 * 2f64.powi(-25)), 2f64.powi(-24));
+        assert_eq!(DType::F16.round_f64(65519.0), 65504.0);
+        assert_eq!(DType::F16.round_f64(-65520.0), f64::NEG_INFINITY);
+        assert!(DType::Bf16.round_f64(-1e-300).is_sign_negative());
+        assert_eq!(DType::Bf16.round_f64(f64::MAX), f64::INFINITY);
+    }
+}

@@ -1,8 +1,7 @@
 //! Cases of the scan.
 
-use super::structural::{Builder, numbers};
+use super::structural::{Builder, exact, numbers};
 use super::{Case, expected_type};
-use crate::compare::Tolerance;
 use crate::dtype::{DType, Literal};
 use crate::expr::Dim;
 use crate::graph::{Graph, Scan, ValueId};
@@ -19,10 +18,6 @@ pub(super) fn cases() -> Vec<Case> {
     }
     out.extend([Direction::Forward, Direction::Reverse].map(padding_is_never_seen));
     out
-}
-
-fn exact(name: String, graph: Graph, inputs: Vec<Tensor>, expected: Vec<Tensor>) -> Case {
-    Case { name, graph, inputs, expected, tolerance: Tolerance::EXACT }
 }
 
 fn scan(b: &mut Builder, scan: Scan, operands: &[ValueId]) -> Vec<ValueId> {

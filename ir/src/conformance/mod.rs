@@ -5,6 +5,7 @@
 //! computes exactly or with hundreds of bits; the other ops have small cases written by hand. The
 //! interpreter and every back end run the same cases.
 
+mod combine;
 mod data;
 mod loops;
 mod structural;
@@ -36,6 +37,7 @@ pub struct Case {
 pub fn cases() -> Vec<Case> {
     let mut out = data::cases();
     out.extend(structural::cases());
+    out.extend(combine::cases());
     out.extend(loops::cases());
     out
 }

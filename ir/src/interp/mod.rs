@@ -16,6 +16,7 @@ mod array;
 mod elementwise;
 mod run;
 mod scalar;
+mod scan;
 mod structural;
 
 #[cfg(test)]
