@@ -200,7 +200,12 @@ fn optimized_module<'s>(
     functions: &[Function],
     optimization: Optimization,
 ) -> Result<Module<'s>, LlvmError> {
-    check_functions(functions, "ranges on the host", |mapping| matches!(mapping, Mapping::Range))?;
+    check_functions(functions, |function| match function.mapping {
+        Mapping::Range => Ok(()),
+        Mapping::Threads { .. } => {
+            Err(LlvmError::Mapping { function: function.name.clone(), target: "ranges on the host" })
+        }
+    })?;
     let module = session.context().create_module("fuse");
     module.set_triple(&machine.get_triple());
     module.set_data_layout(&machine.get_target_data().get_data_layout());

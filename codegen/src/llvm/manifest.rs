@@ -6,8 +6,8 @@ use fuse_ir::kernel::BufferId;
 use serde::{Serialize, Serializer};
 
 use super::LlvmError;
-use super::ptx::{BUFFER_ALIGNMENT, MAX_BLOCK};
-use crate::kernel_ir::{Access, Function, Mapping};
+use super::ptx::{BUFFER_ALIGNMENT, block_size};
+use crate::kernel_ir::{Access, Function};
 
 /// The most blocks that a grid has along its first axis.
 pub const MAX_GRID: i64 = i32::MAX as i64;
@@ -111,12 +111,7 @@ impl PtxKernel {
     /// # Errors
     /// If the function is not scheduled for GPU threads, or its block has no legal size.
     pub fn of(function: &Function) -> Result<PtxKernel, LlvmError> {
-        let name = function.name.clone();
-        let block = match function.mapping {
-            Mapping::Threads { block } if (1..=MAX_BLOCK).contains(&block) => block,
-            Mapping::Threads { block } => return Err(LlvmError::BlockSize { function: name, block }),
-            Mapping::Range => return Err(LlvmError::Mapping { function: name, target: "GPU threads" }),
-        };
+        let block = block_size(function)?;
         let buffers = function.buffers.iter().map(|b| PtxParameter {
             name: b.name.clone(),
             kind: ParameterKind::Buffer {
@@ -132,7 +127,7 @@ impl PtxKernel {
             .map(|s| PtxParameter { name: s.name().to_string(), kind: ParameterKind::Symbol });
         let blocks = function.work.ceil_div(&Dim::constant(i64::from(block)));
         Ok(PtxKernel {
-            name,
+            name: function.name.clone(),
             parameters: buffers.chain(symbols).collect(),
             work: function.work.clone(),
             block: [block, 1, 1],

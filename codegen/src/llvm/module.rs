@@ -18,7 +18,7 @@ use inkwell::targets::{InitializationConfig, Target, TargetMachine};
 use inkwell::values::FunctionValue;
 
 use super::{LlvmError, Optimization};
-use crate::kernel_ir::{Access, Function, Mapping};
+use crate::kernel_ir::{Access, Function};
 
 /// Registers the targets, once a process.
 pub(super) fn initialize() {
@@ -78,20 +78,17 @@ extern "C" fn report(info: LLVMDiagnosticInfoRef, errors: *mut c_void) {
     }
 }
 
-/// Rejects what must not reach LLVM. `mapped` tells whether a function is scheduled for `target`.
+/// Rejects what must not reach LLVM. `scheduled` tells whether a function is scheduled for the target.
 pub(super) fn check_functions(
     functions: &[Function],
-    target: &'static str,
-    mapped: impl Fn(&Mapping) -> bool,
+    scheduled: impl Fn(&Function) -> Result<(), LlvmError>,
 ) -> Result<(), LlvmError> {
     let mut names = HashSet::new();
     for function in functions {
         if !is_entry_name(&function.name) || !names.insert(&function.name) {
             return Err(LlvmError::Name(function.name.clone()));
         }
-        if !mapped(&function.mapping) {
-            return Err(LlvmError::Mapping { function: function.name.clone(), target });
-        }
+        scheduled(function)?;
     }
     Ok(())
 }

@@ -101,7 +101,7 @@ fn optimized_module<'s>(
     functions: &[Function],
     options: &PtxOptions,
 ) -> Result<Module<'s>, LlvmError> {
-    check_functions(functions, "GPU threads", |mapping| matches!(mapping, Mapping::Threads { .. }))?;
+    check_functions(functions, |function| block_size(function).map(|_| ()))?;
     let module = session.context().create_module("fuse");
     module.set_triple(&machine.get_triple());
     module.set_data_layout(&machine.get_target_data().get_data_layout());
@@ -114,17 +114,22 @@ fn optimized_module<'s>(
     Ok(module)
 }
 
+/// The threads of a block.
+///
+/// # Errors
+/// If the function is not scheduled for GPU threads, or its block has no legal size.
+pub(super) fn block_size(function: &Function) -> Result<u32, LlvmError> {
+    let name = || function.name.clone();
+    match function.mapping {
+        Mapping::Threads { block } if (1..=MAX_BLOCK).contains(&block) => Ok(block),
+        Mapping::Threads { block } => Err(LlvmError::BlockSize { function: name(), block }),
+        Mapping::Range => Err(LlvmError::Mapping { function: name(), target: "GPU threads" }),
+    }
+}
+
 /// Adds one entry point.
 fn kernel<'s>(session: &'s Session, module: &Module<'s>, function: &Function) -> Result<(), LlvmError> {
-    let block = match function.mapping {
-        Mapping::Threads { block } if (1..=MAX_BLOCK).contains(&block) => block,
-        Mapping::Threads { block } => {
-            return Err(LlvmError::BlockSize { function: function.name.clone(), block });
-        }
-        Mapping::Range => {
-            return Err(LlvmError::Mapping { function: function.name.clone(), target: "GPU threads" });
-        }
-    };
+    let block = block_size(function)?;
     let context = session.context();
     let pointer: BasicMetadataTypeEnum<'_> = context.ptr_type(AddressSpace::from(GLOBAL)).into();
     let mut parameters = vec![pointer; function.buffers.len()];

@@ -527,6 +527,13 @@ fn lane_cases(lanes: u8, cases: &mut Vec<Case>) {
         let lane = maker.let_(maker.ty(x[0]), Operation::LaneIndex);
         maker.binary(BinaryOp::Add, x[0], lane)
     }));
+    if lanes == 1 {
+        cases.push(Case::new("splat_to_scalar", &[DType::F32], DType::F32, 1, |maker, x| {
+            maker.let_(maker.ty(x[0]), Operation::Splat(x[0]))
+        }));
+        // A scalar has no lane to take or replace.
+        return;
+    }
     for lane in NUMBERS {
         let dtype = dtype_of(lane);
         let name = format!("extract_splat_{}", lane.name());
