@@ -9,6 +9,7 @@ pub mod compare;
 #[cfg(feature = "testing")]
 pub mod conformance;
 pub mod device;
+pub mod dot;
 pub mod dtype;
 pub mod expr;
 pub mod graph;
@@ -19,11 +20,14 @@ pub mod kernel;
 pub mod limits;
 pub mod ops;
 pub mod tensor;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod text;
 pub mod types;
 pub mod verify;
 pub mod verify_kernels;
 
+pub use dot::dot;
 pub use dtype::{DType, Literal};
 pub use expr::{Axis, Dim, DimEnv, Expr, Symbol};
 pub use graph::{Graph, InputKind, Node, NodeId, Scan, ValueId};
