@@ -7,30 +7,17 @@ use fuse_codegen::kernel_ir::{Function, Mapping};
 use fuse_codegen::kernel_ir_eval::evaluate_all;
 use fuse_codegen::llvm::{LlvmError, LlvmHostModule, Optimization};
 use llvm_support::random::Program;
-use llvm_support::{BLOCK, Case, cases, dims};
+use llvm_support::{BLOCK, Case, cases, dims, native};
 use proptest::prelude::*;
 
-/// Runs a function over all its items, in two calls, and returns the last buffer.
+/// Runs a function of the module over all its items and returns the output.
 fn run(module: &LlvmHostModule, function: &Function, items: i64, buffers: &[Vec<u8>]) -> Vec<u8> {
-    // Memory aligned for every element type.
-    let aligned = |bytes: &Vec<u8>| vec![0u64; bytes.len().div_ceil(8).max(1)];
-    let mut memory: Vec<Vec<u64>> = buffers.iter().map(aligned).collect();
-    for (memory, bytes) in memory.iter_mut().zip(buffers) {
-        for (word, chunk) in memory.iter_mut().zip(bytes.chunks(8)) {
-            let mut padded = [0; 8];
-            padded[..chunk.len()].copy_from_slice(chunk);
-            *word = u64::from_ne_bytes(padded);
-        }
-    }
     let index = module.index_of(&function.name).expect("a function of the module");
-    let pointers: Vec<*mut u8> = memory.iter_mut().map(|m| m.as_mut_ptr().cast()).collect();
-    for (begin, end) in [(0, items / 3), (items / 3, items)] {
+    native::run(buffers, items, |pointers, begin, end| {
         // SAFETY: the interpreter ran the function on buffers of these sizes without leaving them; nobody else
         // has the memory.
-        unsafe { module.call(index, &pointers, &[items], begin, end) }.expect("the arguments are right");
-    }
-    let output: Vec<u8> = memory.pop().expect("the output").into_iter().flat_map(u64::to_ne_bytes).collect();
-    output[..buffers[buffers.len() - 1].len()].to_vec()
+        unsafe { module.call(index, pointers, &[items], begin, end) }.expect("the arguments are right");
+    })
 }
 
 fn agree(optimization: Optimization) {

@@ -46,6 +46,10 @@ fn what_llvm_could_not_take_is_refused() {
     assert!(matches!(refused(function("add_f32", 1025)), LlvmError::BlockSize { block: 1025, .. }));
     let case = cases().into_iter().find(|case| case.name == "add_f32").expect("a case of that name");
     assert!(matches!(refused(case.function(Mapping::Range)), LlvmError::Mapping { .. }));
+    let mut untyped = function("add_f32", 32);
+    untyped.body.truncate(2);
+    untyped.body.extend(function("add_f32", 32).body.split_off(3));
+    assert!(matches!(refused(untyped), LlvmError::Invalid(_)));
     let named = |name: &str| Function { name: name.into(), ..function("add_f32", 32) };
     for name in ["", "1st", "a.b", "a b", "a\0b", "é", "_", "WARP_SZ"] {
         assert_eq!(refused(named(name)), LlvmError::Name(name.into()));

@@ -27,6 +27,8 @@ pub use host::LlvmHostModule;
 pub use manifest::{Launch, LaunchError, ParameterKind, PtxKernel, PtxParameter};
 pub use ptx::PtxOptions;
 
+use crate::verify::VerifyError;
+
 /// How much LLVM optimises.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Optimization {
@@ -62,13 +64,8 @@ pub enum LlvmError {
         block: u32,
     },
     /// The Kernel IR is malformed.
-    #[error("`{function}` is not valid Kernel IR: {message}")]
-    Invalid {
-        /// The function.
-        function: String,
-        /// What the verifier found.
-        message: String,
-    },
+    #[error(transparent)]
+    Invalid(Box<VerifyError>),
     /// The module refers to symbols that nothing defines.
     #[error("the LLVM module refers to undefined symbols: {}", .0.join(", "))]
     UnresolvedSymbols(Vec<String>),

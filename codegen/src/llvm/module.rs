@@ -19,6 +19,7 @@ use inkwell::values::FunctionValue;
 
 use super::{LlvmError, Optimization};
 use crate::kernel_ir::{Access, Function};
+use crate::verify::verify;
 
 /// Registers the targets, once a process.
 pub(super) fn initialize() {
@@ -89,6 +90,7 @@ pub(super) fn check_functions(
             return Err(LlvmError::Name(function.name.clone()));
         }
         scheduled(function)?;
+        verify(function).map_err(|e| LlvmError::Invalid(Box::new(e)))?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 // Each test program uses a part of this.
 #![allow(dead_code)]
 
+pub mod native;
 pub mod random;
 
 use fuse_codegen::kernel_ir::{
