@@ -10,6 +10,9 @@ use crate::plan::PlanError;
 /// Why compiled functions do not make an executable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError {
+    /// The kernel graph breaks an invariant that running it safely depends on.
+    #[error("the kernel graph is invalid: {0}")]
+    Kernels(String),
     /// A kernel was not compiled.
     #[error("kernel `{kernel}` has no compiled function")]
     MissingFunction {
@@ -23,12 +26,6 @@ pub enum BuildError {
         function: String,
         /// The parameter.
         parameter: String,
-    },
-    /// The halves of a carried state are not two state buffers of one type.
-    #[error("the loop over `{counter}` carries something other than pairs of state buffers of one type")]
-    Carry {
-        /// The loop's counter.
-        counter: String,
     },
     /// A buffer of the kernel graph does not fit the graph's input or output.
     #[error("buffer `{buffer}` does not fit the inputs and outputs of graph `{graph}`")]

@@ -136,6 +136,8 @@ impl Executable {
         code: Code,
         device: &Device,
     ) -> Result<Executable, BuildError> {
+        fuse_ir::verify_kernels(&kernels)
+            .map_err(|e| BuildError::Kernels(e.to_string().trim_end().to_string()))?;
         check_interface(graph, &kernels)?;
         check_mapping(functions, device)?;
         let program = Arc::new(Program::new(&kernels, functions)?);

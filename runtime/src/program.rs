@@ -79,7 +79,7 @@ pub(crate) struct Quantities {
 }
 
 impl Program {
-    /// Resolves the names of `graph`, whose kernels `functions` were compiled from.
+    /// Resolves the names of a verified `graph`, whose kernels `functions` were compiled from.
     pub fn new(graph: &KernelGraph, functions: &[Function]) -> Result<Program, BuildError> {
         let mut builder = Builder {
             graph,
@@ -178,20 +178,7 @@ impl Builder<'_> {
 
     fn repeated(&mut self, l: &Loop) -> Result<Node, BuildError> {
         let counter = self.symbol(&l.counter);
-        let mut carries = Vec::new();
-        for carry in &l.carries {
-            let halves = (carry.current.index(), carry.next.index());
-            let (Some(current), Some(next)) =
-                (self.graph.buffers.get(halves.0), self.graph.buffers.get(halves.1))
-            else {
-                return Err(BuildError::Carry { counter: l.counter.to_string() });
-            };
-            let states = current.kind == BufferKind::State && next.kind == BufferKind::State;
-            if !states || current.ty != next.ty || halves.0 == halves.1 {
-                return Err(BuildError::Carry { counter: l.counter.to_string() });
-            }
-            carries.push(halves);
-        }
+        let carries = l.carries.iter().map(|c| (c.current.index(), c.next.index())).collect();
         let trip = self.program.trips.len();
         self.program.trips.push(l.trip.clone());
         let body = self.steps(&l.body)?;

@@ -226,6 +226,6 @@ fn parts_that_do_not_belong_together_are_refused() {
     wrong.buffers[2].kind = fuse_ir::kernel::BufferKind::Temporary;
     assert_eq!(
         build(wrong, &functions, none()).as_deref(),
-        Some("the loop over `t` carries something other than pairs of state buffers of one type")
+        Some("the kernel graph is invalid: recurrence/loop t: carry `h` -> `h_next`: both must be states")
     );
 }
