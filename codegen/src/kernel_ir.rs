@@ -186,7 +186,7 @@ pub enum Conversion {
 }
 
 /// What a [`Statement::Let`] computes.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Operation {
     /// The same constant in every lane. The literal's element type is that of the lanes.
     Constant(Literal),
@@ -223,6 +223,8 @@ pub enum Operation {
     LaneIndex,
     /// One lane of a vector as a scalar.
     Extract(ValueId, u8),
+    /// A vector (the first) with one lane replaced by a scalar (the second).
+    Insert(ValueId, ValueId, u8),
 }
 
 /// A value that a loop carries from one iteration to the next.

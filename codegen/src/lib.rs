@@ -3,8 +3,13 @@
 //! [`schedule`](https://docs.rs/fuse-codegen) decides how a kernel's iteration space becomes a loop nest
 //! ([`kernel_ir`]); [`scalar`] walks the result once for every emitter.
 
+pub mod builder;
+pub mod cranelift;
+pub mod decompose;
 pub mod kernel_ir;
 pub mod kernel_ir_eval;
 #[cfg(feature = "llvm")]
 pub mod llvm;
 pub mod scalar;
+pub mod text;
+pub mod verify;

@@ -46,6 +46,8 @@ pub trait ScalarBuilder: Sized {
     fn lane_index(&mut self, ty: Type) -> Self::Value;
     /// One lane of a vector of type `from`.
     fn extract(&mut self, from: Type, x: Self::Value, lane: u8) -> Self::Value;
+    /// A vector of type `ty` with one lane replaced by a scalar.
+    fn insert(&mut self, ty: Type, vector: Self::Value, scalar: Self::Value, lane: u8) -> Self::Value;
     /// A counted loop with carried values; `body` gets the counter and the carried values and returns the next
     /// ones. Returns the carried values after the loop.
     fn counted_loop(
@@ -157,5 +159,6 @@ fn operate<B: ScalarBuilder>(
         Operation::Splat(x) => builder.splat(ty, value(x)),
         Operation::LaneIndex => builder.lane_index(ty),
         Operation::Extract(x, lane) => builder.extract(function.ty(*x), value(x), *lane),
+        Operation::Insert(vector, scalar, lane) => builder.insert(ty, value(vector), value(scalar), *lane),
     }
 }

@@ -1,0 +1,193 @@
+//! Printing.
+
+use std::fmt::{self, Write};
+
+use crate::kernel_ir::{
+    Access, BinaryOp, Condition, Conversion, Function, Mapping, Operation, ParameterId, Statement, Type,
+    UnaryOp, ValueId,
+};
+
+/// The spelling of a closed set of operations, for both directions.
+pub(crate) trait Names: Sized + Copy + PartialEq + 'static {
+    /// Every member with its name.
+    const NAMES: &'static [(Self, &'static str)];
+
+    /// The name.
+    fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(x, _)| *x == self).map_or("?", |(_, name)| name)
+    }
+
+    /// The member of that name.
+    fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(_, n)| *n == name).map(|(x, _)| *x)
+    }
+}
+
+impl Names for UnaryOp {
+    const NAMES: &'static [(Self, &'static str)] = &[
+        (UnaryOp::Neg, "neg"),
+        (UnaryOp::Abs, "abs"),
+        (UnaryOp::Sqrt, "sqrt"),
+        (UnaryOp::Floor, "floor"),
+        (UnaryOp::Ceil, "ceil"),
+        (UnaryOp::Trunc, "trunc"),
+        (UnaryOp::Nearest, "nearest"),
+        (UnaryOp::Not, "not"),
+    ];
+}
+
+impl Names for BinaryOp {
+    const NAMES: &'static [(Self, &'static str)] = &[
+        (BinaryOp::Add, "add"),
+        (BinaryOp::Sub, "sub"),
+        (BinaryOp::Mul, "mul"),
+        (BinaryOp::Div, "div"),
+        (BinaryOp::Min, "min"),
+        (BinaryOp::Max, "max"),
+        (BinaryOp::IntDiv, "int_div"),
+        (BinaryOp::IntRem, "int_rem"),
+        (BinaryOp::And, "and"),
+        (BinaryOp::Or, "or"),
+        (BinaryOp::Xor, "xor"),
+        (BinaryOp::ShiftLeft, "shift_left"),
+        (BinaryOp::ShiftRightLogical, "shift_right_logical"),
+        (BinaryOp::ShiftRightArithmetic, "shift_right_arithmetic"),
+    ];
+}
+
+impl Names for Condition {
+    const NAMES: &'static [(Self, &'static str)] = &[
+        (Condition::Eq, "eq"),
+        (Condition::Ne, "ne"),
+        (Condition::Lt, "lt"),
+        (Condition::Le, "le"),
+        (Condition::Gt, "gt"),
+        (Condition::Ge, "ge"),
+    ];
+}
+
+impl Names for Conversion {
+    const NAMES: &'static [(Self, &'static str)] = &[
+        (Conversion::FloatToFloat, "float_to_float"),
+        (Conversion::IntToFloat, "int_to_float"),
+        (Conversion::FloatToInt, "float_to_int"),
+        (Conversion::IntToInt, "int_to_int"),
+        (Conversion::ZeroExtend, "zero_extend"),
+        (Conversion::Bitcast, "bitcast"),
+        (Conversion::BoolToInt, "bool_to_int"),
+    ];
+}
+
+impl fmt::Display for ValueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}", self.0)
+    }
+}
+
+impl fmt::Display for ParameterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p{}", self.0)
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.lane.name())?;
+        if self.lanes != 1 { write!(f, "x{}", self.lanes) } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Operation::Constant(literal) => write!(f, "constant {literal}"),
+            Operation::Symbol(position) => write!(f, "symbol {position}"),
+            Operation::WorkBegin => f.write_str("work_begin"),
+            Operation::WorkEnd => f.write_str("work_end"),
+            Operation::WorkItem => f.write_str("work_item"),
+            Operation::Load { buffer, index } => write!(f, "load {buffer}[{index}]"),
+            Operation::Unary(op, x) => write!(f, "{} {x}", op.name()),
+            Operation::Binary(op, x, y) => write!(f, "{} {x}, {y}", op.name()),
+            Operation::Fma(x, y, z) => write!(f, "fma {x}, {y}, {z}"),
+            Operation::Compare(condition, x, y) => write!(f, "compare {} {x}, {y}", condition.name()),
+            Operation::Select(c, x, y) => write!(f, "select {c}, {x}, {y}"),
+            Operation::Convert(conversion, x) => write!(f, "convert {} {x}", conversion.name()),
+            Operation::Splat(x) => write!(f, "splat {x}"),
+            Operation::LaneIndex => f.write_str("lane_index"),
+            Operation::Extract(x, lane) => write!(f, "extract {x}, {lane}"),
+            Operation::Insert(x, y, lane) => write!(f, "insert {x}, {y}, {lane}"),
+        }
+    }
+}
+
+/// A name that the lexer reads as one word, or a quoted string.
+fn word(name: &str) -> String {
+    let mut characters = name.chars();
+    let plain = characters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && characters.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
+    if plain { name.to_owned() } else { format!("{name:?}") }
+}
+
+fn ty(function: &Function, value: ValueId) -> String {
+    function.types.get(value.0 as usize).map_or_else(|| "?".into(), |t| t.to_string())
+}
+
+/// The first line of a statement, without its body.
+pub(crate) fn statement_head(function: &Function, statement: &Statement) -> String {
+    match statement {
+        Statement::Let { value, operation } => format!("{value}: {} = {operation}", ty(function, *value)),
+        Statement::Store { buffer, index, value } => format!("store {buffer}[{index}] = {value}"),
+        Statement::For { counter, begin, end, step, carried, .. } => {
+            let mut line = format!("for {counter} = {begin} to {end} step {step} ");
+            if !carried.is_empty() {
+                let carried: Vec<_> = carried
+                    .iter()
+                    .map(|c| {
+                        let ty = ty(function, c.value);
+                        format!("{}: {ty} = {} next {} result {}", c.value, c.init, c.next, c.result)
+                    })
+                    .collect();
+                let _ = write!(line, "carry ({}) ", carried.join(", "));
+            }
+            line + "{"
+        }
+        Statement::If { condition, .. } => format!("if {condition} {{"),
+    }
+}
+
+fn block(function: &Function, body: &[Statement], indent: usize, out: &mut String) {
+    let pad = "  ".repeat(indent);
+    for statement in body {
+        let _ = writeln!(out, "{pad}{}", statement_head(function, statement));
+        if let Statement::For { body, .. } | Statement::If { body, .. } = statement {
+            block(function, body, indent + 1, out);
+            let _ = writeln!(out, "{pad}}}");
+        }
+    }
+}
+
+/// The text form of a function.
+pub fn print(function: &Function) -> String {
+    let mut out = String::new();
+    let mapping = match function.mapping {
+        Mapping::Range => "range".to_owned(),
+        Mapping::Threads { block } => format!("threads {block}"),
+    };
+    let _ = writeln!(out, "function {} {mapping} {{", word(&function.name));
+    for (i, buffer) in function.buffers.iter().enumerate() {
+        let access = match buffer.access {
+            Access::Read => "read",
+            Access::Write => "write",
+        };
+        let (name, dtype, id) = (&buffer.name, buffer.dtype, buffer.buffer);
+        let _ = writeln!(out, "  {access} p{i} {name:?}: {dtype} = {id}");
+    }
+    if !function.symbols.is_empty() {
+        let names: Vec<_> = function.symbols.iter().map(|s| word(s.name())).collect();
+        let _ = writeln!(out, "  symbols {}", names.join(", "));
+    }
+    let _ = writeln!(out, "  work {}", function.work);
+    block(function, &function.body, 1, &mut out);
+    out.push_str("}\n");
+    out
+}

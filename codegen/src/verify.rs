@@ -1,0 +1,367 @@
+//! The verifier of Kernel IR.
+//!
+//! # Invariants
+//! * Every value is defined exactly once, by a `Let`, as a counter, as a carried value or as a loop's result,
+//!   and used only after that within the block of the definition (a loop's results: the block of the loop).
+//! * Operands and results have the types that the operation asks for; lanes are at least 1; constants have
+//!   the element type of their lanes.
+//! * Indices, counters and bounds are i64 scalars; conditions of `If` are bool scalars; a loop's step is at
+//!   least 1; a carried value, its initial and next value and its result have one type.
+//! * A buffer parameter is loaded only if it is read and stored only if it is written; the register type is
+//!   that of the element type in memory.
+//! * `WorkBegin` and `WorkEnd` appear only with [`Mapping::Range`], `WorkItem` only with
+//!   [`Mapping::Threads`], whose blocks have 1 to 1024 threads.
+//! * `symbols` ascend by name, and `work` depends on nothing else.
+
+use crate::builder::memory_type;
+use crate::kernel_ir::{
+    Access, BinaryOp, Conversion, Function, LaneType, Mapping, Operation, ParameterId, Statement, Type,
+    UnaryOp, ValueId,
+};
+use crate::text::statement_head;
+
+/// A function that breaks an invariant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Kernel IR of `{function}` is invalid: {message}\n  in: {statement}")]
+pub struct VerifyError {
+    /// The function.
+    pub function: String,
+    /// The statement, or the part of the header.
+    pub statement: String,
+    /// The invariant that is broken.
+    pub message: String,
+}
+
+/// Checks every invariant of the module's list.
+///
+/// # Errors
+/// The first violation, with the statement it is in.
+pub fn verify(function: &Function) -> Result<(), VerifyError> {
+    let mut verifier =
+        Verifier { function, state: vec![State::Unseen; function.types.len()], scope: Vec::new() };
+    verifier.header()?;
+    verifier.block(&function.body)?;
+    if let Some(missing) = verifier.state.iter().position(|s| *s == State::Unseen) {
+        return verifier.header_error(format!("v{missing} is never defined"));
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Unseen,
+    Visible,
+    OutOfScope,
+}
+
+struct Verifier<'a> {
+    function: &'a Function,
+    state: Vec<State>,
+    /// The visible values, in order of definition.
+    scope: Vec<ValueId>,
+}
+
+type Checked = Result<(), VerifyError>;
+
+const INDEX: Type = Type { lane: LaneType::I64, lanes: 1 };
+
+impl Verifier<'_> {
+    fn header_error<T>(&self, message: impl Into<String>) -> Result<T, VerifyError> {
+        let function = self.function.name.clone();
+        Err(VerifyError { function, statement: "the header".into(), message: message.into() })
+    }
+
+    fn header(&self) -> Checked {
+        let symbols = &self.function.symbols;
+        if !symbols.windows(2).all(|pair| pair[0] < pair[1]) {
+            return self.header_error("symbols are not distinct and ascending");
+        }
+        if let Some(s) = self.function.work.symbols().into_iter().find(|s| !symbols.contains(s)) {
+            return self.header_error(format!("work depends on `{s}`, which is not a symbol"));
+        }
+        if !self.function.work.axes().is_empty() {
+            return self.header_error("work depends on an axis");
+        }
+        match self.function.mapping {
+            Mapping::Threads { block } if !(1..=1024).contains(&block) => {
+                self.header_error(format!("a block of {block} threads"))
+            }
+            Mapping::Threads { .. } | Mapping::Range => Ok(()),
+        }
+    }
+
+    fn block(&mut self, body: &[Statement]) -> Checked {
+        let outer = self.scope.len();
+        self.statements(body)?;
+        self.leave(outer);
+        Ok(())
+    }
+
+    fn statements(&mut self, body: &[Statement]) -> Checked {
+        for statement in body {
+            if let Err(message) = self.statement(statement)? {
+                let function = self.function.name.clone();
+                let statement = statement_head(self.function, statement);
+                return Err(VerifyError { function, statement, message });
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the scope of the values defined since `outer`.
+    fn leave(&mut self, outer: usize) {
+        for value in self.scope.drain(outer..) {
+            self.state[value.0 as usize] = State::OutOfScope;
+        }
+    }
+
+    fn define(&mut self, value: ValueId) -> Result<Type, String> {
+        let Some(state) = self.state.get_mut(value.0 as usize) else {
+            return Err(format!("{value} has no type"));
+        };
+        if *state != State::Unseen {
+            return Err(format!("{value} is defined twice"));
+        }
+        *state = State::Visible;
+        self.scope.push(value);
+        match self.function.ty(value) {
+            Type { lanes: 0, .. } => Err(format!("{value} has no lanes")),
+            ty => Ok(ty),
+        }
+    }
+
+    fn used(&self, value: ValueId) -> Result<Type, String> {
+        match self.state.get(value.0 as usize) {
+            Some(State::Visible) => Ok(self.function.ty(value)),
+            Some(State::Unseen) => Err(format!("{value} is used before it is defined")),
+            Some(State::OutOfScope) => Err(format!("{value} is used outside its block")),
+            None => Err(format!("{value} does not exist")),
+        }
+    }
+
+    fn expect(&self, value: ValueId, ty: Type) -> Result<(), String> {
+        let found = self.used(value)?;
+        if found == ty { Ok(()) } else { Err(format!("{value} is {found}, not {ty}")) }
+    }
+
+    fn expect_float(&self, ty: Type) -> Result<(), String> {
+        if ty.lane.is_float() { Ok(()) } else { Err(format!("{ty} is not a type of floats")) }
+    }
+
+    fn expect_integer(&self, ty: Type) -> Result<(), String> {
+        match ty.lane {
+            LaneType::I32 | LaneType::I64 => Ok(()),
+            LaneType::F32 | LaneType::F64 | LaneType::Bool => Err(format!("{ty} is not a type of integers")),
+        }
+    }
+
+    /// Errors of nested statements come as `Err`, those of this one as `Ok(Err)` to be given its text.
+    fn statement(&mut self, statement: &Statement) -> Result<Result<(), String>, VerifyError> {
+        match statement {
+            Statement::Let { value, operation } => Ok(self.operation(*value, operation)),
+            Statement::Store { buffer, index, value } => Ok(self.store(*buffer, *index, *value)),
+            Statement::For { counter, begin, end, step, carried, body } => {
+                let outer = self.scope.len();
+                let mut enter = || {
+                    self.expect(*begin, INDEX)?;
+                    self.expect(*end, INDEX)?;
+                    if *step < 1 {
+                        return Err(format!("a step of {step}"));
+                    }
+                    carried.iter().try_for_each(|c| self.used(c.init).map(|_| ()))?;
+                    if self.define(*counter)? != INDEX {
+                        return Err(format!("the counter {counter} is not {INDEX}"));
+                    }
+                    carried.iter().try_for_each(|c| {
+                        let ty = self.define(c.value)?;
+                        self.expect(c.init, ty)
+                    })
+                };
+                if let Err(message) = enter() {
+                    return Ok(Err(message));
+                }
+                self.loop_body(body, carried, outer)
+            }
+            Statement::If { condition, body } => {
+                if let Err(message) = self.expect(*condition, Type::scalar(LaneType::Bool)) {
+                    return Ok(Err(message));
+                }
+                self.block(body).map(Ok)
+            }
+        }
+    }
+
+    fn loop_body(
+        &mut self,
+        body: &[Statement],
+        carried: &[crate::kernel_ir::Carried],
+        outer: usize,
+    ) -> Result<Result<(), String>, VerifyError> {
+        self.statements(body)?;
+        // The next values live in the body, so they are checked before its values go out of scope.
+        let next = carried.iter().try_for_each(|c| self.expect(c.next, self.function.ty(c.value)));
+        self.leave(outer);
+        if next.is_err() {
+            return Ok(next);
+        }
+        Ok(carried.iter().try_for_each(|c| {
+            let (expected, found) = (self.function.ty(c.value), self.define(c.result)?);
+            if expected == found { Ok(()) } else { Err(format!("{} is {found}, not {expected}", c.result)) }
+        }))
+    }
+
+    fn access(&self, buffer: ParameterId, access: Access, lane: LaneType) -> Result<(), String> {
+        let Some(parameter) = self.function.buffers.get(buffer.0 as usize) else {
+            return Err(format!("{buffer} does not exist"));
+        };
+        if parameter.access != access {
+            let direction = if access == Access::Read { "written, not read" } else { "read, not written" };
+            return Err(format!("{buffer} is {direction}"));
+        }
+        let register = LaneType::of_memory(parameter.dtype);
+        if register != lane {
+            let (dtype, register, lane) = (parameter.dtype, register.name(), lane.name());
+            return Err(format!("{buffer} holds {dtype}, whose registers are {register}, not {lane}"));
+        }
+        Ok(())
+    }
+
+    fn store(&self, buffer: ParameterId, index: ValueId, value: ValueId) -> Result<(), String> {
+        self.expect(index, INDEX)?;
+        let ty = self.used(value)?;
+        self.access(buffer, Access::Write, ty.lane)
+    }
+
+    fn operation(&mut self, value: ValueId, operation: &Operation) -> Result<(), String> {
+        let Some(ty) = self.function.types.get(value.0 as usize).copied() else {
+            return Err(format!("{value} has no type"));
+        };
+        self.operands(ty, operation)?;
+        self.define(value).map(|_| ())
+    }
+
+    fn operands(&self, ty: Type, operation: &Operation) -> Result<(), String> {
+        let result = |expected: Type| {
+            if expected == ty { Ok(()) } else { Err(format!("the result is {expected}, not {ty}")) }
+        };
+        let range = matches!(self.function.mapping, Mapping::Range);
+        match operation {
+            Operation::Constant(literal) => {
+                let expected = memory_type(ty.lane);
+                if literal.dtype() == expected {
+                    Ok(())
+                } else {
+                    Err(format!("a constant of {} in lanes of {expected}", literal.dtype()))
+                }
+            }
+            Operation::Symbol(position) if (*position as usize) < self.function.symbols.len() => {
+                result(INDEX)
+            }
+            Operation::Symbol(position) => Err(format!("there is no symbol number {position}")),
+            Operation::WorkBegin | Operation::WorkEnd if !range => Err("work is mapped to threads".into()),
+            Operation::WorkItem if range => Err("work is mapped to ranges".into()),
+            Operation::WorkBegin | Operation::WorkEnd | Operation::WorkItem => result(INDEX),
+            Operation::Load { buffer, index } => {
+                self.expect(*index, INDEX)?;
+                self.access(*buffer, Access::Read, ty.lane)
+            }
+            Operation::Unary(op, x) => {
+                self.expect(*x, ty)?;
+                self.unary(*op, ty)
+            }
+            Operation::Binary(op, x, y) => {
+                self.expect(*x, ty)?;
+                self.expect(*y, ty)?;
+                self.binary(*op, ty)
+            }
+            Operation::Fma(x, y, z) => {
+                [x, y, z].into_iter().try_for_each(|v| self.expect(*v, ty))?;
+                self.expect_float(ty)
+            }
+            Operation::Compare(condition, x, y) => {
+                let operand = self.used(*x)?;
+                self.expect(*y, operand)?;
+                let ordered =
+                    !matches!(condition, crate::kernel_ir::Condition::Eq | crate::kernel_ir::Condition::Ne);
+                if ordered && operand.lane == LaneType::Bool {
+                    return Err("bools have no order".into());
+                }
+                result(operand.with_lane(LaneType::Bool))
+            }
+            Operation::Select(condition, x, y) => {
+                self.expect(*condition, ty.with_lane(LaneType::Bool))?;
+                self.expect(*x, ty)?;
+                self.expect(*y, ty)
+            }
+            Operation::Convert(conversion, x) => self.conversion(*conversion, self.used(*x)?, ty),
+            Operation::Splat(x) => self.expect(*x, Type::scalar(ty.lane)),
+            Operation::LaneIndex => result(ty.with_lane(LaneType::I32)),
+            Operation::Extract(x, lane) => {
+                let vector = self.used(*x)?;
+                if vector.lanes < 2 || *lane >= vector.lanes {
+                    return Err(format!("{x} is {vector}, which has no lane {lane} to take"));
+                }
+                result(Type::scalar(vector.lane))
+            }
+            Operation::Insert(vector, scalar, lane) => {
+                self.expect(*vector, ty)?;
+                self.expect(*scalar, Type::scalar(ty.lane))?;
+                if ty.lanes < 2 || *lane >= ty.lanes {
+                    return Err(format!("{ty} has no lane {lane} to replace"));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn unary(&self, op: UnaryOp, ty: Type) -> Result<(), String> {
+        match op {
+            UnaryOp::Abs | UnaryOp::Sqrt | UnaryOp::Floor | UnaryOp::Ceil => self.expect_float(ty),
+            UnaryOp::Trunc | UnaryOp::Nearest => self.expect_float(ty),
+            UnaryOp::Neg if ty.lane == LaneType::Bool => Err("bools have no negation but `not`".into()),
+            UnaryOp::Neg => Ok(()),
+            UnaryOp::Not if ty.lane.is_float() => Err(format!("{ty} is a type of floats")),
+            UnaryOp::Not => Ok(()),
+        }
+    }
+
+    fn binary(&self, op: BinaryOp, ty: Type) -> Result<(), String> {
+        match op {
+            BinaryOp::Div => self.expect_float(ty),
+            BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Min | BinaryOp::Max => {
+                if ty.lane == LaneType::Bool { Err("bools have no arithmetic".into()) } else { Ok(()) }
+            }
+            BinaryOp::And | BinaryOp::Or | BinaryOp::Xor => {
+                if ty.lane.is_float() {
+                    Err(format!("{ty} is a type of floats"))
+                } else {
+                    Ok(())
+                }
+            }
+            BinaryOp::IntDiv
+            | BinaryOp::IntRem
+            | BinaryOp::ShiftLeft
+            | BinaryOp::ShiftRightLogical
+            | BinaryOp::ShiftRightArithmetic => self.expect_integer(ty),
+        }
+    }
+
+    fn conversion(&self, conversion: Conversion, from: Type, to: Type) -> Result<(), String> {
+        use LaneType::{Bool, F32, F64, I32, I64};
+        if from.lanes != to.lanes {
+            return Err(format!("{from} and {to} have different numbers of lanes"));
+        }
+        let fits = match conversion {
+            Conversion::FloatToFloat => matches!((from.lane, to.lane), (F32, F64) | (F64, F32)),
+            Conversion::IntToFloat => matches!((from.lane, to.lane), (I32 | I64, F32 | F64)),
+            Conversion::FloatToInt => matches!((from.lane, to.lane), (F32 | F64, I32 | I64)),
+            Conversion::IntToInt => matches!((from.lane, to.lane), (I32, I64) | (I64, I32)),
+            Conversion::ZeroExtend => matches!((from.lane, to.lane), (I32, I64)),
+            Conversion::Bitcast => {
+                matches!((from.lane, to.lane), (F32, I32) | (I32, F32) | (F64, I64) | (I64, F64))
+            }
+            Conversion::BoolToInt => matches!((from.lane, to.lane), (Bool, I32)),
+        };
+        if fits { Ok(()) } else { Err(format!("no such conversion from {from} to {to}")) }
+    }
+}
