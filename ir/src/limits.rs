@@ -20,7 +20,7 @@ pub const MAX_DIM_DEPTH: usize = 64;
 /// The largest number of terms and factors in one dimension, those of nested expressions too.
 pub const MAX_DIM_SIZE: usize = 256;
 /// The largest number of terms in the product of all extents of a type, before like terms merge.
-pub const MAX_SHAPE_TERMS: usize = 256;
+pub const MAX_SHAPE_TERMS: usize = 64;
 /// The largest number of operands of one node.
 pub const MAX_OPERANDS: usize = 4096;
 

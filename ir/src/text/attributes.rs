@@ -6,9 +6,10 @@ use crate::limits::MAX_RANK;
 use crate::ops::{Op, SliceAxis};
 use crate::types::TensorType;
 
+use super::cursor::{Declared, Parsed, Parser, Span};
 use super::error::ParseErrorKind;
 use super::lexer::{Token, shortened};
-use super::parse::{Declared, Mnemonic, Parsed, Parser, Span};
+use super::parse::Mnemonic;
 use super::suggest::nearest;
 
 /// How the value of an attribute is written.

@@ -3,9 +3,9 @@
 use crate::expr::{Dim, Expr};
 use crate::limits::{self, MAX_DIM, MAX_DIM_DEPTH, MAX_DIM_SIZE};
 
+use super::cursor::{Parsed, Parser};
 use super::error::ParseErrorKind;
 use super::lexer::{Token, shortened};
-use super::parse::{Parsed, Parser};
 
 /// A function of two expressions.
 type Function = fn(&Expr, &Expr) -> Expr;

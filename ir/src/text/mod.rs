@@ -60,12 +60,14 @@
 //! Bounds on sizes and depths are those of [`crate::limits`].
 
 mod attributes;
+mod cursor;
 mod dim;
 mod error;
 mod lexer;
 mod parse;
 pub(crate) mod print;
 mod scan;
+mod scope;
 mod suggest;
 
 pub use error::{Label, ParseError, ParseErrorKind};

@@ -6,9 +6,10 @@ use crate::limits::MAX_SCAN_DEPTH;
 use crate::ops::{Direction, Op};
 use crate::types::TensorType;
 
+use super::cursor::{Declared, Parsed, Parser, Span};
 use super::error::ParseErrorKind;
 use super::lexer::{Token, shortened};
-use super::parse::{Declared, Parsed, Parser, Scope, ScopeInput, Span, Used};
+use super::scope::{Scope, ScopeInput, Used};
 
 /// `name [":" type] "=" value ["at" number]`.
 struct BodyInput {
