@@ -8,7 +8,7 @@
 //! 2. The operands of a node, and the outputs, are values of the same graph; operands are defined before the
 //!    node.
 //! 3. Every node has at least one result, and the recorded types of its results are those that
-//!    [`infer`](crate::infer::infer) gives.
+//!    [`infer`] gives.
 //! 4. The names of graphs, inputs and outputs are not empty. Input names are unique in a graph, output names
 //!    in the outermost graph.
 //! 5. Only inputs of the outermost graph are parameters.

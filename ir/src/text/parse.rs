@@ -16,7 +16,7 @@ use super::suggest::nearest;
 
 /// Reads the text form of a graph; see the [module](crate::text) for the language.
 ///
-/// A graph that is returned keeps the invariants of [`crate::verify`], and for every valid graph
+/// A graph that is returned keeps the invariants of [`mod@crate::verify`], and for every valid graph
 /// `parse(&graph.to_string())` is the graph itself, value numbers included (source locations excepted).
 ///
 /// # Errors
