@@ -1,7 +1,7 @@
 //! The tensor IR: an SSA graph of ops over symbolic shapes.
 //!
 //! Nodes stand in topological order: a node's operands are graph inputs or results of earlier nodes. The
-//! invariants that hold beyond the types are listed, and checked, in [`mod@crate::verify`](mod@crate::verify).
+//! invariants that hold beyond the types are listed, and checked, in [`crate::verify`](mod@crate::verify).
 
 use std::fmt;
 use std::panic::Location;
