@@ -156,26 +156,22 @@ impl<'a> Lowering<'a> {
         let reads = |r: &RootId| plan.roots.roots[*r].walk.reads.iter().any(|read| read.class == class);
         let readers = (0..plan.roots.roots.len()).filter(|r| reads(r) && !members.contains(r));
         let readers: Vec<RootId> = readers.collect();
+        if let Some(outputs) = plan.roots.outputs.get(&class) {
+            self.values.insert(class, self.outputs[outputs[0] as usize]);
+            return;
+        }
         if readers.is_empty() {
             return;
         }
         let inner = |s: &&ScanId| readers.iter().all(|r| plan.placement.chains[*r].contains(s));
         let local: Vec<ScanId> = chain.iter().filter(inner).copied().collect();
-        let same_class = members.iter().filter(|r| plan.roots.roots[**r].class == class);
-        for root in same_class {
-            match plan.roots.roots[*root].kind {
-                RootKind::Output(i) => {
-                    self.values.insert(class, self.outputs[i as usize]);
-                    return;
-                }
-                RootKind::Next(scan, i) if local.len() == chain.len() => {
-                    if let Some((_, next)) = self.states.get(&(scan, i)) {
-                        self.values.insert(class, *next);
-                        return;
-                    }
-                }
-                RootKind::Next(..) | RootKind::Init(..) | RootKind::Value => {}
-            }
+        let next_states = members.iter().filter_map(|r| match plan.roots.roots[*r].kind {
+            RootKind::Next(scan, i) if plan.roots.roots[*r].class == class => self.states.get(&(scan, i)),
+            RootKind::Next(..) | RootKind::Init(..) | RootKind::Output(_) | RootKind::Value => None,
+        });
+        if let Some((_, next)) = next_states.into_iter().next().filter(|_| local.len() == chain.len()) {
+            self.values.insert(class, *next);
+            return;
         }
         let dropped = self.depth_bits(&local);
         let storage = self.add_class_buffer("v", class, dropped, BufferKind::Temporary);
@@ -246,32 +242,37 @@ impl<'a> Lowering<'a> {
         };
         for root in members {
             let root = &roots[*root];
-            let Some(storage) = self.target(root.kind, root.class, members) else { continue };
+            let targets = kernel.lowering.targets(root.kind, root.class, members);
+            if targets.is_empty() {
+                continue;
+            }
             let value = kernel.element(root.class, own.clone());
-            kernel.builder.store(Store { buffer: storage.buffer, index: storage.index(&own), value });
+            for target in targets {
+                kernel.builder.store(Store { buffer: target.buffer, index: target.index(&own), value });
+            }
         }
         kernel.builder.finish(name)
     }
 
-    /// Where a root is stored; `None` where nothing reads it or another store of the kernel writes it already.
-    fn target(&self, kind: RootKind, class: Class, members: &[RootId]) -> Option<Storage> {
+    /// Where a root is stored; nowhere if nothing reads it or another store of the kernel writes it already.
+    fn targets(&self, kind: RootKind, class: Class, members: &[RootId]) -> Vec<Storage> {
         match kind {
-            RootKind::Output(i) => Some(self.outputs[i as usize]),
+            RootKind::Output(i) => vec![self.outputs[i as usize]],
             RootKind::Init(scan, i) => {
                 // The state's buffer drops the time axis; the initial value has none.
-                let (current, _) = self.states.get(&(scan, i))?;
-                let around = self.plan.placement.parents.get(&scan)?;
-                Some(Storage { buffer: current.buffer, dropped: self.depth_bits(around) })
+                vec![self.final_storage(scan, i)]
             }
-            RootKind::Next(scan, i) => self.states.get(&(scan, i)).map(|s| s.1),
+            RootKind::Next(scan, i) => self.states.get(&(scan, i)).map(|s| s.1).into_iter().collect(),
             RootKind::Value => {
-                let storage = *self.values.get(&class)?;
-                let stored = |r: &RootId| {
-                    let root = &self.plan.roots.roots[*r];
-                    root.kind != RootKind::Value
-                        && self.target(root.kind, root.class, &[]).is_some_and(|s| s == storage)
+                if let Some(outputs) = self.plan.roots.outputs.get(&class) {
+                    return outputs.iter().map(|i| self.outputs[*i as usize]).collect();
+                }
+                let Some(storage) = self.values.get(&class) else { return Vec::new() };
+                let stored = |r: &RootId| match self.plan.roots.roots[*r].kind {
+                    RootKind::Next(scan, i) => self.states.get(&(scan, i)).is_some_and(|s| s.1 == *storage),
+                    RootKind::Init(..) | RootKind::Output(_) | RootKind::Value => false,
                 };
-                if members.iter().any(stored) { None } else { Some(storage) }
+                if members.iter().any(stored) { Vec::new() } else { vec![*storage] }
             }
         }
     }
@@ -368,8 +369,7 @@ impl KernelLowering<'_, '_> {
         for node in &dense.nodes[*class as usize] {
             let Head::Reindex(map) = node.head else { continue };
             let source = node.children[0];
-            let above = (dense.rank[source as usize], source) < (dense.rank[*class as usize], *class);
-            if above && memory.contains(source) {
+            if dense.below(source, *class) && memory.contains(source) {
                 return Form::Same((source, through(&self.builder, map)));
             }
         }

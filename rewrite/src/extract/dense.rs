@@ -32,8 +32,8 @@ pub struct Dense<'a> {
     pub ids: Vec<Id>,
     /// Which node of a class computes it in place.
     pub choice: Vec<usize>,
-    /// Orders classes: what a class is computed from, by its own node or through a view, ranks lower.
-    pub rank: Vec<u64>,
+    /// What a class costs with all it is computed from; see [`Dense::below`].
+    rank: Vec<u64>,
     index: HashMap<Id, Class>,
     terms: &'a Terms,
 }
@@ -80,7 +80,17 @@ impl<'a> Dense<'a> {
             dense.data.push(&class.data);
         }
         dense.choose();
+        dense.prefer_views();
+        let roots: Vec<Class> = roots.iter().map(|r| dense.class(*r)).collect();
+        dense.share(&roots);
         dense
+    }
+
+    /// Whether `a` may be computed before `b`: it costs less, or as much and is older. Every choice and every
+    /// read goes downwards in this order, so nothing is computed from itself.
+    pub fn below(&self, a: Class, b: Class) -> bool {
+        let key = |c: Class| (self.rank[c as usize], self.ids[c as usize]);
+        key(a) < key(b)
     }
 
     /// The position of a class of the e-graph.
@@ -146,6 +156,74 @@ impl<'a> Dense<'a> {
         self.rank = best.into_iter().map(|b| b.unwrap_or(u64::MAX)).collect();
     }
 }
+
+impl Dense<'_> {
+    /// Lets classes that are views be views. A pushed view costs as much and duplicates what it was pushed
+    /// through: four gates would be four projections instead of four slices of one.
+    fn prefer_views(&mut self) {
+        for class in 0..self.nodes.len() {
+            let view = |n: &Node| {
+                matches!(n.head, Head::Reindex(_)) && self.below(n.children[0], class as Class)
+            };
+            if let Some(k) = self.nodes[class].iter().position(view) {
+                self.choice[class] = k;
+            }
+        }
+    }
+
+    /// Changes single choices as long as the sum over everything the outputs use falls: from below a class
+    /// cannot be seen what its users compute anyway (`1 - z` where `z` is used too).
+    fn share(&mut self, roots: &[Class]) {
+        let mut best = self.used_cost(roots);
+        let mut budget = SHARING_BUDGET;
+        for class in 0..self.nodes.len() {
+            for k in 0..self.nodes[class].len() {
+                let node = &self.nodes[class][k];
+                let view = matches!(self.nodes[class][self.choice[class]].head, Head::Reindex(_));
+                let allowed = node.children.iter().all(|c| self.below(*c, class as Class));
+                if k == self.choice[class] || view || !allowed || budget < self.nodes.len() {
+                    continue;
+                }
+                budget -= self.nodes.len();
+                let before = std::mem::replace(&mut self.choice[class], k);
+                let cost = self.used_cost(roots);
+                if cost < best {
+                    best = cost;
+                } else {
+                    self.choice[class] = before;
+                }
+            }
+        }
+    }
+
+    /// The cost of all classes that the outputs use, each once.
+    fn used_cost(&self, roots: &[Class]) -> u64 {
+        let used = self.used(roots);
+        let classes = (0..self.nodes.len()).filter(|c| used[*c]);
+        classes.map(|c| self.own_cost(c, self.chosen(c as Class))).fold(0, u64::saturating_add)
+    }
+
+    /// The classes that the chosen nodes use, from some classes down and through the states of scans.
+    pub fn used(&self, roots: &[Class]) -> Vec<bool> {
+        let mut used = vec![false; self.nodes.len()];
+        let mut pending = roots.to_vec();
+        while let Some(class) = pending.pop() {
+            if std::mem::replace(&mut used[class as usize], true) {
+                continue;
+            }
+            let node = self.chosen(class);
+            pending.extend(&node.children);
+            if let Head::Carry(scan, i) | Head::ScanFinal(scan, i) = node.head {
+                let info = &self.tables.scan(scan).carries[i as usize];
+                pending.extend([self.class(info.init), self.class(info.next)]);
+            }
+        }
+        used
+    }
+}
+
+/// How many classes may be looked at in all while choices are changed one by one.
+const SHARING_BUDGET: usize = 2_000_000;
 
 /// The cost of a node and the classes it counts; `None` where an operand has no cost yet or counts `class`.
 fn combine(

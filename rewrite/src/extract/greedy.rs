@@ -11,6 +11,10 @@ use super::walk::{Materialised, covers_space};
 use super::{Evaluator, ExtractionStats, Extractor, Illegal, Plan, Problem};
 use crate::language::{Head, SpaceId};
 
+/// Moving a reduction from before a loop into it must cut the time to this part. Outside it is one large
+/// product, which reaches the rates of the model; a small one at each step, on the critical path, does not.
+const SINKING_BOUND: f64 = 0.9;
+
 /// The extractor.
 #[derive(Clone, Copy, Debug)]
 pub struct Greedy {
@@ -36,7 +40,11 @@ impl Extractor for Greedy {
         let mut search = Search { evaluator: Evaluator::new(problem), limit: self.evaluations };
         let mut best: Option<Plan> = None;
         let mut problem_text = String::new();
-        for start in starts(problem, &candidates) {
+        for (i, start) in starts(problem, &candidates).into_iter().enumerate() {
+            // The last start, with as little as possible in memory, is a way out where the others are illegal.
+            if i == 3 && best.is_some() {
+                break;
+            }
             match search.legal(start) {
                 Ok(plan) => {
                     let plan = search.descend(plan, &candidates, self.passes);
@@ -72,7 +80,7 @@ struct Candidates {
 
 impl Candidates {
     fn new(dense: &Dense<'_>, outputs: &[Class]) -> Self {
-        let reached = reached(dense, outputs);
+        let reached = dense.used(outputs);
         let n = dense.nodes.len();
         let (mut uses, mut boundary, mut summed) = (vec![0usize; n], vec![false; n], vec![false; n]);
         for class in (0..n).filter(|c| reached[*c]) {
@@ -113,24 +121,6 @@ impl Candidates {
     }
 }
 
-/// The classes that the chosen nodes use, from the outputs down and through the states of scans.
-fn reached(dense: &Dense<'_>, outputs: &[Class]) -> Vec<bool> {
-    let mut reached = vec![false; dense.nodes.len()];
-    let mut pending = outputs.to_vec();
-    while let Some(class) = pending.pop() {
-        if std::mem::replace(&mut reached[class as usize], true) {
-            continue;
-        }
-        let node = dense.chosen(class);
-        pending.extend(&node.children);
-        if let Head::Carry(scan, i) | Head::ScanFinal(scan, i) = node.head {
-            let info = &dense.tables.scan(scan).carries[i as usize];
-            pending.extend([dense.class(info.init), dense.class(info.next)]);
-        }
-    }
-    reached
-}
-
 fn starts(problem: &Problem<'_>, candidates: &Candidates) -> Vec<Materialised> {
     let mut least = Materialised::none(problem.dense.nodes.len());
     for class in &problem.stacked {
@@ -144,7 +134,7 @@ fn starts(problem: &Problem<'_>, candidates: &Candidates) -> Vec<Materialised> {
     let hoisted = with(&least, &candidates.hoistable);
     let reduced = with(&hoisted, &candidates.reductions);
     let everything = with(&reduced, &candidates.all);
-    let mut starts = vec![hoisted, reduced, least, everything];
+    let mut starts = vec![hoisted, reduced, everything, least];
     starts.dedup();
     starts
 }
@@ -177,11 +167,14 @@ impl Search<'_> {
             let before = best.seconds;
             for class in &candidates.all {
                 let toggled = !best.memory.contains(*class);
-                self.try_move(&mut best, &[*class], toggled);
+                self.try_move(&mut best, &[*class], toggled, candidates);
             }
             for group in &candidates.groups {
-                self.try_move(&mut best, group, true);
-                self.try_move(&mut best, group, false);
+                self.try_move(&mut best, group, true, candidates);
+                self.try_move(&mut best, group, false, candidates);
+            }
+            for class in &candidates.all {
+                self.try_instead(&mut best, *class, candidates);
             }
             if best.seconds >= before || self.evaluator.evaluated >= self.limit {
                 break;
@@ -190,14 +183,37 @@ impl Search<'_> {
         best
     }
 
-    fn try_move(&mut self, best: &mut Plan, classes: &[Class], value: bool) {
+    /// Materialises a class instead of everything that is computed from it directly or through other classes
+    /// in place: one projection instead of its products with several factors.
+    fn try_instead(&mut self, best: &mut Plan, class: Class, candidates: &Candidates) {
+        if best.memory.contains(class) {
+            return;
+        }
+        let users = best.roots.roots.iter().filter(|r| r.walk.classes.contains(&class)).map(|r| r.class);
+        let users: Vec<Class> = users.filter(|c| candidates.all.binary_search(c).is_ok()).collect();
+        if users.is_empty() || self.evaluator.evaluated >= self.limit {
+            return;
+        }
+        let mut memory = best.memory.clone();
+        users.iter().for_each(|c| memory.set(*c, false));
+        memory.set(class, true);
+        if let Ok(plan) = self.evaluator.plan(&memory)
+            && plan.seconds < best.seconds * (1.0 - 1e-9)
+        {
+            *best = plan;
+        }
+    }
+
+    fn try_move(&mut self, best: &mut Plan, classes: &[Class], value: bool, candidates: &Candidates) {
         if classes.iter().all(|c| best.memory.contains(*c) == value) || self.evaluator.evaluated >= self.limit {
             return;
         }
         let mut memory = best.memory.clone();
         classes.iter().for_each(|c| memory.set(*c, value));
+        let sinks = !value && classes.iter().any(|c| candidates.hoistable.binary_search(c).is_ok());
+        let bound = if sinks { SINKING_BOUND } else { 1.0 - 1e-9 };
         if let Ok(plan) = self.evaluator.plan(&memory)
-            && plan.seconds < best.seconds * (1.0 - 1e-9)
+            && plan.seconds < best.seconds * bound
         {
             *best = plan;
         }

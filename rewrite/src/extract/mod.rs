@@ -10,7 +10,7 @@ pub mod placement;
 pub mod points;
 pub mod walk;
 
-use std::collections::HashMap;
+use std::collections::hash_map::{Entry, HashMap};
 
 use fuse_ir::device::DeviceModel;
 
@@ -119,14 +119,25 @@ impl<'a> Evaluator<'a> {
         let mut pending: Vec<(RootKind, Class)> =
             outputs.rev().map(|(i, c)| (RootKind::Output(i as u32), *c)).collect();
         while let Some((kind, class)) = pending.pop() {
+            if let RootKind::Output(i) = kind
+                && memory.contains(class)
+            {
+                // Stored where the class is computed, in whatever loop that is.
+                roots.outputs.entry(class).or_default().push(i);
+                if let Entry::Vacant(entry) = roots.values.entry(class) {
+                    entry.insert(usize::MAX);
+                    pending.push((RootKind::Value, class));
+                }
+                continue;
+            }
             let inside = [class];
             let inside = if kind == RootKind::Value { &inside[..] } else { &[] };
             let walk = self.walker.walk(&[class], inside, memory);
             needs.extend_from_slice(&walk.needs);
             for read in walk.reads.iter().rev() {
-                if !roots.values.contains_key(&read.class) {
+                if let Entry::Vacant(entry) = roots.values.entry(read.class) {
                     // The position is set when the root is made.
-                    roots.values.insert(read.class, usize::MAX);
+                    entry.insert(usize::MAX);
                     pending.push((RootKind::Value, read.class));
                 }
             }
@@ -208,7 +219,10 @@ fn stored_classes(roots: &Roots, members: &[RootId]) -> Vec<Class> {
         let root = &roots.roots[*root];
         let entry = counts.entry(root.class).or_default();
         match root.kind {
-            RootKind::Value => entry.1 = true,
+            RootKind::Value => {
+                entry.0 += roots.outputs.get(&root.class).map_or(0, Vec::len);
+                entry.1 = true;
+            }
             RootKind::Output(_) | RootKind::Init(..) | RootKind::Next(..) => entry.0 += 1,
         }
     }

@@ -19,7 +19,7 @@ pub type RootId = usize;
 /// Something that must be stored.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum RootKind {
-    /// The graph output of that position.
+    /// The graph output of that position, of a class that is not materialised.
     Output(u32),
     /// The initial state of a scan.
     Init(ScanId, u32),
@@ -47,6 +47,8 @@ pub struct Roots {
     pub roots: Vec<Root>,
     /// The root of each materialised class.
     pub values: HashMap<Class, RootId>,
+    /// The graph outputs that are materialised classes.
+    pub outputs: BTreeMap<Class, Vec<u32>>,
     /// The initial and next roots of each live state.
     pub states: BTreeMap<(ScanId, u32), (RootId, RootId)>,
 }

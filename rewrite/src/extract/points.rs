@@ -190,8 +190,7 @@ impl Points {
         for node in &dense.nodes[class as usize] {
             let Head::Reindex(map) = node.head else { continue };
             let source = node.children[0];
-            let above = (dense.rank[source as usize], source) < (dense.rank[class as usize], class);
-            if above {
+            if dense.below(source, class) {
                 let through = self.through(dense, map, &coordinates);
                 views.push(self.point(dense, source, through));
             }

@@ -71,6 +71,8 @@ pub struct Walk {
     pub finals: Vec<StateRead>,
     /// Points that are computed.
     pub computed: Vec<PointId>,
+    /// The classes of these points; a class can be met at several.
+    pub classes: Vec<Class>,
     /// Points that are loaded.
     pub loaded: Vec<PointId>,
     /// Classes that must be materialised for this to be a kernel.
@@ -204,10 +206,12 @@ fn visit(
         Expansion::View(source) => pending.push(source),
         Expansion::Op(children) => {
             walk.computed.push(id);
+            walk.classes.push(class);
             pending.extend(children.iter().rev());
         }
         Expansion::Gather { table, index, steps } => {
             walk.computed.push(id);
+            walk.classes.push(class);
             walk.loaded.push(id);
             pending.push(index);
             read_table(dense, table, steps, memory, walk);
