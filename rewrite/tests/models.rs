@@ -63,9 +63,12 @@ const SIZES: [[(&str, i64); 2]; 4] =
 
 fn model(graph: Graph) -> Optimized {
     let fused = optimized(&graph, Mode::On);
+    let unfused = optimized(&graph, Mode::Off);
     for dims in SIZES {
         check(&graph, &fused.kernels, &dims);
+        check(&graph, &unfused.kernels, &dims);
     }
+    assert!(unfused.report.kernels_in_loops > 2 * fused.report.kernels_in_loops);
     fused
 }
 

@@ -57,6 +57,10 @@ pub fn cast_work(_from: DType, _to: DType) -> Work {
     Work::new(1.0, 0.0)
 }
 
+/// What a reduction costs by its mere presence, as a part of a launch: the latency of its dependent chain and
+/// of combining lanes. Small products inside a loop are bound by it, and it is why they belong outside.
+const REDUCTION_LATENCY: f64 = 0.05;
+
 /// One launch of a kernel.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct KernelCost {
@@ -66,6 +70,8 @@ pub struct KernelCost {
     pub stored: f64,
     /// Arithmetic.
     pub work: Work,
+    /// Reductions.
+    pub reductions: usize,
     /// Points of the iteration space.
     pub points: f64,
 }
@@ -80,6 +86,7 @@ impl KernelCost {
         let compute = (self.work.flops / device.flops_per_second
             + self.work.transcendentals / device.transcendentals_per_second)
             / busy;
-        device.launch_seconds + memory.max(compute) + 0.05 * memory.min(compute)
+        let latency = 1.0 + REDUCTION_LATENCY * self.reductions as f64;
+        device.launch_seconds * latency + memory.max(compute) + 0.05 * memory.min(compute)
     }
 }

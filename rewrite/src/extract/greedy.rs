@@ -6,14 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use super::cost::scalar_work;
 use super::dense::{Class, Dense};
+use super::placement::Root;
 use super::walk::{Materialised, covers_space};
 use super::{Evaluator, ExtractionStats, Extractor, Illegal, Plan, Problem};
 use crate::language::{Head, SpaceId};
-
-/// Moving a reduction from before a loop into it must cut the time to this part. Outside it is one large
-/// product, which reaches the rates of the model; a small one at each step, on the critical path, does not.
-const SINKING_BOUND: f64 = 0.9;
 
 /// The extractor.
 #[derive(Clone, Copy, Debug)]
@@ -40,11 +38,7 @@ impl Extractor for Greedy {
         let mut search = Search { evaluator: Evaluator::new(problem), limit: self.evaluations };
         let mut best: Option<Plan> = None;
         let mut problem_text = String::new();
-        for (i, start) in starts(problem, &candidates).into_iter().enumerate() {
-            // The last start, with as little as possible in memory, is a way out where the others are illegal.
-            if i == 3 && best.is_some() {
-                break;
-            }
+        for start in starts(problem, &candidates) {
             match search.legal(start) {
                 Ok(plan) => {
                     let plan = search.descend(plan, &candidates, self.passes);
@@ -104,7 +98,19 @@ impl Candidates {
                 continue;
             }
             let reduces = matches!(head, Head::Reduce(..));
-            if !(reduces || boundary[class] || summed[class] || uses[class] > 1) {
+            let transcendental = match head {
+                Head::Scalar(op) => scalar_work(op).transcendentals > 0.0,
+                Head::Leaf(_)
+                | Head::Constant(_)
+                | Head::Index(_)
+                | Head::Cast(_)
+                | Head::Reindex(_)
+                | Head::Reduce(..)
+                | Head::Gather(_)
+                | Head::Carry(..)
+                | Head::ScanFinal(..) => false,
+            };
+            if !(reduces || transcendental || boundary[class] || summed[class] || uses[class] > 1) {
                 continue;
             }
             out.all.push(id);
@@ -167,14 +173,17 @@ impl Search<'_> {
             let before = best.seconds;
             for class in &candidates.all {
                 let toggled = !best.memory.contains(*class);
-                self.try_move(&mut best, &[*class], toggled, candidates);
+                self.try_move(&mut best, &[*class], toggled);
             }
             for group in &candidates.groups {
-                self.try_move(&mut best, group, true, candidates);
-                self.try_move(&mut best, group, false, candidates);
+                self.try_move(&mut best, group, true);
+                self.try_move(&mut best, group, false);
             }
             for class in &candidates.all {
                 self.try_instead(&mut best, *class, candidates);
+            }
+            for class in best.memory.iter().collect::<Vec<_>>() {
+                self.try_above(&mut best, class, candidates);
             }
             if best.seconds >= before || self.evaluator.evaluated >= self.limit {
                 break;
@@ -204,16 +213,41 @@ impl Search<'_> {
         }
     }
 
-    fn try_move(&mut self, best: &mut Plan, classes: &[Class], value: bool, candidates: &Candidates) {
+    /// Materialises a class that a reader of `class` computes instead of `class`: one of four gates that the next
+    /// kernel needs, instead of all four before their activation.
+    fn try_above(&mut self, best: &mut Plan, class: Class, candidates: &Candidates) {
+        if !best.memory.contains(class) || candidates.all.binary_search(&class).is_err() {
+            return;
+        }
+        let reads = |r: &&Root| r.walk.reads.iter().any(|read| read.class == class);
+        let readers = best.roots.roots.iter().filter(reads);
+        let mut above: Vec<Class> = readers.flat_map(|r| r.walk.classes.iter().copied()).collect();
+        above.sort_unstable();
+        above.dedup();
+        above.retain(|c| candidates.all.binary_search(c).is_ok() && !best.memory.contains(*c));
+        for replacement in above {
+            if self.evaluator.evaluated >= self.limit || !best.memory.contains(class) {
+                return;
+            }
+            let mut memory = best.memory.clone();
+            memory.set(class, false);
+            memory.set(replacement, true);
+            if let Ok(plan) = self.evaluator.plan(&memory)
+                && plan.seconds < best.seconds * (1.0 - 1e-9)
+            {
+                *best = plan;
+            }
+        }
+    }
+
+    fn try_move(&mut self, best: &mut Plan, classes: &[Class], value: bool) {
         if classes.iter().all(|c| best.memory.contains(*c) == value) || self.evaluator.evaluated >= self.limit {
             return;
         }
         let mut memory = best.memory.clone();
         classes.iter().for_each(|c| memory.set(*c, value));
-        let sinks = !value && classes.iter().any(|c| candidates.hoistable.binary_search(c).is_ok());
-        let bound = if sinks { SINKING_BOUND } else { 1.0 - 1e-9 };
         if let Ok(plan) = self.evaluator.plan(&memory)
-            && plan.seconds < best.seconds * bound
+            && plan.seconds < best.seconds * (1.0 - 1e-9)
         {
             *best = plan;
         }

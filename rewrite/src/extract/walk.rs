@@ -124,8 +124,10 @@ impl<'a> Walker<'a> {
             time.iter().filter(|d| within(**d)).map(|d| points.sizes[*d]).product()
         };
         let mut work = Work::default();
+        let mut reductions = 0;
         for id in &walk.computed {
             let point = points.get(*id);
+            reductions += usize::from(matches!(self.dense.chosen(point.class).head, Head::Reduce(..)));
             let launches = steps(&|d| d < point.levels);
             work.flops += point.work.flops / launches;
             work.transcendentals += point.work.transcendentals / launches;
@@ -146,7 +148,7 @@ impl<'a> Walker<'a> {
         let all: f64 = points.sizes[..points.space.len()].iter().product();
         let space_points = all / steps(&|_| true);
         let sizes = stored.iter().map(|c| self.dense.data[*c as usize].dtype.size() as f64);
-        KernelCost { loaded, stored: sizes.sum::<f64>() * space_points, work, points: space_points }
+        KernelCost { loaded, stored: sizes.sum::<f64>() * space_points, work, reductions, points: space_points }
     }
 
     /// Seconds of all launches of a kernel.
