@@ -1,6 +1,6 @@
 //! Code generation of the `fuse` compiler: Kernel IR, schedules and emitters.
 //!
-//! [`schedule`](https://docs.rs/fuse-codegen) decides how a kernel's iteration space becomes a loop nest
+//! [`schedule`] decides how a kernel's iteration space becomes a loop nest
 //! ([`kernel_ir`]); [`scalar`] walks the result once for every emitter.
 
 pub mod builder;
@@ -11,5 +11,6 @@ pub mod kernel_ir_eval;
 #[cfg(feature = "llvm")]
 pub mod llvm;
 pub mod scalar;
+pub mod schedule;
 pub mod text;
 pub mod verify;

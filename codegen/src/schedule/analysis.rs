@@ -1,0 +1,310 @@
+//! What a schedule wants to know about a kernel before it makes loops.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use fuse_ir::expr::{Axis, Dim, Expr, Symbol};
+use fuse_ir::kernel::{BufferId, Coordinate, Element, ElementId, Kernel, KernelGraph};
+use fuse_ir::{DType, ReduceOp};
+
+use super::ScheduleError;
+use super::access::Access;
+use crate::kernel_ir::{BufferParameter, ParameterId};
+
+/// A set of axes, one bit each.
+pub(super) type AxisSet = u64;
+
+/// The set of one axis.
+pub(super) fn axis_bit(axis: Axis) -> AxisSet {
+    1 << axis.0.min(63)
+}
+
+/// Reductions that run in one loop: over equal extents, at the same place, none needing another.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    pub(super) members: Vec<ElementId>,
+    /// The free axes that all members have.
+    pub(super) free: AxisSet,
+    /// Whether an axis of another reduction is among them.
+    pub(super) nested: bool,
+    /// How many reductions must have run before.
+    pub(super) height: u32,
+    /// The symbols of all coordinates in the bodies.
+    pub(super) symbols: BTreeSet<Symbol>,
+}
+
+/// Where a store goes and what it stores.
+#[derive(Clone, Debug)]
+pub(super) struct StoreAccess {
+    pub(super) access: Access,
+    pub(super) value: ElementId,
+}
+
+/// A kernel with everything derived from it.
+#[derive(Debug)]
+pub(super) struct Analysis<'a> {
+    pub(super) kernel: &'a Kernel,
+    /// The buffers: those loaded, then those stored.
+    pub(super) buffers: Vec<BufferParameter>,
+    /// Every runtime integer of the function, ascending.
+    pub(super) symbols: Vec<Symbol>,
+    /// The axes that each element depends on.
+    pub(super) free: Vec<AxisSet>,
+    /// Whether a store needs the element.
+    pub(super) needed: Vec<bool>,
+    /// The accesses of loads.
+    pub(super) loads: HashMap<ElementId, Access>,
+    pub(super) stores: Vec<StoreAccess>,
+    /// Ascending by height.
+    pub(super) groups: Vec<Group>,
+    /// The group of each reduction.
+    pub(super) group_of: HashMap<ElementId, usize>,
+}
+
+impl<'a> Analysis<'a> {
+    pub(super) fn new(graph: &KernelGraph, kernel: &'a Kernel) -> Result<Self, ScheduleError> {
+        let mut analysis = Analysis {
+            kernel,
+            buffers: Vec::new(),
+            symbols: Vec::new(),
+            free: Vec::new(),
+            needed: vec![false; kernel.elements.len()],
+            loads: HashMap::new(),
+            stores: Vec::new(),
+            groups: Vec::new(),
+            group_of: HashMap::new(),
+        };
+        analysis.check(graph)?;
+        analysis.accesses(graph);
+        analysis.dependencies()?;
+        analysis.group();
+        analysis.collect_symbols();
+        Ok(analysis)
+    }
+
+    pub(super) fn malformed(&self, message: impl Into<String>) -> ScheduleError {
+        ScheduleError::Malformed { kernel: self.kernel.name.clone(), message: message.into() }
+    }
+
+    fn unsupported(&self, message: impl Into<String>) -> ScheduleError {
+        ScheduleError::Unsupported { kernel: self.kernel.name.clone(), message: message.into() }
+    }
+
+    /// The element type of an element.
+    pub(super) fn dtype(&self, e: ElementId) -> DType {
+        self.kernel.elements[e.index()].dtype
+    }
+
+    /// What computes an element.
+    pub(super) fn element(&self, e: ElementId) -> &'a Element {
+        &self.kernel.elements[e.index()].element
+    }
+
+    /// The extent of an axis.
+    pub(super) fn extent(&self, axis: Axis) -> &'a Dim {
+        &self.kernel.extents[axis.index()]
+    }
+
+    /// Elements in order, with their identifiers.
+    pub(super) fn ids(&self) -> impl DoubleEndedIterator<Item = ElementId> + use<> {
+        (0..self.kernel.elements.len() as u32).map(ElementId)
+    }
+
+    /// Rules that the rest relies on, so that nothing below can be out of range.
+    fn check(&self, graph: &KernelGraph) -> Result<(), ScheduleError> {
+        let kernel = self.kernel;
+        if kernel.extents.len() > 64 {
+            return Err(self.unsupported("it has more than 64 axes"));
+        }
+        if kernel.rank > kernel.extents.len() {
+            return Err(self.malformed("its space has more axes than the kernel"));
+        }
+        let axis_known = |e: &Expr| e.axes().iter().all(|a| a.index() < kernel.extents.len());
+        let rank_of = |b: BufferId| graph.buffers.get(b.index()).map(|buffer| buffer.ty.rank());
+        for (i, typed) in kernel.elements.iter().enumerate() {
+            let here = |what: &str| self.malformed(format!("e{i} {what}"));
+            if typed.element.operands().iter().any(|o| o.index() >= i) {
+                return Err(here("uses an element that is not before it"));
+            }
+            match &typed.element {
+                Element::Load { buffer, index } => {
+                    if rank_of(*buffer) != Some(index.len()) {
+                        return Err(here("does not have one coordinate for each axis of its buffer"));
+                    }
+                    let known = |c: &Coordinate| match c {
+                        Coordinate::Static(e) => axis_known(e),
+                        Coordinate::Dynamic(e) => self.dtype(*e).is_int(),
+                    };
+                    if !index.iter().all(known) {
+                        return Err(here("has a coordinate that is no integer or over unknown axes"));
+                    }
+                }
+                Element::Index(e) if !axis_known(e) => return Err(here("is over unknown axes")),
+                Element::Scalar(op, operands) if operands.len() != op.arity() => {
+                    return Err(here("has another number of operands than its op"));
+                }
+                Element::Reduce { op, axes, body } => self.check_reduce(i, *op, axes, *body)?,
+                Element::Constant(_) | Element::Index(_) | Element::Scalar(..) | Element::Cast(_) => {}
+            }
+        }
+        for (i, store) in kernel.stores.iter().enumerate() {
+            let in_space = |e: &Expr| e.axes().iter().all(|a| a.index() < kernel.rank);
+            let valid = rank_of(store.buffer) == Some(store.index.len())
+                && store.value.index() < kernel.elements.len()
+                && store.index.iter().all(in_space);
+            if !valid {
+                return Err(self.malformed(format!("store {i} does not fit its buffer or its space")));
+            }
+            if self.dtype(store.value) != graph.buffer(store.buffer).ty.dtype {
+                return Err(self.malformed(format!("store {i} stores an element of another type")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_reduce(
+        &self,
+        position: usize,
+        op: ReduceOp,
+        axes: &[Axis],
+        body: ElementId,
+    ) -> Result<(), ScheduleError> {
+        let kernel = self.kernel;
+        let bound = |a: &Axis| a.index() >= kernel.rank && a.index() < kernel.extents.len();
+        if axes.is_empty() || !axes.iter().all(bound) {
+            return Err(self.malformed(format!("e{position} binds no axis, or one of the space")));
+        }
+        if op.is_arg() && axes.len() != 1 {
+            return Err(self.malformed(format!("e{position} takes the index along other than one axis")));
+        }
+        if self.dtype(body) == DType::Bool {
+            return Err(self.unsupported(format!("e{position} reduces bools")));
+        }
+        Ok(())
+    }
+
+    fn accesses(&mut self, graph: &KernelGraph) {
+        let kernel = self.kernel;
+        let mut parameters = BTreeMap::new();
+        let stored: BTreeSet<BufferId> = kernel.stores.iter().map(|s| s.buffer).collect();
+        let loaded = kernel.loads();
+        let access = |written| if written { crate::kernel_ir::Access::Write } else { crate::kernel_ir::Access::Read };
+        for (buffer, written) in
+            loaded.into_iter().map(|b| (b, false)).chain(stored.into_iter().map(|b| (b, true)))
+        {
+            let declared = graph.buffer(buffer);
+            parameters.insert((buffer, written), ParameterId(self.buffers.len() as u32));
+            self.buffers.push(BufferParameter {
+                name: declared.name.clone(),
+                dtype: declared.ty.dtype,
+                access: access(written),
+                buffer,
+            });
+        }
+        for id in self.ids() {
+            if let Element::Load { buffer, index } = self.element(id) {
+                let ty = &graph.buffer(*buffer).ty;
+                let access = Access::new(parameters[&(*buffer, false)], ty, index, &kernel.extents);
+                self.loads.insert(id, access);
+            }
+        }
+        for store in &kernel.stores {
+            let index: Vec<_> = store.index.iter().cloned().map(Coordinate::Static).collect();
+            let ty = &graph.buffer(store.buffer).ty;
+            let access = Access::new(parameters[&(store.buffer, true)], ty, &index, &kernel.extents);
+            self.stores.push(StoreAccess { access, value: store.value });
+        }
+    }
+
+    /// Free axes, and what the stores need.
+    fn dependencies(&mut self) -> Result<(), ScheduleError> {
+        let space: AxisSet = (0..self.kernel.rank).map(|a| axis_bit(Axis(a as u32))).sum();
+        for id in self.ids() {
+            let element = self.element(id);
+            let mut free =
+                element.operands().iter().fold(0, |free, operand| free | self.free[operand.index()]);
+            match element {
+                Element::Load { index, .. } => {
+                    for c in index {
+                        if let Coordinate::Static(e) = c {
+                            free |= e.axes().into_iter().map(axis_bit).sum::<AxisSet>();
+                        }
+                    }
+                }
+                Element::Index(e) => free |= e.axes().into_iter().map(axis_bit).sum::<AxisSet>(),
+                Element::Reduce { axes, .. } => axes.iter().for_each(|a| free &= !axis_bit(*a)),
+                Element::Constant(_) | Element::Scalar(..) | Element::Cast(_) => {}
+            }
+            self.free.push(free);
+        }
+        for store in &self.stores {
+            self.needed[store.value.index()] = true;
+            if self.free[store.value.index()] & !space != 0 {
+                return Err(self.malformed(format!("{} is stored over an axis that nothing binds", store.value)));
+            }
+        }
+        for id in self.ids().rev() {
+            if self.needed[id.index()] {
+                for operand in self.element(id).operands() {
+                    self.needed[operand.index()] = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn group(&mut self) {
+        let space: AxisSet = (0..self.kernel.rank).map(|a| axis_bit(Axis(a as u32))).sum();
+        let mut heights = vec![0u32; self.kernel.elements.len()];
+        let mut symbols: Vec<BTreeSet<Symbol>> = Vec::with_capacity(heights.len());
+        let mut groups: BTreeMap<_, Group> = BTreeMap::new();
+        for id in self.ids() {
+            let operands = self.element(id).operands();
+            let height = operands.iter().map(|o| heights[o.index()]).max().unwrap_or(0);
+            let mut used: BTreeSet<Symbol> =
+                operands.iter().flat_map(|o| symbols[o.index()].iter().cloned()).collect();
+            if let Some(access) = self.loads.get(&id) {
+                used.extend(access.symbols.iter().cloned());
+            }
+            heights[id.index()] = height;
+            if let Element::Reduce { axes, op, .. } = self.element(id) {
+                heights[id.index()] = height + 1;
+                if self.needed[id.index()] {
+                    let free = self.free[id.index()];
+                    let extents: Vec<Dim> = axes.iter().map(|a| self.extent(*a).clone()).collect();
+                    let group = groups.entry((height, free, extents, op.is_arg())).or_insert_with(|| Group {
+                        members: Vec::new(),
+                        free,
+                        nested: free & !space != 0,
+                        height,
+                        symbols: BTreeSet::new(),
+                    });
+                    group.members.push(id);
+                    group.symbols.extend(used.iter().cloned());
+                }
+            }
+            symbols.push(used);
+        }
+        self.groups = groups.into_values().collect();
+        for (i, group) in self.groups.iter().enumerate() {
+            self.group_of.extend(group.members.iter().map(|m| (*m, i)));
+        }
+    }
+
+    fn collect_symbols(&mut self) {
+        let mut symbols = self.kernel.symbols();
+        symbols.extend(self.loads.values().flat_map(Access::all_symbols));
+        symbols.extend(self.stores.iter().flat_map(|s| s.access.all_symbols()));
+        self.symbols = symbols.into_iter().collect();
+    }
+
+    /// The axes of the space with more than one point, outermost first.
+    pub(super) fn space_axes(&self) -> Vec<Axis> {
+        let space = self.kernel.space().iter().enumerate();
+        space.filter(|(_, extent)| !extent.is_one()).map(|(a, _)| Axis(a as u32)).collect()
+    }
+
+    /// The symbols of the space's extents: where one is 0, there may be no point at all.
+    pub(super) fn space_symbols(&self) -> BTreeSet<Symbol> {
+        self.kernel.space().iter().flat_map(Expr::symbols).collect()
+    }
+}

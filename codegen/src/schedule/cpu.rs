@@ -1,0 +1,474 @@
+//! The schedule for CPUs.
+//!
+//! The innermost axis is cut into chunks; a work item is one chunk at one point of the outer axes, or at a
+//! few neighbouring points of one of them (the rows) where reductions load the same operands for all rows.
+//! A chunk is walked in tiles of one or more vectors by the item's rows; all reductions of a tile run in one
+//! loop per group. Scalar code does what is left over.
+
+use std::rc::Rc;
+
+use fuse_ir::expr::{Axis, Dim};
+use fuse_ir::kernel::{Element, ElementId};
+use fuse_ir::ScalarOp;
+
+use super::analysis::{Analysis, axis_bit};
+use super::emitter::{Emitted, Emitter, Point, floor_division};
+use super::reduction::MAX_ACCUMULATORS;
+use super::vectors::{Class, Classes};
+use crate::decompose::register_type;
+use crate::kernel_ir::{BinaryOp, Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
+
+/// Points of a chunk where each point is a few operations.
+const ELEMENTWISE_CHUNK: i64 = 1024;
+/// Points of a chunk where each point is a reduction.
+const REDUCTION_CHUNK: i64 = 16;
+
+/// How a kernel's space is walked.
+struct Tiling {
+    /// Each coordinate is part of the work item.
+    outer: Vec<Axis>,
+    /// The axis whose neighbouring points share operands, and how many of them a tile has.
+    rows: Option<(Axis, i64)>,
+    /// The innermost axis, if the space has any with more than one point.
+    columns: Option<Columns>,
+}
+
+struct Columns {
+    axis: Axis,
+    /// Points a work item; `None` for all.
+    chunk: Option<i64>,
+    /// Vectors along the axis, if it is vectorised.
+    vector: Option<Rc<Classes>>,
+    /// Vectors (or scalars) of a tile of several rows, and of a tile of one.
+    tile: i64,
+    single_tile: i64,
+}
+
+/// See [`super::schedule`].
+pub(super) fn schedule(analysis: &Analysis, vector_bits: u32) -> Emitted<Function> {
+    let tiling = Tiling::new(analysis, vector_bits);
+    let work = tiling.work(analysis);
+    let mut emitter = Emitter::new(analysis, Some(vector_bits));
+    let index = Type::scalar(LaneType::I64);
+    let begin = emitter.b.operation(index, Operation::WorkBegin);
+    let end = emitter.b.operation(index, Operation::WorkEnd);
+    let items = emitter.b.open_loop(&[], true);
+    emitter.guard(analysis.space_symbols());
+    item(&mut emitter, &tiling, items.counter)?;
+    emitter.b.close_loop(items, begin, end, 1, &[]);
+    let (buffers, symbols) = (analysis.buffers.clone(), analysis.symbols.clone());
+    Ok(emitter.b.finish(analysis.kernel.name.clone(), buffers, symbols, work, Mapping::Range))
+}
+
+impl Tiling {
+    fn new(analysis: &Analysis, vector_bits: u32) -> Tiling {
+        let mut outer = analysis.space_axes();
+        let Some(axis) = outer.pop() else { return Tiling { outer, rows: None, columns: None } };
+        let hot: Vec<ElementId> = analysis
+            .groups
+            .iter()
+            .filter(|g| !g.nested && g.free & axis_bit(axis) != 0)
+            .flat_map(|g| g.members.iter().copied())
+            .collect();
+        let hoisted = analysis.groups.iter().any(|g| !g.nested && g.free & axis_bit(axis) == 0);
+        let vector = vectorised(analysis, axis, !hot.is_empty(), vector_bits).map(Rc::new);
+        // The reductions that one loop carries for each point.
+        let members = analysis
+            .groups
+            .iter()
+            .filter(|g| !g.nested && g.free & axis_bit(axis) != 0)
+            .map(|g| g.members.len())
+            .max()
+            .unwrap_or(0);
+        let rows = rows(analysis, &outer, axis, &hot, members);
+        let by_column = vector.as_ref().is_some_and(|v| hot.iter().any(|h| v.of(*h) == Class::Vector));
+        let extent = analysis.extent(axis).as_constant();
+        let tile = |rows: i64| {
+            let room = MAX_ACCUMULATORS as i64 / (members.max(1) as i64 * rows);
+            let lanes = vector.as_ref().map_or(1, |v| i64::from(v.lanes));
+            let fits = |t: &i64| *t <= room && extent.is_none_or(|n| n % (lanes * t) == 0 || n >= 4 * lanes * t);
+            if by_column { [4, 2].into_iter().find(fits).unwrap_or(1) } else { 1 }
+        };
+        let (tile, single_tile) = (tile(rows.map_or(1, |(_, n)| n)), tile(1));
+        let lanes = vector.as_ref().map_or(1, |v| i64::from(v.lanes));
+        let chunk = match (hoisted, hot.is_empty()) {
+            // What is computed once a row is not to be computed once a chunk.
+            (true, _) => None,
+            (false, true) => chunk(extent, ELEMENTWISE_CHUNK, lanes),
+            (false, false) => chunk(extent, REDUCTION_CHUNK, lanes * tile.max(single_tile)),
+        };
+        if let Some((row_axis, _)) = rows {
+            outer.retain(|a| *a != row_axis);
+        }
+        let columns = Columns { axis, chunk, vector, tile, single_tile };
+        Tiling { outer, rows, columns: Some(columns) }
+    }
+
+    /// The number of work items.
+    fn work(&self, analysis: &Analysis) -> Dim {
+        let outer = self.outer.iter().map(|a| analysis.extent(*a).clone());
+        let chunks = self.columns.as_ref().and_then(|c| Some(chunks(analysis.extent(c.axis), c.chunk?)));
+        let rows = self.rows.map(|(a, n)| analysis.extent(a).ceil_div(&Dim::constant(n)));
+        let mut work = outer.chain(chunks).chain(rows).fold(Dim::constant(1), |a, b| a * b);
+        if let Some(c) = self.columns.as_ref().filter(|c| c.chunk.is_none()) {
+            // A row is one item, but no item may exist where rows have no points.
+            let extent = analysis.extent(c.axis);
+            if extent.as_constant().is_none_or(|n| n < 1) {
+                work = work * extent.minimum(&Dim::constant(1));
+            }
+        }
+        work
+    }
+}
+
+fn chunks(extent: &Dim, chunk: i64) -> Dim {
+    extent.ceil_div(&Dim::constant(chunk))
+}
+
+/// The points of a chunk: near `target`, a multiple of `multiple`, dividing a known extent where possible;
+/// `None` for all in one.
+fn chunk(extent: Option<i64>, target: i64, multiple: i64) -> Option<i64> {
+    let target = target.max(multiple) / multiple * multiple;
+    match extent {
+        Some(n) if n <= target => None,
+        Some(n) => {
+            let divides = |c: &i64| n % c == 0;
+            let near = (target / 2 / multiple..=target * 2 / multiple).map(|c| c * multiple).filter(|c| *c > 0);
+            Some(near.filter(divides).min_by_key(|c| (c - target).abs()).unwrap_or(target))
+        }
+        None => Some(target),
+    }
+}
+
+/// The classes along the innermost axis, if vectors pay.
+fn vectorised(analysis: &Analysis, axis: Axis, reduces: bool, vector_bits: u32) -> Option<Classes> {
+    // As many lanes as the widest float or integer that is stored allows; others go lane by lane.
+    let bits = |lane| match lane {
+        LaneType::F32 | LaneType::I32 | LaneType::Bool => 32,
+        LaneType::F64 | LaneType::I64 => 64,
+    };
+    let narrow = analysis.stores.iter().any(|s| bits(register_type(s.access.dtype)) == 32);
+    let lanes = if narrow { vector_bits / 32 } else { vector_bits / 64 };
+    let classes = Classes::new(analysis, vec![axis], u8::try_from(lanes).ok()?, vector_bits);
+    let (mut vectors, mut scalars) = (0, 0);
+    for id in analysis.ids().filter(|id| analysis.needed[id.index()]) {
+        let free = analysis.free[id.index()];
+        let in_reduction = free >> analysis.kernel.rank != 0;
+        if free & axis_bit(axis) == 0 || in_reduction {
+            continue;
+        }
+        match classes.of(id) {
+            Class::Uniform => {}
+            Class::Vector => vectors += cost(analysis.element(id)),
+            Class::Lanewise => scalars += cost(analysis.element(id)),
+        }
+    }
+    let pays = vectors >= scalars && (vectors > 0 || reduces) && lanes > 1;
+    (pays && analysis.extent(axis).as_constant().is_none_or(|n| n >= i64::from(lanes))).then_some(classes)
+}
+
+/// A rough number of instructions.
+fn cost(element: &Element) -> u32 {
+    match element {
+        Element::Constant(_) | Element::Reduce { .. } => 0,
+        Element::Load { .. } | Element::Index(_) | Element::Cast(_) => 1,
+        Element::Scalar(op, _) => match op {
+            ScalarOp::Exp
+            | ScalarOp::Exp2
+            | ScalarOp::Expm1
+            | ScalarOp::Log
+            | ScalarOp::Log2
+            | ScalarOp::Log1p
+            | ScalarOp::Sin
+            | ScalarOp::Cos
+            | ScalarOp::Tanh
+            | ScalarOp::Sigmoid
+            | ScalarOp::Softplus
+            | ScalarOp::Erf
+            | ScalarOp::Pow => 20,
+            ScalarOp::Div | ScalarOp::Mod | ScalarOp::Rem | ScalarOp::Sqrt => 4,
+            ScalarOp::Rsqrt | ScalarOp::Reciprocal => 4,
+            ScalarOp::Neg
+            | ScalarOp::Abs
+            | ScalarOp::Sign
+            | ScalarOp::Floor
+            | ScalarOp::Ceil
+            | ScalarOp::Round
+            | ScalarOp::Trunc
+            | ScalarOp::Relu
+            | ScalarOp::Not
+            | ScalarOp::IsNan
+            | ScalarOp::Add
+            | ScalarOp::Sub
+            | ScalarOp::Mul
+            | ScalarOp::Min
+            | ScalarOp::Max
+            | ScalarOp::Eq
+            | ScalarOp::Ne
+            | ScalarOp::Lt
+            | ScalarOp::Le
+            | ScalarOp::Gt
+            | ScalarOp::Ge
+            | ScalarOp::And
+            | ScalarOp::Or
+            | ScalarOp::Xor
+            | ScalarOp::Select
+            | ScalarOp::Clamp => 1,
+        },
+    }
+}
+
+/// The innermost outer axis along which reductions reuse a load, and the rows of a tile.
+fn rows(
+    analysis: &Analysis,
+    outer: &[Axis],
+    columns: Axis,
+    hot: &[ElementId],
+    members: usize,
+) -> Option<(Axis, i64)> {
+    let in_bodies = bodies(analysis, hot);
+    let axis = outer.iter().rev().copied().find(|row| {
+        let loads = in_bodies.iter().filter(|e| analysis.loads.contains_key(e));
+        let varies = loads.clone().any(|e| analysis.free[e.index()] & axis_bit(*row) != 0);
+        let reused = loads.clone().any(|e| {
+            let free = analysis.free[e.index()];
+            free & axis_bit(*row) == 0 && free & axis_bit(columns) != 0
+        });
+        varies && reused
+    })?;
+    let rows = match members {
+        0 | 1 | 2 => 4,
+        3 | 4 => 3,
+        5 | 6 => 2,
+        _ => return None,
+    };
+    match analysis.extent(axis).as_constant() {
+        Some(n) if n < 2 => None,
+        Some(n) => Some((axis, rows.min(n))),
+        None => Some((axis, rows)),
+    }
+}
+
+/// Everything that reductions are computed from.
+fn bodies(analysis: &Analysis, reductions: &[ElementId]) -> Vec<ElementId> {
+    let mut inside = vec![false; analysis.kernel.elements.len()];
+    for id in reductions {
+        for operand in analysis.element(*id).operands() {
+            inside[operand.index()] = true;
+        }
+    }
+    for id in analysis.ids().rev() {
+        if inside[id.index()] {
+            for operand in analysis.element(id).operands() {
+                inside[operand.index()] = true;
+            }
+        }
+    }
+    analysis.ids().filter(|id| inside[id.index()]).collect()
+}
+
+/// One work item: its coordinates, then its rows, then its columns.
+fn item(emitter: &mut Emitter, tiling: &Tiling, item: ValueId) -> Emitted<()> {
+    let analysis = emitter.analysis;
+    let mut point = emitter.origin();
+    let mut rest = item;
+    // The row block changes fastest, so that neighbouring items use the same columns of shared operands.
+    let mut row_block = None;
+    let chunked = tiling.columns.as_ref().filter(|c| c.chunk.is_some());
+    let mut remaining = tiling.outer.len() + usize::from(chunked.is_some());
+    if let Some((axis, n)) = tiling.rows {
+        let blocks = analysis.extent(axis).ceil_div(&Dim::constant(n));
+        row_block = Some(coordinate(emitter, &mut rest, &blocks, remaining == 0)?);
+    }
+    let mut chunk_number = None;
+    if let Some((columns, size)) = chunked.and_then(|c| Some((c, c.chunk?))) {
+        remaining -= 1;
+        let count = chunks(analysis.extent(columns.axis), size);
+        chunk_number = Some(coordinate(emitter, &mut rest, &count, remaining == 0)?);
+    }
+    for axis in tiling.outer.iter().rev() {
+        remaining -= 1;
+        let value = coordinate(emitter, &mut rest, analysis.extent(*axis), remaining == 0)?;
+        point = point.with(*axis, value);
+    }
+    let Some(columns) = &tiling.columns else { return emitter.store(&point) };
+    let range = column_range(emitter, columns, chunk_number)?;
+    let Some(((axis, n), block)) = tiling.rows.zip(row_block) else {
+        return walk_columns(emitter, columns, &range, std::slice::from_ref(&point), columns.single_tile);
+    };
+    walk_rows(emitter, columns, &range, &point, axis, n, block)
+}
+
+/// Takes the fastest coordinate off an item number; the last one is all that is left.
+fn coordinate(emitter: &mut Emitter, rest: &mut ValueId, count: &Dim, last: bool) -> Emitted<ValueId> {
+    if last {
+        return Ok(*rest);
+    }
+    let count = emitter.dimension(count)?;
+    let (quotient, value) = floor_division(&mut emitter.b, *rest, count, true);
+    *rest = quotient;
+    Ok(value)
+}
+
+/// The columns of an item.
+struct Range {
+    begin: ValueId,
+    end: ValueId,
+    /// Their number, where it is known and the same for all items.
+    count: Option<i64>,
+}
+
+fn column_range(emitter: &mut Emitter, columns: &Columns, number: Option<ValueId>) -> Emitted<Range> {
+    let extent = emitter.analysis.extent(columns.axis);
+    let end = emitter.dimension(extent)?;
+    let (Some(size), Some(number)) = (columns.chunk, number) else {
+        return Ok(Range { begin: emitter.b.index(0), end, count: extent.as_constant() });
+    };
+    let length = emitter.b.index(size);
+    let begin = emitter.b.mul(number, length);
+    let chunk_end = emitter.b.add(begin, length);
+    if extent.as_constant().is_some_and(|n| n % size == 0) {
+        return Ok(Range { begin, end: chunk_end, count: Some(size) });
+    }
+    Ok(Range { begin, end: emitter.b.binary(BinaryOp::Min, chunk_end, end), count: None })
+}
+
+/// A whole block of rows in tiles, or the rows of an incomplete last block one by one.
+fn walk_rows(
+    emitter: &mut Emitter,
+    columns: &Columns,
+    range: &Range,
+    point: &Point,
+    axis: Axis,
+    rows: i64,
+    block: ValueId,
+) -> Emitted<()> {
+    let extent = emitter.analysis.extent(axis);
+    let rows_value = emitter.b.index(rows);
+    let first = emitter.b.mul(block, rows_value);
+    let tile_rows = |emitter: &mut Emitter| {
+        let mut points = Vec::new();
+        for row in 0..rows {
+            let row = emitter.b.index(row);
+            let value = emitter.b.add(first, row);
+            points.push(point.with(axis, value));
+        }
+        points
+    };
+    if extent.as_constant().is_some_and(|n| n % rows == 0) {
+        let points = tile_rows(emitter);
+        return walk_columns(emitter, columns, range, &points, columns.tile);
+    }
+    let after = emitter.b.add(first, rows_value);
+    let end = emitter.dimension(extent)?;
+    let whole = emitter.b.compare(Condition::Le, after, end);
+    emitter.b.open_if();
+    let points = tile_rows(emitter);
+    walk_columns(emitter, columns, range, &points, columns.tile)?;
+    emitter.b.close_if(whole);
+    let partial = emitter.b.not(whole);
+    emitter.b.open_if();
+    let each = emitter.b.open_loop(&[], false);
+    let single = point.with(axis, each.counter);
+    walk_columns(emitter, columns, range, std::slice::from_ref(&single), columns.single_tile)?;
+    emitter.b.close_loop(each, first, end, 1, &[]);
+    emitter.b.close_if(partial);
+    Ok(())
+}
+
+/// Tiles of `tile` vectors, then of one, then scalars.
+fn walk_columns(
+    emitter: &mut Emitter,
+    columns: &Columns,
+    range: &Range,
+    rows: &[Point],
+    tile: i64,
+) -> Emitted<()> {
+    let lanes = columns.vector.as_ref().map_or(1, |v| i64::from(v.lanes));
+    let mut sizes = vec![lanes * tile];
+    if tile > 1 && lanes > 1 {
+        sizes.push(lanes);
+    }
+    if sizes.last() != Some(&1) {
+        sizes.push(1);
+    }
+    let (mut begin, mut done) = (range.begin, 0);
+    for size in sizes {
+        if range.count == Some(done) {
+            break;
+        }
+        let end = if size == 1 {
+            range.end
+        } else {
+            let length = emitter.b.sub(range.end, begin);
+            let mask = emitter.b.index(-size);
+            let whole = match range.count {
+                Some(count) => emitter.b.index((count - done) / size * size),
+                None => emitter.b.and(length, mask),
+            };
+            emitter.b.add(begin, whole)
+        };
+        if range.count.is_none_or(|count| (count - done) / size > 0) {
+            let open = emitter.b.open_loop(&[], false);
+            let first = open.counter;
+            one_tile(emitter, columns, rows, first, size)?;
+            emitter.b.close_loop(open, begin, end, size, &[]);
+        }
+        begin = end;
+        done += range.count.map_or(0, |count| (count - done) / size * size);
+    }
+    Ok(())
+}
+
+/// A tile of `size` columns from `first` on: its reductions together, then its stores.
+fn one_tile(
+    emitter: &mut Emitter,
+    columns: &Columns,
+    rows: &[Point],
+    first: ValueId,
+    size: i64,
+) -> Emitted<()> {
+    let vector = columns.vector.as_ref().filter(|v| size >= i64::from(v.lanes));
+    let step = vector.map_or(1, |v| i64::from(v.lanes));
+    let mut points = Vec::new();
+    for column in 0..size / step {
+        let offset = emitter.b.index(column * step);
+        let value = emitter.b.add(first, offset);
+        for row in rows {
+            points.push(match vector {
+                Some(classes) => row.with_lanes(classes, value),
+                None => row.with(columns.axis, value),
+            });
+        }
+    }
+    reductions(emitter, &points, rows.len())?;
+    points.iter().try_for_each(|point| emitter.store(point))
+}
+
+/// Runs the reductions of a tile, those that others need first.
+fn reductions(emitter: &mut Emitter, points: &[Point], rows: usize) -> Emitted<()> {
+    let analysis = emitter.analysis;
+    let mut order: Vec<usize> = (0..analysis.groups.len()).filter(|g| !analysis.groups[*g].nested).collect();
+    order.sort_by_key(|g| analysis.groups[*g].height);
+    for group in order {
+        let members = &analysis.groups[group].members;
+        let Some(first) = points.first() else { return Ok(()) };
+        let by_lane =
+            |emitter: &Emitter, m: &ElementId| emitter.class(*m, first) == Class::Lanewise;
+        if let Some(member) = members.iter().find(|m| !by_lane(emitter, m)) {
+            emitter.reduce(*member, points, rows)?;
+        }
+        if let Some(member) = members.iter().find(|m| by_lane(emitter, m)) {
+            // Lane by lane, the rows of one lane together: they share the operands that have a lane.
+            let lanes: Vec<Vec<Point>> = points.iter().map(|p| emitter.lanes(p)).collect();
+            let mut scalars = Vec::new();
+            for column in lanes.chunks(rows.max(1)) {
+                for lane in 0..column.first().map_or(0, Vec::len) {
+                    scalars.extend(column.iter().map(|row| row[lane].clone()));
+                }
+            }
+            emitter.reduce(*member, &scalars, rows)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,457 @@
+//! Elements as operations, at a point of the iteration space.
+
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
+
+use fuse_ir::expr::{Atom, Axis, Dim, Expr, Symbol};
+use fuse_ir::kernel::{Element, ElementId};
+use fuse_ir::{DType, Literal};
+use smallvec::SmallVec;
+
+use super::ScheduleError;
+use super::access::Access;
+use super::analysis::{Analysis, axis_bit};
+use super::vectors::{Class, Classes};
+use crate::builder::{Depth, FunctionBuilder};
+use crate::decompose;
+use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Operation, Type, ValueId};
+
+/// Values of axes; at most one of them stands for several consecutive lanes from its value on.
+#[derive(Clone, Debug)]
+pub(super) struct Point {
+    axes: SmallVec<[Option<ValueId>; 8]>,
+    pub(super) vector: Option<Rc<Classes>>,
+}
+
+impl Point {
+    /// The point of a kernel where no axis has a value.
+    pub(super) fn new(axes: usize) -> Point {
+        Point { axes: SmallVec::from_elem(None, axes), vector: None }
+    }
+
+    /// The same point with one more axis, a scalar.
+    pub(super) fn with(&self, axis: Axis, value: ValueId) -> Point {
+        let mut point = self.clone();
+        point.axes[axis.index()] = Some(value);
+        point
+    }
+
+    /// The same point with one more axis, the lanes of a vector from `first` on.
+    pub(super) fn with_lanes(&self, classes: &Rc<Classes>, first: ValueId) -> Point {
+        let mut point = self.clone();
+        classes.axes.iter().for_each(|axis| point.axes[axis.index()] = Some(first));
+        point.vector = Some(classes.clone());
+        point
+    }
+
+    fn axis(&self, axis: Axis) -> Option<ValueId> {
+        self.axes.get(axis.index()).copied().flatten()
+    }
+}
+
+/// Identifies the value of an element: the element and the values of its free axes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Key {
+    element: ElementId,
+    lanes: u8,
+    axes: SmallVec<[ValueId; 4]>,
+}
+
+impl Key {
+    /// The values of the free axes.
+    pub(super) fn axes(&self) -> &[ValueId] {
+        &self.axes
+    }
+}
+
+/// Builds the function of one kernel.
+pub(super) struct Emitter<'a> {
+    pub(super) analysis: &'a Analysis<'a>,
+    pub(super) b: FunctionBuilder,
+    memo: HashMap<Key, ValueId>,
+    /// Open loops that may run no iteration, with the symbols of their extents.
+    guards: Vec<(Depth, BTreeSet<Symbol>)>,
+    /// The width of vector registers, where reductions may use them.
+    pub(super) vector_bits: Option<u32>,
+}
+
+pub(super) type Emitted<T> = Result<T, ScheduleError>;
+
+impl<'a> Emitter<'a> {
+    pub(super) fn new(analysis: &'a Analysis<'a>, vector_bits: Option<u32>) -> Self {
+        Emitter { analysis, b: FunctionBuilder::new(), memo: HashMap::new(), guards: Vec::new(), vector_bits }
+    }
+
+    /// The point with the axes of one position, which need no loop.
+    pub(super) fn origin(&mut self) -> Point {
+        let mut point = Point::new(self.analysis.kernel.extents.len());
+        let zero = self.b.index(0);
+        for (i, extent) in self.analysis.kernel.space().iter().enumerate() {
+            if extent.is_one() {
+                point = point.with(Axis(i as u32), zero);
+            }
+        }
+        point
+    }
+
+    /// Marks the innermost open block as one that may not run if a symbol is 0.
+    pub(super) fn guard(&mut self, symbols: BTreeSet<Symbol>) {
+        if !symbols.is_empty() {
+            self.guards.push((self.b.depth(), symbols));
+        }
+    }
+
+    /// The marks of blocks deeper than `depth`, taken off.
+    pub(super) fn set_guards_aside(&mut self, depth: Depth) -> Vec<(Depth, BTreeSet<Symbol>)> {
+        let keep = self.guards.partition_point(|(d, _)| *d <= depth);
+        self.guards.split_off(keep)
+    }
+
+    /// Puts marks back.
+    pub(super) fn restore_guards(&mut self, guards: Vec<(Depth, BTreeSet<Symbol>)>) {
+        self.guards.extend(guards);
+    }
+
+    /// The least depth at which an access with these coordinate symbols is safe.
+    pub(super) fn floor(&self, symbols: &BTreeSet<Symbol>) -> Depth {
+        let conflicts = |guard: &BTreeSet<Symbol>| guard.iter().any(|s| symbols.contains(s));
+        self.guards.iter().rev().find(|(_, guard)| conflicts(guard)).map_or(0, |(depth, _)| *depth)
+    }
+
+    /// What identifies an element's value at a point.
+    pub(super) fn key(&self, element: ElementId, point: &Point) -> Key {
+        let free = self.analysis.free[element.index()];
+        let mut axes = SmallVec::new();
+        for (i, value) in point.axes.iter().enumerate() {
+            if free & axis_bit(Axis(i as u32)) != 0 {
+                axes.extend(*value);
+            }
+        }
+        let lanes = match &point.vector {
+            Some(v) if free & v.set != 0 => v.lanes,
+            _ => 1,
+        };
+        Key { element, lanes, axes }
+    }
+
+    /// The value of an element that was computed already and can be used here.
+    pub(super) fn known(&self, element: ElementId, point: &Point) -> Option<ValueId> {
+        let value = self.memo.get(&self.key(element, point)).copied();
+        value.filter(|v| self.b.is_visible(*v))
+    }
+
+    pub(super) fn remember(&mut self, element: ElementId, point: &Point, value: ValueId) {
+        let key = self.key(element, point);
+        self.memo.insert(key, value);
+    }
+
+    pub(super) fn class(&self, element: ElementId, point: &Point) -> Class {
+        point.vector.as_ref().map_or(Class::Uniform, |v| v.of(element))
+    }
+
+    /// The value of an element, which [`Emitter::evaluate`] has computed.
+    pub(super) fn value(&self, element: ElementId, point: &Point) -> Emitted<ValueId> {
+        let missing = || self.analysis.malformed(format!("{element} depends on an axis that nothing binds"));
+        self.known(element, point).ok_or_else(missing)
+    }
+
+    /// Computes elements, and what they need first.
+    pub(super) fn evaluate(&mut self, targets: &[ElementId], point: &Point) -> Emitted<()> {
+        let last = targets.iter().map(|t| t.index()).max().unwrap_or(0);
+        let mut wanted = vec![false; last + 1];
+        targets.iter().for_each(|t| wanted[t.index()] = true);
+        for id in (0..=last as u32).rev().map(ElementId) {
+            if !wanted[id.index()] {
+                continue;
+            }
+            if self.known(id, point).is_some() {
+                wanted[id.index()] = false;
+            } else if self.class(id, point) != Class::Lanewise
+                && !matches!(self.analysis.element(id), Element::Reduce { .. })
+            {
+                for operand in self.analysis.element(id).operands() {
+                    wanted[operand.index()] = true;
+                }
+            }
+        }
+        for id in (0..=last as u32).map(ElementId).filter(|id| wanted[id.index()]) {
+            let value = self.element(id, point)?;
+            self.remember(id, point, value);
+        }
+        Ok(())
+    }
+
+    /// The scalar points of the lanes of a point, or the point itself.
+    pub(super) fn lanes(&mut self, point: &Point) -> Vec<Point> {
+        let Some(classes) = &point.vector else { return vec![point.clone()] };
+        let mut points = Vec::with_capacity(usize::from(classes.lanes));
+        for lane in 0..classes.lanes {
+            let mut scalar = Point { axes: point.axes.clone(), vector: None };
+            for axis in &classes.axes {
+                if let Some(first) = point.axis(*axis) {
+                    let lane = self.b.index(i64::from(lane));
+                    scalar.axes[axis.index()] = Some(self.b.add(first, lane));
+                }
+            }
+            points.push(scalar);
+        }
+        points
+    }
+
+    fn element(&mut self, id: ElementId, point: &Point) -> Emitted<ValueId> {
+        if self.class(id, point) == Class::Lanewise {
+            let mut scalars = Vec::new();
+            for lane in self.lanes(point) {
+                self.evaluate(&[id], &lane)?;
+                scalars.push(self.value(id, &lane)?);
+            }
+            return Ok(self.b.pack(&scalars));
+        }
+        let dtype = self.analysis.dtype(id);
+        match self.analysis.element(id) {
+            Element::Load { .. } => self.load(id, point),
+            Element::Constant(literal) => Ok(self.constant(*literal)),
+            Element::Index(e) => {
+                let value = self.expression(e, point)?;
+                Ok(decompose::from_index(&mut self.b, dtype, value))
+            }
+            Element::Scalar(op, operands) => {
+                let (values, operand_type) = self.operands(operands, point)?;
+                Ok(decompose::scalar(&mut self.b, *op, operand_type, &values))
+            }
+            Element::Cast(operand) => {
+                let x = self.value(*operand, point)?;
+                Ok(decompose::cast(&mut self.b, self.analysis.dtype(*operand), dtype, x))
+            }
+            Element::Reduce { .. } => {
+                self.reduce(id, std::slice::from_ref(point), 1)?;
+                self.value(id, point)
+            }
+        }
+    }
+
+    /// The operands' values, all with the same lanes, and their element type (of a select: of the choices).
+    fn operands(&mut self, operands: &[ElementId], point: &Point) -> Emitted<(Vec<ValueId>, DType)> {
+        let mut values = Vec::with_capacity(operands.len());
+        for operand in operands {
+            values.push(self.value(*operand, point)?);
+        }
+        self.align(&mut values);
+        let dtype = operands.last().map_or(DType::F32, |o| self.analysis.dtype(*o));
+        Ok((values, dtype))
+    }
+
+    /// Gives scalars as many lanes as the widest value has.
+    pub(super) fn align(&mut self, values: &mut [ValueId]) {
+        let lanes = values.iter().map(|v| self.b.ty(*v).lanes).max().unwrap_or(1);
+        for value in values {
+            *value = self.b.splat(*value, lanes);
+        }
+    }
+
+    /// A literal as a register of its element type.
+    pub(super) fn constant(&mut self, literal: Literal) -> ValueId {
+        let ty = Type::scalar(decompose::register_type(literal.dtype()));
+        match literal.dtype() {
+            DType::F16 | DType::Bf16 => self.b.number(ty, literal.as_f64()),
+            DType::U8 => self.b.integer(ty, literal.as_i64()),
+            DType::F32 | DType::F64 | DType::I32 | DType::I64 | DType::Bool => self.b.literal(ty, literal),
+        }
+    }
+
+    fn load(&mut self, id: ElementId, point: &Point) -> Emitted<ValueId> {
+        let analysis = self.analysis;
+        let Some(access) = analysis.loads.get(&id) else {
+            return Err(analysis.malformed(format!("{id} loads nothing")));
+        };
+        let mut position = self.position(access, point)?;
+        if let Some(elements) = &access.guard {
+            let elements = self.expression(elements, point)?;
+            let empty = self.b.compare_integer(Condition::Le, elements, 0);
+            let zero = self.b.index(0);
+            position = self.b.select(empty, zero, position);
+        }
+        let lanes = match &point.vector {
+            Some(v) if v.of(id) == Class::Vector => v.lanes,
+            _ => 1,
+        };
+        let ty = Type { lane: LaneType::of_memory(access.dtype), lanes };
+        let floor = self.floor(&access.symbols);
+        let loaded = self.b.load(ty, access.buffer, position, floor);
+        Ok(decompose::from_memory(&mut self.b, access.dtype, loaded))
+    }
+
+    /// The row-major position of an access at a point; of a vector, that of the first lane.
+    fn position(&mut self, access: &Access, point: &Point) -> Emitted<ValueId> {
+        let mut terms = vec![self.expression(&access.position, point)?];
+        for d in &access.dynamic {
+            let coordinate = self.value(d.element, point)?;
+            let coordinate =
+                decompose::cast(&mut self.b, self.analysis.dtype(d.element), DType::I64, coordinate);
+            let (extent, one, zero) =
+                (self.expression(&d.extent, point)?, self.b.index(1), self.b.index(0));
+            let last = self.b.sub(extent, one);
+            // At least 0 also where the extent is 0.
+            let coordinate = self.b.binary(BinaryOp::Min, coordinate, last);
+            let coordinate = self.b.binary(BinaryOp::Max, coordinate, zero);
+            let stride = self.expression(&d.stride, point)?;
+            terms.push(self.b.mul(coordinate, stride));
+        }
+        Ok(self.sum(terms))
+    }
+
+    /// Adds what is known furthest out first, so that the partial sums leave the inner loops.
+    fn sum(&mut self, mut terms: Vec<ValueId>) -> ValueId {
+        terms.sort_by_key(|t| self.b.depth_of(*t));
+        let zero = self.b.index(0);
+        terms.into_iter().fold(zero, |sum, term| self.b.add(sum, term))
+    }
+
+    /// The value (i64 scalar) of an index expression.
+    pub(super) fn expression(&mut self, e: &Expr, point: &Point) -> Emitted<ValueId> {
+        let mut terms = Vec::new();
+        for (factors, coefficient) in e.terms() {
+            let mut product = vec![self.b.index(coefficient)];
+            for atom in factors {
+                product.push(self.atom(atom, point)?);
+            }
+            product.sort_by_key(|v| self.b.depth_of(*v));
+            let one = self.b.index(1);
+            terms.push(product.into_iter().fold(one, |p, v| self.b.mul(p, v)));
+        }
+        Ok(self.sum(terms))
+    }
+
+    fn atom(&mut self, atom: &Atom, point: &Point) -> Emitted<ValueId> {
+        match atom {
+            Atom::Axis(axis) => {
+                let unbound = || self.analysis.malformed(format!("axis {axis} has no value where it is used"));
+                point.axis(*axis).ok_or_else(unbound)
+            }
+            Atom::Symbol(symbol) => {
+                let position = self.analysis.symbols.iter().position(|s| s == symbol);
+                let unknown = || self.analysis.malformed(format!("symbol {symbol} is not collected"));
+                let position = position.ok_or_else(unknown)?;
+                Ok(self.b.operation(Type::scalar(LaneType::I64), Operation::Symbol(position as u32)))
+            }
+            Atom::FloorDiv(x, y) => Ok(self.division(x, y, point)?.0),
+            Atom::Mod(x, y) => Ok(self.division(x, y, point)?.1),
+            Atom::Min(x, y) => self.extreme(BinaryOp::Min, x, y, point),
+            Atom::Max(x, y) => self.extreme(BinaryOp::Max, x, y, point),
+        }
+    }
+
+    fn extreme(&mut self, op: BinaryOp, x: &Expr, y: &Expr, point: &Point) -> Emitted<ValueId> {
+        let (x, y) = (self.expression(x, point)?, self.expression(y, point)?);
+        Ok(self.b.binary(op, x, y))
+    }
+
+    /// Floor division and modulo.
+    fn division(&mut self, x: &Expr, y: &Expr, point: &Point) -> Emitted<(ValueId, ValueId)> {
+        let nonnegative = x.is_nonnegative(&self.analysis.kernel.extents);
+        let (value, divisor) = (self.expression(x, point)?, self.expression(y, point)?);
+        Ok(floor_division(&mut self.b, value, divisor, nonnegative))
+    }
+
+    /// Stores every value of the kernel at a point.
+    pub(super) fn store(&mut self, point: &Point) -> Emitted<()> {
+        let analysis = self.analysis;
+        for store in &analysis.stores {
+            let whole = match &point.vector {
+                None => true,
+                Some(v) => {
+                    v.of(store.value) != Class::Lanewise
+                        && v.moves(store.access.dtype)
+                        && store.access.is_unit_stride(&v.axes)
+                }
+            };
+            if whole {
+                let lanes = point.vector.as_ref().map_or(1, |v| v.lanes);
+                self.evaluate(&[store.value], point)?;
+                let value = self.value(store.value, point)?;
+                let value = decompose::to_memory(&mut self.b, store.access.dtype, value);
+                let value = self.b.splat(value, lanes);
+                let position = self.position(&store.access, point)?;
+                self.b.store(store.access.buffer, position, value);
+            } else {
+                self.store_lanes(&store.access, store.value, point)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn store_lanes(&mut self, access: &Access, element: ElementId, point: &Point) -> Emitted<()> {
+        let class = self.class(element, point);
+        if class != Class::Lanewise {
+            self.evaluate(&[element], point)?;
+        }
+        for (lane, scalar_point) in self.lanes(point).into_iter().enumerate() {
+            let value = if class == Class::Lanewise {
+                self.evaluate(&[element], &scalar_point)?;
+                self.value(element, &scalar_point)?
+            } else {
+                let vector = self.value(element, point)?;
+                self.b.extract(vector, lane as u8)
+            };
+            let value = decompose::to_memory(&mut self.b, access.dtype, value);
+            let position = self.position(access, &scalar_point)?;
+            self.b.store(access.buffer, position, value);
+        }
+        Ok(())
+    }
+
+    /// The value of a dimension.
+    pub(super) fn dimension(&mut self, dim: &Dim) -> Emitted<ValueId> {
+        self.expression(dim, &Point::new(0))
+    }
+}
+
+/// Floor division and modulo, both 0 for a zero divisor; no operand makes the machine's division trap.
+pub(super) fn floor_division(
+    b: &mut FunctionBuilder,
+    x: ValueId,
+    y: ValueId,
+    nonnegative: bool,
+) -> (ValueId, ValueId) {
+    match b.as_integer(y) {
+        Some(d) if d > 0 && d & (d - 1) == 0 => {
+            // Arithmetic shifts and masks round down for negative numbers too.
+            let mask = b.index(d - 1);
+            (b.shift_right_arithmetic(x, i64::from(d.trailing_zeros())), b.and(x, mask))
+        }
+        Some(d) if d > 0 && nonnegative => {
+            let quotient = b.binary(BinaryOp::IntDiv, x, y);
+            (quotient, remainder(b, x, y, quotient))
+        }
+        _ => {
+            let zero = b.compare_integer(Condition::Eq, y, 0);
+            let minus = b.compare_integer(Condition::Eq, y, -1);
+            let unsafe_divisor = b.or(zero, minus);
+            let one = b.index(1);
+            let safe = b.select(unsafe_divisor, one, y);
+            let quotient = b.binary(BinaryOp::IntDiv, x, safe);
+            let rest = remainder(b, x, safe, quotient);
+            let nonzero = b.compare_integer(Condition::Ne, rest, 0);
+            let signs = b.xor(rest, safe);
+            let unequal = b.compare_integer(Condition::Lt, signs, 0);
+            let adjust = b.and(nonzero, unequal);
+            let wide = b.convert(Conversion::BoolToInt, adjust, LaneType::I32);
+            let wide = b.convert(Conversion::ZeroExtend, wide, LaneType::I64);
+            let floor = b.sub(quotient, wide);
+            let negated = b.neg(x);
+            let floor = b.select(minus, negated, floor);
+            let nothing = b.index(0);
+            let floor = b.select(zero, nothing, floor);
+            let moved = b.add(rest, safe);
+            let modulo = b.select(adjust, moved, rest);
+            // Division by 1 in place of 0 and -1 leaves the remainder 0 that both are to have.
+            (floor, modulo)
+        }
+    }
+}
+
+/// The remainder of a quotient: a product is cheaper than another division.
+fn remainder(b: &mut FunctionBuilder, x: ValueId, y: ValueId, quotient: ValueId) -> ValueId {
+    let multiple = b.mul(quotient, y);
+    b.sub(x, multiple)
+}

@@ -1,0 +1,99 @@
+//! Scheduling: from a kernel of element expressions to a loop nest.
+//!
+//! Where an element is computed follows from its free axes: the builder places every value at the outermost
+//! loop that knows its operands, and reductions are placed the same way, so row statistics are computed once a
+//! row and shared elements once. Reductions over equal extents at the same place run in one loop: the gates
+//! of a recurrent cell share their loads of the state.
+//!
+//! | file | decides |
+//! |---|---|
+//! | `analysis.rs` | free axes, which reductions run together |
+//! | `access.rs` | the row-major position of each load and store |
+//! | `vectors.rs` | which elements are vectors along an axis |
+//! | `emitter.rs` | elements as operations |
+//! | `reduction.rs` | reduction loops and their accumulators |
+//! | `cpu.rs`, `gpu.rs` | work items, tiles and loops of each target |
+
+mod access;
+mod analysis;
+mod cpu;
+mod emitter;
+mod gpu;
+mod reduction;
+mod vectors;
+
+use fuse_ir::kernel::{Kernel, KernelGraph};
+
+use crate::kernel_ir::Function;
+use analysis::Analysis;
+
+/// What a schedule is made for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ScheduleTarget {
+    /// Ranges of work items on a CPU.
+    Cpu {
+        /// The width of a vector register in bits; a power of two, at least 64.
+        vector_bits: u32,
+    },
+    /// One GPU thread a point of the space.
+    Gpu {
+        /// Threads a block, from 1 to 1024.
+        block: u32,
+    },
+}
+
+impl ScheduleTarget {
+    /// The CPU's fast tier: 128-bit vectors.
+    pub fn cpu() -> Self {
+        ScheduleTarget::Cpu { vector_bits: 128 }
+    }
+
+    /// A GPU with blocks of 256 threads.
+    pub fn gpu() -> Self {
+        ScheduleTarget::Gpu { block: 256 }
+    }
+}
+
+/// Why a kernel has no schedule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScheduleError {
+    /// The kernel breaks a rule of the kernel graph, which is a bug of whoever made it.
+    #[error("kernel `{kernel}` is malformed: {message}")]
+    Malformed {
+        /// The kernel.
+        kernel: String,
+        /// The rule.
+        message: String,
+    },
+    /// The kernel is beyond what schedules handle.
+    #[error("kernel `{kernel}` cannot be scheduled: {message}")]
+    Unsupported {
+        /// The kernel.
+        kernel: String,
+        /// What is missing.
+        message: String,
+    },
+}
+
+/// Turns a kernel into a function for `target`. Every call of the function computes part of the space; calls
+/// (or threads) for all work items compute all of it, in any order.
+///
+/// # Errors
+/// [`ScheduleError::Malformed`] where `kernel` is not a valid kernel of `graph`, and
+/// [`ScheduleError::Unsupported`] for more than 64 axes or a reduction of bools.
+pub fn schedule(
+    graph: &KernelGraph,
+    kernel: &Kernel,
+    target: ScheduleTarget,
+) -> Result<Function, ScheduleError> {
+    let analysis = Analysis::new(graph, kernel)?;
+    let function = match target {
+        ScheduleTarget::Cpu { vector_bits } => cpu::schedule(&analysis, vector_bits),
+        ScheduleTarget::Gpu { block } => gpu::schedule(&analysis, block),
+    }?;
+    #[cfg(debug_assertions)]
+    if let Err(error) = crate::verify::verify(&function) {
+        return Err(analysis.malformed(format!("its schedule is invalid: {error}")));
+    }
+    Ok(function)
+}

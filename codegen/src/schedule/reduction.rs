@@ -1,0 +1,424 @@
+//! Reduction loops: which accumulators they carry and how these are combined.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use fuse_ir::expr::Axis;
+use fuse_ir::kernel::{Element, ElementId};
+use fuse_ir::{DType, ReduceOp, ScalarOp};
+use smallvec::SmallVec;
+
+use super::emitter::{Emitted, Emitter, Point};
+use super::vectors::{Class, Classes};
+use crate::builder::FunctionBuilder;
+use crate::decompose::register_type;
+use crate::kernel_ir::{BinaryOp, Condition, LaneType, ValueId};
+
+/// Accumulators that one loop carries at most: what stays in 16 vector registers beside operands.
+pub(super) const MAX_ACCUMULATORS: usize = 12;
+
+/// Chains of dependent additions that keep two fused multiply-adds of four cycles' latency busy.
+const INDEPENDENT_CHAINS: usize = 8;
+
+/// The running value of one reduction at one point: a value, and for the arg reductions its index.
+type State = SmallVec<[ValueId; 2]>;
+
+/// One reduction at one point.
+#[derive(Clone, Copy)]
+struct Chain {
+    reduction: Reduction,
+    /// Which of the points.
+    point: usize,
+    /// The lanes of its accumulator along the axis of a vector point.
+    lanes: u8,
+}
+
+#[derive(Clone, Copy)]
+struct Reduction {
+    element: ElementId,
+    op: ReduceOp,
+    body: ElementId,
+    /// The element type that is reduced.
+    dtype: DType,
+}
+
+/// How the innermost loop runs.
+struct Plan {
+    /// Lanes along the reduced axis, if it is vectorised.
+    vector: Option<Rc<Classes>>,
+    /// Accumulators a chain.
+    unroll: usize,
+}
+
+impl Emitter<'_> {
+    fn reduction(&self, element: ElementId) -> Emitted<Reduction> {
+        match self.analysis.element(element) {
+            Element::Reduce { op, body, .. } => {
+                Ok(Reduction { element, op: *op, body: *body, dtype: self.analysis.dtype(*body) })
+            }
+            _ => Err(self.analysis.malformed(format!("{element} is not a reduction"))),
+        }
+    }
+
+    /// Computes a reduction, and those that run in its loop, at every point; `rows` consecutive points share
+    /// operands and should stay together.
+    pub(super) fn reduce(&mut self, element: ElementId, points: &[Point], rows: usize) -> Emitted<()> {
+        let analysis = self.analysis;
+        let Some(group) = analysis.group_of.get(&element).and_then(|g| analysis.groups.get(*g)) else {
+            return Err(analysis.malformed(format!("{element} has no loop")));
+        };
+        // Points that differ in other axes only have the same value.
+        let mut fresh: Vec<Point> = Vec::new();
+        let mut keys = HashSet::new();
+        for point in points {
+            if self.known(element, point).is_none() && keys.insert(self.key(element, point)) {
+                fresh.push(point.clone());
+            }
+        }
+        let Some(first) = fresh.first() else { return Ok(()) };
+        let class = self.class(element, first);
+        let members: Vec<ElementId> =
+            group.members.iter().copied().filter(|m| self.class(*m, first) == class).collect();
+        let home = self.key(element, first).axes().iter().map(|v| self.b.depth_of(*v)).max().unwrap_or(0);
+        let depth = home.max(self.floor(&group.symbols));
+        let aside = self.b.enter_depth(depth);
+        let guards = self.set_guards_aside(depth);
+        let size = batch_size(fresh.len(), members.len(), rows);
+        let result = fresh.chunks(size).try_for_each(|batch| self.batch(&members, batch));
+        self.restore_guards(guards);
+        self.b.restore(aside);
+        result
+    }
+
+    fn batch(&mut self, members: &[ElementId], points: &[Point]) -> Emitted<()> {
+        let mut chains = Vec::new();
+        for (i, point) in points.iter().enumerate() {
+            for member in members {
+                let lanes = match &point.vector {
+                    Some(v) if v.of(*member) == Class::Vector => v.lanes,
+                    _ => 1,
+                };
+                chains.push(Chain { reduction: self.reduction(*member)?, point: i, lanes });
+            }
+        }
+        let Some(first) = chains.first() else { return Ok(()) };
+        let axes = self.bound_axes(first.reduction.element);
+        let states = chains.iter().map(|c| self.identity(c, c.lanes)).collect();
+        let points: Vec<Point> = points.to_vec();
+        let states = self.loops(&axes, 0, &chains, &points, states)?;
+        for (chain, state) in chains.iter().zip(states) {
+            let mut value = *state.last().unwrap_or(&state[0]);
+            if chain.reduction.dtype == DType::U8 && !chain.reduction.op.is_arg() {
+                let mask = self.b.integer_like(value, 0xff);
+                value = self.b.and(value, mask);
+            }
+            self.remember(chain.reduction.element, &points[chain.point], value);
+        }
+        Ok(())
+    }
+
+    /// The axes that the reduction binds. Members of a group bind different axes of the same extents.
+    fn bound_axes(&self, element: ElementId) -> SmallVec<[Axis; 2]> {
+        match self.analysis.element(element) {
+            Element::Reduce { axes, .. } => axes.clone(),
+            _ => SmallVec::new(),
+        }
+    }
+
+    /// The state of nothing reduced.
+    fn identity(&mut self, chain: &Chain, lanes: u8) -> State {
+        let Reduction { op, dtype, .. } = chain.reduction;
+        let extreme = match op {
+            ReduceOp::ArgMax => ReduceOp::Max,
+            ReduceOp::ArgMin => ReduceOp::Min,
+            ReduceOp::Sum | ReduceOp::Prod | ReduceOp::Max | ReduceOp::Min => op,
+        };
+        let value = self.constant(extreme.identity(dtype));
+        let value = self.b.splat(value, lanes);
+        if op.is_arg() { SmallVec::from_slice(&[value, self.b.index(0)]) } else { SmallVec::from_slice(&[value]) }
+    }
+
+    /// The loops over the bound axes from number `level` on.
+    fn loops(
+        &mut self,
+        axes: &[Axis],
+        level: usize,
+        chains: &[Chain],
+        points: &[Point],
+        states: Vec<State>,
+    ) -> Emitted<Vec<State>> {
+        if level + 1 >= axes.len() {
+            return self.innermost(axes, chains, points, states);
+        }
+        let extent = self.analysis.extent(axes[level]).clone();
+        let (begin, end) = (self.b.index(0), self.dimension(&extent)?);
+        let open = self.b.open_loop(&flatten(&states), false);
+        self.guard(extent.symbols());
+        let depth = self.b.depth();
+        let counter = open.counter;
+        let inside = self.bind(chains, points, level, &mut |point, axis| point.with(axis, counter));
+        let current = reshape(&states, &open.current);
+        let next = self.loops(axes, level + 1, chains, &inside, current)?;
+        self.set_guards_aside(depth - 1);
+        Ok(reshape(&states, &self.b.close_loop(open, begin, end, 1, &flatten(&next))))
+    }
+
+    /// The points with the axis number `level` of every chain's reduction bound: one point can serve all
+    /// chains, because each member has bound axes of its own.
+    fn bind(
+        &self,
+        chains: &[Chain],
+        points: &[Point],
+        level: usize,
+        bind: &mut dyn FnMut(&Point, Axis) -> Point,
+    ) -> Vec<Point> {
+        let mut bound: Vec<Point> = points.to_vec();
+        for chain in chains {
+            if let Some(axis) = self.bound_axes(chain.reduction.element).get(level) {
+                bound[chain.point] = bind(&bound[chain.point], *axis);
+            }
+        }
+        bound
+    }
+
+    /// The innermost loop: a main loop of several accumulators or lanes, then what is left.
+    fn innermost(
+        &mut self,
+        axes: &[Axis],
+        chains: &[Chain],
+        points: &[Point],
+        states: Vec<State>,
+    ) -> Emitted<Vec<State>> {
+        let level = axes.len() - 1;
+        let extent = self.analysis.extent(axes[level]).clone();
+        let plan = self.plan(chains, level);
+        let lanes = plan.first_lanes();
+        let span = lanes * plan.unroll as i64;
+        let (zero, end) = (self.b.index(0), self.dimension(&extent)?);
+        if span == 1 {
+            let body = Body { chains, points, level, extent: &extent };
+            return self.simple_loop(&body, zero, end, states);
+        }
+        let body = Body { chains, points, level, extent: &extent };
+        let mask = self.b.index(-span);
+        let main_end = self.b.and(end, mask);
+        let accumulators = self.main_loop(&body, &plan, zero, main_end)?;
+        let mut states = states;
+        for (chain, (state, parts)) in chains.iter().zip(states.iter_mut().zip(accumulators)) {
+            *state = self.combine(chain, state, parts);
+        }
+        if self.b.as_integer(end).is_some_and(|n| n % span == 0) {
+            return Ok(states);
+        }
+        self.simple_loop(&body, main_end, end, states)
+    }
+
+    fn plan(&self, chains: &[Chain], level: usize) -> Plan {
+        let Some(first) = chains.first() else { return Plan { vector: None, unroll: 1 } };
+        if chains.iter().any(|c| c.reduction.op.is_arg()) {
+            return Plan { vector: None, unroll: 1 };
+        }
+        // A known small extent limits what a main loop can use.
+        let extent =
+            self.bound_axes(first.reduction.element).get(level).and_then(|a| self.analysis.extent(*a).as_constant());
+        let extent = extent.unwrap_or(i64::MAX);
+        let vector = self.reduced_lanes(chains, level).filter(|v| extent >= i64::from(v.lanes));
+        let lanes = vector.as_ref().map_or(1, |v| i64::from(v.lanes));
+        let wanted = INDEPENDENT_CHAINS.div_ceil(chains.len());
+        let useful = |u: &usize| *u <= wanted && *u as i64 * lanes <= extent;
+        Plan { vector, unroll: [4, 2].into_iter().find(useful).unwrap_or(1) }
+    }
+
+    /// The classes along the reduced axis, if every body is a vector along it and the points are scalars.
+    fn reduced_lanes(&self, chains: &[Chain], level: usize) -> Option<Rc<Classes>> {
+        let vector_bits = self.vector_bits?;
+        let lane_bits = |c: &Chain| match register_type(c.reduction.dtype) {
+            LaneType::F32 | LaneType::I32 => Some(32),
+            LaneType::F64 | LaneType::I64 => Some(64),
+            LaneType::Bool => None,
+        };
+        let bits = lane_bits(chains.first()?)?;
+        let mut axes = Vec::new();
+        for chain in chains {
+            if chain.lanes != 1 || lane_bits(chain) != Some(bits) {
+                return None;
+            }
+            let axis = *self.bound_axes(chain.reduction.element).get(level)?;
+            if !axes.contains(&axis) {
+                axes.push(axis);
+            }
+        }
+        let classes = Classes::new(self.analysis, axes, (vector_bits / bits) as u8, vector_bits);
+        let fits = |c: &Chain| {
+            let body = c.reduction.body;
+            classes.of(body) == Class::Vector && classes.is_fully_vector(self.analysis, body)
+        };
+        chains.iter().all(fits).then(|| Rc::new(classes))
+    }
+
+    /// One iteration an element, carrying the states themselves.
+    fn simple_loop(
+        &mut self,
+        body: &Body,
+        begin: ValueId,
+        end: ValueId,
+        states: Vec<State>,
+    ) -> Emitted<Vec<State>> {
+        let open = self.b.open_loop(&flatten(&states), false);
+        self.guard(body.extent.symbols());
+        let depth = self.b.depth();
+        let counter = open.counter;
+        let points = self.bind(body.chains, body.points, body.level, &mut |p, axis| p.with(axis, counter));
+        let mut next = reshape(&states, &open.current);
+        for (chain, state) in body.chains.iter().zip(&mut next) {
+            self.step(chain, &points[chain.point], counter, state)?;
+        }
+        self.set_guards_aside(depth - 1);
+        Ok(reshape(&states, &self.b.close_loop(open, begin, end, 1, &flatten(&next))))
+    }
+
+    /// Several accumulators a chain, each with the lanes of the plan. Returns them, by chain.
+    fn main_loop(
+        &mut self,
+        body: &Body,
+        plan: &Plan,
+        begin: ValueId,
+        end: ValueId,
+    ) -> Emitted<Vec<Vec<State>>> {
+        let lanes = plan.first_lanes();
+        let mut inits = Vec::new();
+        for _ in 0..plan.unroll {
+            for chain in body.chains {
+                inits.push(self.identity(chain, chain.lanes.max(lanes as u8)));
+            }
+        }
+        let open = self.b.open_loop(&flatten(&inits), false);
+        self.guard(body.extent.symbols());
+        let depth = self.b.depth();
+        let mut next = reshape(&inits, &open.current);
+        for (u, states) in next.chunks_mut(body.chains.len()).enumerate() {
+            let offset = self.b.index(u as i64 * lanes);
+            let position = self.b.add(open.counter, offset);
+            let points = self.bind(body.chains, body.points, body.level, &mut |p, axis| match &plan.vector {
+                Some(classes) => p.with_lanes(classes, position),
+                None => p.with(axis, position),
+            });
+            for (chain, state) in body.chains.iter().zip(states) {
+                self.step(chain, &points[chain.point], position, state)?;
+            }
+        }
+        self.set_guards_aside(depth - 1);
+        let span = lanes * plan.unroll as i64;
+        let results = reshape(&inits, &self.b.close_loop(open, begin, end, span, &flatten(&next)));
+        let chains = body.chains.len();
+        Ok((0..chains).map(|c| results.iter().skip(c).step_by(chains).cloned().collect()).collect())
+    }
+
+    /// Adds one element to a state.
+    fn step(&mut self, chain: &Chain, point: &Point, position: ValueId, state: &mut State) -> Emitted<()> {
+        let Reduction { op, body, dtype, .. } = chain.reduction;
+        let lanes = self.b.ty(state[0]).lanes;
+        // A sum of products is one fused multiply-add an element.
+        if let (ReduceOp::Sum, true, Element::Scalar(ScalarOp::Mul, factors)) =
+            (op, dtype.is_float(), self.analysis.element(body))
+        {
+            let (x, y) = (factors[0], factors[1]);
+            self.evaluate(&[x, y], point)?;
+            let (x, y) = (self.value(x, point)?, self.value(y, point)?);
+            let (x, y) = (self.b.splat(x, lanes), self.b.splat(y, lanes));
+            state[0] = self.b.fma(x, y, state[0]);
+            return Ok(());
+        }
+        self.evaluate(&[body], point)?;
+        let value = self.value(body, point)?;
+        let value = self.b.splat(value, lanes);
+        if op.is_arg() {
+            let better = is_better(&mut self.b, op, dtype, value, state[0]);
+            state[0] = self.b.select(better, value, state[0]);
+            state[1] = self.b.select(better, position, state[1]);
+        } else {
+            state[0] = merge(&mut self.b, op, state[0], value);
+        }
+        Ok(())
+    }
+
+    /// The state with all accumulators of a chain merged into it.
+    fn combine(&mut self, chain: &Chain, state: &State, parts: Vec<State>) -> State {
+        let op = chain.reduction.op;
+        let mut values: Vec<ValueId> = parts.iter().map(|p| p[0]).collect();
+        while values.len() > 1 {
+            values = values
+                .chunks(2)
+                .map(|pair| match pair {
+                    [x, y] => merge(&mut self.b, op, *x, *y),
+                    _ => pair[0],
+                })
+                .collect();
+        }
+        let mut value = values[0];
+        if self.b.ty(value).lanes > chain.lanes {
+            let lanes = self.b.ty(value).lanes;
+            let scalars: Vec<_> = (0..lanes).map(|lane| self.b.extract(value, lane)).collect();
+            let mut halves = scalars;
+            while halves.len() > 1 {
+                let (low, high) = halves.split_at(halves.len() / 2);
+                halves = low.iter().zip(high).map(|(x, y)| merge(&mut self.b, op, *x, *y)).collect();
+            }
+            value = halves[0];
+        }
+        SmallVec::from_slice(&[merge(&mut self.b, op, state[0], value)])
+    }
+}
+
+impl Plan {
+    fn first_lanes(&self) -> i64 {
+        self.vector.as_ref().map_or(1, |v| i64::from(v.lanes))
+    }
+}
+
+/// What a loop runs.
+struct Body<'a> {
+    chains: &'a [Chain],
+    points: &'a [Point],
+    level: usize,
+    extent: &'a fuse_ir::Dim,
+}
+
+fn merge(b: &mut FunctionBuilder, op: ReduceOp, x: ValueId, y: ValueId) -> ValueId {
+    match op {
+        ReduceOp::Sum => b.add(x, y),
+        ReduceOp::Prod => b.mul(x, y),
+        ReduceOp::Max | ReduceOp::ArgMax => b.binary(BinaryOp::Max, x, y),
+        ReduceOp::Min | ReduceOp::ArgMin => b.binary(BinaryOp::Min, x, y),
+    }
+}
+
+/// Whether `value` replaces `best`: beyond it, or the first NaN.
+fn is_better(b: &mut FunctionBuilder, op: ReduceOp, dtype: DType, value: ValueId, best: ValueId) -> ValueId {
+    let condition = if op == ReduceOp::ArgMax { Condition::Gt } else { Condition::Lt };
+    let beyond = b.compare(condition, value, best);
+    if !dtype.is_float() {
+        return beyond;
+    }
+    let is_nan = b.compare(Condition::Ne, value, value);
+    let was_number = b.compare(Condition::Eq, best, best);
+    let first_nan = b.and(is_nan, was_number);
+    b.or(beyond, first_nan)
+}
+
+fn flatten(states: &[State]) -> Vec<ValueId> {
+    states.iter().flatten().copied().collect()
+}
+
+/// Values in the arrangement of `like`.
+fn reshape(like: &[State], values: &[ValueId]) -> Vec<State> {
+    let mut values = values.iter().copied();
+    like.iter().map(|state| values.by_ref().take(state.len()).collect()).collect()
+}
+
+/// How many points one loop takes: as many as accumulators allow, evenly, in whole rows.
+fn batch_size(points: usize, members: usize, rows: usize) -> usize {
+    let most = (MAX_ACCUMULATORS / members.max(1)).max(1);
+    let size = points.div_ceil(points.div_ceil(most).max(1)).max(1);
+    if size > rows && rows > 0 { size / rows * rows } else { size }
+}

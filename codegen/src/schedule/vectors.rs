@@ -1,0 +1,120 @@
+//! Which elements are vectors when an axis is bound to consecutive lanes.
+//!
+//! The reductions of one loop have axes of their own, all bound to the loop's counter, so the axis may go by
+//! several names.
+
+use fuse_ir::DType;
+use fuse_ir::expr::Axis;
+use fuse_ir::kernel::{Element, ElementId};
+
+use super::analysis::{Analysis, AxisSet, axis_bit};
+use crate::decompose::{register_type, takes_vectors};
+use crate::kernel_ir::LaneType;
+
+/// How an element is computed for the lanes of one axis.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Class {
+    /// It does not depend on the axis: one scalar for all lanes.
+    Uniform,
+    /// As one vector.
+    Vector,
+    /// Lane by lane; where a vector needs it, the lanes are packed.
+    Lanewise,
+}
+
+/// The classes of all elements for one axis and number of lanes.
+#[derive(Clone, Debug)]
+pub(super) struct Classes {
+    /// The axis by all its names.
+    pub(super) axes: Vec<Axis>,
+    /// The same as a set.
+    pub(super) set: AxisSet,
+    pub(super) lanes: u8,
+    bits: u32,
+    of: Vec<Class>,
+}
+
+fn lane_bits(lane: LaneType) -> u32 {
+    match lane {
+        LaneType::F32 | LaneType::I32 => 32,
+        LaneType::F64 | LaneType::I64 => 64,
+        LaneType::Bool => 0,
+    }
+}
+
+impl Classes {
+    /// Classifies all elements for lanes along `axes` that fill a register of `vector_bits`.
+    pub(super) fn new(analysis: &Analysis, axes: Vec<Axis>, lanes: u8, vector_bits: u32) -> Classes {
+        let set = axes.iter().fold(0, |set, a| set | axis_bit(*a));
+        let mut classes = Classes { axes, set, lanes, bits: vector_bits, of: Vec::new() };
+        for id in analysis.ids() {
+            let class = if analysis.free[id.index()] & set == 0 {
+                Class::Uniform
+            } else if classes.is_vector(analysis, id) {
+                Class::Vector
+            } else {
+                Class::Lanewise
+            };
+            classes.of.push(class);
+        }
+        classes
+    }
+
+    /// The class of an element.
+    pub(super) fn of(&self, e: ElementId) -> Class {
+        self.of[e.index()]
+    }
+
+    /// Whether registers of elements of that type fill a vector register with these lanes.
+    pub(super) fn packs(&self, dtype: DType) -> bool {
+        let bits = lane_bits(register_type(dtype));
+        bits == 0 || bits * u32::from(self.lanes) == self.bits
+    }
+
+    /// Whether a vector moves between registers and memory of that type.
+    pub(super) fn moves(&self, dtype: DType) -> bool {
+        lane_bits(LaneType::of_memory(dtype)) * u32::from(self.lanes) == self.bits
+    }
+
+    fn is_vector(&self, analysis: &Analysis, id: ElementId) -> bool {
+        let dtype = analysis.dtype(id);
+        if !self.packs(dtype) {
+            return false;
+        }
+        match analysis.element(id) {
+            Element::Load { .. } => analysis.loads.get(&id).is_some_and(|access| {
+                let uniform = |e: ElementId| self.of(e) == Class::Uniform;
+                self.moves(access.dtype)
+                    && access.is_unit_stride(&self.axes)
+                    && access.dynamic.iter().all(|d| uniform(d.element))
+            }),
+            Element::Constant(_) | Element::Index(_) => false,
+            Element::Scalar(op, operands) => {
+                let operand = operands.last().map_or(dtype, |o| analysis.dtype(*o));
+                takes_vectors(*op, operand) && operands.iter().all(|o| self.packs(analysis.dtype(*o)))
+            }
+            Element::Cast(operand) => {
+                // Rounding integers to the narrow floats passes through other widths.
+                self.packs(analysis.dtype(*operand))
+            }
+            Element::Reduce { op, body, .. } => !op.is_arg() && self.is_fully_vector(analysis, *body),
+        }
+    }
+
+    /// Whether computing `e` has no lane-by-lane part.
+    pub(super) fn is_fully_vector(&self, analysis: &Analysis, e: ElementId) -> bool {
+        let mut seen = vec![false; e.index() + 1];
+        let mut pending = vec![e];
+        while let Some(id) = pending.pop() {
+            if std::mem::replace(&mut seen[id.index()], true) {
+                continue;
+            }
+            match self.of(id) {
+                Class::Uniform => {}
+                Class::Lanewise => return false,
+                Class::Vector => pending.extend(analysis.element(id).operands()),
+            }
+        }
+        true
+    }
+}
