@@ -168,12 +168,7 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Compiled, Comp
     for function in &functions {
         fuse_codegen::verify::verify(function).map_err(|e| internal("scheduling")(&e))?;
     }
-    Ok(Compiled {
-        graph: graph.clone(),
-        kernels: optimized.kernels,
-        functions,
-        report: optimized.report,
-    })
+    Ok(Compiled { graph: graph.clone(), kernels: optimized.kernels, functions, report: optimized.report })
 }
 
 impl Compiled {

@@ -93,7 +93,9 @@ impl Manifest {
             arch: arch.to_owned(),
             symbols: graph.symbols().iter().map(ToString::to_string).collect(),
             buffers: buffers(graph, kernels),
-            kernels: entries.map(|((kernel, _), f)| kernel_entry(f, &kernel.ops)).collect::<Result<_, _>>()?,
+            kernels: entries
+                .map(|((kernel, _), f)| kernel_entry(f, &kernel.ops))
+                .collect::<Result<_, _>>()?,
             launch_order: launch_order(kernels, &kernels.steps),
         })
     }

@@ -50,7 +50,8 @@ pub fn value_for(graph: &Graph, input: &Input, dims: &DimEnv, seed: u64) -> Resu
     let ty = graph.ty(input.value);
     let name = || input.name.clone();
     let extents = ty.shape.iter().map(|d| d.eval_dim(dims)).collect::<Result<Vec<_>, _>>();
-    let extents = extents.map_err(|source| RandomError::Shape { name: name(), ty: ty.to_string(), source })?;
+    let extents =
+        extents.map_err(|source| RandomError::Shape { name: name(), ty: ty.to_string(), source })?;
     let shape: Option<Vec<usize>> = extents.iter().map(|d| usize::try_from(*d).ok()).collect();
     let shape = shape.filter(|s| checked_byte_size(ty.dtype, s).is_some_and(|b| b <= MAX_BYTES));
     let shape = shape.ok_or_else(|| RandomError::TooLarge {

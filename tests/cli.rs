@@ -131,7 +131,8 @@ fn bench_measures_the_error_against_expected_outputs() {
     let out = scratch.path("out.npz");
     succeeds(&["run", LSTM, "--dim", "T=3", "--dim", "B=2", "--outputs", &out]);
     let dims = ["--dim", "T=3", "--dim", "B=2"];
-    let bench = [&["bench", LSTM, "--expected", &out, "--seconds", "0.05", "--json", "-"], &dims[..]].concat();
+    let bench =
+        [&["bench", LSTM, "--expected", &out, "--seconds", "0.05", "--json", "-"], &dims[..]].concat();
     let value: serde_json::Value = serde_json::from_str(&succeeds(&bench)).expect("JSON");
     assert_eq!(value["max_abs_err"], 0.0);
     let other_seed = [&bench[..], &["--seed", "5"]].concat();
@@ -175,7 +176,10 @@ fn ptx_writes_a_file_a_kernel_and_a_manifest() {
         let entry = format!(".visible .entry {}(", kernel["entry"].as_str().expect("an entry"));
         assert!(ptx.contains(&entry) && ptx.contains(".target sm_80"), "{file}");
     }
-    assert_eq!(manifest["launch_order"].as_array().map(|l| l.iter().any(|s| s["kind"] == "loop")), Some(true));
+    assert_eq!(
+        manifest["launch_order"].as_array().map(|l| l.iter().any(|s| s["kind"] == "loop")),
+        Some(true)
+    );
 }
 
 #[test]

@@ -124,11 +124,9 @@ impl Case {
                 text
             }
             "dot" => fuse::ir::dot(&graph),
-            "egraph" => {
-                fuse::rewrite::dump_egraph(&graph, &options.target.model(), &options.rewrite)?
-            }
+            "egraph" => fuse::rewrite::dump_egraph(&graph, &options.rewrite)?,
             "kernels" => compiled()?.kernels.to_string(),
-            "kernel-ir" => functions(&|f| Ok(f.to_string()))?,
+            "kernel-ir" => functions(&|f| Ok(fuse::codegen::text::print(f)))?,
             "clif" => functions(&|f| Ok(fuse::codegen::cranelift::clif(f)?))?,
             #[cfg(feature = "llvm")]
             "llvm" | "ptx" => {
@@ -175,7 +173,8 @@ impl Case {
                     .iter()
                     .map(|i| fuse::random::value_for(&graph, i, dims, seed as u64))
                     .collect::<Result<_, _>>()?;
-                let expected = Interpreter::new(Precision::F64).with_dims(dims.clone()).run(&graph, &values)?;
+                let expected =
+                    Interpreter::new(Precision::F64).with_dims(dims.clone()).run(&graph, &values)?;
                 let named: Vec<_> = graph.inputs().iter().map(|i| i.name.as_str()).zip(&values).collect();
                 let outputs = model.run(&named[..], dims)?;
                 for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {

@@ -37,7 +37,12 @@ fn steps_fuse_to_few_kernels_on_every_target() {
         for (graph, most) in graphs().iter().zip([1, 2, 4, 4]) {
             let compiled = compiled(graph, target);
             let count = kernels_in_the_loop(&compiled).len();
-            assert!(count <= most, "{} on {target:?}: {count} kernels a step\n{}", graph.name(), compiled.kernels);
+            assert!(
+                count <= most,
+                "{} on {target:?}: {count} kernels a step\n{}",
+                graph.name(),
+                compiled.kernels
+            );
         }
     }
 }
@@ -49,7 +54,8 @@ fn input_projections_are_outside_the_loop() {
         for graph in &graphs() {
             let compiled = compiled(graph, target);
             let input = |name: &str| {
-                let position = graph.inputs().iter().position(|i| i.name == name).expect("an input of that name");
+                let position =
+                    graph.inputs().iter().position(|i| i.name == name).expect("an input of that name");
                 let kind = fuse::ir::kernel::BufferKind::Input(position);
                 compiled.kernels.buffers.iter().position(|b| b.kind == kind).expect("a buffer")
             };
@@ -82,7 +88,10 @@ fn one_lstm_artefact_runs_every_length_and_batch() {
             let values = inputs(&graph, &dims, 1);
             let named: Vec<_> = graph.inputs().iter().map(|i| i.name.as_str()).zip(&values).collect();
             let outputs = model.run(&named[..], &dims).expect("runs");
-            let expected = Interpreter::new(Precision::F64).with_dims(dims.clone()).run(&graph, &values).expect("interprets");
+            let expected = Interpreter::new(Precision::F64)
+                .with_dims(dims.clone())
+                .run(&graph, &values)
+                .expect("interprets");
             for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
                 if let Err(e) = compare(got, expected, tolerance) {
                     panic!("`{}` at T={steps} B={batch}: {e}", output.name);
@@ -104,7 +113,10 @@ fn every_model_agrees_with_the_interpreter() {
                 let values = inputs(graph, &dims, 2);
                 let named: Vec<_> = graph.inputs().iter().map(|i| i.name.as_str()).zip(&values).collect();
                 let outputs = model.run(&named[..], &dims).expect("runs");
-                let expected = Interpreter::new(Precision::F64).with_dims(dims.clone()).run(&graph, &values).expect("interprets");
+                let expected = Interpreter::new(Precision::F64)
+                    .with_dims(dims.clone())
+                    .run(&graph, &values)
+                    .expect("interprets");
                 for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
                     if let Err(e) = compare(got, expected, tolerance) {
                         panic!("{} `{}` at T={steps} B={batch}: {e}", graph.name(), output.name);

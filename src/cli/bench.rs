@@ -130,8 +130,9 @@ fn report(args: &BenchArgs, figures: &Figures) -> Result<(), CliError> {
     let line = serde_json::to_string(figures).map_err(CliError::bug)? + "\n";
     match &args.json {
         Some(path) if path.as_os_str() == "-" => return super::print(&line),
-        Some(path) => std::fs::write(path, line)
-            .map_err(|e| CliError::input(format!("{}: {e}", path.display())))?,
+        Some(path) => {
+            std::fs::write(path, line).map_err(|e| CliError::input(format!("{}: {e}", path.display())))?
+        }
         None => {}
     }
     let row = |name: &str, value: String| vec![name.to_owned(), value];

@@ -1,8 +1,8 @@
 //! `fuse check`: every backend that can run here against the reference interpreter.
 
+use fuse_ir::Tensor;
 use fuse_ir::compare::{Tolerance, compare};
 use fuse_ir::interp::{Interpreter, Precision};
-use fuse_ir::Tensor;
 use fuse_runtime::Device;
 use serde::Serialize;
 
@@ -76,7 +76,7 @@ fn judge(
     let mut worst = 0f64;
     for ((output, got), expected) in problem.graph.outputs().iter().zip(&outputs).zip(expected) {
         match compare(got, expected, tolerance) {
-            Ok(agreement) => worst = worst.max(agreement.max_abs),
+            Ok(agreement) => worst = worst.max(agreement.max_absolute),
             Err(e) => {
                 let detail = format!("output `{}`: {e}", output.name);
                 return Verdict { backend, verdict: "DISAGREES", max_abs_err: None, detail };

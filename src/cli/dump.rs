@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use fuse_codegen::text;
+
 use super::args::{CompileArgs, DumpArgs, Rewrite, Stage};
 use super::error::CliError;
 use super::model;
@@ -22,21 +24,24 @@ fn stage_text(args: &DumpArgs) -> Result<String, CliError> {
         Stage::Dot => fuse_ir::dot(&graph),
         Stage::Egraph => {
             let options = options(&args.compile, target);
-            fuse_rewrite::dump_egraph(&graph, &target.model(), &options.rewrite).map_err(CliError::bug)?
+            fuse_rewrite::dump_egraph(&graph, &options.rewrite).map_err(CliError::bug)?
         }
         Stage::Kernels => {
             let compiled = compiled(target)?;
             format!("{}\n{}", compiled.kernels, compiled.report)
         }
-        Stage::KernelIr => {
-            compiled(target)?.functions.iter().map(|f| format!("{f}\n")).collect::<Vec<_>>().concat()
+        Stage::KernelIr => compiled(target)?
+            .functions
+            .iter()
+            .map(|f| format!("{}\n", text::print(f)))
+            .collect::<Vec<_>>()
+            .concat(),
+        Stage::Clif => {
+            each(&compiled(Target::Cpu)?, |f| fuse_codegen::cranelift::clif(f).map_err(CliError::bug))?
         }
-        Stage::Clif => each(&compiled(Target::Cpu)?, |f| {
-            fuse_codegen::cranelift::clif(f).map_err(CliError::bug)
-        })?,
-        Stage::Asm => each(&compiled(Target::Cpu)?, |f| {
-            fuse_codegen::cranelift::asm(f).map_err(CliError::bug)
-        })?,
+        Stage::Asm => {
+            each(&compiled(Target::Cpu)?, |f| fuse_codegen::cranelift::asm(f).map_err(CliError::bug))?
+        }
         Stage::Llvm => super::ptx::llvm_text(&compiled(Target::Cuda)?, &args.arch)?,
         Stage::Ptx => super::ptx::ptx_text(&compiled(Target::Cuda)?, &args.arch)?,
     })

@@ -153,7 +153,9 @@ fn bind(graph: &Graph, given: &BTreeMap<String, Tensor>, explicit: &DimEnv) -> R
     let signature = |i: &Input| given.get(&i.name).map(|t| (t.dtype(), t.shape()));
     let shapes: Vec<_> = graph.inputs().iter().map(signature).collect();
     bind_given_dims(graph, &shapes, explicit).map_err(|e| match e {
-        BindError::Unknown { .. } | BindError::Negative { .. } | BindError::Unbound { .. } => CliError::usage(e),
+        BindError::Unknown { .. } | BindError::Negative { .. } | BindError::Unbound { .. } => {
+            CliError::usage(e)
+        }
         BindError::Count { .. }
         | BindError::Input { .. }
         | BindError::NegativeExtent { .. }

@@ -40,7 +40,8 @@ fn write_files(compiled: &Compiled, arch: &str, dir: &std::path::Path) -> Result
     let io = |path: &std::path::Path, e: std::io::Error| CliError::input(format!("{}: {e}", path.display()));
     std::fs::create_dir_all(dir).map_err(|e| io(dir, e))?;
     for function in &compiled.functions {
-        let text = fuse_codegen::llvm::ptx::ptx(std::slice::from_ref(function), &options).map_err(CliError::bug)?;
+        let text =
+            fuse_codegen::llvm::ptx::ptx(std::slice::from_ref(function), &options).map_err(CliError::bug)?;
         let path = dir.join(format!("{}.ptx", function.name));
         std::fs::write(&path, text).map_err(|e| io(&path, e))?;
     }
@@ -52,7 +53,9 @@ fn write_files(compiled: &Compiled, arch: &str, dir: &std::path::Path) -> Result
 
 #[cfg(not(feature = "llvm"))]
 fn without_llvm<T>() -> Result<T, CliError> {
-    Err(CliError::usage("this fuse was built without LLVM, which emits PTX; build it with the feature `llvm`"))
+    Err(CliError::usage(
+        "this fuse was built without LLVM, which emits PTX; build it with the feature `llvm`",
+    ))
 }
 
 /// All kernels as one PTX module; not in this build.

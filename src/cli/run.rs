@@ -64,8 +64,7 @@ pub fn dims_text(dims: &DimEnv) -> String {
 }
 
 fn summary(graph: &Graph, outputs: &[Tensor]) -> String {
-    let mut rows =
-        vec![["output", "type", "min", "max", "mean", "NaN"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["output", "type", "min", "max", "mean", "NaN"].map(str::to_owned).to_vec()];
     for (output, tensor) in graph.outputs().iter().zip(outputs) {
         let values = tensor.to_f64();
         let finite = || values.iter().copied().filter(|v| !v.is_nan());
