@@ -13,6 +13,7 @@ use fuse_ir::{DType, Dim, Expr, Graph, IndexMap, Literal, Node, Scan, TensorType
 
 use crate::analysis::{Context, Terms};
 use crate::error::RewriteError;
+use crate::kernel_builder::clamped;
 use crate::language::{CarryInfo, GatherTerm, Head, MAX_AXES, ScanId, ScanInfo, Term};
 
 /// A graph as terms.
@@ -398,11 +399,6 @@ impl Reader {
         };
         self.scalar(ScalarOp::Select, &[running, value, otherwise])
     }
-}
-
-/// A coordinate moved into an axis of extent `n`; 0 where the axis is empty.
-fn clamped(coordinate: Expr, n: &Dim) -> Expr {
-    coordinate.minimum(&(n.clone() - Expr::constant(1))).maximum(&Expr::constant(0))
 }
 
 /// The class of a value; operands come before their uses in every graph.

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use fuse_ir::kernel::{Element, ElementId, Kernel, Store, TypedElement};
+use fuse_ir::expr::Atom;
+use fuse_ir::kernel::{BufferId, Coordinate, Element, ElementId, Kernel, Store, TypedElement};
 use fuse_ir::ops::ScalarOp;
 use fuse_ir::{Axis, DType, Dim, Expr, Literal, ReduceOp};
 use smallvec::SmallVec;
@@ -63,6 +64,28 @@ impl KernelBuilder {
         if self.elements[value.index()].dtype == dtype { value } else { self.add(Element::Cast(value), dtype) }
     }
 
+    /// Adds a load of a buffer with these extents.
+    pub fn load(&mut self, buffer: BufferId, index: Vec<Coordinate>, shape: &[Dim], dtype: DType) -> ElementId {
+        let index = index.into_iter().zip(shape).map(|(coordinate, extent)| match coordinate {
+            Coordinate::Static(e) => Coordinate::Static(self.in_range(e, extent)),
+            Coordinate::Dynamic(e) => Coordinate::Dynamic(e),
+        });
+        let index = index.collect();
+        self.add(Element::Load { buffer, index }, dtype)
+    }
+
+    /// A coordinate that was clamped into an empty axis of one view can leave the next view's source: position
+    /// 0 of nothing, reversed, is -1. Nothing uses what is read there, but it must be readable, so coordinates
+    /// with clamps in them are clamped again where they arrive.
+    fn in_range(&self, e: Expr, extent: &Dim) -> Expr {
+        let mut clamps = false;
+        e.visit_atoms(&mut |atom| clamps |= matches!(atom, Atom::Min(..) | Atom::Max(..)));
+        if !clamps || is_clamp(&e, extent) {
+            return e;
+        }
+        clamped(e, extent).simplify(&self.extents)
+    }
+
     /// Adds a reduction.
     pub fn reduce(&mut self, op: ReduceOp, axes: &[Axis], body: ElementId) -> ElementId {
         let dtype = if op.is_arg() { DType::I64 } else { self.elements[body.index()].dtype };
@@ -90,6 +113,23 @@ impl KernelBuilder {
     }
 }
 
+/// A coordinate moved into an axis of extent `n`; 0 where the axis is empty.
+pub fn clamped(coordinate: Expr, n: &Dim) -> Expr {
+    coordinate.minimum(&(n.clone() - Expr::constant(1))).maximum(&Expr::constant(0))
+}
+
+/// Whether an expression is `max(0, min(…, n - 1))`.
+fn is_clamp(e: &Expr, n: &Dim) -> bool {
+    let last = n.clone() - Expr::constant(1);
+    let single = |e: &Expr| match (e.terms().next(), e.terms().count()) {
+        (Some(([atom], 1)), 1) => Some(atom.clone()),
+        _ => None,
+    };
+    let Some(Atom::Max(a, b)) = single(e) else { return false };
+    let inner = if a.is_zero() { b } else { a };
+    matches!(single(&inner), Some(Atom::Min(x, y)) if *x == last || *y == last)
+}
+
 /// The names of what elements compute, in order; a sum of products is a contraction.
 fn fused_ops(elements: &[TypedElement]) -> Vec<String> {
     let mut contracted: HashSet<ElementId> = HashSet::new();
@@ -110,9 +150,9 @@ fn fused_ops(elements: &[TypedElement]) -> Vec<String> {
             Element::Reduce { body, .. } if contracted.contains(body) => names.push("contract".to_string()),
             Element::Reduce { op, .. } => names.push(op.mnemonic().to_string()),
             Element::Load { index, .. } => {
-                let dynamic = |c: &fuse_ir::kernel::Coordinate| match c {
-                    fuse_ir::kernel::Coordinate::Dynamic(_) => true,
-                    fuse_ir::kernel::Coordinate::Static(_) => false,
+                let dynamic = |c: &Coordinate| match c {
+                    Coordinate::Dynamic(_) => true,
+                    Coordinate::Static(_) => false,
                 };
                 if index.iter().any(dynamic) {
                     names.push("gather".to_string());

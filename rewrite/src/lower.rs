@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use fuse_ir::expr::Symbol;
 use fuse_ir::kernel::{
-    Buffer, BufferId, BufferKind, Carry, Coordinate, Element, ElementId, Kernel, KernelGraph, Loop, Step, Store,
+    Buffer, BufferId, BufferKind, Carry, Coordinate, ElementId, Kernel, KernelGraph, Loop, Step, Store,
 };
 use fuse_ir::ops::{ReduceOp, ScalarOp};
 use fuse_ir::types::Shape;
@@ -416,7 +416,7 @@ impl KernelLowering<'_, '_> {
             Form::Same(key) => self.known[key],
             Form::Load(storage, coordinates) => {
                 let index = storage.index(coordinates).into_iter().map(Coordinate::Static).collect();
-                self.builder.add(Element::Load { buffer: storage.buffer, index }, dtype)
+                self.load(storage.buffer, index, dtype)
             }
             Form::Constant(value) => self.builder.constant(*value),
             Form::Index(value) => self.builder.index(value.clone(), dtype),
@@ -429,9 +429,14 @@ impl KernelLowering<'_, '_> {
             Form::Gather { storage, coordinates, axis, index } => {
                 let mut read: Vec<Coordinate> = coordinates.iter().cloned().map(Coordinate::Static).collect();
                 read[*axis] = Coordinate::Dynamic(self.known[index]);
-                self.builder.add(Element::Load { buffer: storage.buffer, index: storage.index(&read) }, dtype)
+                self.load(storage.buffer, storage.index(&read).into_vec(), dtype)
             }
         }
+    }
+
+    fn load(&mut self, buffer: BufferId, index: Vec<Coordinate>, dtype: DType) -> ElementId {
+        let shape = &self.lowering.buffers[buffer.index()].ty.shape;
+        self.builder.load(buffer, index, shape, dtype)
     }
 }
 

@@ -11,14 +11,14 @@ use fuse_ir::expr::Symbol;
 use fuse_ir::graph::InputKind;
 use fuse_ir::index_map::view_map;
 use fuse_ir::kernel::{
-    Buffer, BufferId, BufferKind, Carry, Coordinate, Element, ElementId, KernelGraph, Loop, Step, Store,
+    Buffer, BufferId, BufferKind, Carry, Coordinate, ElementId, KernelGraph, Loop, Step, Store,
 };
 use fuse_ir::ops::{Op, ReduceOp, ScalarOp};
 use fuse_ir::types::Shape;
 use fuse_ir::{Axis, DType, Dim, Expr, Graph, IndexMap, Literal, Node, Scan, TensorType, ValueId};
 
 use crate::error::RewriteError;
-use crate::kernel_builder::{KernelBuilder, Names, identifier};
+use crate::kernel_builder::{KernelBuilder, Names, clamped, identifier};
 
 /// One kernel for each operation of a graph.
 ///
@@ -69,18 +69,20 @@ struct View {
     source: Source,
     /// One coordinate of the source for each of its axes, over the axes of the value and loop counters.
     coordinates: Vec<Expr>,
+    /// The extents of the source.
+    shape: Shape,
 }
 
 impl View {
     fn of(buffer: BufferId, shape: &[Dim]) -> Self {
         let coordinates = (0..shape.len()).map(Expr::axis).collect();
-        View { source: Source::Buffer(buffer), coordinates }
+        View { source: Source::Buffer(buffer), coordinates, shape: shape.to_vec() }
     }
 
     /// This value read through a map.
     fn through(&self, map: &IndexMap) -> Self {
         let coordinates = self.coordinates.iter().map(|e| e.substitute_axes(&map.results).simplify(&map.domain));
-        View { source: self.source.clone(), coordinates: coordinates.collect() }
+        View { source: self.source.clone(), coordinates: coordinates.collect(), shape: self.shape.clone() }
     }
 
     /// The buffer that this value is, with nothing moved.
@@ -137,10 +139,14 @@ impl Builder {
             node.operands.iter().map(|v| (&values[v], graph.ty(*v))).collect();
         let result = graph.ty(node.results[0]).clone();
         match &node.op {
-            Op::Constant { value } => View { source: Source::Constant(*value), coordinates: Vec::new() },
-            Op::Iota { axis, dtype, .. } => {
-                View { source: Source::Index(*dtype), coordinates: vec![Expr::axis(*axis)] }
-            }
+            Op::Constant { value } => {
+                View { source: Source::Constant(*value), coordinates: Vec::new(), shape: Shape::new() }
+            },
+            Op::Iota { axis, dtype, shape } => View {
+                source: Source::Index(*dtype),
+                coordinates: vec![Expr::axis(*axis)],
+                shape: vec![shape[*axis].clone()],
+            },
             Op::Reshape { .. }
             | Op::Broadcast { .. }
             | Op::Transpose { .. }
@@ -226,7 +232,7 @@ impl Builder {
             let read = (0..table_ty.rank()).map(coordinate).collect();
             let dtype = table_ty.dtype;
             let row = match table.source {
-                Source::Buffer(buffer) => k.builder.add(Element::Load { buffer, index: read }, dtype),
+                Source::Buffer(buffer) => k.builder.load(buffer, read, &table.shape, dtype),
                 Source::Constant(value) => k.builder.constant(value),
                 Source::Index(_) => index,
             };
@@ -347,8 +353,8 @@ impl Builder {
 
     /// The buffer of the next state: that of the value where a kernel of this body has just made it.
     fn next_state(&mut self, view: &View, ty: &TensorType, steps: &mut Vec<Step>) -> BufferId {
-        if let Some(buffer) = self.made_here(view, ty) {
-            self.made.remove(&buffer);
+        let made = self.made_here(view, ty);
+        if let Some(buffer) = made.filter(|b| self.buffers[b.index()].kind == BufferKind::Temporary) {
             self.buffers[buffer.index()].kind = BufferKind::State;
             return buffer;
         }
@@ -360,7 +366,7 @@ impl Builder {
 
     /// Stores a value at a position of a stacked result, in the kernel that makes it where there is one.
     fn stack(&mut self, view: &View, ty: &TensorType, buffer: BufferId, index: &[Expr], steps: &mut Vec<Step>) {
-        let made = view.whole(ty.rank()).and_then(|b| {
+        let made = self.made_here(view, ty).and_then(|b| {
             let of = |step: &&mut Step| match step {
                 Step::Kernel(kernel) => kernel.stores.iter().any(|s| s.buffer == b),
                 Step::Loop(_) => false,
@@ -405,7 +411,7 @@ impl OpKernel {
             Source::Index(dtype) => self.builder.index(at.into_iter().next().unwrap_or_default(), dtype),
             Source::Buffer(buffer) => {
                 let index = at.into_iter().map(Coordinate::Static).collect();
-                self.builder.add(Element::Load { buffer, index }, dtype)
+                self.builder.load(buffer, index, &view.shape, dtype)
             }
         }
     }
@@ -541,9 +547,4 @@ impl OpKernel {
         let sum = if bound.is_empty() { product } else { self.builder.reduce(ReduceOp::Sum, &bound, product) };
         self.builder.cast(sum, result.dtype)
     }
-}
-
-/// A coordinate moved into an axis of extent `n`; 0 where the axis is empty.
-fn clamped(coordinate: Expr, n: &Dim) -> Expr {
-    coordinate.minimum(&(n.clone() - Expr::constant(1))).maximum(&Expr::constant(0))
 }

@@ -38,6 +38,14 @@ pub struct Dense<'a> {
     terms: &'a Terms,
 }
 
+/// Whether a term is a state that every step hands on as it is: such a state is known to equal its initial
+/// value, and reading it would keep the loop alive.
+fn is_unchanged_state(terms: &Terms, term: &crate::language::Term) -> bool {
+    let (Head::Carry(scan, i) | Head::ScanFinal(scan, i)) = term.head else { return false };
+    let next = terms.find(terms.analysis.tables.scan(scan).carries[i as usize].next);
+    terms[next].nodes.iter().any(|t| t.head == Head::Carry(scan, i))
+}
+
 /// Beyond this many classes the sets of classes that costs are summed over would take too much memory.
 const MAX_CLASSES_FOR_SETS: usize = 8192;
 
@@ -63,6 +71,9 @@ impl<'a> Dense<'a> {
             dense.index.insert(id, dense.ids.len() as Class);
             dense.ids.push(id);
             for term in terms[id].nodes.iter().rev() {
+                if is_unchanged_state(terms, term) && terms[id].nodes.len() > 1 {
+                    continue;
+                }
                 pending.extend(term.children.iter().rev());
                 if let Head::Carry(scan, _) | Head::ScanFinal(scan, _) = term.head {
                     let carries = &terms.analysis.tables.scan(scan).carries;
@@ -76,7 +87,8 @@ impl<'a> Dense<'a> {
                 head: t.head,
                 children: t.children.iter().map(|c| dense.index[&terms.find(*c)]).collect(),
             };
-            dense.nodes.push(class.nodes.iter().map(node).collect());
+            let live = |t: &&crate::language::Term| !is_unchanged_state(terms, t) || class.nodes.len() == 1;
+            dense.nodes.push(class.nodes.iter().filter(live).map(node).collect());
             dense.data.push(&class.data);
         }
         dense.choose();

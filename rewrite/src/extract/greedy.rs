@@ -38,7 +38,10 @@ impl Extractor for Greedy {
         let mut search = Search { evaluator: Evaluator::new(problem), limit: self.evaluations };
         let mut best: Option<Plan> = None;
         let mut problem_text = String::new();
-        for start in starts(problem, &candidates) {
+        for (i, start) in starts(problem, &candidates).into_iter().enumerate() {
+            if i == LAST_RESORT && best.is_some() {
+                break;
+            }
             match search.legal(start) {
                 Ok(plan) => {
                     let plan = search.descend(plan, &candidates, self.passes);
@@ -127,6 +130,9 @@ impl Candidates {
     }
 }
 
+/// The position of the start that is tried only if no other leads anywhere.
+const LAST_RESORT: usize = 4;
+
 fn starts(problem: &Problem<'_>, candidates: &Candidates) -> Vec<Materialised> {
     let mut least = Materialised::none(problem.dense.nodes.len());
     for class in &problem.stacked {
@@ -140,9 +146,11 @@ fn starts(problem: &Problem<'_>, candidates: &Candidates) -> Vec<Materialised> {
     let hoisted = with(&least, &candidates.hoistable);
     let reduced = with(&hoisted, &candidates.reductions);
     let everything = with(&reduced, &candidates.all);
-    let mut starts = vec![hoisted, reduced, everything, least];
-    starts.dedup();
-    starts
+    // Where rules joined values of different loops, cutting everywhere separates them again.
+    let loops = problem.dense.used(&problem.outputs);
+    let in_loops = (0..loops.len()).filter(|c| loops[*c] && !problem.dense.data[*c].inside.is_empty());
+    let separated = with(&everything, &in_loops.map(|c| c as Class).collect::<Vec<_>>());
+    vec![hoisted, reduced, everything, least, separated]
 }
 
 struct Search<'a> {

@@ -76,12 +76,20 @@ pub struct Placement {
 pub struct Misplaced(pub String);
 
 impl Roots {
-    /// The roots that a root depends on: reads, and through a state its initial and next values.
-    pub fn operands(&self, root: RootId) -> impl Iterator<Item = RootId> + '_ {
+    /// The roots that a root depends on within one step of a loop at `depth`: reads, and through the states of
+    /// deeper scans their initial and next values. States of this loop and of those around it come from
+    /// other steps; scans beside it have ended.
+    fn operands<'a>(
+        &'a self,
+        dense: &'a Dense<'_>,
+        depth: usize,
+        root: RootId,
+    ) -> impl Iterator<Item = RootId> + 'a {
         let walk = &self.roots[root].walk;
         let reads = walk.reads.iter().filter_map(|r| self.values.get(&r.class).copied());
         let states = walk.carries.iter().chain(&walk.finals);
-        let states = states.filter_map(|s| self.states.get(&(s.scan, s.carry)));
+        let deeper = states.filter(move |s| dense.tables.scan(s.scan).depth() > depth);
+        let states = deeper.filter_map(|s| self.states.get(&(s.scan, s.carry)));
         reads.chain(states.flat_map(|(init, next)| [*init, *next]))
     }
 
@@ -104,12 +112,12 @@ pub fn place(dense: &Dense<'_>, roots: &Roots) -> Result<Placement, Misplaced> {
     let scans = roots.live_scans();
     let mut members: Vec<ScanSet> = vec![ScanSet::new(); roots.len()];
     let mut parents: BTreeMap<ScanId, ScanSet> = scans.iter().map(|s| (*s, ScanSet::new())).collect();
-    let dependents: BTreeMap<ScanId, Vec<bool>> = scans.iter().map(|s| (*s, depends_on(roots, *s))).collect();
+    let dependents: BTreeMap<ScanId, Vec<bool>> = scans.iter().map(|s| (*s, depends_on(dense, roots, *s))).collect();
     loop {
         let mut changed = false;
         for scan in &scans {
             let anchors = anchors(roots, &members, &parents, *scan);
-            let needed = reachable(roots, &anchors);
+            let needed = reachable(dense, roots, *scan, &anchors);
             for root in 0..roots.len() {
                 let member = anchors.contains(&root) || (needed[root] && dependents[scan][root]);
                 changed |= member && members[root].insert(*scan);
@@ -143,13 +151,14 @@ pub fn place(dense: &Dense<'_>, roots: &Roots) -> Result<Placement, Misplaced> {
 }
 
 /// The roots whose value depends on the state of a scan, in whatever way.
-fn depends_on(roots: &Roots, scan: ScanId) -> Vec<bool> {
+fn depends_on(dense: &Dense<'_>, roots: &Roots, scan: ScanId) -> Vec<bool> {
+    let depth = dense.tables.scan(scan).depth();
     let reads_state = |r: RootId| roots.roots[r].walk.carries.iter().any(|c| c.scan == scan);
     let mut depends: Vec<bool> = (0..roots.len()).map(reads_state).collect();
     loop {
         let mut changed = false;
         for root in 0..roots.len() {
-            if !depends[root] && roots.operands(root).any(|o| depends[o]) {
+            if !depends[root] && roots.operands(dense, depth, root).any(|o| depends[o]) {
                 depends[root] = true;
                 changed = true;
             }
@@ -182,12 +191,14 @@ fn anchors(
     (0..roots.len()).filter(anchor).collect()
 }
 
-fn reachable(roots: &Roots, from: &[RootId]) -> Vec<bool> {
+/// The roots that some roots need within a step of a scan.
+fn reachable(dense: &Dense<'_>, roots: &Roots, scan: ScanId, from: &[RootId]) -> Vec<bool> {
+    let depth = dense.tables.scan(scan).depth();
     let mut seen = vec![false; roots.len()];
     let mut pending = from.to_vec();
     while let Some(root) = pending.pop() {
         if !std::mem::replace(&mut seen[root], true) {
-            pending.extend(roots.operands(root));
+            pending.extend(roots.operands(dense, depth, root));
         }
     }
     seen
