@@ -4,7 +4,7 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use fuse::frontend::zoo;
-use fuse::{CompileOptions, Device, DimEnv, Graph, HostTensor, Target};
+use fuse::{CompileOptions, Device, DimEnv, Graph, Target};
 
 fn graphs() -> Vec<Graph> {
     let graphs = [
@@ -43,16 +43,16 @@ fn run(c: &mut Criterion) {
     group.sample_size(20);
     let dims = DimEnv::new().with("T", 100).with("B", 1);
     for graph in &graphs() {
-        let value = |i| fuse::random::value_for(graph, i, &dims, 0).expect("dimensions are given");
-        let values: Vec<HostTensor> = graph.inputs().iter().map(value).collect();
-        let named: Vec<_> = graph.inputs().iter().map(|i| i.name.as_str()).zip(&values).collect();
+        let values = fuse::random::values_for(graph, &dims, 0).expect("dimensions are given");
+        let (parameters, inputs) = fuse::random::by_kind(graph, &values);
         for (name, options) in
             [("fused", CompileOptions::new(Target::Cpu)), ("unfused", CompileOptions::unfused(Target::Cpu))]
         {
             let compiled = fuse::compile(graph, &options).expect("compiles");
-            let model = compiled.load(&cpu()).expect("loads");
+            let mut model = compiled.load(&cpu()).expect("loads");
+            model.bind(parameters.clone()).expect("binds");
             group.bench_function(BenchmarkId::new(name, graph.name()), |b| {
-                b.iter(|| model.run(&named[..], &dims).expect("runs"));
+                b.iter(|| model.run(&inputs, &dims).expect("runs"));
             });
         }
     }

@@ -5,6 +5,8 @@
 //! commonly initialised. Integers stay where their use wants them: indices within the gathered axis, lengths
 //! within the scanned one.
 
+use std::collections::BTreeMap;
+
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal, Uniform};
@@ -81,6 +83,28 @@ pub fn value_for(graph: &Graph, input: &Input, dims: &DimEnv, seed: u64) -> Resu
     let size = ty.dtype.size();
     let bytes = literals.iter().flat_map(|l| l.bits().to_le_bytes().into_iter().take(size)).collect();
     Ok(Tensor::from_bytes(ty.dtype, &shape, bytes).expect("the literals fill the shape"))
+}
+
+/// Tensors by name.
+pub type Named = BTreeMap<String, Tensor>;
+
+/// Random values for all inputs of a graph, in order.
+///
+/// # Errors
+/// As [`value_for`].
+pub fn values_for(graph: &Graph, dims: &DimEnv, seed: u64) -> Result<Vec<Tensor>, RandomError> {
+    graph.inputs().iter().map(|input| value_for(graph, input, dims, seed)).collect()
+}
+
+/// Splits the values of all inputs of a graph into what is bound once and what is given at each call:
+/// (parameters, inputs).
+pub fn by_kind(graph: &Graph, values: &[Tensor]) -> (Named, Named) {
+    let pairs = graph.inputs().iter().zip(values);
+    let (parameters, inputs): (Vec<_>, Vec<_>) = pairs.partition(|(i, _)| i.kind == InputKind::Parameter);
+    let named = |pairs: Vec<(&Input, &Tensor)>| -> Named {
+        pairs.into_iter().map(|(i, t)| (i.name.clone(), t.clone())).collect()
+    };
+    (named(parameters), named(inputs))
 }
 
 fn draw_below(rng: &mut impl Rng, dtype: DType, limit: i64) -> i64 {

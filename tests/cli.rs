@@ -173,7 +173,7 @@ fn ptx_writes_a_file_a_kernel_and_a_manifest() {
     for kernel in kernels {
         let file = kernel["file"].as_str().expect("a file name");
         let ptx = std::fs::read_to_string(scratch.path(&format!("out/{file}"))).expect("a PTX file");
-        let entry = format!(".visible .entry {}(", kernel["entry"].as_str().expect("an entry"));
+        let entry = format!(".visible .entry {}(", kernel["name"].as_str().expect("an entry"));
         assert!(ptx.contains(&entry) && ptx.contains(".target sm_80"), "{file}");
     }
     assert_eq!(

@@ -14,9 +14,11 @@
 
 use std::path::{Path, PathBuf};
 
+use fuse::ir::InputKind;
 use fuse::ir::compare::{Tolerance, compare};
+use fuse::ir::graph::Input;
 use fuse::ir::interp::{Interpreter, Precision};
-use fuse::{CompileOptions, Device, DimEnv, Graph, HostTensor, Target};
+use fuse::{CompileOptions, Device, DimEnv, Graph, Target};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {
@@ -166,17 +168,14 @@ impl Case {
             runs.push(DimEnv::new());
         }
         for options in [CompileOptions::new(Target::Cpu), CompileOptions::unfused(Target::Cpu)] {
-            let model = fuse::compile(&graph, &options)?.load(&cpu())?;
+            let mut model = fuse::compile(&graph, &options)?.load(&cpu())?;
             for (seed, dims) in runs.iter().enumerate() {
-                let values: Vec<HostTensor> = graph
-                    .inputs()
-                    .iter()
-                    .map(|i| fuse::random::value_for(&graph, i, dims, seed as u64))
-                    .collect::<Result<_, _>>()?;
+                let values = fuse::random::values_for(&graph, dims, seed as u64)?;
                 let expected =
                     Interpreter::new(Precision::F64).with_dims(dims.clone()).run(&graph, &values)?;
-                let named: Vec<_> = graph.inputs().iter().map(|i| i.name.as_str()).zip(&values).collect();
-                let outputs = model.run(&named[..], dims)?;
+                let (parameters, inputs) = fuse::random::by_kind(&graph, &values);
+                model.bind(parameters)?;
+                let outputs = model.run(&inputs, dims)?;
                 for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
                     compare(got, expected, tolerance).map_err(|e| {
                         format!("output `{}` at {dims:?}, {:?}: {e}", output.name, options.rewrite.mode)

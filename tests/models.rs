@@ -4,7 +4,7 @@ use fuse::frontend::zoo;
 use fuse::ir::compare::{Tolerance, compare};
 use fuse::ir::interp::{Interpreter, Precision};
 use fuse::ir::kernel::{Element, Kernel};
-use fuse::{CompileOptions, Compiled, Device, DimEnv, Graph, HostTensor, Target};
+use fuse::{CompileOptions, Compiled, Device, DimEnv, Executable, Graph, Target};
 
 fn cpu() -> Device {
     Device::cpu(&Default::default()).expect("a team of threads starts")
@@ -71,32 +71,31 @@ fn input_projections_are_outside_the_loop() {
     }
 }
 
-fn inputs(graph: &Graph, dims: &DimEnv, seed: u64) -> Vec<HostTensor> {
-    let value = |i| fuse::random::value_for(graph, i, dims, seed).expect("dimensions are given");
-    graph.inputs().iter().map(value).collect()
+/// Runs a model on random values and compares every output with the interpreter in f64.
+fn agrees(graph: &Graph, model: &mut Executable, dims: &DimEnv, tolerance: Tolerance) {
+    let values = fuse::random::values_for(graph, dims, 1).expect("dimensions are given");
+    let (parameters, inputs) = fuse::random::by_kind(graph, &values);
+    model.bind(parameters).expect("binds");
+    let outputs = model.run(&inputs, dims).expect("runs");
+    let interpreter = Interpreter::new(Precision::F64).with_dims(dims.clone());
+    let expected = interpreter.run(graph, &values).expect("interprets");
+    for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
+        if let Err(e) = compare(got, expected, tolerance) {
+            panic!("{} `{}` at {dims:?}: {e}", graph.name(), output.name);
+        }
+    }
 }
 
 #[test]
 fn one_lstm_artefact_runs_every_length_and_batch() {
     let graph = zoo::lstm_graph(8, 16).expect("traces");
     let compiled = compiled(&graph, Target::Cpu);
-    let model = compiled.load(&cpu()).expect("loads");
+    let mut model = compiled.load(&cpu()).expect("loads");
     let tolerance = Tolerance { ulp: 0.0, absolute: 1e-5, relative: 0.0 };
     for steps in [1, 7, 300, 5000, 0] {
         for batch in [1, 3, 64] {
             let dims = DimEnv::new().with("T", steps).with("B", batch);
-            let values = inputs(&graph, &dims, 1);
-            let named: Vec<_> = graph.inputs().iter().map(|i| i.name.as_str()).zip(&values).collect();
-            let outputs = model.run(&named[..], &dims).expect("runs");
-            let expected = Interpreter::new(Precision::F64)
-                .with_dims(dims.clone())
-                .run(&graph, &values)
-                .expect("interprets");
-            for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
-                if let Err(e) = compare(got, expected, tolerance) {
-                    panic!("`{}` at T={steps} B={batch}: {e}", output.name);
-                }
-            }
+            agrees(&graph, &mut model, &dims, tolerance);
         }
     }
 }
@@ -107,21 +106,9 @@ fn every_model_agrees_with_the_interpreter() {
     for graph in &graphs() {
         for options in [CompileOptions::new(Target::Cpu), CompileOptions::unfused(Target::Cpu)] {
             let compiled = fuse::compile(graph, &options).expect("compiles");
-            let model = compiled.load(&cpu()).expect("loads");
+            let mut model = compiled.load(&cpu()).expect("loads");
             for (steps, batch) in [(1, 1), (9, 3), (20, 17)] {
-                let dims = DimEnv::new().with("T", steps).with("B", batch);
-                let values = inputs(graph, &dims, 2);
-                let named: Vec<_> = graph.inputs().iter().map(|i| i.name.as_str()).zip(&values).collect();
-                let outputs = model.run(&named[..], &dims).expect("runs");
-                let expected = Interpreter::new(Precision::F64)
-                    .with_dims(dims.clone())
-                    .run(&graph, &values)
-                    .expect("interprets");
-                for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
-                    if let Err(e) = compare(got, expected, tolerance) {
-                        panic!("{} `{}` at T={steps} B={batch}: {e}", graph.name(), output.name);
-                    }
-                }
+                agrees(graph, &mut model, &DimEnv::new().with("T", steps).with("B", batch), tolerance);
             }
         }
     }
@@ -152,4 +139,24 @@ fn the_memory_plan_of_an_lstm_is_a_third_of_one_buffer_per_op() {
     let planned = model.plan(&dims).expect("plans").arena_bytes as i64;
     let naive = bytes_of_one_buffer_per_op(&graph, &dims, 1);
     assert!(3 * planned <= naive, "{planned} bytes planned, {naive} with one buffer per op");
+}
+
+/// Every kernel of every model assembles for every generation of GPUs there is PTX for.
+#[cfg(feature = "llvm")]
+#[test]
+fn ptx_of_every_model_assembles() {
+    use fuse::codegen::llvm::{PtxOptions, ptx, ptxas::Ptxas};
+    let Some(ptxas) = Ptxas::find() else {
+        eprintln!("SKIPPED: ptxas is not installed; scripts/setup-ptxas.sh fetches it");
+        return;
+    };
+    for graph in &graphs() {
+        let compiled = compiled(graph, Target::Cuda);
+        for arch in ["sm_75", "sm_80", "sm_90", "sm_100", "sm_120"] {
+            let arch = arch.parse().expect("an architecture");
+            let text = ptx::ptx(&compiled.functions, &PtxOptions::new(arch)).expect("emits");
+            let kernels = ptxas.assemble(&text, arch).unwrap_or_else(|e| panic!("{}: {e}", graph.name()));
+            assert_eq!(kernels.len(), compiled.functions.len(), "{}: an entry a kernel", graph.name());
+        }
+    }
 }

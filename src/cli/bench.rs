@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::args::{BenchArgs, Rewrite};
 use super::error::CliError;
 use super::model::Problem;
-use super::run::{Loaded, dims_text};
+use super::run::{Loaded, check_device, dims_text};
 use super::table;
 use crate::io::npz;
 
@@ -43,6 +43,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), CliError> {
     if !(args.seconds > 0.0 && args.seconds <= 3600.0) {
         return Err(CliError::usage(format!("--seconds {}: give a time up to an hour", args.seconds)));
     }
+    check_device(&args.device)?;
     let problem = Problem::load(&args.model, args.inputs.as_deref())?;
     let expected = args.expected.as_deref().map(npz::read).transpose().map_err(CliError::input)?;
     let start = Instant::now();

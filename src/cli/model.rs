@@ -56,9 +56,9 @@ pub struct Problem {
     /// Every graph input and parameter, in the order of the graph.
     pub values: Vec<Tensor>,
     /// The inputs among them, by name.
-    pub inputs: BTreeMap<String, Tensor>,
+    pub inputs: random::Named,
     /// The parameters among them, by name.
-    pub parameters: BTreeMap<String, Tensor>,
+    pub parameters: random::Named,
     /// The dimensions of this run.
     pub dims: DimEnv,
 }
@@ -75,11 +75,7 @@ impl Problem {
             None => random::value_for(&graph, input, &dims, args.seed).map_err(CliError::input),
         };
         let values: Vec<Tensor> = graph.inputs().iter().map(value).collect::<Result<_, _>>()?;
-        let of_kind = |kind: InputKind| {
-            let pairs = graph.inputs().iter().zip(&values).filter(|(i, _)| i.kind == kind);
-            pairs.map(|(i, t)| (i.name.clone(), t.clone())).collect()
-        };
-        let (inputs, parameters) = (of_kind(InputKind::Input), of_kind(InputKind::Parameter));
+        let (parameters, inputs) = random::by_kind(&graph, &values);
         Ok(Problem { graph, values, inputs, parameters, dims })
     }
 }

@@ -13,6 +13,7 @@ use crate::io::npz;
 
 /// Runs the command.
 pub fn run(args: &RunArgs) -> Result<(), CliError> {
+    check_device(&args.device)?;
     let problem = Problem::load(&args.model, args.inputs.as_deref())?;
     let loaded = Loaded::new(&problem, &args.compile, &args.device)?;
     if args.plan {
@@ -38,10 +39,7 @@ pub struct Loaded {
 impl Loaded {
     /// Compiles a model, loads it and binds its weights.
     pub fn new(problem: &Problem, args: &CompileArgs, device: &DeviceArgs) -> Result<Self, CliError> {
-        let name: DeviceName = device.device.parse().map_err(CliError::usage)?;
-        if device.threads == Some(0) {
-            return Err(CliError::usage("--threads 0: at least one thread is needed"));
-        }
+        let name = check_device(device)?;
         let options = options(args, Target::of(name));
         let compiled = compile(&problem.graph, &options).map_err(compile_error)?;
         let memory_limit = device.memory_limit.map(|mib| mib.saturating_mul(1 << 20));
@@ -56,6 +54,14 @@ impl Loaded {
     pub fn run(&self, problem: &Problem) -> Result<Vec<Tensor>, CliError> {
         self.executable.run(&problem.inputs, &problem.dims).map_err(CliError::input)
     }
+}
+
+/// The device that the command line names; a mistake there is told before any work.
+pub fn check_device(args: &DeviceArgs) -> Result<DeviceName, CliError> {
+    if args.threads == Some(0) {
+        return Err(CliError::usage("--threads 0: at least one thread is needed"));
+    }
+    args.device.parse().map_err(CliError::usage)
 }
 
 /// The values of the dimensions, as text.
