@@ -14,9 +14,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fuse::ir::InputKind;
 use fuse::ir::compare::{Tolerance, compare};
-use fuse::ir::graph::Input;
 use fuse::ir::interp::{Interpreter, Precision};
 use fuse::{CompileOptions, Device, DimEnv, Graph, Target};
 use libtest_mimic::{Arguments, Failed, Trial};
