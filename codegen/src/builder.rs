@@ -192,8 +192,12 @@ impl FunctionBuilder {
 
     /// Reads `ty.lanes` elements from `index` on, at depth `floor` or deeper and inside every barrier.
     pub fn load(&mut self, ty: Type, buffer: ParameterId, index: ValueId, floor: Depth) -> ValueId {
-        let barrier = self.blocks.iter().rposition(|b| b.barrier).unwrap_or(0);
-        self.place(ty, Operation::Load { buffer, index }, floor.max(barrier))
+        self.place(ty, Operation::Load { buffer, index }, floor.max(self.barrier()))
+    }
+
+    /// The depth of the innermost block that loads must not leave.
+    pub fn barrier(&self) -> Depth {
+        self.blocks.iter().rposition(|b| b.barrier).unwrap_or(0)
     }
 
     /// Writes the lanes of `value` from `index` on.

@@ -38,8 +38,9 @@ fn from_bool(b: &mut FunctionBuilder, to: DType, x: ValueId) -> ValueId {
         }
         LaneType::I32 => b.convert(Conversion::BoolToInt, x, LaneType::I32),
         LaneType::I64 => {
-            let narrow = b.convert(Conversion::BoolToInt, x, LaneType::I32);
-            b.convert(Conversion::ZeroExtend, narrow, LaneType::I64)
+            let ty = b.ty(x).with_lane(LaneType::I64);
+            let (one, zero) = (b.integer(ty, 1), b.integer(ty, 0));
+            b.select(x, one, zero)
         }
         LaneType::Bool => x,
     }

@@ -8,11 +8,11 @@ use crate::builder::FunctionBuilder;
 use crate::kernel_ir::{Condition, ValueId};
 
 pub(super) fn erf(b: &mut FunctionBuilder, x: ValueId) -> ValueId {
-    // Where the near part ends, where the result is 1, and how the far polynomial's variable is made.
-    let (near_end, one_from, factor, offset, near, far): (_, _, _, _, &[f64], &[f64]) = if is_double(b, x) {
-        (1.0, 6.0, 0.4, -1.4, &ERF_NEAR_F64, &ERF_FAR_F64)
+    // Where the near part ends, and from where on the result is 1.
+    let (near_end, one_from, near, far): (_, _, &[f64], &[f64]) = if is_double(b, x) {
+        (1.0, 6.0, &ERF_NEAR_F64, &ERF_FAR_F64)
     } else {
-        (0.875, 4.0, 1.0, -2.4, &ERF_NEAR_F32, &ERF_FAR_F32)
+        (0.875, 4.0, &ERF_NEAR_F32, &ERF_FAR_F32)
     };
     let magnitude = b.abs(x);
     let square = b.mul(x, x);
@@ -22,8 +22,8 @@ pub(super) fn erf(b: &mut FunctionBuilder, x: ValueId) -> ValueId {
     let limit = b.number_like(x, one_from);
     let above = b.compare(Condition::Gt, magnitude, limit);
     let inside = b.select(above, limit, magnitude);
-    let (factor, offset) = (b.number_like(x, factor), b.number_like(x, offset));
-    let t = b.fma(inside, factor, offset);
+    let offset = b.number_like(x, near_end);
+    let t = b.sub(inside, offset);
     let q = b.polynomial(t, far);
     let argument = b.neg(q);
     let complement = exp_of_nonpositive(b, argument);

@@ -12,8 +12,10 @@ use crate::kernel_ir::{BinaryOp, Condition, ValueId};
 struct Reduced {
     /// k as an integer of the float's width.
     exponent: ValueId,
-    /// r.
+    /// r, rounded.
     rest: ValueId,
+    /// The part of r that is exact, and what is missing from it.
+    parts: [ValueId; 2],
 }
 
 /// Adding this rounds to an integer, which then stands in the low bits of the sum.
@@ -37,9 +39,9 @@ fn reduce(b: &mut FunctionBuilder, x: ValueId) -> Reduced {
     let [high, low] = if is_double(b, x) { LN_2_F64 } else { LN_2_F32 };
     // k·high is exact and so is its difference from x.
     let (high, low) = (b.number_like(x, -high), b.number_like(x, -low));
-    let rest = b.fma(k, high, x);
-    let rest = b.fma(k, low, rest);
-    Reduced { exponent, rest }
+    let exact = b.fma(k, high, x);
+    let missing = b.mul(k, low);
+    Reduced { exponent, rest: b.add(exact, missing), parts: [exact, missing] }
 }
 
 /// `2^exponent`, which must be normal.
@@ -69,12 +71,14 @@ pub(super) fn scale(b: &mut FunctionBuilder, x: ValueId, exponent: ValueId) -> V
     b.mul(x, second)
 }
 
-/// `exp(r)` for the reduced argument.
-fn exp_of_rest(b: &mut FunctionBuilder, rest: ValueId) -> ValueId {
+/// `exp(r)` for the reduced argument. The linear term, which counts most, is taken unrounded.
+fn exp_of_rest(b: &mut FunctionBuilder, reduced: &Reduced) -> ValueId {
+    let (rest, [exact, missing]) = (reduced.rest, reduced.parts);
     let coefficients: &[f64] = if is_double(b, rest) { &EXP_F64 } else { &EXP_F32 };
     let q = b.polynomial(rest, coefficients);
     let square = b.mul(rest, rest);
-    let tail = b.fma(square, q, rest);
+    let tail = b.fma(square, q, missing);
+    let tail = b.add(exact, tail);
     let one = b.number_like(rest, 1.0);
     b.add(one, tail)
 }
@@ -91,7 +95,7 @@ pub(super) fn exp(b: &mut FunctionBuilder, x: ValueId) -> ValueId {
     let (low, high) = if is_double(b, x) { (-746.0, 710.0) } else { (-104.0, 89.0) };
     let x = bounded(b, x, low, high);
     let reduced = reduce(b, x);
-    let p = exp_of_rest(b, reduced.rest);
+    let p = exp_of_rest(b, &reduced);
     scale(b, p, reduced.exponent)
 }
 
@@ -102,7 +106,7 @@ pub(super) fn exp_of_nonpositive(b: &mut FunctionBuilder, x: ValueId) -> ValueId
     let below = b.compare(Condition::Lt, x, low);
     let x = b.select(below, low, x);
     let reduced = reduce(b, x);
-    let p = exp_of_rest(b, reduced.rest);
+    let p = exp_of_rest(b, &reduced);
     let offset_value = b.integer_like(reduced.exponent, offset);
     let raised = b.add(reduced.exponent, offset_value);
     let factor = power_of_two(b, raised, p);
@@ -149,7 +153,9 @@ pub(super) fn expm1(b: &mut FunctionBuilder, x: ValueId) -> ValueId {
     b.mul(sum, excess)
 }
 
-/// `-e / (2 + e)` with `e = exp(-2|x|) - 1`, which is accurate near zero, and the sign of x.
+/// With `w = exp(-2|x|)` and `e = 1 - w`: `e / (1 + w)` for small |x| and `1 - 2w / (1 + w)` for others, each as a
+/// base plus a correction, since rounding the quotient then costs a fraction of what it would; and the
+/// sign of x.
 pub(super) fn tanh(b: &mut FunctionBuilder, x: ValueId) -> ValueId {
     // Beyond, the result is 1.
     let limit = if is_double(b, x) { 20.0 } else { 10.0 };
@@ -162,24 +168,35 @@ pub(super) fn tanh(b: &mut FunctionBuilder, x: ValueId) -> ValueId {
     let reduced = reduce(b, argument);
     let p = expm1_of_rest(b, reduced.rest);
     let factor = power_of_two(b, reduced.exponent, x);
-    let (one, two) = (b.number_like(x, 1.0), b.number_like(x, 2.0));
+    let (half, one) = (b.number_like(x, 0.5), b.number_like(x, 1.0));
+    let w = b.fma(factor, p, factor);
     let base = b.sub(one, factor);
     let negated = b.neg(factor);
     let e = b.fma(negated, p, base);
-    let denominator = b.sub(two, e);
-    let quotient = b.div(e, denominator);
-    copy_sign(b, quotient, x)
+    let far = b.mul(w, minus_two);
+    let is_far = b.compare_number(Condition::Gt, magnitude, 0.55);
+    let numerator = b.select(is_far, far, e);
+    let denominator = b.add(one, w);
+    let quotient = b.div(numerator, denominator);
+    // With h = e/2: h / (1 - h) = h + h·(h / (1 - h)).
+    let half_e = b.mul(e, half);
+    let base = b.select(is_far, one, half_e);
+    let result = b.fma(base, quotient, base);
+    copy_sign(b, result, x)
 }
 
-/// `1 / (1 + e)` or `e / (1 + e)` with `e = exp(-|x|)`, accurate in both tails.
+/// With `e = exp(-|x|)` and `q = e / (1 + e)`: `1 - q`, or `e - e·q` for negative x. Accurate in both tails, and
+/// rounding q costs a fraction of what it would in `e / (1 + e)` itself.
 pub(super) fn sigmoid(b: &mut FunctionBuilder, x: ValueId) -> ValueId {
     let magnitude = b.abs(x);
     let argument = b.neg(magnitude);
     let e = exp_of_nonpositive(b, argument);
     let one = b.number_like(x, 1.0);
+    let denominator = b.add(one, e);
+    let quotient = b.div(e, denominator);
     let zero = b.number_like(x, 0.0);
     let negative = b.compare(Condition::Lt, x, zero);
-    let numerator = b.select(negative, e, one);
-    let denominator = b.add(one, e);
-    b.div(numerator, denominator)
+    let base = b.select(negative, e, one);
+    let negated = b.neg(base);
+    b.fma(negated, quotient, base)
 }

@@ -69,7 +69,7 @@ print("""//! Polynomials fitted by `fit.py`; do not edit.
 #![allow(clippy::excessive_precision, clippy::approx_constant)]
 """)
 
-for suffix, double, degrees in (("F32", False, (5, 6, 6)), ("F64", True, (10, 11, 12))):
+for suffix, double, degrees in (("F32", False, (6, 6, 6)), ("F64", True, (11, 11, 12))):
     exp_degree, expm1_degree, exp2_degree = degrees
     q = series(lambda r: (mp.expm1(r) - r) / r ** 2, mp.mpf(1) / 2)
     fit(f"EXP_{suffix}", "`(exp(r) - 1 - r) / r²`, relative to `exp(r)`; |r| up to ln(2)/2.",
@@ -109,15 +109,14 @@ fit("ERF_NEAR_F32", "`erf(x)/x - 1` as a polynomial of z = x², relative to `erf
     over_x, lambda z: 1, list(range(7)), mp.mpf('1e-24'), ERF_SPLIT32 ** 2, False)
 fit("ERF_NEAR_F64", "`erf(x)/x - 1` as a polynomial of z = x², relative to `erf(x)/x`; x up to 1.",
     over_x, lambda z: 1, list(range(13)), mp.mpf('1e-24'), ERF_SPLIT64 ** 2, True)
-fit("ERF_FAR_F32", "`-log(erfc(t + 2.4))`, error times `erfc`; t from -1.525 to 1.6.",
-    lambda t: -mp.log(mp.erfc(t + mp.mpf('2.4'))), lambda t: mp.erfc(t + mp.mpf('2.4')), list(range(8)),
-    mp.mpf('-1.5251'), mp.mpf('1.6'), False)
-fit("ERF_FAR_F64", "`-log(erfc(2.5t + 3.5))`, error times `erfc`; t from -1 to 1.",
-    lambda t: -mp.log(mp.erfc(mp.mpf('2.5') * t + mp.mpf('3.5'))),
-    lambda t: mp.erfc(mp.mpf('2.5') * t + mp.mpf('3.5')), list(range(20)), mp.mpf('-1.0001'), mp.mpf(1), True,
+# In the distance from the near end, where the terms are small while erfc is not.
+fit("ERF_FAR_F32", "`-log(erfc(t + 0.875))`, error times `erfc`; t up to 3.125.",
+    lambda t: -mp.log(mp.erfc(t + ERF_SPLIT32)), lambda t: mp.erfc(t + ERF_SPLIT32), list(range(10)),
+    mp.mpf(0), mp.mpf('3.125'), False)
+fit("ERF_FAR_F64", "`-log(erfc(t + 1))`, error times `erfc`; t up to 5.",
+    lambda t: -mp.log(mp.erfc(t + 1)), lambda t: mp.erfc(t + 1), list(range(21)), mp.mpf(0), mp.mpf(5), True,
     refit=False)
 
-two_over_pi = mp.mpf(2) / mp.pi
 mp.mp.dps = 420
 words = int(mp.floor(2 / mp.pi * mp.mpf(2) ** (64 * 20)))
 words = [(words >> (64 * (19 - i))) & (2 ** 64 - 1) for i in range(20)]

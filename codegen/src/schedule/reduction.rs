@@ -80,7 +80,7 @@ impl Emitter<'_> {
         let members: Vec<ElementId> =
             group.members.iter().copied().filter(|m| self.class(*m, first) == class).collect();
         let home = self.key(element, first).axes().iter().map(|v| self.b.depth_of(*v)).max().unwrap_or(0);
-        let depth = home.max(self.floor(&group.symbols));
+        let depth = home.max(self.floor(&group.symbols)).max(self.b.barrier());
         let aside = self.b.enter_depth(depth);
         let guards = self.set_guards_aside(depth);
         let size = batch_size(fresh.len(), members.len(), rows);

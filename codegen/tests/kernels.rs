@@ -1,0 +1,294 @@
+//! Schedules and Cranelift code against the interpreter of kernel graphs, kernel by kernel.
+
+mod kernel_support;
+
+use fuse_codegen::schedule::{ScheduleError, ScheduleTarget, schedule};
+use fuse_ir::compare::Tolerance;
+use fuse_ir::kernel::{Coordinate, Element, Step};
+use fuse_ir::{DType, Literal, ReduceOp, ScalarOp};
+use kernel_support::{Maker, a, c, check, env, inputs, lstm_step, s};
+
+const CLOSE: Tolerance = Tolerance { ulp: 4.0, absolute: 2e-6, relative: 2e-6 };
+
+fn check_at(graph: &fuse_ir::kernel::KernelGraph, dims: &[(&str, i64)], tolerance: Tolerance) {
+    let env = env(dims);
+    check(graph, &inputs(graph, &env), &env, tolerance);
+}
+
+#[test]
+fn elementwise_chains_run_at_every_length() {
+    let mut m = Maker::new(&[s("N")]);
+    let x = m.input(DType::F32, &[s("N")]);
+    let y = m.input(DType::F32, &[s("N")]);
+    let (x, y) = (m.load(x, &[a(0)]), m.load(y, &[a(0)]));
+    let sum = m.apply(ScalarOp::Add, &[x, y]);
+    let t = m.apply(ScalarOp::Tanh, &[sum]);
+    let half = m.push(DType::F32, Element::Constant(Literal::from_f64(DType::F32, 0.5)));
+    let out = m.apply(ScalarOp::Mul, &[t, half]);
+    m.store(out);
+    let graph = m.finish();
+    for n in [0, 1, 3, 4, 5, 17, 1024, 1030, 2500] {
+        check_at(&graph, &[("N", n)], CLOSE);
+    }
+}
+
+#[test]
+fn a_space_without_axes_is_one_point() {
+    let mut m = Maker::new(&[]);
+    let x = m.input(DType::F64, &[]);
+    let x = m.load(x, &[]);
+    let e = m.apply(ScalarOp::Exp, &[x]);
+    m.store(e);
+    check_at(&m.finish(), &[], CLOSE);
+}
+
+#[test]
+fn an_lstm_step_is_right_for_both_weight_layouts_and_every_batch() {
+    for by_column in [false, true] {
+        let graph = lstm_step(s("B"), 24, by_column);
+        for b in [0, 1, 2, 3, 4, 7, 8] {
+            check_at(&graph, &[("B", b)], CLOSE);
+        }
+        for hidden in [1, 3, 5, 18] {
+            check_at(&lstm_step(c(1), hidden, by_column), &[], CLOSE);
+            check_at(&lstm_step(c(6), hidden, by_column), &[], CLOSE);
+        }
+    }
+}
+
+#[test]
+fn matrix_products_of_every_layout_and_shape_agree() {
+    for (left, right) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut m = Maker::new(&[s("M"), s("N")]);
+        let x_shape = if left { [s("K"), s("M")] } else { [s("M"), s("K")] };
+        let y_shape = if right { [s("N"), s("K")] } else { [s("K"), s("N")] };
+        let (x, y) = (m.input(DType::F32, &x_shape), m.input(DType::F32, &y_shape));
+        let product = m.contract(
+            s("K"),
+            (x, &|k| if left { vec![k, a(0)] } else { vec![a(0), k] }),
+            (y, &|k| if right { vec![a(1), k] } else { vec![k, a(1)] }),
+        );
+        m.store(product);
+        let graph = m.finish();
+        for (rows, columns, k) in [(1, 1, 1), (4, 16, 8), (5, 19, 7), (9, 33, 40), (3, 4, 0), (0, 4, 4), (4, 0, 4)] {
+            check_at(&graph, &[("M", rows), ("N", columns), ("K", k)], CLOSE);
+        }
+    }
+}
+
+#[test]
+fn layer_norm_computes_its_statistics_once_a_row() {
+    let mut m = Maker::new(&[s("B"), s("N")]);
+    let input = m.input(DType::F32, &[s("B"), s("N")]);
+    let n = m.push(DType::F32, Element::Index(s("N")));
+    let mean = {
+        let axis = m.axis(s("N"));
+        let x = m.load(input, &[a(0), a(axis.index())]);
+        let sum = m.reduce(ReduceOp::Sum, &[axis], x);
+        m.apply(ScalarOp::Div, &[sum, n])
+    };
+    let variance = {
+        let axis = m.axis(s("N"));
+        let x = m.load(input, &[a(0), a(axis.index())]);
+        let d = m.apply(ScalarOp::Sub, &[x, mean]);
+        let square = m.apply(ScalarOp::Mul, &[d, d]);
+        let sum = m.reduce(ReduceOp::Sum, &[axis], square);
+        m.apply(ScalarOp::Div, &[sum, n])
+    };
+    let x = m.load(input, &[a(0), a(1)]);
+    let d = m.apply(ScalarOp::Sub, &[x, mean]);
+    let epsilon = m.push(DType::F32, Element::Constant(Literal::from_f64(DType::F32, 1e-5)));
+    let v = m.apply(ScalarOp::Add, &[variance, epsilon]);
+    let scale = m.apply(ScalarOp::Rsqrt, &[v]);
+    let out = m.apply(ScalarOp::Mul, &[d, scale]);
+    m.store(out);
+    let graph = m.finish();
+    for (b, n) in [(1, 1), (3, 16), (2, 37), (0, 5), (5, 0), (4, 100)] {
+        check_at(&graph, &[("B", b), ("N", n)], Tolerance { ulp: 8.0, absolute: 1e-5, relative: 1e-5 });
+    }
+    let Step::Kernel(kernel) = &graph.steps[0] else { panic!("one kernel") };
+    let function = schedule(&graph, kernel, ScheduleTarget::cpu()).unwrap();
+    // Both sums run in the body of the item loop, none in the loop over columns.
+    assert_eq!(max_nesting(&function.body), 2, "{}", fuse_codegen::text::print(&function));
+}
+
+fn max_nesting(body: &[fuse_codegen::kernel_ir::Statement]) -> usize {
+    use fuse_codegen::kernel_ir::Statement;
+    body.iter()
+        .map(|s| match s {
+            Statement::For { body, .. } => 1 + max_nesting(body),
+            Statement::If { body, .. } => max_nesting(body),
+            Statement::Let { .. } | Statement::Store { .. } => 0,
+        })
+        .max()
+        .unwrap_or(0)
+}
+
+#[test]
+fn every_reduction_of_every_type_agrees() {
+    for dtype in [DType::F32, DType::F64, DType::I32, DType::I64, DType::U8, DType::F16, DType::Bf16] {
+        for op in ReduceOp::ALL {
+            for along_rows in [false, true] {
+                let mut m = Maker::new(&[s("M")]);
+                let shape = if along_rows { [s("M"), s("K")] } else { [s("K"), s("M")] };
+                let x = m.input(dtype, &shape);
+                let k = m.axis(s("K"));
+                let index = if along_rows { [a(0), a(k.index())] } else { [a(k.index()), a(0)] };
+                let x = m.load(x, &index);
+                let r = m.reduce(op, &[k], x);
+                m.store(r);
+                let graph = m.finish();
+                let tolerance = match dtype {
+                    DType::F16 | DType::Bf16 => Tolerance { ulp: 2.0, absolute: 2e-5, relative: 1e-4 },
+                    _ => Tolerance { ulp: 32.0, absolute: 1e-6, relative: 1e-5 },
+                };
+                for (rows, k) in [(1, 1), (5, 7), (9, 50), (4, 0), (0, 3)] {
+                    check_at(&graph, &[("M", rows), ("K", k)], tolerance);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn reductions_over_two_axes_nest() {
+    let mut m = Maker::new(&[s("B")]);
+    let x = m.input(DType::F32, &[s("P"), s("B"), s("Q")]);
+    let (p, q) = (m.axis(s("P")), m.axis(s("Q")));
+    let x = m.load(x, &[a(p.index()), a(0), a(q.index())]);
+    let sum = m.reduce(ReduceOp::Sum, &[p, q], x);
+    m.store(sum);
+    let graph = m.finish();
+    for (b, p, q) in [(3, 4, 5), (1, 1, 33), (6, 3, 0), (2, 0, 9)] {
+        check_at(&graph, &[("B", b), ("P", p), ("Q", q)], CLOSE);
+    }
+}
+
+#[test]
+fn a_reduction_inside_a_reduction_is_computed_for_each_of_its_points() {
+    // sum_j exp(sum_k x[i, k] y[k, j])
+    let mut m = Maker::new(&[s("M")]);
+    let x = m.input(DType::F32, &[s("M"), s("K")]);
+    let y = m.input(DType::F32, &[s("K"), s("N")]);
+    let j = m.axis(s("N"));
+    let inner = m.contract(s("K"), (x, &|k| vec![a(0), k]), (y, &|k| vec![k, a(j.index())]));
+    let quarter = m.push(DType::F32, Element::Constant(Literal::from_f64(DType::F32, 0.25)));
+    let inner = m.apply(ScalarOp::Mul, &[inner, quarter]);
+    let e = m.apply(ScalarOp::Exp, &[inner]);
+    let sum = m.reduce(ReduceOp::Sum, &[j], e);
+    m.store(sum);
+    let graph = m.finish();
+    for (rows, n, k) in [(3, 9, 5), (1, 4, 4), (2, 0, 3), (2, 3, 0)] {
+        check_at(&graph, &[("M", rows), ("N", n), ("K", k)], Tolerance { ulp: 8.0, absolute: 1e-5, relative: 1e-5 });
+    }
+}
+
+#[test]
+fn gathers_clamp_their_indices_and_read_nothing_of_an_empty_table() {
+    let mut m = Maker::new(&[s("T"), s("E")]);
+    let table = m.input(DType::F32, &[s("V"), s("E")]);
+    let ids = m.input(DType::I64, &[s("T")]);
+    let id = m.load(ids, &[a(0)]);
+    let index = [Coordinate::Dynamic(id), Coordinate::Static(a(1))].into_iter().collect();
+    let row = m.push(DType::F32, Element::Load { buffer: table, index });
+    m.store(row);
+    let graph = m.finish();
+    for (t, v, e) in [(5, 4, 9), (3, 20, 1), (2, 1, 8)] {
+        check_at(&graph, &[("T", t), ("V", v), ("E", e)], Tolerance::EXACT);
+    }
+    // The interpreter of kernel graphs refuses empty tables; here only the bounds are checked.
+    let dims = env(&[("T", 3), ("V", 0), ("E", 6)]);
+    let zeros = vec![0.0f64; 18];
+    let mut data = inputs(&graph, &dims);
+    data[0] = fuse_ir::Tensor::zeros(DType::F32, &[0, 6]).unwrap();
+    let expected = [fuse_ir::Tensor::from_values(&[3, 6], &zeros).unwrap()];
+    kernel_support::check_against(&graph, &data, &dims, &expected, Tolerance::EXACT);
+}
+
+#[test]
+fn padding_clamps_and_selects() {
+    // pad([N] -> [N + 3], 2 before, 1 after)
+    let mut m = Maker::new(&[s("N") + c(3)]);
+    let x = m.input(DType::F32, &[s("N")]);
+    let inside = (a(0) - c(2)).minimum(&(s("N") - c(1))).maximum(&c(0));
+    let x = m.load(x, &[inside]);
+    let i = m.push(DType::I64, Element::Index(a(0)));
+    let low = m.push(DType::I64, Element::Constant(Literal::from_i64(DType::I64, 2)));
+    let high = m.push(DType::I64, Element::Index(s("N") + c(2)));
+    let (from, below) = (m.apply(ScalarOp::Ge, &[i, low]), m.apply(ScalarOp::Lt, &[i, high]));
+    let valid = m.apply(ScalarOp::And, &[from, below]);
+    let fill = m.push(DType::F32, Element::Constant(Literal::from_f64(DType::F32, -1.0)));
+    let out = m.apply(ScalarOp::Select, &[valid, x, fill]);
+    m.store(out);
+    let graph = m.finish();
+    for n in [1, 2, 9, 40] {
+        check_at(&graph, &[("N", n)], Tolerance::EXACT);
+    }
+}
+
+#[test]
+fn transposed_strided_and_reversed_views_are_indices() {
+    let mut m = Maker::new(&[s("M"), s("N")]);
+    let x = m.input(DType::F32, &[s("N"), s("M")]);
+    let y = m.input(DType::F32, &[c(2) * s("M"), s("N")]);
+    let z = m.input(DType::I32, &[s("M") * s("N")]);
+    let x = m.load(x, &[a(1), a(0)]);
+    let y = m.load(y, &[c(2) * a(0) + c(1), s("N") - c(1) - a(1)]);
+    let flat = a(0) * s("N") + a(1);
+    let z = m.load(z, &[flat.clone()]);
+    let z = m.push(DType::F32, Element::Cast(z));
+    let row = m.push(DType::F32, Element::Index(flat.floor_div(&c(3))));
+    let sum = m.apply(ScalarOp::Add, &[x, y]);
+    let sum = m.apply(ScalarOp::Add, &[sum, z]);
+    let sum = m.apply(ScalarOp::Add, &[sum, row]);
+    m.store_at(sum, &[s("N"), s("M")], &[a(1), a(0)]);
+    let graph = m.finish();
+    for (rows, n) in [(1, 1), (5, 6), (4, 17)] {
+        check_at(&graph, &[("M", rows), ("N", n)], CLOSE);
+    }
+}
+
+#[test]
+fn every_elementwise_op_of_every_type_agrees() {
+    for op in ScalarOp::ALL {
+        for dtype in DType::ALL.into_iter().filter(|d| op.domain().contains(*d)) {
+            let mut m = Maker::new(&[s("N")]);
+            let mut operands = Vec::new();
+            for position in 0..op.arity() {
+                let boolean = *op == ScalarOp::Select && position == 0;
+                let buffer = m.input(if boolean { DType::Bool } else { dtype }, &[s("N")]);
+                operands.push(m.load(buffer, &[a(0)]));
+            }
+            let result = m.apply(*op, &operands);
+            m.store(result);
+            let ulp = op.tolerance_ulp().max(if dtype.is_float() { 0.5 } else { 0.0 });
+            check_at(&m.finish(), &[("N", 21)], Tolerance::ulp(ulp));
+        }
+    }
+}
+
+#[test]
+fn casts_between_all_types_agree() {
+    for from in DType::ALL {
+        for to in DType::ALL {
+            let mut m = Maker::new(&[s("N")]);
+            let x = m.input(from, &[s("N")]);
+            let x = m.load(x, &[a(0)]);
+            let y = m.push(to, Element::Cast(x));
+            m.store(y);
+            check_at(&m.finish(), &[("N", 13)], Tolerance::ulp(0.5));
+        }
+    }
+}
+
+#[test]
+fn a_malformed_kernel_is_an_error() {
+    let mut m = Maker::new(&[s("N")]);
+    let x = m.input(DType::F32, &[s("N")]);
+    let load = m.load(x, &[a(3)]);
+    m.store(load);
+    let graph = m.finish();
+    let Step::Kernel(kernel) = &graph.steps[0] else { panic!("one kernel") };
+    let result = schedule(&graph, kernel, ScheduleTarget::cpu());
+    assert!(matches!(result, Err(ScheduleError::Malformed { .. })), "{result:?}");
+}
