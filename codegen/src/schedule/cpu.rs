@@ -237,7 +237,7 @@ fn rows(
         varies && reused
     })?;
     let rows = match members {
-        0 | 1 | 2 => 4,
+        0..=2 => 4,
         3 | 4 => 3,
         5 | 6 => 2,
         _ => return None,

@@ -28,6 +28,9 @@ pub fn parse(text: &str) -> Result<Function, TextError> {
     }
 }
 
+/// An atom of two expressions.
+type Compound = fn(Box<Expr>, Box<Expr>) -> Atom;
+
 struct Parser {
     tokens: Vec<Token>,
     at: usize,
@@ -466,7 +469,7 @@ impl Parser {
         }
         let quoted = matches!(self.peek(), Kind::Quoted(_));
         let name = self.name("an expression")?;
-        let compound: Option<fn(Box<Expr>, Box<Expr>) -> Atom> = match name.as_str() {
+        let compound: Option<Compound> = match name.as_str() {
             _ if quoted || *self.peek() != Kind::Punctuation('(') => None,
             "floordiv" => Some(Atom::FloorDiv),
             "mod" => Some(Atom::Mod),
