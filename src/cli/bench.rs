@@ -68,7 +68,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), CliError> {
         kernels: kernels.len(),
         loop_kernels: kernels.iter().filter(|(_, depth)| *depth > 0).count(),
         launches: loaded.compiled.kernels.launches().eval_dim(&problem.dims).map_err(CliError::input)?,
-        arena_bytes: loaded.executable.plan(&problem.dims).map_err(CliError::input)?.arena_bytes as u64,
+        arena_bytes: loaded.executable.plan(&problem.dims).map_err(CliError::input)?.arena_bytes,
     };
     report(args, &figures)
 }
