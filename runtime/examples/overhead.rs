@@ -20,13 +20,25 @@ use fuse_runtime::{Code, Device, DeviceOptions, Executable, HostModule};
 const BARRIERS: u32 = 20_000;
 const STEPS: usize = 5_000;
 
-struct Meetings;
+/// Barriers with work in between that the members share.
+struct Meetings {
+    rounds: u32,
+    /// Multiplications in one round, of all members together.
+    work: u32,
+}
 
 impl Job for Meetings {
-    fn run(&self, _: usize, barrier: &Barrier) {
-        for _ in 0..BARRIERS {
-            if barrier.wait() != Signal::Go {
-                return;
+    fn run(&self, member: usize, barrier: &Barrier) {
+        let mut members = barrier.members() as u32;
+        for _ in 0..self.rounds {
+            let mut x = 1.0f32;
+            for _ in 0..self.work / members {
+                x = std::hint::black_box(x * 1.000_001);
+            }
+            match barrier.wait() {
+                Signal::Go => {}
+                Signal::Alone if member == 0 => members = 1,
+                Signal::Alone | Signal::Abandoned => return,
             }
         }
     }
@@ -45,13 +57,13 @@ unsafe impl HostModule for Nothing {
     }
 }
 
-/// A loop over `x: f32[T]` of one kernel that does nothing but claims `points` work items.
+/// A loop over `x: f32[T]` of one kernel that does nothing but claims as many work items as `p` has elements.
 fn empty_loop(points: i64) -> (Graph, KernelGraph, Vec<Function>) {
     let mut graph = Graph::new("empty");
-    let x = graph.add_input("x", InputKind::Input, TensorType::new(DType::F32, ["T"]));
-    graph.add_output("y", x);
-    let ty = TensorType::new(DType::F32, ["T"]);
-    let buffer = |name: &str, kind| Buffer { name: name.into(), ty: ty.clone(), kind };
+    graph.add_input("x", InputKind::Input, TensorType::new(DType::F32, ["T"]));
+    let ty = TensorType::new(DType::F32, [points]);
+    let p = graph.add_input("p", InputKind::Input, ty.clone());
+    graph.add_output("y", p);
     let zero = Element::Constant(Literal::from_f64(DType::F32, 0.0));
     let noted = Element::Cast(ElementId(0));
     let kernel = Kernel {
@@ -63,8 +75,8 @@ fn empty_loop(points: i64) -> (Graph, KernelGraph, Vec<Function>) {
             TypedElement { element: noted, dtype: DType::F32 },
         ],
         stores: vec![Store {
-            buffer: BufferId(1),
-            index: [Dim::symbol("t")].into_iter().collect(),
+            buffer: BufferId(0),
+            index: [Dim::axis(0)].into_iter().collect(),
             value: ElementId(1),
         }],
         ops: vec![],
@@ -85,7 +97,7 @@ fn empty_loop(points: i64) -> (Graph, KernelGraph, Vec<Function>) {
         carries: vec![],
         body: vec![Step::Kernel(kernel)],
     })];
-    let buffers = vec![buffer("x", BufferKind::Input(0)), buffer("y", BufferKind::Output(0))];
+    let buffers = vec![Buffer { name: "y".into(), ty, kind: BufferKind::Output(0) }];
     (graph, KernelGraph { name: "empty".into(), buffers, steps }, vec![function])
 }
 
@@ -118,18 +130,26 @@ fn measure(title: &str) {
     println!("{title}");
     let threads = fuse_runtime::limits::default_threads().max(2);
     let team = Team::new(threads).expect("threads start");
-    let job: Arc<dyn Job> = Arc::new(Meetings);
-    for fine_grained in [false, true] {
-        let options = JobOptions { members: threads, fine_grained };
+    let work = 5_000;
+    let jobs = [("barrier", BARRIERS, 0), ("work and barrier", BARRIERS / 10, work)];
+    for (what, rounds, work) in jobs {
+        let job: Arc<dyn Job> = Arc::new(Meetings { rounds, work });
+        let options = JobOptions { members: threads, fine_grained: false };
         let taken = times(|| team.run(&job, options).expect("nothing panics"));
-        let kind = if fine_grained { ", may break up" } else { "" };
-        report(&format!("barrier of {threads} threads{kind}"), taken, BARRIERS);
+        report(&format!("{what} of {threads} threads"), taken, rounds);
+    }
+    let job: Arc<dyn Job> = Arc::new(Meetings { rounds: BARRIERS / 10, work });
+    for (what, members) in [("the same, may break up", threads), ("the same work on one thread", 1)] {
+        let options = JobOptions { members, fine_grained: true };
+        let taken = times(|| team.run(&job, options).expect("nothing panics"));
+        report(what, taken, BARRIERS / 10);
     }
     let step = |points: i64, threads: usize, steps: usize| {
         let executable = executable(points, threads);
         let x = Tensor::zeros(DType::F32, &[steps]).expect("small");
-        let mut outputs = executable.run(&[&x], &DimEnv::new()).expect("it runs");
-        times(|| executable.run_into(&[&x], &DimEnv::new(), &mut outputs).expect("it runs"))
+        let p = Tensor::zeros(DType::F32, &[points as usize]).expect("small");
+        let mut outputs = executable.run(&[&x, &p], &DimEnv::new()).expect("it runs");
+        times(|| executable.run_into(&[&x, &p], &DimEnv::new(), &mut outputs).expect("it runs"))
     };
     report("step, one small kernel", step(1, threads, STEPS), STEPS as u32);
     report(&format!("step, one kernel on {threads} threads"), step(1 << 20, threads, STEPS), STEPS as u32);

@@ -6,6 +6,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use fuse_codegen::cranelift::CpuModule;
+
 use crate::device::DeviceError;
 use crate::error::RunError;
 use crate::executable::Instance;
@@ -37,6 +39,22 @@ pub unsafe trait HostModule: Send + Sync {
     /// where the parameter is written; no other thread writes what this call reads or touches what it writes.
     /// `symbols` holds a value for each runtime integer of the function, and `0 ≤ begin ≤ end ≤ work`.
     unsafe fn call(&self, index: usize, buffers: &[*mut u8], symbols: &[i64], begin: i64, end: i64);
+}
+
+// SAFETY: the functions were compiled from verified Kernel IR, which accesses its buffers as its kernel does.
+unsafe impl HostModule for CpuModule {
+    fn functions(&self) -> usize {
+        self.len()
+    }
+
+    unsafe fn call(&self, index: usize, buffers: &[*mut u8], symbols: &[i64], begin: i64, end: i64) {
+        // SAFETY: the caller keeps the same promises as the module asks for.
+        let called = unsafe { CpuModule::call(self, index, buffers, symbols, begin, end) };
+        if let Err(error) = called {
+            // The team turns a panic into an error of the run, and frees the members that wait for this one.
+            panic!("functions and code do not belong together: {error}");
+        }
+    }
 }
 
 /// The host processor with a team of threads.

@@ -316,11 +316,11 @@ impl Barrier {
         self.members.load(Ordering::Relaxed) as usize
     }
 
-    /// Waits for all members; everything they wrote before is visible after.
+    /// Waits for all members; everything they wrote before is visible after. Once broken up, it holds nobody.
     pub fn wait(&self) -> Signal {
         let seen = self.round.get();
-        if seen & ABANDONED != 0 {
-            return Signal::Abandoned;
+        if seen & (ABANDONED | ALONE) != 0 {
+            return signal(seen);
         }
         if self.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == self.members.load(Ordering::Relaxed) {
             self.arrived.0.store(0, Ordering::Relaxed);
