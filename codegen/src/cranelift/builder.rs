@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use cranelift::codegen::ir::{self, InstBuilder};
+use cranelift::codegen::cursor::{Cursor, FuncCursor};
 use cranelift::codegen::ir::{BlockArg, ConstantData, MemFlagsData, types};
 use cranelift::frontend::FunctionBuilder;
 use cranelift::prelude::{FloatCC, IntCC};
@@ -42,7 +43,16 @@ pub(super) struct CraneliftBuilder<'a, 'f> {
     constants: HashMap<(Type, Literal), ir::Value>,
     /// The loop depth at which a 64-bit integer was made, and its summands if it is a sum.
     sums: HashMap<ir::Value, Sum>,
-    depth: u32,
+    /// The open loops, outermost first.
+    loops: Vec<OpenLoop>,
+}
+
+/// A loop that is being emitted.
+struct OpenLoop {
+    /// The jump into the loop; what does not change inside is computed before it.
+    entry: ir::Inst,
+    /// Addresses computed there: of a base and a summand in bytes.
+    addresses: HashMap<(ir::Value, ir::Value), ir::Value>,
 }
 
 #[derive(Clone, Copy)]
@@ -78,7 +88,12 @@ pub(super) fn register_type(ty: Type) -> ir::Type {
 
 impl<'a, 'f> CraneliftBuilder<'a, 'f> {
     pub(super) fn new(f: &'a mut FunctionBuilder<'f>, arguments: Arguments) -> Self {
-        CraneliftBuilder { f, arguments, constants: HashMap::new(), sums: HashMap::new(), depth: 0 }
+        CraneliftBuilder { f, arguments, constants: HashMap::new(), sums: HashMap::new(), loops: Vec::new() }
+    }
+
+    /// The number of loops around the current block.
+    fn depth(&self) -> u32 {
+        self.loops.len() as u32
     }
 
     fn switch_to(&mut self, block: ir::Block) {
@@ -122,7 +137,7 @@ impl<'a, 'f> CraneliftBuilder<'a, 'f> {
 
     /// A value made here, with its depth.
     fn made(&mut self, value: ir::Value) -> Operand {
-        self.sums.insert(value, Sum { depth: self.depth, summands: None });
+        self.sums.insert(value, Sum { depth: self.depth(), summands: None });
         Operand::Value(value)
     }
 
@@ -141,7 +156,7 @@ impl<'a, 'f> CraneliftBuilder<'a, 'f> {
             Operand::Value(value) => {
                 let sum = self.sums.get(&value).copied().unwrap_or(Sum { depth: 0, summands: None });
                 match sum.summands {
-                    Some((x, y)) if out.len() < 8 && self.depth_of(x).min(self.depth_of(y)) < self.depth => {
+                    Some((x, y)) if out.len() < 8 && self.depth_of(x).min(self.depth_of(y)) < self.depth() => {
                         self.summands(x, out, constant);
                         self.summands(y, out, constant);
                     }
@@ -164,13 +179,32 @@ impl<'a, 'f> CraneliftBuilder<'a, 'f> {
         }
         let shift = size.trailing_zeros();
         for summand in summands {
+            address = self.advance(address, summand, shift);
+        }
+        (address, offset.unwrap_or(0))
+    }
+
+    /// `address + (summand << shift)`, computed outside the loops in which it does not change.
+    fn advance(&mut self, address: ir::Value, summand: ir::Value, shift: u32) -> ir::Value {
+        let depth = self.depth_of(Operand::Value(summand)) as usize;
+        let Some(open) = self.loops.get_mut(depth) else {
             let bytes = match shift {
                 0 => summand,
                 _ => self.f.ins().ishl_imm_u(summand, i64::from(shift)),
             };
-            address = self.f.ins().iadd(address, bytes);
+            return self.f.ins().iadd(address, bytes);
+        };
+        if let Some(known) = open.addresses.get(&(address, summand)) {
+            return *known;
         }
-        (address, offset.unwrap_or(0))
+        let mut before = FuncCursor::new(self.f.func).at_inst(open.entry);
+        let bytes = match shift {
+            0 => summand,
+            _ => before.ins().ishl_imm_u(summand, i64::from(shift)),
+        };
+        let sum = before.ins().iadd(address, bytes);
+        open.addresses.insert((address, summand), sum);
+        sum
     }
 
     /// Applies a scalar operation to each lane: for the few that Cranelift has no vector form of.
@@ -412,7 +446,7 @@ impl ScalarBuilder for CraneliftBuilder<'_, '_> {
             BinaryOp::Xor => self.f.ins().bxor(x, y),
             BinaryOp::ShiftLeft | BinaryOp::ShiftRightLogical | BinaryOp::ShiftRightArithmetic => x,
         };
-        self.sums.insert(value, Sum { depth: self.depth, summands });
+        self.sums.insert(value, Sum { depth: self.depth(), summands });
         Operand::Value(value)
     }
 
@@ -532,9 +566,9 @@ impl ScalarBuilder for CraneliftBuilder<'_, '_> {
         let arguments = |values: &[ir::Value]| values.iter().map(|v| BlockArg::Value(*v)).collect::<Vec<_>>();
         let entered = self.f.ins().icmp(IntCC::SignedLessThan, begin, end);
         let first: Vec<_> = std::iter::once(begin).chain(inits.iter().copied()).collect();
-        self.f.ins().brif(entered, inside, &arguments(&first), after, &arguments(&inits));
+        let entry = self.f.ins().brif(entered, inside, &arguments(&first), after, &arguments(&inits));
 
-        self.depth += 1;
+        self.loops.push(OpenLoop { entry, addresses: HashMap::new() });
         self.switch_to(inside);
         let counter_operand = self.made(counter);
         let current: Vec<_> = current.into_iter().map(|v| self.made(v)).collect();
@@ -546,7 +580,7 @@ impl ScalarBuilder for CraneliftBuilder<'_, '_> {
         self.f.ins().brif(again, inside, &arguments(&again_with), after, &arguments(&next));
         self.f.seal_block(inside);
         self.f.seal_block(after);
-        self.depth -= 1;
+        self.loops.pop();
         self.switch_to(after);
         results.into_iter().map(|v| self.made(v)).collect()
     }

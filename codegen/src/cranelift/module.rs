@@ -241,7 +241,7 @@ fn host_isa() -> Result<Arc<dyn TargetIsa>, CodegenError> {
     }
     let mut flags = settings::builder();
     for (name, value) in [
-        ("opt_level", "speed"),
+        ("opt_level", "none"),
         ("is_pic", "false"),
         ("use_colocated_libcalls", "false"),
         ("unwind_info", "false"),
