@@ -18,6 +18,8 @@ use crate::team::{Barrier, Job, JobOptions, Signal, Team};
 /// Scalar operations that keep one thread busy for about as long as a few barriers take; a kernel gets at most
 /// one member for each.
 const OPERATIONS_PER_MEMBER: f64 = 8192.0;
+/// Scalar operations that make up for waking a sleeping thread (tens of µs), for each thread.
+const OPERATIONS_PER_WAKING: f64 = 65536.0;
 /// Members that do fewer operations than this between barriers (some 100 µs) are better off as one when
 /// waiting blows up.
 const FINE_GRAINED_OPERATIONS: f64 = 2e6;
@@ -104,10 +106,11 @@ pub(crate) struct Spread {
 impl Spread {
     /// Spreads the kernels of a program over a team of `most` members.
     pub(crate) fn over(most: usize, quantities: &Quantities) -> Spread {
-        let members = |operations: &Option<f64>| match operations {
-            Some(operations) => ((operations / OPERATIONS_PER_MEMBER) as usize).clamp(1, most),
-            None => most,
+        let worth = |operations: Option<f64>, each: f64, most: usize| {
+            operations.map_or(most, |o| (o / each) as usize).clamp(1, most)
         };
+        let most = worth(quantities.total, OPERATIONS_PER_WAKING, most);
+        let members = |operations: &Option<f64>| worth(*operations, OPERATIONS_PER_MEMBER, most);
         let members: Vec<usize> = quantities.operations.iter().map(members).collect();
         let widest = members.iter().copied().max().unwrap_or(1);
         let shared = quantities.operations.iter().zip(&members).filter(|(_, members)| **members > 1);

@@ -74,6 +74,8 @@ pub(crate) struct Quantities {
     pub trips: Vec<Quantity>,
     /// The scalar operations of each launch, roughly; `None` where a counter decides.
     pub operations: Vec<Option<f64>>,
+    /// The scalar operations of the whole run, roughly; `None` where a counter decides.
+    pub total: Option<f64>,
     /// The initial values of [`Program::symbols`]; counters are 0.
     pub symbols: Vec<i64>,
 }
@@ -111,10 +113,13 @@ impl Program {
             None if counters.contains(s) => Ok(0),
             None => Err(RunError::Dimension(EvalError::Unbound(s.clone()))),
         });
+        let trips = self.trips.iter().map(quantity).collect::<Result<Vec<_>, _>>()?;
+        let operations: Vec<Option<f64>> = self.launches.iter().map(|l| l.cost.operations(dims)).collect();
         Ok(Quantities {
             work: self.launches.iter().map(|l| quantity(&l.work)).collect::<Result<_, _>>()?,
-            trips: self.trips.iter().map(quantity).collect::<Result<_, _>>()?,
-            operations: self.launches.iter().map(|l| l.cost.operations(dims)).collect(),
+            total: total(&self.steps, &operations, &trips),
+            trips,
+            operations,
             symbols: symbols.collect::<Result<_, _>>()?,
         })
     }
@@ -140,6 +145,17 @@ impl Program {
         });
         nonnegative(dim, value)
     }
+}
+
+fn total(steps: &[Node], operations: &[Option<f64>], trips: &[Quantity]) -> Option<f64> {
+    let cost = |step: &Node| match step {
+        Node::Launch(at) => operations[*at],
+        Node::Loop { trip, body, .. } => match trips[*trip] {
+            Quantity::Fixed(steps) => Some(steps as f64 * total(body, operations, trips)?),
+            Quantity::Varying => None,
+        },
+    };
+    steps.iter().map(cost).sum()
 }
 
 fn nonnegative(dim: &Dim, value: Result<i64, EvalError>) -> Result<i64, RunError> {
