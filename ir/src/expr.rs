@@ -568,22 +568,30 @@ impl From<&str> for Expr {
     }
 }
 
-impl fmt::Display for Atom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Atom::Axis(a) => write!(f, "{a}"),
-            Atom::Symbol(s) => write!(f, "{s}"),
-            Atom::FloorDiv(a, b) => write!(f, "floordiv({a}, {b})"),
-            Atom::Mod(a, b) => write!(f, "mod({a}, {b})"),
-            Atom::Min(a, b) => write!(f, "min({a}, {b})"),
-            Atom::Max(a, b) => write!(f, "max({a}, {b})"),
-        }
+/// How a text form writes a symbol.
+pub(crate) type WriteSymbol = fn(&Symbol, &mut fmt::Formatter<'_>) -> fmt::Result;
+
+impl Atom {
+    fn write(&self, symbol: WriteSymbol, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, a, b) = match self {
+            Atom::Axis(a) => return write!(f, "{a}"),
+            Atom::Symbol(s) => return symbol(s, f),
+            Atom::FloorDiv(a, b) => ("floordiv", a, b),
+            Atom::Mod(a, b) => ("mod", a, b),
+            Atom::Min(a, b) => ("min", a, b),
+            Atom::Max(a, b) => ("max", a, b),
+        };
+        write!(f, "{name}(")?;
+        a.write(symbol, f)?;
+        f.write_str(", ")?;
+        b.write(symbol, f)?;
+        f.write_str(")")
     }
 }
 
-/// Prints `4*H + T - 1`: terms with factors first, the constant last.
-impl fmt::Display for Expr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Expr {
+    /// Prints `4*H + T - 1`: terms with factors first, the constant last.
+    pub(crate) fn write(&self, symbol: WriteSymbol, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.terms.is_empty() {
             return f.write_str("0");
         }
@@ -600,10 +608,24 @@ impl fmt::Display for Expr {
                 write!(f, "{magnitude}{}", if monomial.is_empty() { "" } else { "*" })?;
             }
             for (k, atom) in monomial.iter().enumerate() {
-                write!(f, "{}{atom}", if k == 0 { "" } else { "*" })?;
+                f.write_str(if k == 0 { "" } else { "*" })?;
+                atom.write(symbol, f)?;
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Atom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(fmt::Display::fmt, f)
+    }
+}
+
+/// Prints `4*H + T - 1`.
+impl fmt::Display for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(fmt::Display::fmt, f)
     }
 }
 

@@ -4,76 +4,94 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::dtype::DType;
-use crate::expr::Dim;
-use crate::limits;
+use crate::expr::{Dim, Expr};
+use crate::limits::{self, MAX_SOURCE_BYTES};
 use crate::types::{Shape, TensorType};
 
 use super::error::{ParseError, ParseErrorKind};
 use super::lexer::{Lexer, Token, shortened};
-use super::scope::Scope;
 use super::suggest::nearest;
 
-pub(super) type Span = Range<usize>;
-pub(super) type Parsed<T> = Result<T, ParseError>;
+pub(crate) type Span = Range<usize>;
+pub(crate) type Parsed<T> = Result<T, ParseError>;
 
 /// A type as it stands in the text.
-pub(super) struct Declared {
+pub(crate) struct Declared {
     pub ty: TensorType,
     pub span: Span,
 }
 
-/// The parser: a cursor over the tokens and the graphs under construction.
-pub(super) struct Parser<'s> {
+/// One of the text forms that share tokens, types, expressions and literals: what its parser knows beside its
+/// place in the text, and what the words of its expressions mean.
+pub(crate) trait TextForm: Sized {
+    /// Takes the axis or symbol that an expression has next; takes nothing where the next token is none.
+    fn leaf(parser: &mut Parser<'_, Self>) -> Parsed<Option<Expr>>;
+}
+
+/// A parser: a cursor over the tokens, and the state of its text form.
+pub(crate) struct Parser<'s, F> {
     source: &'s str,
     lexer: Lexer<'s>,
     /// The token that is next.
-    pub(super) token: Token<'s>,
+    pub(crate) token: Token<'s>,
     /// Its place.
-    pub(super) span: Span,
+    pub(crate) span: Span,
     /// Where the token before it ends.
-    pub(super) previous_end: usize,
-    /// The graphs under construction, outermost first; the last is the current one.
-    pub(super) scopes: Vec<Scope<'s>>,
+    pub(crate) previous_end: usize,
+    /// What the text form keeps, such as what is under construction.
+    pub(crate) form: F,
 }
 
 /// Tokens.
-impl<'s> Parser<'s> {
-    pub(super) fn new(source: &'s str) -> Parsed<Self> {
+impl<'s, F> Parser<'s, F> {
+    /// A parser at the start of a text; refuses one that is too large.
+    pub(crate) fn new(source: &'s str, form: F) -> Parsed<Self> {
+        if source.len() > MAX_SOURCE_BYTES {
+            return Err(ParseError::new(source, 0..0, ParseErrorKind::TooLarge { bytes: source.len() }));
+        }
         let mut lexer = Lexer::new(source);
         let (token, span) = lexer.next()?;
-        Ok(Parser { source, lexer, token, span, previous_end: 0, scopes: Vec::new() })
+        Ok(Parser { source, lexer, token, span, previous_end: 0, form })
     }
 
-    pub(super) fn advance(&mut self) -> Parsed<()> {
+    /// Checks that nothing comes after what was read; `help` says what a file holds.
+    pub(crate) fn expect_end(&self, help: &str) -> Parsed<()> {
+        match self.token {
+            Token::End => Ok(()),
+            other => Err(self.error_here(ParseErrorKind::Trailing(other.describe())).with_help(help)),
+        }
+    }
+
+    pub(crate) fn advance(&mut self) -> Parsed<()> {
         self.previous_end = self.span.end;
         (self.token, self.span) = self.lexer.next()?;
         Ok(())
     }
 
     /// The token after the next one; [`Token::End`] where there is none.
-    pub(super) fn second(&self) -> Token<'s> {
+    pub(crate) fn second(&self) -> Token<'s> {
         let mut ahead = self.lexer;
         ahead.next().map_or(Token::End, |(token, _)| token)
     }
 
-    pub(super) fn error_at(&self, span: Span, kind: impl Into<ParseErrorKind>) -> ParseError {
+    pub(crate) fn error_at(&self, span: Span, kind: impl Into<ParseErrorKind>) -> ParseError {
         ParseError::new(self.source, span, kind)
     }
 
-    pub(super) fn error_here(&self, kind: impl Into<ParseErrorKind>) -> ParseError {
+    pub(crate) fn error_here(&self, kind: impl Into<ParseErrorKind>) -> ParseError {
         self.error_at(self.span.clone(), kind)
     }
 
-    pub(super) fn unexpected(&self, expected: impl Into<String>) -> ParseError {
+    pub(crate) fn unexpected(&self, expected: impl Into<String>) -> ParseError {
         let found = self.token.describe();
         self.error_here(ParseErrorKind::Unexpected { expected: expected.into(), found })
     }
 
-    pub(super) fn text(&self, span: Span) -> &'s str {
+    pub(crate) fn text(&self, span: Span) -> &'s str {
         &self.source[span]
     }
 
-    pub(super) fn eat(&mut self, mark: char) -> Parsed<bool> {
+    pub(crate) fn eat(&mut self, mark: char) -> Parsed<bool> {
         let found = self.token == Token::Mark(mark);
         if found {
             self.advance()?;
@@ -81,11 +99,11 @@ impl<'s> Parser<'s> {
         Ok(found)
     }
 
-    pub(super) fn expect(&mut self, mark: char) -> Parsed<()> {
+    pub(crate) fn expect(&mut self, mark: char) -> Parsed<()> {
         if self.eat(mark)? { Ok(()) } else { Err(self.unexpected(format!("`{mark}`"))) }
     }
 
-    pub(super) fn eat_word(&mut self, word: &str) -> Parsed<bool> {
+    pub(crate) fn eat_word(&mut self, word: &str) -> Parsed<bool> {
         let found = self.token == Token::Word(word);
         if found {
             self.advance()?;
@@ -93,7 +111,7 @@ impl<'s> Parser<'s> {
         Ok(found)
     }
 
-    pub(super) fn eat_arrow(&mut self) -> Parsed<bool> {
+    pub(crate) fn eat_arrow(&mut self) -> Parsed<bool> {
         let found = self.token == Token::Arrow;
         if found {
             self.advance()?;
@@ -102,7 +120,7 @@ impl<'s> Parser<'s> {
     }
 
     /// `item {"," item} [","]` up to `close`, which is taken too.
-    pub(super) fn list<T>(
+    pub(crate) fn list<T>(
         &mut self,
         close: char,
         mut item: impl FnMut(&mut Self) -> Parsed<T>,
@@ -121,7 +139,7 @@ impl<'s> Parser<'s> {
     }
 
     /// A name with its place: a word or a string, not empty.
-    pub(super) fn name(&mut self, what: &str) -> Parsed<(Cow<'s, str>, Span)> {
+    pub(crate) fn name(&mut self, what: &str) -> Parsed<(Cow<'s, str>, Span)> {
         let span = self.span.clone();
         let name = match self.token {
             Token::Word(word) => Cow::Borrowed(word),
@@ -182,9 +200,9 @@ impl<'s> Parser<'s> {
 }
 
 /// Types and numbers.
-impl<'s> Parser<'s> {
+impl<F: TextForm> Parser<'_, F> {
     /// A count or position: decimal digits.
-    pub(super) fn count(&mut self, expected: &'static str) -> Parsed<usize> {
+    pub(crate) fn count(&mut self, expected: &'static str) -> Parsed<usize> {
         let Token::Number(text) = self.token else { return Err(self.unexpected(expected)) };
         let value = text
             .parse()
@@ -193,7 +211,7 @@ impl<'s> Parser<'s> {
         Ok(value)
     }
 
-    pub(super) fn dtype(&mut self) -> Parsed<DType> {
+    pub(crate) fn dtype(&mut self) -> Parsed<DType> {
         let Token::Word(word) = self.token else { return Err(self.unexpected("a type such as `f32[T, B]`")) };
         let Some(dtype) = DType::from_name(word) else {
             let names = DType::ALL.map(DType::name);
@@ -208,7 +226,7 @@ impl<'s> Parser<'s> {
     }
 
     /// `f32[T, B]`, or `f32` for the scalar.
-    pub(super) fn ty(&mut self) -> Parsed<Declared> {
+    pub(crate) fn ty(&mut self) -> Parsed<Declared> {
         let start = self.span.start;
         let dtype = self.dtype()?;
         let shape = if self.eat('[')? { self.list(']', Self::extent)? } else { Shape::new() };
@@ -218,7 +236,8 @@ impl<'s> Parser<'s> {
         Ok(Declared { ty, span })
     }
 
-    fn extent(&mut self) -> Parsed<Dim> {
+    /// A dimension that is not a negative constant.
+    pub(crate) fn extent(&mut self) -> Parsed<Dim> {
         let start = self.span.start;
         let dim = self.dim()?;
         if dim.as_constant().is_some_and(|c| c < 0) {
@@ -229,7 +248,7 @@ impl<'s> Parser<'s> {
         Ok(dim)
     }
 
-    pub(super) fn check_type(&self, ty: &TensorType, span: &Span) -> Parsed<()> {
+    pub(crate) fn check_type(&self, ty: &TensorType, span: &Span) -> Parsed<()> {
         match limits::type_problem(ty) {
             Some(problem) => Err(self.error_at(span.clone(), ParseErrorKind::Limit(problem))),
             None => Ok(()),

@@ -3,7 +3,7 @@
 use crate::expr::{Dim, Expr};
 use crate::limits::{self, MAX_DIM, MAX_DIM_DEPTH, MAX_DIM_SIZE};
 
-use super::cursor::{Parsed, Parser};
+use super::cursor::{Parsed, Parser, TextForm};
 use super::error::ParseErrorKind;
 use super::lexer::{Token, shortened};
 
@@ -20,9 +20,9 @@ fn function(name: &str) -> Option<Function> {
     }
 }
 
-impl Parser<'_> {
-    /// A dimension, normalised as it is read.
-    pub(super) fn dim(&mut self) -> Parsed<Dim> {
+impl<F: TextForm> Parser<'_, F> {
+    /// A dimension or index expression, normalised as it is read.
+    pub(crate) fn dim(&mut self) -> Parsed<Dim> {
         self.sum(MAX_DIM_DEPTH)
     }
 
@@ -86,11 +86,8 @@ impl Parser<'_> {
                 }
                 Ok(Dim::constant(value))
             }
-            Token::Word(name) => {
+            Token::Word(name) if self.second() == Token::Mark('(') => {
                 self.advance()?;
-                if self.token != Token::Mark('(') {
-                    return Ok(Dim::symbol(name));
-                }
                 let Some(function) = function(name) else {
                     let span = start..start + name.len();
                     let found = format!("`{}`", shortened(name));
@@ -113,12 +110,16 @@ impl Parser<'_> {
                 self.expect(')')?;
                 Ok(out)
             }
-            Token::Label(_)
+            Token::Word(_)
+            | Token::Label(_)
             | Token::Hex(_)
             | Token::Quoted(_)
             | Token::Arrow
             | Token::Mark(_)
-            | Token::End => Err(self.unexpected("a dimension such as `T`, `64` or `4*H`")),
+            | Token::End => match F::leaf(self)? {
+                Some(leaf) => Ok(leaf),
+                None => Err(self.unexpected("a dimension such as `T`, `64` or `4*H`")),
+            },
         }
     }
 

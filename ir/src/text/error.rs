@@ -138,6 +138,17 @@ pub enum ParseErrorKind {
         /// The number of steps.
         trip: String,
     },
+    /// A buffer that a kernel graph does not have.
+    #[error("there is no buffer `{0}`")]
+    UndefinedBuffer(String),
+    /// An axis of a kernel that cannot stand here, or has no extent.
+    #[error("axis `{axis}` {problem}")]
+    Axis {
+        /// The axis as written.
+        axis: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A bound of [`crate::limits`] is exceeded.
     #[error("{0}")]
     Limit(String),
@@ -176,7 +187,7 @@ const LONGEST_LINE: usize = 400;
 const FARTHEST_LABEL: usize = 16 << 10;
 
 impl ParseError {
-    pub(super) fn new(source: &str, span: Range<usize>, kind: impl Into<ParseErrorKind>) -> Self {
+    pub(crate) fn new(source: &str, span: Range<usize>, kind: impl Into<ParseErrorKind>) -> Self {
         let start = floor_boundary(source, span.start);
         let before = &source[..start];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
@@ -190,17 +201,17 @@ impl ParseError {
         }
     }
 
-    pub(super) fn with_help(mut self, help: impl Into<String>) -> Self {
+    pub(crate) fn with_help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
-    pub(super) fn with_optional_help(mut self, help: Option<String>) -> Self {
+    pub(crate) fn with_optional_help(mut self, help: Option<String>) -> Self {
         self.help = help.or(self.help);
         self
     }
 
-    pub(super) fn with_label(mut self, span: Range<usize>, text: impl Into<String>) -> Self {
+    pub(crate) fn with_label(mut self, span: Range<usize>, text: impl Into<String>) -> Self {
         self.labels.push(Label { span, text: text.into() });
         self
     }

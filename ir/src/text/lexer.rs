@@ -13,7 +13,7 @@ use super::error::{ParseError, ParseErrorKind};
 
 /// A token; text is a slice of the source.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum Token<'s> {
+pub(crate) enum Token<'s> {
     /// A word: keyword, mnemonic, name or symbol.
     Word(&'s str),
     /// A label, without its `%`.
@@ -26,7 +26,7 @@ pub(super) enum Token<'s> {
     Quoted(&'s str),
     /// `->`.
     Arrow,
-    /// One of `( ) [ ] { } , : = + - *`.
+    /// One of `( ) [ ] { } , : = + - * < @`.
     Mark(char),
     /// The end of the source.
     End,
@@ -34,7 +34,7 @@ pub(super) enum Token<'s> {
 
 impl Token<'_> {
     /// The token as an error names it.
-    pub(super) fn describe(self) -> String {
+    pub(crate) fn describe(self) -> String {
         match self {
             Token::Word(text) | Token::Number(text) | Token::Hex(text) => format!("`{}`", shortened(text)),
             Token::Label(text) => format!("`%{}`", shortened(text)),
@@ -47,7 +47,7 @@ impl Token<'_> {
 }
 
 /// The text, or its beginning where it is too long for a message.
-pub(super) fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {
         Some((at, _)) => format!("{}…", &text[..at]),
@@ -122,7 +122,7 @@ fn token<'s>(input: &mut Input<'s>) -> LexResult<Token<'s>> {
         '0'..='9' => alt((hexadecimal, decimal)),
         '"' => quoted,
         '-' => alt(("->".value(Token::Arrow), '-'.map(Token::Mark))),
-        '(' | ')' | '[' | ']' | '{' | '}' | ',' | ':' | '=' | '+' | '*' => any.map(Token::Mark),
+        '(' | ')' | '[' | ']' | '{' | '}' | ',' | ':' | '=' | '+' | '*' | '<' | '@' => any.map(Token::Mark),
         _ => fail,
     }
     .parse_next(input)

@@ -60,15 +60,16 @@
 //! Bounds on sizes and depths are those of [`crate::limits`].
 
 mod attributes;
-mod cursor;
+pub(crate) mod cursor;
 mod dim;
-mod error;
-mod lexer;
+pub(crate) mod error;
+pub(crate) mod lexer;
+mod literal;
 mod parse;
 pub(crate) mod print;
 mod scan;
 mod scope;
-mod suggest;
+pub(crate) mod suggest;
 
 pub use error::{Label, ParseError, ParseErrorKind};
 pub use parse::parse;

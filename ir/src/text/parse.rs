@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 use crate::graph::{Graph, InputKind, ValueId};
-use crate::limits::{MAX_OPERANDS, MAX_SOURCE_BYTES};
+use crate::limits::MAX_OPERANDS;
 use crate::ops::{OP_ROWS, Op, ReduceOp, ScalarOp};
 use crate::types::TensorType;
 
 use super::attributes;
-use super::cursor::{Declared, Parsed, Parser, Span};
+use super::cursor::{Declared, Parsed, Span};
 use super::error::{ParseError, ParseErrorKind};
 use super::lexer::{Token, shortened};
-use super::scope::{Scope, ScopeInput, Used};
+use super::scope::{GraphParser, Graphs, Scope, ScopeInput, Used};
 use super::suggest::nearest;
 
 /// Reads the text form of a graph; see the [module](crate::text) for the language.
@@ -22,18 +22,10 @@ use super::suggest::nearest;
 /// # Errors
 /// Where the text is not a graph: the first thing that is wrong, with its place.
 pub fn parse(source: &str) -> Result<Graph, ParseError> {
-    if source.len() > MAX_SOURCE_BYTES {
-        return Err(ParseError::new(source, 0..0, ParseErrorKind::TooLarge { bytes: source.len() }));
-    }
-    let mut parser = Parser::new(source)?;
+    let mut parser = GraphParser::new(source, Graphs::default())?;
     let graph = parser.graph()?;
-    match parser.token {
-        Token::End => Ok(graph),
-        other => {
-            let error = parser.error_here(ParseErrorKind::Trailing(other.describe()));
-            Err(error.with_help("a file holds one graph"))
-        }
-    }
+    parser.expect_end("a file holds one graph")?;
+    Ok(graph)
 }
 
 /// What a mnemonic names.
@@ -77,13 +69,13 @@ fn is_group_row(mnemonic: &str) -> bool {
 }
 
 /// Statements.
-impl<'s> Parser<'s> {
+impl<'s> GraphParser<'s> {
     fn graph(&mut self) -> Parsed<Graph> {
         if !self.eat_word("graph")? {
             return Err(self.unexpected("`graph`").with_help("a graph begins `graph name(x: f32[T, B]) {`"));
         }
         let (name, _) = self.name("the name of the graph")?;
-        self.scopes.push(Scope::new(name.into_owned()));
+        self.form.0.push(Scope::new(name.into_owned()));
         self.expect('(')?;
         self.list(')', Self::input)?;
         let signature = if self.eat_arrow()? {
@@ -106,7 +98,7 @@ impl<'s> Parser<'s> {
         for (name, _, used) in returned {
             self.scope().graph.add_output(name, used.value);
         }
-        let scope = self.scopes.pop().expect("the scope pushed above");
+        let scope = self.form.0.pop().expect("the scope pushed above");
         Ok(scope.finish())
     }
 
@@ -291,7 +283,7 @@ impl<'s> Parser<'s> {
     /// Adds the type of each operand as a note, so that both sides of a mismatch are seen in place.
     fn operand_notes(&self, mut error: ParseError, operands: &[Used]) -> ParseError {
         const MOST: usize = 4;
-        let Some(scope) = self.scopes.last() else { return error };
+        let Some(scope) = self.form.0.last() else { return error };
         for operand in operands.iter().take(MOST) {
             let ty = scope.graph.ty(operand.value);
             error = error.with_label(operand.span.clone(), format!("{ty}"));

@@ -17,9 +17,15 @@ pub(crate) struct NameText<'a>(pub &'a str);
 
 impl fmt::Display for NameText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if is_identifier(self.0) {
-            return f.write_str(self.0);
-        }
+        if is_identifier(self.0) { f.write_str(self.0) } else { QuotedText(self.0).fmt(f) }
+    }
+}
+
+/// A string in quotes, with escapes.
+pub(crate) struct QuotedText<'a>(pub &'a str);
+
+impl fmt::Display for QuotedText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("\"")?;
         for c in self.0.chars() {
             match c {
@@ -267,7 +273,8 @@ fn write_attributes(op: &Op, f: &mut impl fmt::Write) -> fmt::Result {
     }
 }
 
-fn join<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+/// The items, with commas between them.
+pub(crate) fn join<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|i| i.to_string()).collect::<Vec<_>>().join(", ")
 }
 

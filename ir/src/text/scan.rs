@@ -6,10 +6,10 @@ use crate::limits::MAX_SCAN_DEPTH;
 use crate::ops::{Direction, Op};
 use crate::types::TensorType;
 
-use super::cursor::{Declared, Parsed, Parser, Span};
+use super::cursor::{Declared, Parsed, Span};
 use super::error::ParseErrorKind;
 use super::lexer::{Token, shortened};
-use super::scope::{Scope, ScopeInput, Used};
+use super::scope::{GraphParser, Scope, ScopeInput, Used};
 
 /// `name [":" type] "=" value ["at" number]`.
 struct BodyInput {
@@ -32,10 +32,10 @@ struct Header {
 
 const CLAUSES: &str = "`carry`, `each`, `with`, `lengths`, `reverse`, `->` or `{`";
 
-impl<'s> Parser<'s> {
+impl<'s> GraphParser<'s> {
     /// A scan after its mnemonic; `start` is the place of the mnemonic.
     pub(super) fn scan(&mut self, labels: Vec<(&'s str, Span)>, start: Span) -> Parsed<()> {
-        if self.scopes.len() > MAX_SCAN_DEPTH {
+        if self.form.0.len() > MAX_SCAN_DEPTH {
             let text = format!("scans nest deeper than {MAX_SCAN_DEPTH} levels");
             return Err(self.error_at(start, ParseErrorKind::Limit(text)));
         }
@@ -140,7 +140,7 @@ impl<'s> Parser<'s> {
             types.push(self.body_input_type(input, scanned.contains(&i), trip)?);
         }
         self.expect('{')?;
-        self.scopes.push(Scope::new(name));
+        self.form.0.push(Scope::new(name));
         for (input, ty) in inputs.into_iter().zip(types) {
             let BodyInput { name, span, at, .. } = input;
             self.declare_input(ScopeInput { name, kind: InputKind::Input, ty, at, span })?;
@@ -156,7 +156,7 @@ impl<'s> Parser<'s> {
         }
         let stack = if self.eat_word("stack")? { self.bindings()? } else { Vec::new() };
         self.expect('}')?;
-        let scope = self.scopes.pop().expect("the scope pushed above");
+        let scope = self.form.0.pop().expect("the scope pushed above");
         let mut body = scope.finish();
         for (name, _, used) in next.into_iter().chain(stack) {
             body.add_output(name, used.value);

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use crate::expr::Expr;
 use crate::graph::{Graph, InputKind, ValueId};
 use crate::types::TensorType;
 
-use super::cursor::{Parsed, Parser, Span};
+use super::cursor::{Parsed, Parser, Span, TextForm};
 use super::error::{ParseError, ParseErrorKind};
 use super::lexer::{Token, shortened};
 use super::suggest::nearest;
@@ -57,11 +58,26 @@ impl Scope<'_> {
     }
 }
 
+/// The text form of graphs: the graphs under construction, outermost first; the last is the current one.
+#[derive(Default)]
+pub(super) struct Graphs<'s>(pub Vec<Scope<'s>>);
+
+/// The parser of graphs.
+pub(super) type GraphParser<'s> = Parser<'s, Graphs<'s>>;
+
+impl TextForm for Graphs<'_> {
+    fn leaf(parser: &mut Parser<'_, Self>) -> Parsed<Option<Expr>> {
+        let Token::Word(name) = parser.token else { return Ok(None) };
+        parser.advance()?;
+        Ok(Some(Expr::symbol(name)))
+    }
+}
+
 /// Values.
-impl<'s> Parser<'s> {
+impl<'s> GraphParser<'s> {
     /// The graph under construction. There is one wherever statements are parsed.
     pub(super) fn scope(&mut self) -> &mut Scope<'s> {
-        self.scopes.last_mut().expect("statements are parsed within a graph")
+        self.form.0.last_mut().expect("statements are parsed within a graph")
     }
 
     /// Declares an input of the current graph.
@@ -113,13 +129,13 @@ impl<'s> Parser<'s> {
 
     fn undefined_label(&self, label: &str) -> ParseError {
         let error = self.error_here(ParseErrorKind::UndefinedValue(format!("%{}", shortened(label))));
-        let labels = self.scopes.last().into_iter().flat_map(|s| s.labels.keys().copied());
+        let labels = self.form.0.last().into_iter().flat_map(|s| s.labels.keys().copied());
         // Of labels that are equally near, the least, so that the message does not depend on hashing.
         let mut labels: Vec<&str> = labels.filter(|l| l.len().abs_diff(label.len()) <= 2).collect();
         labels.sort_unstable();
         let digits = label.bytes().all(|b| b.is_ascii_digit());
         let near = if digits { None } else { nearest(label, labels) };
-        let outer = self.scopes.iter().rev().skip(1).any(|s| s.labels.contains_key(label));
+        let outer = self.form.0.iter().rev().skip(1).any(|s| s.labels.contains_key(label));
         error.with_help(match near {
             _ if outer => format!("a scan body sees only its own inputs; capture it: `with (v = %{label})`"),
             Some(near) => format!("did you mean `%{near}`?"),
@@ -129,10 +145,10 @@ impl<'s> Parser<'s> {
 
     fn undefined_name(&self, name: &str, span: Span) -> ParseError {
         let error = self.error_at(span, ParseErrorKind::UndefinedValue(shortened(name)));
-        let inputs = self.scopes.last().map_or(&[][..], |s| &s.inputs);
+        let inputs = self.form.0.last().map_or(&[][..], |s| &s.inputs);
         let near = nearest(name, inputs.iter().map(|i| i.name.as_str()));
-        let outer = self.scopes.iter().rev().skip(1).any(|s| s.names.contains_key(name));
-        let label = self.scopes.last().is_some_and(|s| s.labels.contains_key(name));
+        let outer = self.form.0.iter().rev().skip(1).any(|s| s.names.contains_key(name));
+        let label = self.form.0.last().is_some_and(|s| s.labels.contains_key(name));
         error.with_optional_help(if label {
             Some(format!("results are used by their labels: `%{name}`"))
         } else if outer {

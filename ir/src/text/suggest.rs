@@ -4,7 +4,7 @@
 const MAX_COMPARED: usize = 64;
 
 /// The candidate with the least edit distance to `name`, if that is small enough to be a slip.
-pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = name.chars().count();
     if length > MAX_COMPARED {
         return None;
