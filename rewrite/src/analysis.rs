@@ -67,6 +67,38 @@ impl Analysis<Term> for Context {
     type Data = ClassData;
 
     fn make(egraph: &mut Terms, term: &Term, _id: Id) -> ClassData {
+        let data = Context::data(egraph, term);
+        // A space without points has any value: then one that needs no computing.
+        let empty = egraph.analysis.tables.extents(data.space).iter().any(Expr::is_zero);
+        let constant = if empty { Some(Literal::from_i64(data.dtype, 0)) } else { data.constant };
+        ClassData { constant, ..data }
+    }
+
+    fn merge(&mut self, a: &mut ClassData, b: ClassData) -> DidMerge {
+        debug_assert_eq!(a.dtype, b.dtype, "only terms of one type are equal");
+        let mut merged = a.clone();
+        merged.depends &= b.depends;
+        merged.inside.intersect_with(&b.inside);
+        merged.heavy &= b.heavy;
+        merged.constant = a.constant.or(b.constant);
+        let did = DidMerge(merged != *a, merged != b);
+        *a = merged;
+        did
+    }
+
+    fn modify(egraph: &mut Terms, id: Id) {
+        let data = &egraph[id].data;
+        let Some(value) = data.constant else { return };
+        let space = data.space;
+        let head = egraph.analysis.tables.constant_head(value, space);
+        let constant = egraph.add(Term::leaf(head));
+        egraph.union(id, constant);
+    }
+}
+
+impl Context {
+    /// What a term says of its class.
+    fn data(egraph: &mut Terms, term: &Term) -> ClassData {
         let child = |i: usize| egraph[term.children[i]].data.clone();
         match term.head {
             Head::Leaf(position) => {
@@ -102,12 +134,14 @@ impl Analysis<Term> for Context {
             }
             Head::Reduce(op, axes) => {
                 let x = child(0);
-                let kept = egraph.analysis.tables.extents(x.space).clone();
-                let kept = &kept[..kept.len() - axes as usize];
+                let all = egraph.analysis.tables.extents(x.space).clone();
+                let (kept, reduced) = all.split_at(all.len() - axes as usize);
+                let nothing = reduced.iter().any(Expr::is_zero);
+                let constant = nothing.then(|| op.identity(x.dtype));
                 let space = egraph.analysis.tables.space(kept);
                 let dtype = if op.is_arg() { DType::I64 } else { x.dtype };
                 let depends = x.depends & ((1u64 << kept.len()) - 1);
-                ClassData { space, dtype, depends, heavy: true, constant: None, ..x }
+                ClassData { space, dtype, depends, heavy: true, constant, ..x }
             }
             Head::Gather(id) => {
                 let (table, index) = (child(0), child(1));
@@ -133,27 +167,6 @@ impl Analysis<Term> for Context {
                 ClassData { inside, heavy: true, constant: None, depends, ..init }
             }
         }
-    }
-
-    fn merge(&mut self, a: &mut ClassData, b: ClassData) -> DidMerge {
-        debug_assert_eq!(a.dtype, b.dtype, "only terms of one type are equal");
-        let mut merged = a.clone();
-        merged.depends &= b.depends;
-        merged.inside.intersect_with(&b.inside);
-        merged.heavy &= b.heavy;
-        merged.constant = a.constant.or(b.constant);
-        let did = DidMerge(merged != *a, merged != b);
-        *a = merged;
-        did
-    }
-
-    fn modify(egraph: &mut Terms, id: Id) {
-        let data = &egraph[id].data;
-        let Some(value) = data.constant else { return };
-        let space = data.space;
-        let head = egraph.analysis.tables.constant_head(value, space);
-        let constant = egraph.add(Term::leaf(head));
-        egraph.union(id, constant);
     }
 }
 

@@ -224,6 +224,9 @@ impl Reader {
     fn gather(&mut self, types: &[&TensorType], result: &TensorType, axis: usize, operands: &[Id]) -> Id {
         let depth = self.prefix.len();
         let (table, indices) = (types[0], types[1]);
+        if table.shape[axis].is_zero() {
+            return self.constant(Literal::from_i64(table.dtype, 0), &result.shape);
+        }
         let to_indices = (0..indices.rank()).map(|i| Expr::axis(axis + i)).collect();
         let index = self.view(&IndexMap { domain: result.shape.clone(), results: to_indices }, operands[1]);
         let coordinate = |i: usize| match i.cmp(&axis) {

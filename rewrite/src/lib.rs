@@ -18,6 +18,7 @@
 //! | `report` | what happened, in numbers |
 
 mod analysis;
+mod complexity;
 mod error;
 mod extract;
 mod ingest;

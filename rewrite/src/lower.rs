@@ -15,6 +15,7 @@ use fuse_ir::types::Shape;
 use fuse_ir::{Axis, DType, Expr, Graph, Literal, TensorType};
 use smallvec::SmallVec;
 
+use crate::complexity::may_substitute;
 use crate::extract::Plan;
 use crate::extract::dense::{Class, Dense};
 use crate::extract::placement::{Item, RootId, RootKind};
@@ -369,7 +370,8 @@ impl KernelLowering<'_, '_> {
         for node in &dense.nodes[*class as usize] {
             let Head::Reindex(map) = node.head else { continue };
             let source = node.children[0];
-            if dense.below(source, *class) && memory.contains(source) {
+            let short = may_substitute(&dense.tables.map(map).results, coordinates);
+            if short && dense.below(source, *class) && memory.contains(source) {
                 return Form::Same((source, through(&self.builder, map)));
             }
         }

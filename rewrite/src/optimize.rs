@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use egg::{Id, Runner};
-use fuse_ir::Graph;
+use fuse_ir::{Expr, Graph, IndexMap};
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::KernelGraph;
 use fuse_ir::types::ShapeText;
@@ -169,6 +169,7 @@ fn saturate(graph: &Graph, options: &Options) -> Result<(Ingested, SaturationSta
             break;
         }
     }
+    drop_unchanged_carries(&mut terms);
     stats.nodes = terms.total_size();
     stats.classes = terms.number_of_classes();
     stats.milliseconds = milliseconds(start);
@@ -176,9 +177,14 @@ fn saturate(graph: &Graph, options: &Options) -> Result<(Ingested, SaturationSta
     Ok((ingested, stats))
 }
 
-/// A state that every step hands on unchanged is its initial value throughout.
+/// A state that every step hands on unchanged is its initial value throughout; which may make the state of an
+/// enclosing scan unchanged.
 fn drop_unchanged_carries(terms: &mut Terms) {
-    use fuse_ir::{Expr, IndexMap};
+    while drop_unchanged_once(terms) {}
+}
+
+fn drop_unchanged_once(terms: &mut Terms) -> bool {
+    let mut changed = false;
     let mut carries = Vec::new();
     for class in terms.classes() {
         for term in &class.nodes {
@@ -200,10 +206,11 @@ fn drop_unchanged_carries(terms: &mut Terms) {
         let map = terms.analysis.tables.map_id(IndexMap { domain, results });
         let repeated = terms.add(crate::language::Term::new(Head::Reindex(map), &[init]));
         let last = terms.add(crate::language::Term::new(Head::ScanFinal(scan, i), &[init, next]));
-        terms.union(class, repeated);
-        terms.union(last, init);
+        changed |= terms.union(class, repeated);
+        changed |= terms.union(last, init);
     }
     terms.rebuild();
+    changed
 }
 
 fn extract(
@@ -223,10 +230,12 @@ fn extract(
         stacked,
         device,
     };
+    let infeasible = |problem| RewriteError::Infeasible { graph: graph.name().to_string(), problem };
+    if let Some(class) = dense.unfounded(&problem.outputs) {
+        return Err(infeasible(format!("class {class} is computed from itself")));
+    }
     let extractor = Greedy::default();
-    let (plan, stats) = extractor
-        .extract(&problem)
-        .map_err(|problem| RewriteError::Infeasible { graph: graph.name().to_string(), problem })?;
+    let (plan, stats) = extractor.extract(&problem).map_err(infeasible)?;
     report.extractor = extractor.name().to_string();
     report.extraction = stats;
     report.extraction_milliseconds = milliseconds(start);

@@ -16,6 +16,7 @@ use fuse_ir::types::Shape;
 use fuse_ir::{Expr, IndexMap};
 
 use crate::analysis::{Terms, axes_bits, leaves_step};
+use crate::complexity::may_substitute;
 use crate::language::{GatherTerm, Head, MapId, Term};
 
 /// Pushes views; remembers what was pushed already.
@@ -112,7 +113,22 @@ impl Pusher {
         if terms[x].nodes.iter().any(|t| rank(&t).is_none()) {
             return None;
         }
-        terms[x].nodes.iter().min_by_key(|t| rank(t)).cloned()
+        // A view of itself tells nothing.
+        let tells = |t: &&Term| !matches!(t.head, Head::Reindex(_)) || terms.find(t.children[0]) != x;
+        let term = terms[x].nodes.iter().filter(tells).min_by_key(|t| rank(t))?;
+        let expressions = match term.head {
+            Head::Index(id) => std::slice::from_ref(&tables.index(id).value),
+            Head::Reindex(inner) => &tables.map(inner).results[..],
+            Head::Gather(id) => &tables.gather(id).coordinates[..],
+            Head::Constant(_)
+            | Head::Scalar(_)
+            | Head::Cast(_)
+            | Head::Reduce(..)
+            | Head::Leaf(_)
+            | Head::Carry(..)
+            | Head::ScanFinal(..) => &[],
+        };
+        may_substitute(expressions, &map.results).then(|| term.clone())
     }
 
     fn push_term(&mut self, terms: &mut Terms, id: MapId, term: &Term) -> Id {
@@ -185,9 +201,12 @@ pub fn look_through_table_views(terms: &mut Terms) {
     found.sort_unstable();
     for (class, gather, mut table, index) in found {
         let mut gather = terms.analysis.tables.gather(gather).clone();
-        while let Some((through, source)) = table_view(terms, &gather, table) {
+        // Views of each other form cycles.
+        let mut seen = vec![terms.find(table)];
+        while let Some((through, source)) = table_view(terms, &gather, table, &seen) {
             gather = through;
             table = source;
+            seen.push(terms.find(source));
         }
         let head = terms.analysis.tables.gather_head(gather);
         let direct = terms.add(Term::new(head, &[table, index]));
@@ -197,7 +216,7 @@ pub fn look_through_table_views(terms: &mut Terms) {
 }
 
 /// The gather that reads the source of the view `table`, where the gathered axis is an axis of the source.
-fn table_view(terms: &Terms, gather: &GatherTerm, table: Id) -> Option<(GatherTerm, Id)> {
+fn table_view(terms: &Terms, gather: &GatherTerm, table: Id, seen: &[Id]) -> Option<(GatherTerm, Id)> {
     let tables = &terms.analysis.tables;
     let views = terms[table].nodes.iter().filter_map(|t| match t.head {
         Head::Reindex(map) => Some((tables.map(map), t.children[0])),
@@ -218,7 +237,10 @@ fn table_view(terms: &Terms, gather: &GatherTerm, table: Id) -> Option<(GatherTe
         let [axis] = gathered[..] else { continue };
         // The clamp moves with the index, so the extents must agree.
         let extents = tables.extents(terms[source].data.space);
-        if mixed || extents[axis] != map.domain[gather.axis] || terms.find(source) == terms.find(table) {
+        if !may_substitute(&map.results, &gather.coordinates) {
+            continue;
+        }
+        if mixed || extents[axis] != map.domain[gather.axis] || seen.contains(&terms.find(source)) {
             continue;
         }
         let domain = tables.extents(gather.space);

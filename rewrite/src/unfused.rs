@@ -17,6 +17,7 @@ use fuse_ir::ops::{Op, ReduceOp, ScalarOp};
 use fuse_ir::types::Shape;
 use fuse_ir::{Axis, DType, Dim, Expr, Graph, IndexMap, Literal, Node, Scan, TensorType, ValueId};
 
+use crate::complexity::may_substitute;
 use crate::error::RewriteError;
 use crate::kernel_builder::{KernelBuilder, Names, clamped, identifier};
 
@@ -152,7 +153,7 @@ impl Builder {
             | Op::Transpose { .. }
             | Op::Slice { .. }
             | Op::Reverse { .. } => match view_map(&node.op, operands[0].1, &result) {
-                Some(map) => operands[0].0.through(&map),
+                Some(map) => self.view(operands[0], &map, steps),
                 None => operands[0].0.clone(),
             },
             Op::Gather { axis } => self.gather(&operands, &result, *axis, steps),
@@ -164,6 +165,15 @@ impl Builder {
             | Op::Contract { .. }
             | Op::Scan(_) => self.compute(&result, node.op.mnemonic(), steps, |k| k.op(&node.op, &operands, &result)),
         }
+    }
+
+    /// A value read through a map; copied first where the indices would become too long.
+    fn view(&mut self, (x, ty): (&View, &TensorType), map: &IndexMap, steps: &mut Vec<Step>) -> View {
+        if may_substitute(&x.coordinates, &map.results) {
+            return x.through(map);
+        }
+        let copied = self.compute(ty, "copy", steps, |k| k.read(x, ty.dtype, &k.point()));
+        copied.through(map)
     }
 
     /// A kernel that writes one result to a new temporary.

@@ -6,7 +6,7 @@ use egg::Id;
 
 use super::cost::{cast_work, scalar_work};
 use crate::analysis::{ClassData, Terms};
-use crate::language::{Head, Tables};
+use crate::language::{Head, Tables, Term};
 
 /// A class, by position.
 pub type Class = u32;
@@ -38,12 +38,17 @@ pub struct Dense<'a> {
     terms: &'a Terms,
 }
 
-/// Whether a term is a state that every step hands on as it is: such a state is known to equal its initial
-/// value, and reading it would keep the loop alive.
-fn is_unchanged_state(terms: &Terms, term: &crate::language::Term) -> bool {
+/// Whether a term is a state that is known to equal its initial value: reading it would keep the loop alive.
+fn is_unchanged_state(terms: &Terms, term: &Term) -> bool {
     let (Head::Carry(scan, i) | Head::ScanFinal(scan, i)) = term.head else { return false };
-    let next = terms.find(terms.analysis.tables.scan(scan).carries[i as usize].next);
-    terms[next].nodes.iter().any(|t| t.head == Head::Carry(scan, i))
+    let carry = &terms.analysis.tables.scan(scan).carries[i as usize];
+    let last = terms.lookup(Term::new(Head::ScanFinal(scan, i), &[carry.init, carry.next]));
+    last.is_some_and(|last| last == terms.find(carry.init))
+}
+
+/// Whether a term of a class is considered.
+fn is_live(terms: &Terms, class: Id, term: &Term) -> bool {
+    !is_unchanged_state(terms, term) || terms[class].nodes.iter().all(|t| is_unchanged_state(terms, t))
 }
 
 /// Beyond this many classes the sets of classes that costs are summed over would take too much memory.
@@ -71,7 +76,7 @@ impl<'a> Dense<'a> {
             dense.index.insert(id, dense.ids.len() as Class);
             dense.ids.push(id);
             for term in terms[id].nodes.iter().rev() {
-                if is_unchanged_state(terms, term) && terms[id].nodes.len() > 1 {
+                if !is_live(terms, id, term) {
                     continue;
                 }
                 pending.extend(term.children.iter().rev());
@@ -83,11 +88,11 @@ impl<'a> Dense<'a> {
         }
         for id in &dense.ids {
             let class = &terms[*id];
-            let node = |t: &crate::language::Term| Node {
+            let node = |t: &Term| Node {
                 head: t.head,
                 children: t.children.iter().map(|c| dense.index[&terms.find(*c)]).collect(),
             };
-            let live = |t: &&crate::language::Term| !is_unchanged_state(terms, t) || class.nodes.len() == 1;
+            let live = |t: &&Term| is_live(terms, *id, t);
             dense.nodes.push(class.nodes.iter().filter(live).map(node).collect());
             dense.data.push(&class.data);
         }
@@ -110,6 +115,12 @@ impl<'a> Dense<'a> {
         self.index[&self.terms.find(id)]
     }
 
+    /// A class that the outputs use and that can only be computed from itself; there should be none.
+    pub fn unfounded(&self, outputs: &[Class]) -> Option<Id> {
+        let used = self.used(outputs);
+        (0..used.len()).find(|c| used[*c] && self.rank[*c] == u64::MAX).map(|c| self.ids[c])
+    }
+
     /// The position of a class, if it is reachable.
     pub fn known(&self, id: Id) -> Option<Class> {
         self.index.get(&self.terms.find(id)).copied()
@@ -124,8 +135,8 @@ impl<'a> Dense<'a> {
     /// that every operand ranks below its use.
     fn own_cost(&self, class: usize, node: &Node) -> u64 {
         match node.head {
-            Head::Leaf(_) | Head::Carry(..) | Head::ScanFinal(..) | Head::Constant(_) | Head::Index(_) => 1,
-            Head::Reindex(_) => 1,
+            Head::Constant(_) => 0,
+            Head::Leaf(_) | Head::Carry(..) | Head::ScanFinal(..) | Head::Index(_) | Head::Reindex(_) => 1,
             Head::Scalar(op) => (16.0 * scalar_work(op).weight()) as u64,
             Head::Cast(to) => {
                 let from = self.data[node.children[0] as usize].dtype;
@@ -174,6 +185,10 @@ impl Dense<'_> {
     /// through: four gates would be four projections instead of four slices of one.
     fn prefer_views(&mut self) {
         for class in 0..self.nodes.len() {
+            // Nothing is simpler than a constant or an index expression.
+            if matches!(self.chosen(class as Class).head, Head::Constant(_) | Head::Index(_)) {
+                continue;
+            }
             let view = |n: &Node| {
                 matches!(n.head, Head::Reindex(_)) && self.below(n.children[0], class as Class)
             };

@@ -123,6 +123,12 @@ pub fn place(dense: &Dense<'_>, roots: &Roots) -> Result<Placement, Misplaced> {
                 changed |= member && members[root].insert(*scan);
             }
         }
+        // A state is initialised where its loop stands.
+        for ((scan, _), (init, _)) in &roots.states {
+            if let Some(p) = parents.get_mut(scan) {
+                changed |= p.union_with(&members[*init]);
+            }
+        }
         for set in &members {
             for inner in set.iter() {
                 for outer in set.iter() {

@@ -11,6 +11,8 @@ use fuse_ir::types::Shape;
 use fuse_ir::{Dim, Expr};
 use smallvec::SmallVec;
 
+use crate::complexity::may_substitute;
+
 use super::cost::{Work, assumed, cast_work, scalar_work};
 use super::dense::{Class, Dense};
 use crate::language::{Head, ScanId, SpaceId};
@@ -31,6 +33,8 @@ pub enum Expansion {
     Final(ScanId, u32),
     /// The same value at another point.
     View(PointId),
+    /// The coordinates would become too long; the class must be read from memory.
+    TooLong,
     /// Arithmetic on points.
     Op(SmallVec<[PointId; 3]>),
     /// Reads a class in memory at the value of a point.
@@ -190,7 +194,8 @@ impl Points {
         for node in &dense.nodes[class as usize] {
             let Head::Reindex(map) = node.head else { continue };
             let source = node.children[0];
-            if dense.below(source, class) {
+            let short = may_substitute(&dense.tables.map(map).results, &coordinates);
+            if short && dense.below(source, class) {
                 let through = self.through(dense, map, &coordinates);
                 views.push(self.point(dense, source, through));
             }
@@ -210,9 +215,21 @@ impl Points {
         let node = dense.chosen(class);
         match node.head {
             Head::Leaf(_) => Expansion::Leaf,
-            Head::Constant(_) | Head::Index(_) => Expansion::Free,
+            Head::Constant(_) => Expansion::Free,
             Head::Carry(scan, i) => Expansion::Carry(scan, i),
             Head::ScanFinal(scan, i) => Expansion::Final(scan, i),
+            Head::Reindex(map) if !may_substitute(&dense.tables.map(map).results, coordinates) => {
+                Expansion::TooLong
+            }
+            Head::Gather(id) if !may_substitute(&dense.tables.gather(id).coordinates, coordinates) => {
+                Expansion::TooLong
+            }
+            Head::Index(id)
+                if !may_substitute(std::slice::from_ref(&dense.tables.index(id).value), coordinates) =>
+            {
+                Expansion::TooLong
+            }
+            Head::Index(_) => Expansion::Free,
             Head::Reindex(map) => {
                 let through = self.through(dense, map, coordinates);
                 Expansion::View(self.point(dense, node.children[0], through))

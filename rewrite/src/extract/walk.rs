@@ -205,6 +205,7 @@ fn visit(
             walk.loaded.push(id);
             walk.finals.push(StateRead { scan, carry, steps });
         }
+        Expansion::TooLong => walk.needs.push(class),
         Expansion::View(source) => pending.push(source),
         Expansion::Op(children) => {
             walk.computed.push(id);

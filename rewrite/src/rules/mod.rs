@@ -172,7 +172,9 @@ impl RuleApplier {
     fn admits(&self, terms: &Terms, root: Id, subst: &Subst) -> bool {
         let number = |(var, value): &(Var, f64)| {
             let data = &terms[subst[*var]].data;
-            data.constant == Some(Literal::from_f64(data.dtype, *value))
+            let literal = Literal::from_f64(data.dtype, *value);
+            // -1 is no value of u8, whatever it would saturate to.
+            literal.as_f64() == *value && data.constant == Some(literal)
         };
         let variable = |name: &str| name.parse::<Var>().ok().and_then(|v| subst.get(v)).map(|id| terms[*id].data.dtype);
         let guard = |guard: &Guard| match guard {

@@ -1,0 +1,187 @@
+//! Rules that look at attributes, each where it applies and where it just does not, in whole graphs.
+
+use fuse_ir::device::DeviceModel;
+use fuse_ir::interp::{Precision, interpret};
+use fuse_ir::kernel::{Element, KernelGraph};
+use fuse_ir::testing::inputs_for;
+use fuse_ir::{DimEnv, ScalarOp, interpret_kernels, parse, verify_kernels};
+use fuse_rewrite::{Optimized, Options, optimize};
+
+/// The kernels of a graph, which compute what it means.
+fn fused(text: &str) -> Optimized {
+    let graph = parse(text).unwrap_or_else(|e| panic!("{e}"));
+    let optimized = optimize(&graph, &DeviceModel::cpu(), &Options::default()).unwrap();
+    verify_kernels(&optimized.kernels).unwrap_or_else(|e| panic!("{e}"));
+    for (t, b) in [(3, 2), (0, 1), (1, 0), (2, 4)] {
+        let mut dims = DimEnv::new();
+        for symbol in graph.symbols() {
+            dims.set(symbol.clone(), if symbol.name() == "T" { t } else { b });
+        }
+        let inputs = inputs_for(&graph, &dims, 3).unwrap();
+        let expected = interpret(&graph, &inputs, Precision::F64).unwrap();
+        let got = interpret_kernels(&optimized.kernels, &inputs, &dims).unwrap();
+        for (e, g) in expected.iter().zip(&got) {
+            for (e, g) in e.to_f64().iter().zip(g.to_f64()) {
+                let close = (e - g).abs() <= 1e-6 * (1.0 + e.abs()) || *e == g || (e.is_nan() && g.is_nan());
+                assert!(close, "{e} and {g}\n{}", optimized.kernels);
+            }
+        }
+    }
+    optimized
+}
+
+fn count(kernels: &KernelGraph, test: impl Fn(&Element) -> bool) -> usize {
+    let elements = kernels.kernels().into_iter().flat_map(|(k, _)| k.elements.iter());
+    elements.filter(|e| test(&e.element)).count()
+}
+
+fn selects(o: &Optimized) -> usize {
+    count(&o.kernels, |e| matches!(e, Element::Scalar(ScalarOp::Select, _)))
+}
+
+fn reductions(o: &Optimized) -> usize {
+    count(&o.kernels, |e| matches!(e, Element::Reduce { .. }))
+}
+
+fn casts(o: &Optimized) -> usize {
+    count(&o.kernels, |e| matches!(e, Element::Cast(_)))
+}
+
+#[test]
+fn reading_the_inner_part_of_a_padded_tensor_needs_no_selection() {
+    let inner = fused(
+        "graph g(x: f32[4]) -> (y: f32[3]) {
+           %p = pad x low=[2] high=[2] value=0 : f32[8]
+           %s = slice %p start=[2] length=[3] step=[1] : f32[3]
+           return y = %s
+         }",
+    );
+    assert_eq!(selects(&inner), 0, "{}", inner.kernels);
+    let across = fused(
+        "graph g(x: f32[4]) -> (y: f32[3]) {
+           %p = pad x low=[2] high=[2] value=0 : f32[8]
+           %s = slice %p start=[1] length=[3] step=[1] : f32[3]
+           return y = %s
+         }",
+    );
+    assert_eq!(selects(&across), 1, "{}", across.kernels);
+}
+
+#[test]
+fn parts_of_a_joined_tensor_are_the_joined_tensors() {
+    let parts = fused(
+        "graph g(a: f32[2], b: f32[3]) -> (y: f32[2], z: f32[3]) {
+           %c = concat a, b axis=0 : f32[5]
+           %y = slice %c start=[0] length=[2] step=[1] : f32[2]
+           %z = slice %c start=[2] length=[3] step=[1] : f32[3]
+           return y = %y, z = %z
+         }",
+    );
+    assert_eq!(selects(&parts), 0, "{}", parts.kernels);
+}
+
+#[test]
+fn a_detour_through_a_wider_type_disappears() {
+    let wide = fused(
+        "graph g(x: f16[4]) -> (y: f16[4]) {
+           %w = cast x dtype=f32 : f32[4]
+           %n = cast %w dtype=f16 : f16[4]
+           return y = %n
+         }",
+    );
+    assert_eq!(casts(&wide), 0, "{}", wide.kernels);
+    let narrow = fused(
+        "graph g(x: f32[4]) -> (y: f32[4]) {
+           %n = cast x dtype=f16 : f16[4]
+           %w = cast %n dtype=f32 : f32[4]
+           return y = %w
+         }",
+    );
+    assert_eq!(casts(&narrow), 2, "{}", narrow.kernels);
+    let saturating = fused(
+        "graph g(x: i32[4]) -> (y: u8[4]) {
+           %w = cast x dtype=f64 : f64[4]
+           %n = cast %w dtype=u8 : u8[4]
+           return y = %n
+         }",
+    );
+    assert_eq!(casts(&saturating), 2, "{}", saturating.kernels);
+}
+
+#[test]
+fn an_axis_of_extent_one_is_not_reduced() {
+    let unit = fused(
+        "graph g(x: f32[T, 1]) -> (y: f32[T]) {
+           %s = sum x axes=[1] : f32[T]
+           return y = %s
+         }",
+    );
+    assert_eq!(reductions(&unit), 0, "{}", unit.kernels);
+    let two = fused(
+        "graph g(x: f32[T, 2]) -> (y: f32[T]) {
+           %s = sum x axes=[1] : f32[T]
+           return y = %s
+         }",
+    );
+    assert_eq!(reductions(&two), 1, "{}", two.kernels);
+}
+
+#[test]
+fn repetitions_are_not_reduced_where_there_surely_is_one() {
+    let known = fused(
+        "graph g(x: f32[T]) -> (y: f32[T], z: f32[T]) {
+           %b = broadcast x shape=[T, 5] axes=[0] : f32[T, 5]
+           %m = max %b axes=[1] : f32[T]
+           %s = sum %b axes=[1] : f32[T]
+           return y = %m, z = %s
+         }",
+    );
+    assert_eq!(reductions(&known), 0, "{}", known.kernels);
+    let maybe_none = fused(
+        "graph g(x: f32[T]) -> (y: f32[T]) {
+           %b = broadcast x shape=[T, B] axes=[0] : f32[T, B]
+           %m = max %b axes=[1] : f32[T]
+           return y = %m
+         }",
+    );
+    assert_eq!(reductions(&maybe_none), 1, "{}", maybe_none.kernels);
+}
+
+#[test]
+fn nested_reductions_of_one_kind_are_one() {
+    let same = fused(
+        "graph g(x: f32[T, B, 3]) -> (y: f32[T]) {
+           %a = sum x axes=[2] : f32[T, B]
+           %b = sum %a axes=[1] : f32[T]
+           return y = %b
+         }",
+    );
+    assert_eq!(reductions(&same), 1, "{}", same.kernels);
+    let different = fused(
+        "graph g(x: f32[T, B, 3]) -> (y: f32[T]) {
+           %a = max x axes=[2] : f32[T, B]
+           %b = sum %a axes=[1] : f32[T]
+           return y = %b
+         }",
+    );
+    assert_eq!(reductions(&different), 2, "{}", different.kernels);
+}
+
+#[test]
+fn a_state_that_never_changes_needs_no_loop() {
+    let unchanged = fused(
+        "graph g(x: f32[T, B], h: f32[B]) -> (y: f32[B], z: f32[T, B]) {
+           %f, %s = scan body over T
+               carry (h0: f32[B] = h)
+               each (x0: f32[B] = x)
+               -> (f32[B], f32[T, B])
+           {
+             %a = add x0, h0 : f32[B]
+             next h1 = h0
+             stack %s1 = %a
+           }
+           return y = %f, z = %s
+         }",
+    );
+    assert_eq!(unchanged.report.kernels_in_loops, 0, "{}", unchanged.kernels);
+}
