@@ -125,8 +125,22 @@ impl Case {
             }
             "dot" => fuse::ir::dot(&graph),
             "egraph" => fuse::rewrite::dump_egraph(&graph, &options.rewrite)?,
-            "kernels" => compiled()?.kernels.to_string(),
-            "kernel-ir" => functions(&|f| Ok(fuse::codegen::text::print(f)))?,
+            "kernels" => {
+                let kernels = compiled()?.kernels;
+                let text = kernels.to_string();
+                let again = fuse::ir::parse_kernels(&text).map_err(|e| e.render("printed", &text))?;
+                if again != kernels {
+                    return Err(format!("the printed kernels parse to others:\n{text}").into());
+                }
+                text
+            }
+            "kernel-ir" => functions(&|f| {
+                let text = fuse::codegen::text::print(f);
+                if fuse::codegen::text::parse(&text)? != *f {
+                    return Err(format!("the printed function parses to another one:\n{text}").into());
+                }
+                Ok(text)
+            })?,
             "clif" => functions(&|f| Ok(fuse::codegen::cranelift::clif(f)?))?,
             #[cfg(feature = "llvm")]
             "llvm" | "ptx" => {

@@ -28,7 +28,9 @@ fn stage_text(args: &DumpArgs) -> Result<String, CliError> {
         }
         Stage::Kernels => {
             let compiled = compiled(target)?;
-            format!("{}\n{}", compiled.kernels, compiled.report)
+            // As comments, so that what is printed can be read back.
+            let report: String = compiled.report.to_string().lines().map(|l| format!("// {l}\n")).collect();
+            format!("{}\n{report}", compiled.kernels)
         }
         Stage::KernelIr => compiled(target)?
             .functions
