@@ -12,7 +12,8 @@ use crate::dtype::{DType, Literal};
 use crate::expr::{Atom, DimEnv, EvalError, Expr};
 use crate::interp::{ScalarValue, eval_scalar};
 use crate::kernel::{
-    Buffer, BufferId, BufferKind, Coordinate, Element, ElementId, Kernel, KernelGraph, Loop, Step, TypedElement,
+    Buffer, BufferId, BufferKind, Coordinate, Element, ElementId, Kernel, KernelGraph, Loop, Step,
+    TypedElement,
 };
 use crate::ops::{Direction, ReduceOp, ScalarOp};
 use crate::tensor::{Tensor, TensorError};
@@ -234,7 +235,8 @@ impl Run<'_> {
             extents.push(extent.eval_dim(&self.dims)?);
         }
         let launch = Launch { kernel, homes: homes(kernel)?, extents };
-        let mut point = Point { axes: vec![0; launch.extents.len()], values: vec![None; kernel.elements.len()] };
+        let mut point =
+            Point { axes: vec![0; launch.extents.len()], values: vec![None; kernel.elements.len()] };
         if launch.extents[..kernel.rank].iter().any(|n| *n <= 0) {
             return Ok(());
         }
@@ -289,7 +291,13 @@ impl Run<'_> {
         })?)
     }
 
-    fn load(&self, kernel: &Kernel, id: BufferId, index: &[Coordinate], point: &Point) -> Result<ScalarValue> {
+    fn load(
+        &self,
+        kernel: &Kernel,
+        id: BufferId,
+        index: &[Coordinate],
+        point: &Point,
+    ) -> Result<ScalarValue> {
         let buffer = self.buffer(id)?;
         let memory = &self.memory[id.index()];
         let mut at = Vec::with_capacity(index.len());
@@ -365,7 +373,8 @@ impl Launch<'_> {
         id: ElementId,
         typed: &TypedElement,
     ) -> Result<ScalarValue> {
-        let malformed = |what: &str| KernelInterpError::Malformed(format!("{id} of {}: {what}", self.kernel.name));
+        let malformed =
+            |what: &str| KernelInterpError::Malformed(format!("{id} of {}: {what}", self.kernel.name));
         Ok(match &typed.element {
             Element::Load { buffer, index } => run.load(self.kernel, *buffer, index, point)?,
             Element::Constant(value) => scalar(*value),
