@@ -1,5 +1,6 @@
 //! Executables on the CPU, with Rust closures for machine code: calls, errors, threads, limits.
 
+mod native;
 mod support;
 
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use fuse_ir::Tensor;
 use fuse_ir::expr::DimEnv;
 use fuse_ir::ops::Direction;
 use fuse_runtime::{BuildError, Code, Device, DeviceName, DeviceOptions, Executable, RunError};
-use support::{executable, executable_with, expected, natives, recurrence, tensor, threads_only};
+use native::{executable, executable_with, natives, threads_only};
+use support::{expected, recurrence, tensor};
 
 fn weights(width: usize) -> Tensor {
     tensor(&[width], |i| 0.25 + i as f32 / (2 * width) as f32)
@@ -48,7 +50,7 @@ fn a_sequence_of_no_steps_gives_the_initial_state() {
     let outputs = executable.run(&[("x", &rows(0, 3))], &DimEnv::new()).unwrap();
     assert_eq!(outputs[0].shape(), [0, 3]);
     assert_eq!(outputs[1].to_values::<f32>().unwrap(), [0.0; 3]);
-    let mut empty = support::executable(2);
+    let mut empty = native::executable(2);
     empty.bind([("w".to_string(), weights(0))]).unwrap();
     let outputs = empty.run(&[("x", &rows(4, 0))], &DimEnv::new()).unwrap();
     assert_eq!((outputs[0].shape(), outputs[1].shape()), ([4, 0].as_slice(), [0].as_slice()));
