@@ -17,7 +17,7 @@ use fuse_ir::tensor::checked_byte_size;
 use fuse_ir::{DType, DimEnv, Graph, InputKind, Literal, Op, Tensor, ValueId};
 
 /// The most bytes one made-up tensor may take.
-const MAX_BYTES: usize = 16 << 30;
+const MAX_BYTES: usize = 2 << 30;
 
 /// Why no value could be made up.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,9 @@ pub enum RandomError {
         source: EvalError,
     },
     /// Its shape is absurd.
-    #[error("input `{name}` is {ty}, which here is {shape:?}: too large to make up")]
+    #[error(
+        "input `{name}` is {ty}, which here is {shape:?}: too large to make up (2 GiB at most); give it in a file"
+    )]
     TooLarge {
         /// The input.
         name: String,
@@ -61,28 +63,29 @@ pub fn value_for(graph: &Graph, input: &Input, dims: &DimEnv, seed: u64) -> Resu
         ty: ty.to_string(),
         shape: extents.clone(),
     })?;
-    let count = shape.iter().product();
     let mut rng = generator(seed, &input.name);
-    let literals: Vec<Literal> = if ty.dtype.is_float() {
+    let mut draw: Box<dyn FnMut() -> Literal> = if ty.dtype.is_float() {
         match input.kind {
             InputKind::Input => {
-                let draw = |rng: &mut ChaCha8Rng| StandardNormal.sample(rng);
-                (0..count).map(|_| Literal::from_f64(ty.dtype, draw(&mut rng))).collect()
+                Box::new(move || Literal::from_f64(ty.dtype, StandardNormal.sample(&mut rng)))
             }
             InputKind::Parameter => {
                 let bound = 1.0 / (shape.last().copied().unwrap_or(1).max(1) as f64).sqrt();
                 let range = Uniform::new_inclusive(-bound, bound).expect("finite bounds");
-                (0..count).map(|_| Literal::from_f64(ty.dtype, range.sample(&mut rng))).collect()
+                Box::new(move || Literal::from_f64(ty.dtype, range.sample(&mut rng)))
             }
         }
     } else {
         let limit = integer_limit(graph, input.value, dims).unwrap_or(10).max(1);
         let limit = if ty.dtype == DType::U8 { limit.min(256) } else { limit };
-        (0..count).map(|_| Literal::from_i64(ty.dtype, draw_below(&mut rng, ty.dtype, limit))).collect()
+        Box::new(move || Literal::from_i64(ty.dtype, draw_below(&mut rng, ty.dtype, limit)))
     };
     let size = ty.dtype.size();
-    let bytes = literals.iter().flat_map(|l| l.bits().to_le_bytes().into_iter().take(size)).collect();
-    Ok(Tensor::from_bytes(ty.dtype, &shape, bytes).expect("the literals fill the shape"))
+    let mut bytes = Vec::with_capacity(shape.iter().product::<usize>() * size);
+    for _ in 0..shape.iter().product() {
+        bytes.extend_from_slice(&draw().bits().to_le_bytes()[..size]);
+    }
+    Ok(Tensor::from_bytes(ty.dtype, &shape, bytes).expect("the values fill the shape"))
 }
 
 /// Tensors by name.
