@@ -47,13 +47,15 @@ struct Access {
     point: LiveRange,
     /// The loops around it, outermost first.
     path: Vec<usize>,
-    is_load: bool,
     /// The symbols of its index.
     symbols: BTreeSet<Symbol>,
 }
 
 /// The live interval of each buffer that lives in the arena and is used at all, by [`BufferId`]; `None` for
 /// inputs, outputs and unused buffers.
+///
+/// In a verified graph buffers are written before they are read, a state is written before its loop, and its
+/// other half in it; nothing else is relied on.
 pub fn live_ranges(graph: &KernelGraph) -> Vec<Option<LiveRange>> {
     let mut walk = Walk { point: 0, path: Vec::new(), loops: Vec::new(), accesses: Vec::new() };
     walk.accesses.resize_with(graph.buffers.len(), Vec::new);
@@ -117,12 +119,8 @@ impl Walk {
         self.path.push(id);
         self.steps(&l.body);
         self.path.pop();
-        let range = LiveRange { first: head, last: self.point };
+        self.loops[id].range.last = self.point;
         self.point += 1;
-        self.loops[id].range = range;
-        for half in l.carries.iter().flat_map(|c| [c.current, c.next]) {
-            self.access(half, range, false, BTreeSet::new());
-        }
     }
 
     fn kernel(&mut self, kernel: &Kernel) {
@@ -133,17 +131,17 @@ impl Walk {
                     Coordinate::Static(e) => e.symbols(),
                     Coordinate::Dynamic(_) => BTreeSet::new(),
                 });
-                self.access(*buffer, at, true, symbols.collect());
+                self.access(*buffer, at, symbols.collect());
             }
         }
         for store in &kernel.stores {
-            self.access(store.buffer, at, false, store.index.iter().flat_map(Expr::symbols).collect());
+            self.access(store.buffer, at, store.index.iter().flat_map(Expr::symbols).collect());
         }
         self.point += 1;
     }
 
-    fn access(&mut self, buffer: BufferId, point: LiveRange, is_load: bool, symbols: BTreeSet<Symbol>) {
-        self.accesses[buffer.index()].push(Access { point, path: self.path.clone(), is_load, symbols });
+    fn access(&mut self, buffer: BufferId, point: LiveRange, symbols: BTreeSet<Symbol>) {
+        self.accesses[buffer.index()].push(Access { point, path: self.path.clone(), symbols });
     }
 }
 
@@ -155,12 +153,10 @@ fn interval(accesses: &[&Access], loops: &[LoopRange]) -> Option<LiveRange> {
         None => a.point,
     };
     let range = accesses.iter().map(|a| lifted(a)).reduce(LiveRange::union)?;
-    // Something survives an iteration of a loop when the buffer is filled slice by slice along its counter,
-    // or when the first use in it is a load, which then reads what an earlier iteration left.
-    let first = accesses.iter().min_by_key(|a| (a.point.first, !a.is_load))?;
+    // What is filled or read slice by slice along a loop's counter survives the loop's iterations.
     let outermost = common.iter().find(|l| {
         let counter = &loops[**l].counter;
-        first.is_load || accesses.iter().any(|a| a.symbols.contains(counter))
+        accesses.iter().any(|a| a.symbols.contains(counter))
     });
     Some(outermost.map_or(range, |l| range.union(loops[*l].range)))
 }

@@ -261,6 +261,28 @@ fn a_short_lived_block_moved_onto_a_state_is_caught() {
 }
 
 #[test]
+fn a_buffer_filled_slice_by_slice_in_its_loop_is_not_lent_out_between_steps() {
+    let mut program = Program::default();
+    let x = program.buffer(BufferKind::Input(0), &[symbol("A")]);
+    let history = program.buffer(BufferKind::Temporary, &[symbol("T")]);
+    let seen = program.buffer(BufferKind::Temporary, &[symbol("A")]);
+    let short = program.buffer(BufferKind::Temporary, &[symbol("A")]);
+    let y = program.buffer(BufferKind::Output(0), &[symbol("A")]);
+    let t = Symbol::new("t");
+    let body = vec![
+        program.kernel(&[x], history, Some(&t)),
+        program.kernel(&[history], seen, None),
+        program.kernel(&[seen], short, None),
+        program.kernel(&[short], y, None),
+    ];
+    let (trip, direction) = (symbol("T"), Direction::Forward);
+    let graph = program.finish(vec![Step::Loop(Loop { counter: t, trip, direction, carries: vec![], body })]);
+    let plan = MemoryPlan::new(&graph, &DimEnv::new().with("A", 16).with("T", 4)).unwrap();
+    check(&graph, &plan).unwrap();
+    assert_eq!(plan.arena_bytes, 3 * 64, "{plan}");
+}
+
+#[test]
 fn empty_buffers_have_one_readable_element() {
     let plan = MemoryPlan::new(&chain(1), &DimEnv::new().with("A", 0)).unwrap();
     assert_eq!(plan.buffer_bytes, vec![4, 4, 4]);
