@@ -5,7 +5,7 @@ use fuse_ir::interp::{fold_cast, fold_scalar};
 use fuse_ir::ops::{ResultRule, ScalarOp};
 use fuse_ir::{DType, Expr, Literal};
 
-use crate::language::{Head, ScanId, SpaceId, Tables, Term};
+use crate::language::{GatherTerm, Head, ScanId, SpaceId, Tables, Term};
 use crate::scan_set::ScanSet;
 
 /// The e-graph of the compiler.
@@ -50,6 +50,16 @@ pub fn full_bits(tables: &Tables, space: SpaceId) -> u64 {
 pub fn same_step(coordinates: &[Expr], depth: usize) -> bool {
     let identity = |i: usize| coordinates.get(i).and_then(Expr::as_axis).is_some_and(|a| a.index() == i);
     (0..=depth).all(identity)
+}
+
+/// The scans whose time axis is among the first `axes` ones.
+pub fn shallower(tables: &Tables, mut inside: ScanSet, axes: usize) -> ScanSet {
+    for scan in inside.clone().iter() {
+        if tables.scan(scan).depth() >= axes {
+            inside.remove(scan);
+        }
+    }
+    inside
 }
 
 /// The scans of `inside` that reading at `coordinates` stays inside.
@@ -141,7 +151,9 @@ impl Context {
                 let space = egraph.analysis.tables.space(kept);
                 let dtype = if op.is_arg() { DType::I64 } else { x.dtype };
                 let depends = x.depends & ((1u64 << kept.len()) - 1);
-                ClassData { space, dtype, depends, heavy: true, constant, ..x }
+                // What reduces over the steps of a loop is no longer inside it.
+                let inside = shallower(&egraph.analysis.tables, x.inside, kept.len());
+                ClassData { space, dtype, depends, inside, heavy: true, constant }
             }
             Head::Gather(id) => {
                 let (table, index) = (child(0), child(1));
@@ -156,13 +168,12 @@ impl Context {
                 let space = egraph.analysis.tables.space(&space);
                 egraph.analysis.leaf(space, ty.dtype, ScanSet::of(scan))
             }
-            Head::ScanFinal(..) => {
+            Head::ScanFinal(scan, _) => {
                 let (init, next) = (child(0), child(1));
                 let mut inside = init.inside.clone();
                 inside.union_with(&next.inside);
-                if let Head::ScanFinal(scan, _) = term.head {
-                    inside.remove(scan);
-                }
+                let tables = &egraph.analysis.tables;
+                let inside = shallower(tables, inside, tables.scan(scan).depth());
                 let depends = full_bits(&egraph.analysis.tables, init.space);
                 ClassData { inside, heavy: true, constant: None, depends, ..init }
             }
@@ -209,14 +220,17 @@ impl Context {
         let fixed = gather.coordinates.iter().enumerate().filter(|(i, _)| *i != gather.axis);
         let depends = fixed.fold(index.depends, |bits, (_, e)| bits | axes_bits(e));
         let depends = depends & full_bits(&self.tables, gather.space);
-        let mut inside = index.inside.clone();
-        for scan in kept_inside(&self.tables, &table.inside, &gather.coordinates).iter() {
-            if self.tables.scan(scan).depth() < gather.axis {
-                inside.insert(scan);
-            }
-        }
+        let inside = gathered_inside(&self.tables, gather, &table.inside, &index.inside);
         ClassData { heavy: index.heavy, inside, ..light(gather.space, table.dtype, depends) }
     }
+}
+
+/// The scans that a gather stays inside: those of its index, and those of its table that the fixed coordinates
+/// before the gathered one stay inside.
+pub fn gathered_inside(tables: &Tables, gather: &GatherTerm, table: &ScanSet, index: &ScanSet) -> ScanSet {
+    let mut inside = shallower(tables, kept_inside(tables, table, &gather.coordinates), gather.axis);
+    inside.union_with(index);
+    inside
 }
 
 /// The scans that reading a class with these coordinates leaves, so that it must be read from memory.

@@ -86,11 +86,11 @@ impl View {
         View { source: self.source.clone(), coordinates: coordinates.collect(), shape: self.shape.clone() }
     }
 
-    /// The buffer that this value is, with nothing moved.
-    fn whole(&self, rank: usize) -> Option<BufferId> {
+    /// The buffer that this value of some shape is, with nothing moved or left out.
+    fn whole(&self, shape: &[Dim]) -> Option<BufferId> {
         let identity = |(i, e): (usize, &Expr)| e.as_axis().is_some_and(|a| a.index() == i);
         match self.source {
-            Source::Buffer(buffer) if self.coordinates.len() == rank => {
+            Source::Buffer(buffer) if self.shape == shape => {
                 self.coordinates.iter().enumerate().all(identity).then_some(buffer)
             }
             Source::Buffer(_) | Source::Constant(_) | Source::Index(_) => None,
@@ -227,7 +227,7 @@ impl Builder {
     ) -> View {
         let ((table, table_ty), (indices, indices_ty)) = (operands[0], operands[1]);
         // The gathered axis must be an axis of a buffer; a view that mixes it is copied first.
-        let table = match table.whole(table_ty.rank()) {
+        let table = match table.whole(&table_ty.shape) {
             Some(_) => table.clone(),
             None => self.compute(table_ty, "copy", steps, |k| k.read(table, table_ty.dtype, &k.point())),
         };
@@ -260,7 +260,7 @@ impl Builder {
 
     /// Writes a graph output: in the kernel that computes it where that is free to, or by a copy.
     fn output(&mut self, i: usize, name: &str, ty: &TensorType, view: &View, steps: &mut Vec<Step>) {
-        let free = view.whole(ty.rank()).filter(|b| self.buffers[b.index()].kind == BufferKind::Temporary);
+        let free = view.whole(&ty.shape).filter(|b| self.buffers[b.index()].kind == BufferKind::Temporary);
         match free {
             Some(buffer) => {
                 let name = self.buffer_names.unique(name);
@@ -394,7 +394,7 @@ impl Builder {
     }
 
     fn made_here(&self, view: &View, ty: &TensorType) -> Option<BufferId> {
-        let buffer = view.whole(ty.rank())?;
+        let buffer = view.whole(&ty.shape)?;
         let loops = self.made.get(&buffer)?;
         (*loops == self.loops).then_some(buffer)
     }
@@ -463,6 +463,9 @@ impl OpKernel {
 
     fn pad(&mut self, x: (&View, &TensorType), result: &TensorType, low: &[Dim], value: Literal) -> ElementId {
         let (view, ty) = x;
+        if ty.shape.iter().any(Expr::is_zero) {
+            return self.builder.constant(value);
+        }
         let clamp = |(i, n): (usize, &Dim)| clamped(Expr::axis(i) - low[i].clone(), n);
         let at: Vec<Expr> = ty.shape.iter().enumerate().map(clamp).collect();
         let mut out = self.read(view, ty.dtype, &at);
@@ -482,7 +485,10 @@ impl OpKernel {
     fn concat(&mut self, operands: &[(&View, &TensorType)], axis: usize) -> ElementId {
         let mut parts = Vec::new();
         let mut offset = Dim::constant(0);
-        for (view, ty) in operands {
+        // Nothing to read in empty operands, but one must be there for an empty result.
+        let some = |o: &&(&View, &TensorType)| !o.1.shape[axis].is_zero();
+        let read: Vec<_> = operands.iter().filter(some).collect();
+        for (view, ty) in if read.is_empty() { operands.iter().collect() } else { read } {
             let mut at = self.point();
             at[axis] = clamped(Expr::axis(axis) - offset.clone(), &ty.shape[axis]);
             offset = offset + ty.shape[axis].clone();

@@ -84,24 +84,24 @@ fn parts_of_a_joined_tensor_are_the_joined_tensors() {
 fn a_detour_through_a_wider_type_disappears() {
     let wide = fused(
         "graph g(x: f16[4]) -> (y: f16[4]) {
-           %w = cast x dtype=f32 : f32[4]
-           %n = cast %w dtype=f16 : f16[4]
+           %w = cast x : f32[4]
+           %n = cast %w : f16[4]
            return y = %n
          }",
     );
     assert_eq!(casts(&wide), 0, "{}", wide.kernels);
     let narrow = fused(
         "graph g(x: f32[4]) -> (y: f32[4]) {
-           %n = cast x dtype=f16 : f16[4]
-           %w = cast %n dtype=f32 : f32[4]
+           %n = cast x : f16[4]
+           %w = cast %n : f32[4]
            return y = %w
          }",
     );
     assert_eq!(casts(&narrow), 2, "{}", narrow.kernels);
     let saturating = fused(
         "graph g(x: i32[4]) -> (y: u8[4]) {
-           %w = cast x dtype=f64 : f64[4]
-           %n = cast %w dtype=u8 : u8[4]
+           %w = cast x : f64[4]
+           %n = cast %w : u8[4]
            return y = %n
          }",
     );
@@ -130,7 +130,7 @@ fn an_axis_of_extent_one_is_not_reduced() {
 fn repetitions_are_not_reduced_where_there_surely_is_one() {
     let known = fused(
         "graph g(x: f32[T]) -> (y: f32[T], z: f32[T]) {
-           %b = broadcast x shape=[T, 5] axes=[0] : f32[T, 5]
+           %b = broadcast x axes=[0] : f32[T, 5]
            %m = max %b axes=[1] : f32[T]
            %s = sum %b axes=[1] : f32[T]
            return y = %m, z = %s
@@ -138,10 +138,10 @@ fn repetitions_are_not_reduced_where_there_surely_is_one() {
     );
     assert_eq!(reductions(&known), 0, "{}", known.kernels);
     let maybe_none = fused(
-        "graph g(x: f32[T]) -> (y: f32[T]) {
-           %b = broadcast x shape=[T, B] axes=[0] : f32[T, B]
+        "graph g(x: f32[T], b: f32[B]) -> (y: f32[T], c: f32[B]) {
+           %b = broadcast x axes=[0] : f32[T, B]
            %m = max %b axes=[1] : f32[T]
-           return y = %m
+           return y = %m, c = b
          }",
     );
     assert_eq!(reductions(&maybe_none), 1, "{}", maybe_none.kernels);
@@ -178,7 +178,7 @@ fn a_state_that_never_changes_needs_no_loop() {
            {
              %a = add x0, h0 : f32[B]
              next h1 = h0
-             stack %s1 = %a
+             stack y = %a
            }
            return y = %f, z = %s
          }",

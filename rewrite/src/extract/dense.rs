@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use egg::Id;
 
 use super::cost::{cast_work, scalar_work};
-use crate::analysis::{ClassData, Terms};
+use crate::analysis::{ClassData, Terms, gathered_inside, kept_inside, shallower};
 use crate::language::{Head, Tables, Term};
+use crate::scan_set::ScanSet;
 
 /// A class, by position.
 pub type Class = u32;
@@ -32,6 +33,9 @@ pub struct Dense<'a> {
     pub ids: Vec<Id>,
     /// Which node of a class computes it in place.
     pub choice: Vec<usize>,
+    /// The scans inside whose loops a class lies as it is chosen. The analysis of the e-graph knows the least
+    /// over all nodes, which none of them need attain.
+    pub inside: Vec<ScanSet>,
     /// What a class costs with all it is computed from; see [`Dense::below`].
     rank: Vec<u64>,
     index: HashMap<Id, Class>,
@@ -64,6 +68,7 @@ impl<'a> Dense<'a> {
             ids: Vec::new(),
             choice: Vec::new(),
             rank: Vec::new(),
+            inside: Vec::new(),
             index: HashMap::new(),
             terms,
         };
@@ -100,7 +105,37 @@ impl<'a> Dense<'a> {
         dense.prefer_views();
         let roots: Vec<Class> = roots.iter().map(|r| dense.class(*r)).collect();
         dense.share(&roots);
+        dense.place_inside();
         dense
+    }
+
+    /// Works out which loops the chosen nodes lie in, operands first.
+    fn place_inside(&mut self) {
+        self.inside = vec![ScanSet::new(); self.nodes.len()];
+        let mut order: Vec<Class> = (0..self.nodes.len() as Class).collect();
+        order.sort_by_key(|c| (self.rank[*c as usize], self.ids[*c as usize]));
+        for class in order {
+            let node = self.chosen(class);
+            let of = |i: usize| &self.inside[node.children[i] as usize];
+            let all = |children: &[Class]| {
+                let mut inside = ScanSet::new();
+                children.iter().for_each(|c| _ = inside.union_with(&self.inside[*c as usize]));
+                inside
+            };
+            let rank = self.tables.extents(self.data[class as usize].space).len();
+            let inside = match node.head {
+                Head::Leaf(_) | Head::Constant(_) | Head::Index(_) => ScanSet::new(),
+                Head::Carry(scan, _) => ScanSet::of(scan),
+                Head::Scalar(_) | Head::Cast(_) => all(&node.children),
+                Head::Reindex(map) => kept_inside(self.tables, of(0), &self.tables.map(map).results),
+                Head::Reduce(..) => shallower(self.tables, of(0).clone(), rank),
+                Head::Gather(id) => gathered_inside(self.tables, self.tables.gather(id), of(0), of(1)),
+                Head::ScanFinal(scan, _) => {
+                    shallower(self.tables, all(&node.children), self.tables.scan(scan).depth())
+                }
+            };
+            self.inside[class as usize] = inside;
+        }
     }
 
     /// Whether `a` may be computed before `b`: it costs less, or as much and is older. Every choice and every

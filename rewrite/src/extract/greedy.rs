@@ -85,7 +85,7 @@ impl Candidates {
             for child in &node.children {
                 let c = *child as usize;
                 uses[c] += 1;
-                boundary[c] |= !dense.data[class].inside.is_subset(&dense.data[c].inside);
+                boundary[c] |= !dense.inside[class].is_subset(&dense.inside[c]);
                 // What a view repeats or a reduction reads is evaluated more often than it has values.
                 let repeats = matches!(node.head, Head::Reindex(_) | Head::Reduce(..));
                 summed[c] |= repeats;
@@ -136,7 +136,7 @@ const LAST_RESORT: usize = 4;
 fn starts(problem: &Problem<'_>, candidates: &Candidates) -> Vec<Materialised> {
     let mut least = Materialised::none(problem.dense.nodes.len());
     for class in &problem.stacked {
-        least.set(*class, !problem.dense.data[*class as usize].inside.is_empty());
+        least.set(*class, !problem.dense.inside[*class as usize].is_empty());
     }
     let with = |base: &Materialised, classes: &[Class]| {
         let mut more = base.clone();
@@ -148,7 +148,7 @@ fn starts(problem: &Problem<'_>, candidates: &Candidates) -> Vec<Materialised> {
     let everything = with(&reduced, &candidates.all);
     // Where rules joined values of different loops, cutting everywhere separates them again.
     let loops = problem.dense.used(&problem.outputs);
-    let in_loops = (0..loops.len()).filter(|c| loops[*c] && !problem.dense.data[*c].inside.is_empty());
+    let in_loops = (0..loops.len()).filter(|c| loops[*c] && !problem.dense.inside[*c].is_empty());
     let separated = with(&everything, &in_loops.map(|c| c as Class).collect::<Vec<_>>());
     vec![hoisted, reduced, everything, least, separated]
 }

@@ -7,7 +7,7 @@ use fuse_ir::device::DeviceModel;
 use super::cost::{KernelCost, Work};
 use super::dense::{Class, Dense};
 use super::points::{Expansion, PointId, Points};
-use crate::analysis::{full_bits, kept_inside};
+use crate::analysis::full_bits;
 use crate::language::{Head, ScanId, SpaceId};
 
 /// Which classes are in memory.
@@ -184,8 +184,8 @@ fn visit(
         walk.reads.push(Read { class, steps, identity });
         return;
     }
-    let data = dense.data[class as usize];
-    if kept_inside(dense.tables, &data.inside, &point.coordinates) != data.inside {
+    // In another step of its loop, it can only be read from memory.
+    if dense.inside[class as usize].iter().any(|scan| steps <= dense.tables.scan(scan).depth()) {
         walk.needs.push(class);
         return;
     }

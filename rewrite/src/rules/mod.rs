@@ -85,14 +85,17 @@ pub fn rules() -> Vec<Rule> {
     out
 }
 
-/// The rules that the laws of the op table imply; all exact, as the laws are.
+/// The rules that the laws of the op table imply; all exact, as the laws are. Laws about signs hold for floats.
 fn law_rules() -> Vec<Rule> {
     let mut out = Vec::new();
     for op in ScalarOp::ALL {
         let name = op.mnemonic();
         let mut rule = |law: &str, left: String, right: String| {
+            // The negation of an unsigned integer, or of the least signed one, has the wrong sign.
+            let signs = matches!(law, "even" | "odd");
+            let guards = if signs { vec![Guard::Float] } else { Vec::new() };
             let name = format!("{name}-{law}");
-            out.push(Rule { name, left, right, guards: Vec::new(), contract: Contract::Exact });
+            out.push(Rule { name, left, right, guards, contract: Contract::Exact });
         };
         if op.has(Law::Involution) {
             rule("involution", format!("({name} ({name} ?x))"), "?x".into());
