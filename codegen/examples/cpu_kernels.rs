@@ -28,8 +28,15 @@ fn main() {
             measure(&name, &graph, &[("B", batch)], flops, peak);
         }
     }
-    measure("matmul 128x512x512", &matmul(), &[("M", 128), ("N", 512), ("K", 512)], 2.0 * 128.0 * 512.0 * 512.0, peak);
-    for op in [ScalarOp::Tanh, ScalarOp::Sigmoid, ScalarOp::Exp, ScalarOp::Add, ScalarOp::Erf, ScalarOp::Log] {
+    measure(
+        "matmul 128x512x512",
+        &matmul(),
+        &[("M", 128), ("N", 512), ("K", 512)],
+        2.0 * 128.0 * 512.0 * 512.0,
+        peak,
+    );
+    for op in [ScalarOp::Tanh, ScalarOp::Sigmoid, ScalarOp::Exp, ScalarOp::Add, ScalarOp::Erf, ScalarOp::Log]
+    {
         measure(&format!("{} of 65536", op.mnemonic()), &elementwise(op), &[("N", 65536)], 65536.0, peak);
     }
     measure("layer norm 32x512", &sums(), &[("B", 32), ("N", 512)], 2.0 * 32.0 * 512.0, peak);
@@ -95,8 +102,8 @@ fn measure(name: &str, graph: &KernelGraph, dims: &[(&str, i64)], flops: f64, pe
         Some("ir") => println!("{name}\n{}", print(&function)),
         _ => {}
     }
-    let schedule_ms = best(9, || drop(scheduled(())));
-    let compile_ms = best(9, || drop(compile_cpu(std::slice::from_ref(&function))));
+    let schedule_ms = average(200, || drop(scheduled(())));
+    let compile_ms = average(50, || drop(compile_cpu(std::slice::from_ref(&function))));
     let module = compile_cpu(std::slice::from_ref(&function)).expect("the kernel compiles");
     let mut tensors = inputs(graph, &dims);
     let mut outputs: Vec<Vec<u8>> = Vec::new();
@@ -126,6 +133,23 @@ fn measure(name: &str, graph: &KernelGraph, dims: &[(&str, i64)], flops: f64, pe
         rate / 1e9,
         rate / peak * 100.0
     );
+}
+
+/// The processor time of one of several runs, in milliseconds, which other load on the machine hardly changes;
+/// where the system does not tell it, the time that passed.
+fn average(runs: u32, mut run: impl FnMut()) -> f64 {
+    let used = || {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        text.split(' ').next()?.parse::<f64>().ok()
+    };
+    run();
+    let (start, before) = (Instant::now(), used());
+    (0..runs).for_each(|_| run());
+    let nanoseconds = match (before, used()) {
+        (Some(before), Some(after)) => after - before,
+        _ => start.elapsed().as_secs_f64() * 1e9,
+    };
+    nanoseconds / f64::from(runs) / 1e6
 }
 
 /// The shortest of several runs, in milliseconds.

@@ -8,10 +8,9 @@
 //!
 //! The helpers take the type from the operands and expect them to agree; [`crate::verify`] is what checks.
 
-use std::collections::HashMap;
-
 use fuse_ir::expr::{Dim, Symbol};
 use fuse_ir::{DType, Literal};
+use rustc_hash::FxHashMap;
 
 use crate::kernel_ir::{
     BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, LaneType, Mapping, Operation,
@@ -26,7 +25,7 @@ pub type Depth = usize;
 pub struct FunctionBuilder {
     types: Vec<Type>,
     homes: Vec<Home>,
-    integers: HashMap<ValueId, i64>,
+    literals: FxHashMap<ValueId, Literal>,
     blocks: Vec<OpenBlock>,
     next_block: u32,
 }
@@ -42,7 +41,7 @@ struct Home {
 struct OpenBlock {
     id: u32,
     statements: Vec<Statement>,
-    known: HashMap<(Type, Operation), ValueId>,
+    known: FxHashMap<(Type, Operation), ValueId>,
     /// Whether loads must stay inside.
     barrier: bool,
 }
@@ -70,11 +69,11 @@ impl Default for FunctionBuilder {
 impl FunctionBuilder {
     /// An empty function.
     pub fn new() -> Self {
-        let root = OpenBlock { id: 0, statements: Vec::new(), known: HashMap::new(), barrier: true };
+        let root = OpenBlock { id: 0, statements: Vec::new(), known: FxHashMap::default(), barrier: true };
         FunctionBuilder {
             types: Vec::new(),
             homes: Vec::new(),
-            integers: HashMap::new(),
+            literals: FxHashMap::default(),
             blocks: vec![root],
             next_block: 1,
         }
@@ -116,7 +115,8 @@ impl FunctionBuilder {
 
     /// The value as a number, when it is an integer constant.
     pub fn as_integer(&self, value: ValueId) -> Option<i64> {
-        self.integers.get(&value).copied()
+        let integer = matches!(self.ty(value).lane, LaneType::I32 | LaneType::I64);
+        self.literals.get(&value).filter(|_| integer).map(|l| l.as_i64())
     }
 
     /// Closes the blocks deeper than `depth` for a while, so that what is built next runs before them.
@@ -159,9 +159,7 @@ impl FunctionBuilder {
     /// A constant in every lane.
     pub fn literal(&mut self, ty: Type, literal: Literal) -> ValueId {
         let value = self.operation(ty, Operation::Constant(literal));
-        if matches!(ty.lane, LaneType::I32 | LaneType::I64) {
-            self.integers.insert(value, literal.as_i64());
-        }
+        self.literals.insert(value, literal);
         value
     }
 
@@ -276,7 +274,7 @@ impl FunctionBuilder {
     fn open(&mut self, barrier: bool) {
         let id = self.next_block;
         self.next_block += 1;
-        self.blocks.push(OpenBlock { id, statements: Vec::new(), known: HashMap::new(), barrier });
+        self.blocks.push(OpenBlock { id, statements: Vec::new(), known: FxHashMap::default(), barrier });
     }
 
     fn close(&mut self) -> Vec<Statement> {
@@ -369,6 +367,9 @@ impl FunctionBuilder {
     }
     /// Logical or bitwise negation.
     pub fn not(&mut self, x: ValueId) -> ValueId {
+        if let Some(number) = self.as_integer(x) {
+            return self.integer_like(x, !number);
+        }
         self.unary(UnaryOp::Not, x)
     }
     /// `x·y + z`, rounded once.
@@ -398,6 +399,10 @@ impl FunctionBuilder {
     }
     /// A conversion to lanes of another type.
     pub fn convert(&mut self, conversion: Conversion, x: ValueId, to: LaneType) -> ValueId {
+        if let (Conversion::Bitcast, Some(literal)) = (conversion, self.literals.get(&x)) {
+            let same_bits = Literal::from_bits(memory_type(to), literal.bits());
+            return self.literal(self.ty(x).with_lane(to), same_bits);
+        }
         self.operation(self.ty(x).with_lane(to), Operation::Convert(conversion, x))
     }
     /// The same bits as lanes of another type.
@@ -409,6 +414,9 @@ impl FunctionBuilder {
         let ty = self.ty(x);
         if ty.lanes == lanes {
             return x;
+        }
+        if let Some(literal) = self.literals.get(&x) {
+            return self.literal(Type { lane: ty.lane, lanes }, *literal);
         }
         self.operation(Type { lane: ty.lane, lanes }, Operation::Splat(x))
     }

@@ -166,8 +166,27 @@ fn f64_functions_stay_within_4_ulp_of_the_system_library() {
 /// Pairs of ordinary and extreme operands.
 fn pairs_f64(op: ScalarOp) -> [Vec<f64>; 2] {
     let corners = [
-        0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 1e300, -1e300, 5e-324, -5e-324, f64::INFINITY,
-        f64::NEG_INFINITY, f64::NAN, 4503599627370497.0, 1e17, 0.1, 7.25,
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        -0.5,
+        2.0,
+        -2.0,
+        3.0,
+        -3.0,
+        1e300,
+        -1e300,
+        5e-324,
+        -5e-324,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        f64::NAN,
+        4503599627370497.0,
+        1e17,
+        0.1,
+        7.25,
     ];
     let (mut x, mut y) = (Vec::new(), Vec::new());
     for p in corners {

@@ -70,7 +70,9 @@ fn matrix_products_of_every_layout_and_shape_agree() {
         );
         m.store(product);
         let graph = m.finish();
-        for (rows, columns, k) in [(1, 1, 1), (4, 16, 8), (5, 19, 7), (9, 33, 40), (3, 4, 0), (0, 4, 4), (4, 0, 4)] {
+        for (rows, columns, k) in
+            [(1, 1, 1), (4, 16, 8), (5, 19, 7), (9, 33, 40), (3, 4, 0), (0, 4, 4), (4, 0, 4)]
+        {
             check_at(&graph, &[("M", rows), ("N", columns), ("K", k)], CLOSE);
         }
     }
@@ -179,7 +181,11 @@ fn a_reduction_inside_a_reduction_is_computed_for_each_of_its_points() {
     m.store(sum);
     let graph = m.finish();
     for (rows, n, k) in [(3, 9, 5), (1, 4, 4), (2, 0, 3), (2, 3, 0)] {
-        check_at(&graph, &[("M", rows), ("N", n), ("K", k)], Tolerance { ulp: 8.0, absolute: 1e-5, relative: 1e-5 });
+        check_at(
+            &graph,
+            &[("M", rows), ("N", n), ("K", k)],
+            Tolerance { ulp: 8.0, absolute: 1e-5, relative: 1e-5 },
+        );
     }
 }
 

@@ -4,14 +4,13 @@
 //! make it; a bool scalar is an `i8` of 0 or 1. Constants are kept as numbers until something uses them, and
 //! made in the block of the use, so that their live ranges stay short and a shift by one finds its distance.
 
-use std::collections::HashMap;
-
-use cranelift::codegen::ir::{self, InstBuilder};
 use cranelift::codegen::cursor::{Cursor, FuncCursor};
+use cranelift::codegen::ir::{self, InstBuilder};
 use cranelift::codegen::ir::{BlockArg, ConstantData, MemFlagsData, types};
 use cranelift::frontend::FunctionBuilder;
 use cranelift::prelude::{FloatCC, IntCC};
 use fuse_ir::{DType, Literal};
+use rustc_hash::FxHashMap;
 
 use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Type, UnaryOp};
 use crate::scalar::{Bounds, LoopBody, ScalarBuilder};
@@ -40,9 +39,9 @@ pub(super) struct CraneliftBuilder<'a, 'f> {
     pub(super) f: &'a mut FunctionBuilder<'f>,
     pub(super) arguments: Arguments,
     /// The constants made in the current block.
-    constants: HashMap<(Type, Literal), ir::Value>,
+    constants: FxHashMap<(Type, Literal), ir::Value>,
     /// The loop depth at which a 64-bit integer was made, and its summands if it is a sum.
-    sums: HashMap<ir::Value, Sum>,
+    sums: FxHashMap<ir::Value, Sum>,
     /// The open loops, outermost first.
     loops: Vec<OpenLoop>,
 }
@@ -52,7 +51,7 @@ struct OpenLoop {
     /// The jump into the loop; what does not change inside is computed before it.
     entry: ir::Inst,
     /// Addresses computed there: of a base and a summand in bytes.
-    addresses: HashMap<(ir::Value, ir::Value), ir::Value>,
+    addresses: FxHashMap<(ir::Value, ir::Value), ir::Value>,
 }
 
 #[derive(Clone, Copy)]
@@ -88,7 +87,13 @@ pub(super) fn register_type(ty: Type) -> ir::Type {
 
 impl<'a, 'f> CraneliftBuilder<'a, 'f> {
     pub(super) fn new(f: &'a mut FunctionBuilder<'f>, arguments: Arguments) -> Self {
-        CraneliftBuilder { f, arguments, constants: HashMap::new(), sums: HashMap::new(), loops: Vec::new() }
+        CraneliftBuilder {
+            f,
+            arguments,
+            constants: FxHashMap::default(),
+            sums: FxHashMap::default(),
+            loops: Vec::new(),
+        }
     }
 
     /// The number of loops around the current block.
@@ -156,7 +161,9 @@ impl<'a, 'f> CraneliftBuilder<'a, 'f> {
             Operand::Value(value) => {
                 let sum = self.sums.get(&value).copied().unwrap_or(Sum { depth: 0, summands: None });
                 match sum.summands {
-                    Some((x, y)) if out.len() < 8 && self.depth_of(x).min(self.depth_of(y)) < self.depth() => {
+                    Some((x, y))
+                        if out.len() < 8 && self.depth_of(x).min(self.depth_of(y)) < self.depth() =>
+                    {
                         self.summands(x, out, constant);
                         self.summands(y, out, constant);
                     }
@@ -568,7 +575,7 @@ impl ScalarBuilder for CraneliftBuilder<'_, '_> {
         let first: Vec<_> = std::iter::once(begin).chain(inits.iter().copied()).collect();
         let entry = self.f.ins().brif(entered, inside, &arguments(&first), after, &arguments(&inits));
 
-        self.loops.push(OpenLoop { entry, addresses: HashMap::new() });
+        self.loops.push(OpenLoop { entry, addresses: FxHashMap::default() });
         self.switch_to(inside);
         let counter_operand = self.made(counter);
         let current: Vec<_> = current.into_iter().map(|v| self.made(v)).collect();

@@ -117,20 +117,12 @@ pub(super) const LOG_TAIL: [f64; 8] = [
 ];
 
 /// `(sin(r) - r) / r³` as a polynomial of z = r², relative to `sin(r)`; |r| up to π/4. Error below 2^-37.5.
-pub(super) const SIN_F32: [f64; 4] = [
-    -0.16666666640854078,
-    0.00833332931756421,
-    -0.00019839316660290074,
-    2.7181613977704744e-06,
-];
+pub(super) const SIN_F32: [f64; 4] =
+    [-0.16666666640854078, 0.00833332931756421, -0.00019839316660290074, 2.7181613977704744e-06];
 
 /// `(cos(r) - 1 + r²/2) / r⁴` as a polynomial of z = r²; |r| up to π/4. Error below 2^-43.1.
-pub(super) const COS_F32: [f64; 4] = [
-    0.04166666662087691,
-    -0.0013888883612300272,
-    2.479948765601507e-05,
-    -2.7207858521928967e-07,
-];
+pub(super) const COS_F32: [f64; 4] =
+    [0.04166666662087691, -0.0013888883612300272, 2.479948765601507e-05, -2.7207858521928967e-07];
 
 /// `(sin(r) - r) / r³` as a polynomial of z = r², relative to `sin(r)`; |r| up to π/4. Error below 2^-63.0.
 pub(super) const SIN_F64: [f64; 7] = [

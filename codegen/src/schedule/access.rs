@@ -33,12 +33,7 @@ pub(super) struct Access {
 
 impl Access {
     /// The position of `index` in a contiguous buffer of type `ty`.
-    pub(super) fn new(
-        buffer: ParameterId,
-        ty: &TensorType,
-        index: &[Coordinate],
-        extents: &[Dim],
-    ) -> Access {
+    pub(super) fn new(buffer: ParameterId, ty: &TensorType, index: &[Coordinate], extents: &[Dim]) -> Access {
         let (mut position, mut dynamic, mut symbols) = (Expr::default(), Vec::new(), BTreeSet::new());
         let mut clamped = false;
         let mut stride = Dim::constant(1);

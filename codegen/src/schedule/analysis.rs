@@ -187,7 +187,8 @@ impl<'a> Analysis<'a> {
         let mut parameters = BTreeMap::new();
         let stored: BTreeSet<BufferId> = kernel.stores.iter().map(|s| s.buffer).collect();
         let loaded = kernel.loads();
-        let access = |written| if written { crate::kernel_ir::Access::Write } else { crate::kernel_ir::Access::Read };
+        let access =
+            |written| if written { crate::kernel_ir::Access::Write } else { crate::kernel_ir::Access::Read };
         for (buffer, written) in
             loaded.into_iter().map(|b| (b, false)).chain(stored.into_iter().map(|b| (b, true)))
         {
@@ -239,7 +240,9 @@ impl<'a> Analysis<'a> {
         for store in &self.stores {
             self.needed[store.value.index()] = true;
             if self.free[store.value.index()] & !space != 0 {
-                return Err(self.malformed(format!("{} is stored over an axis that nothing binds", store.value)));
+                return Err(
+                    self.malformed(format!("{} is stored over an axis that nothing binds", store.value))
+                );
             }
         }
         for id in self.ids().rev() {

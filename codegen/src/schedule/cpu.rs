@@ -7,9 +7,9 @@
 
 use std::rc::Rc;
 
+use fuse_ir::ScalarOp;
 use fuse_ir::expr::{Axis, Dim};
 use fuse_ir::kernel::{Element, ElementId};
-use fuse_ir::ScalarOp;
 
 use super::analysis::{Analysis, axis_bit};
 use super::emitter::{Emitted, Emitter, Point, floor_division};
@@ -22,6 +22,9 @@ use crate::kernel_ir::{BinaryOp, Condition, Function, LaneType, Mapping, Operati
 const ELEMENTWISE_CHUNK: i64 = 1024;
 /// Points of a chunk where each point is a reduction.
 const REDUCTION_CHUNK: i64 = 16;
+
+/// Reductions of one lane that keep the machine busy, so that a loop over the lanes costs nothing.
+const LANE_LOOP_CHAINS: i64 = 4;
 
 /// How a kernel's space is walked.
 struct Tiling {
@@ -71,7 +74,7 @@ impl Tiling {
             .flat_map(|g| g.members.iter().copied())
             .collect();
         let hoisted = analysis.groups.iter().any(|g| !g.nested && g.free & axis_bit(axis) == 0);
-        let vector = vectorised(analysis, axis, !hot.is_empty(), vector_bits).map(Rc::new);
+        let mut vector = vectorised(analysis, axis, !hot.is_empty(), vector_bits);
         // The reductions that one loop carries for each point.
         let members = analysis
             .groups
@@ -81,12 +84,19 @@ impl Tiling {
             .max()
             .unwrap_or(0);
         let rows = rows(analysis, &outer, axis, &hot, members);
+        if members as i64 * rows.map_or(1, |(_, n)| n) >= LANE_LOOP_CHAINS {
+            if let Some(vector) = &mut vector {
+                vector.loop_over_lanes(analysis);
+            }
+        }
+        let vector = vector.map(Rc::new);
         let by_column = vector.as_ref().is_some_and(|v| hot.iter().any(|h| v.of(*h) == Class::Vector));
         let extent = analysis.extent(axis).as_constant();
         let tile = |rows: i64| {
             let room = MAX_ACCUMULATORS as i64 / (members.max(1) as i64 * rows);
             let lanes = vector.as_ref().map_or(1, |v| i64::from(v.lanes));
-            let fits = |t: &i64| *t <= room && extent.is_none_or(|n| n % (lanes * t) == 0 || n >= 4 * lanes * t);
+            let fits =
+                |t: &i64| *t <= room && extent.is_none_or(|n| n % (lanes * t) == 0 || n >= 4 * lanes * t);
             if by_column { [4, 2].into_iter().find(fits).unwrap_or(1) } else { 1 }
         };
         let (tile, single_tile) = (tile(rows.map_or(1, |(_, n)| n)), tile(1));
@@ -133,7 +143,8 @@ fn chunk(extent: Option<i64>, target: i64, multiple: i64) -> Option<i64> {
         Some(n) if n <= target => None,
         Some(n) => {
             let divides = |c: &i64| n % c == 0;
-            let near = (target / 2 / multiple..=target * 2 / multiple).map(|c| c * multiple).filter(|c| *c > 0);
+            let near =
+                (target / 2 / multiple..=target * 2 / multiple).map(|c| c * multiple).filter(|c| *c > 0);
             Some(near.filter(divides).min_by_key(|c| (c - target).abs()).unwrap_or(target))
         }
         None => Some(target),
@@ -159,7 +170,7 @@ fn vectorised(analysis: &Analysis, axis: Axis, reduces: bool, vector_bits: u32) 
         }
         match classes.of(id) {
             Class::Uniform => {}
-            Class::Vector => vectors += cost(analysis.element(id)),
+            Class::Vector | Class::LaneLoop => vectors += cost(analysis.element(id)),
             Class::Lanewise => scalars += cost(analysis.element(id)),
         }
     }
@@ -453,8 +464,7 @@ fn reductions(emitter: &mut Emitter, points: &[Point], rows: usize) -> Emitted<(
     for group in order {
         let members = &analysis.groups[group].members;
         let Some(first) = points.first() else { return Ok(()) };
-        let by_lane =
-            |emitter: &Emitter, m: &ElementId| emitter.class(*m, first) == Class::Lanewise;
+        let by_lane = |emitter: &Emitter, m: &ElementId| emitter.class(*m, first) == Class::Lanewise;
         if let Some(member) = members.iter().find(|m| !by_lane(emitter, m)) {
             emitter.reduce(*member, points, rows)?;
         }

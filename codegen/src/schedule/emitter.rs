@@ -1,11 +1,12 @@
 //! Elements as operations, at a point of the iteration space.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use fuse_ir::expr::{Atom, Axis, Dim, Expr, Symbol};
 use fuse_ir::kernel::{Element, ElementId};
 use fuse_ir::{DType, Literal};
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::ScheduleError;
@@ -44,6 +45,17 @@ impl Point {
         point
     }
 
+    /// The scalar point of one lane (i64).
+    pub(super) fn lane(&self, b: &mut FunctionBuilder, lane: ValueId) -> Point {
+        let mut scalar = Point { axes: self.axes.clone(), vector: None };
+        for axis in self.vector.iter().flat_map(|v| &v.axes) {
+            if let Some(first) = self.axis(*axis) {
+                scalar.axes[axis.index()] = Some(b.add(first, lane));
+            }
+        }
+        scalar
+    }
+
     fn axis(&self, axis: Axis) -> Option<ValueId> {
         self.axes.get(axis.index()).copied().flatten()
     }
@@ -68,7 +80,7 @@ impl Key {
 pub(super) struct Emitter<'a> {
     pub(super) analysis: &'a Analysis<'a>,
     pub(super) b: FunctionBuilder,
-    memo: HashMap<Key, ValueId>,
+    memo: FxHashMap<Key, ValueId>,
     /// Open loops that may run no iteration, with the symbols of their extents.
     guards: Vec<(Depth, BTreeSet<Symbol>)>,
     /// The width of vector registers, where reductions may use them.
@@ -79,7 +91,13 @@ pub(super) type Emitted<T> = Result<T, ScheduleError>;
 
 impl<'a> Emitter<'a> {
     pub(super) fn new(analysis: &'a Analysis<'a>, vector_bits: Option<u32>) -> Self {
-        Emitter { analysis, b: FunctionBuilder::new(), memo: HashMap::new(), guards: Vec::new(), vector_bits }
+        Emitter {
+            analysis,
+            b: FunctionBuilder::new(),
+            memo: FxHashMap::default(),
+            guards: Vec::new(),
+            vector_bits,
+        }
     }
 
     /// The point with the axes of one position, which need no loop.
@@ -183,19 +201,13 @@ impl<'a> Emitter<'a> {
 
     /// The scalar points of the lanes of a point, or the point itself.
     pub(super) fn lanes(&mut self, point: &Point) -> Vec<Point> {
-        let Some(classes) = &point.vector else { return vec![point.clone()] };
-        let mut points = Vec::with_capacity(usize::from(classes.lanes));
-        for lane in 0..classes.lanes {
-            let mut scalar = Point { axes: point.axes.clone(), vector: None };
-            for axis in &classes.axes {
-                if let Some(first) = point.axis(*axis) {
-                    let lane = self.b.index(i64::from(lane));
-                    scalar.axes[axis.index()] = Some(self.b.add(first, lane));
-                }
-            }
-            points.push(scalar);
-        }
-        points
+        let lanes = point.vector.as_ref().map_or(1, |v| v.lanes);
+        (0..lanes)
+            .map(|lane| {
+                let lane = self.b.index(i64::from(lane));
+                point.lane(&mut self.b, lane)
+            })
+            .collect()
     }
 
     fn element(&mut self, id: ElementId, point: &Point) -> Emitted<ValueId> {
@@ -288,8 +300,7 @@ impl<'a> Emitter<'a> {
             let coordinate = self.value(d.element, point)?;
             let coordinate =
                 decompose::cast(&mut self.b, self.analysis.dtype(d.element), DType::I64, coordinate);
-            let (extent, one, zero) =
-                (self.expression(&d.extent, point)?, self.b.index(1), self.b.index(0));
+            let (extent, one, zero) = (self.expression(&d.extent, point)?, self.b.index(1), self.b.index(0));
             let last = self.b.sub(extent, one);
             // At least 0 also where the extent is 0.
             let coordinate = self.b.binary(BinaryOp::Min, coordinate, last);
@@ -325,7 +336,8 @@ impl<'a> Emitter<'a> {
     fn atom(&mut self, atom: &Atom, point: &Point) -> Emitted<ValueId> {
         match atom {
             Atom::Axis(axis) => {
-                let unbound = || self.analysis.malformed(format!("axis {axis} has no value where it is used"));
+                let unbound =
+                    || self.analysis.malformed(format!("axis {axis} has no value where it is used"));
                 point.axis(*axis).ok_or_else(unbound)
             }
             Atom::Symbol(symbol) => {

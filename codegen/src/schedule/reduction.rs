@@ -8,11 +8,12 @@ use fuse_ir::kernel::{Element, ElementId};
 use fuse_ir::{DType, ReduceOp, ScalarOp};
 use smallvec::SmallVec;
 
+use super::analysis::Group;
 use super::emitter::{Emitted, Emitter, Point};
 use super::vectors::{Class, Classes};
 use crate::builder::FunctionBuilder;
 use crate::decompose::register_type;
-use crate::kernel_ir::{BinaryOp, Condition, LaneType, ValueId};
+use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Operation, Type, ValueId};
 
 /// Accumulators that one loop carries at most: what stays in 16 vector registers beside operands.
 pub(super) const MAX_ACCUMULATORS: usize = 12;
@@ -77,6 +78,9 @@ impl Emitter<'_> {
         }
         let Some(first) = fresh.first() else { return Ok(()) };
         let class = self.class(element, first);
+        if class == Class::LaneLoop {
+            return self.lane_loop(group, &fresh, rows);
+        }
         let members: Vec<ElementId> =
             group.members.iter().copied().filter(|m| self.class(*m, first) == class).collect();
         let home = self.key(element, first).axes().iter().map(|v| self.b.depth_of(*v)).max().unwrap_or(0);
@@ -88,6 +92,43 @@ impl Emitter<'_> {
         self.restore_guards(guards);
         self.b.restore(aside);
         result
+    }
+
+    /// Reduces at one lane of all points after the other, and collects the results in vectors.
+    fn lane_loop(&mut self, group: &Group, points: &[Point], rows: usize) -> Emitted<()> {
+        let Some(first) = points.first() else { return Ok(()) };
+        let members: Vec<ElementId> =
+            group.members.iter().copied().filter(|m| self.class(*m, first) == Class::LaneLoop).collect();
+        let lanes = first.vector.as_ref().map_or(1, |v| v.lanes);
+        let results: Vec<(ElementId, &Point)> =
+            points.iter().flat_map(|p| members.iter().map(move |m| (*m, p))).collect();
+        let mut inits = Vec::with_capacity(results.len());
+        for (member, _) in &results {
+            let ty = Type { lane: register_type(self.analysis.dtype(*member)), lanes };
+            inits.push(self.b.number(ty, 0.0));
+        }
+        let (begin, end) = (self.b.index(0), self.b.index(i64::from(lanes)));
+        let open = self.b.open_loop(&inits, false);
+        let lane = open.counter;
+        let scalars: Vec<Point> = points.iter().map(|p| p.lane(&mut self.b, lane)).collect();
+        for member in &members {
+            self.reduce(*member, &scalars, rows)?;
+        }
+        let narrow = self.b.convert(Conversion::IntToInt, lane, LaneType::I32);
+        let narrow = self.b.splat(narrow, lanes);
+        let number = self.b.operation(Type { lane: LaneType::I32, lanes }, Operation::LaneIndex);
+        let here = self.b.compare(Condition::Eq, number, narrow);
+        let mut next = Vec::with_capacity(results.len());
+        for (i, current) in open.current.iter().enumerate() {
+            let value = self.value(results[i].0, &scalars[i / members.len()])?;
+            let value = self.b.splat(value, lanes);
+            next.push(self.b.select(here, value, *current));
+        }
+        let vectors = self.b.close_loop(open, begin, end, 1, &next);
+        for ((member, point), vector) in results.into_iter().zip(vectors) {
+            self.remember(member, point, vector);
+        }
+        Ok(())
     }
 
     fn batch(&mut self, members: &[ElementId], points: &[Point]) -> Emitted<()> {
@@ -135,7 +176,11 @@ impl Emitter<'_> {
         };
         let value = self.constant(extreme.identity(dtype));
         let value = self.b.splat(value, lanes);
-        if op.is_arg() { SmallVec::from_slice(&[value, self.b.index(0)]) } else { SmallVec::from_slice(&[value]) }
+        if op.is_arg() {
+            SmallVec::from_slice(&[value, self.b.index(0)])
+        } else {
+            SmallVec::from_slice(&[value])
+        }
     }
 
     /// The loops over the bound axes from number `level` on.
@@ -219,8 +264,10 @@ impl Emitter<'_> {
             return Plan { vector: None, unroll: 1 };
         }
         // A known small extent limits what a main loop can use.
-        let extent =
-            self.bound_axes(first.reduction.element).get(level).and_then(|a| self.analysis.extent(*a).as_constant());
+        let extent = self
+            .bound_axes(first.reduction.element)
+            .get(level)
+            .and_then(|a| self.analysis.extent(*a).as_constant());
         let extent = extent.unwrap_or(i64::MAX);
         let vector = self.reduced_lanes(chains, level).filter(|v| extent >= i64::from(v.lanes));
         let lanes = vector.as_ref().map_or(1, |v| i64::from(v.lanes));
@@ -365,6 +412,11 @@ impl Emitter<'_> {
                 halves = low.iter().zip(high).map(|(x, y)| merge(&mut self.b, op, *x, *y)).collect();
             }
             value = halves[0];
+        }
+        // The accumulators began with the identity, so merging it once more changes nothing.
+        let identity = self.identity(chain, chain.lanes);
+        if state[0] == identity[0] {
+            return SmallVec::from_slice(&[value]);
         }
         SmallVec::from_slice(&[merge(&mut self.b, op, state[0], value)])
     }

@@ -18,6 +18,8 @@ pub(super) enum Class {
     Uniform,
     /// As one vector.
     Vector,
+    /// A reduction, which a loop over the lanes computes one by one and puts into a vector.
+    LaneLoop,
     /// Lane by lane; where a vector needs it, the lanes are packed.
     Lanewise,
 }
@@ -58,6 +60,28 @@ impl Classes {
             classes.of.push(class);
         }
         classes
+    }
+
+    /// Lets loops over the lanes do the reductions that would be computed lane by lane: much less code than
+    /// lane after lane, if nothing needs the lanes apart.
+    pub(super) fn loop_over_lanes(&mut self, analysis: &Analysis) {
+        if self.lanes != 4 || self.bits != 128 {
+            return;
+        }
+        let lanewise = |id: ElementId| {
+            let outside = analysis.free[id.index()] >> analysis.kernel.rank == 0;
+            analysis.needed[id.index()] && outside && self.of(id) == Class::Lanewise
+        };
+        let is_loop = |id: ElementId| match analysis.element(id) {
+            Element::Reduce { op, .. } => !op.is_arg() && self.packs(analysis.dtype(id)),
+            _ => false,
+        };
+        let reductions: Vec<ElementId> = analysis.ids().filter(|id| lanewise(*id)).collect();
+        // One that needs another at the same lane would compute it again.
+        let independent = |id: &ElementId| !needs_any(analysis, *id, &reductions);
+        if reductions.iter().all(|id| is_loop(*id)) && reductions.iter().all(independent) {
+            reductions.iter().for_each(|id| self.of[id.index()] = Class::LaneLoop);
+        }
     }
 
     /// The class of an element.
@@ -111,10 +135,27 @@ impl Classes {
             }
             match self.of(id) {
                 Class::Uniform => {}
-                Class::Lanewise => return false,
+                Class::Lanewise | Class::LaneLoop => return false,
                 Class::Vector => pending.extend(analysis.element(id).operands()),
             }
         }
         true
     }
+}
+
+/// Whether `e` is computed from any of `others`.
+fn needs_any(analysis: &Analysis, e: ElementId, others: &[ElementId]) -> bool {
+    let mut inside = vec![false; e.index() + 1];
+    inside[e.index()] = true;
+    for id in (0..=e.index() as u32).rev().map(ElementId) {
+        if inside[id.index()] {
+            for operand in analysis.element(id).operands() {
+                if others.contains(&operand) {
+                    return true;
+                }
+                inside[operand.index()] = true;
+            }
+        }
+    }
+    false
 }

@@ -11,7 +11,8 @@ use fuse_codegen::verify::verify;
 use fuse_ir::compare::{Tolerance, compare};
 use fuse_ir::expr::{Axis, Dim, DimEnv, Expr, Symbol};
 use fuse_ir::kernel::{
-    Buffer, BufferId, BufferKind, Coordinate, Element, ElementId, Kernel, KernelGraph, Step, Store, TypedElement,
+    Buffer, BufferId, BufferKind, Coordinate, Element, ElementId, Kernel, KernelGraph, Step, Store,
+    TypedElement,
 };
 use fuse_ir::kernel_interp::interpret_kernels;
 use fuse_ir::ops::{Direction, ReduceOp};
@@ -23,16 +24,15 @@ type Launch<'a> = dyn FnMut(&Function, &mut [Vec<u8>], &DimEnv) + 'a;
 fn launch_kernel_ir(function: &Function, memory: &mut [Vec<u8>], dims: &DimEnv) {
     let mut buffers: Vec<Vec<u8>> =
         function.buffers.iter().map(|b| memory[b.buffer.index()].clone()).collect();
-    evaluate_all(function, &mut buffers, dims)
-        .unwrap_or_else(|e| panic!("{e}\n{}", print(function)));
+    evaluate_all(function, &mut buffers, dims).unwrap_or_else(|e| panic!("{e}\n{}", print(function)));
     for (parameter, buffer) in function.buffers.iter().zip(buffers) {
         memory[parameter.buffer.index()] = buffer;
     }
 }
 
 fn launch_cranelift(function: &Function, memory: &mut [Vec<u8>], dims: &DimEnv) {
-    let module = compile_cpu(std::slice::from_ref(function))
-        .unwrap_or_else(|e| panic!("{e}\n{}", print(function)));
+    let module =
+        compile_cpu(std::slice::from_ref(function)).unwrap_or_else(|e| panic!("{e}\n{}", print(function)));
     let symbols: Vec<i64> = function.symbols.iter().map(|s| dims.get(s).unwrap()).collect();
     let work = function.work.eval_dim(dims).unwrap();
     let pointers: Vec<*mut u8> =
@@ -132,7 +132,7 @@ pub fn check_against(
     expected: &[Tensor],
     tolerance: Tolerance,
 ) {
-    let mut compare_all = |way: &str, got: Vec<Tensor>| {
+    let compare_all = |way: &str, got: Vec<Tensor>| {
         for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
             if let Err(e) = compare(got, expected, tolerance) {
                 panic!("output {i} through {way} at {dims:?}: {e}\n{graph}");
