@@ -12,7 +12,7 @@ use crate::device::DeviceError;
 use crate::error::RunError;
 use crate::executable::Instance;
 use crate::limits;
-use crate::program::{Launch, Program, Quantities, RunState, StepRunner, walk};
+use crate::program::{Launch, Program, Quantities, RunState, StepRunner, Total, walk};
 use crate::team::{Barrier, Job, JobOptions, Signal, Team};
 
 /// Scalar operations that keep one thread busy for about as long as a few barriers take; a kernel gets at most
@@ -20,8 +20,8 @@ use crate::team::{Barrier, Job, JobOptions, Signal, Team};
 const OPERATIONS_PER_MEMBER: f64 = 8192.0;
 /// Scalar operations that make up for waking a sleeping thread (tens of µs), for each thread.
 const OPERATIONS_PER_WAKING: f64 = 65536.0;
-/// Members that do fewer operations than this between barriers (some 100 µs) are better off as one when
-/// waiting blows up.
+/// Members that do fewer operations than this between barriers on average (some 100 µs) are better off as one
+/// when waiting blows up.
 const FINE_GRAINED_OPERATIONS: f64 = 2e6;
 
 /// Machine code of compiled functions, by position.
@@ -109,13 +109,15 @@ impl Spread {
         let worth = |operations: Option<f64>, each: f64, most: usize| {
             operations.map_or(most, |o| (o / each) as usize).clamp(1, most)
         };
-        let most = worth(quantities.total, OPERATIONS_PER_WAKING, most);
+        let total = quantities.total;
+        let most = worth(total.map(|t| t.operations), OPERATIONS_PER_WAKING, most);
         let members = |operations: &Option<f64>| worth(*operations, OPERATIONS_PER_MEMBER, most);
         let members: Vec<usize> = quantities.operations.iter().map(members).collect();
         let widest = members.iter().copied().max().unwrap_or(1);
-        let shared = quantities.operations.iter().zip(&members).filter(|(_, members)| **members > 1);
-        let heaviest = shared.map(|(o, members)| o.unwrap_or(0.0) / *members as f64).fold(0.0, f64::max);
-        Spread { members, widest, fine_grained: heaviest < FINE_GRAINED_OPERATIONS }
+        // The mean, since it is the many small kernels of a loop that suffer, whatever stands before it.
+        let between_barriers = |t: Total| t.operations / t.launches.max(1.0) / widest as f64;
+        let fine_grained = total.is_some_and(|t| between_barriers(t) < FINE_GRAINED_OPERATIONS);
+        Spread { members, widest, fine_grained }
     }
 }
 
@@ -248,6 +250,28 @@ fn part(work: i64, index: usize, parts: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_work_stays_on_one_thread_and_a_loop_of_small_kernels_is_fine_grained() {
+        let spread = |each: &[f64], launches: f64| {
+            let operations = each.iter().sum::<f64>() * launches / each.len() as f64;
+            Spread::over(
+                4,
+                &Quantities {
+                    work: vec![],
+                    trips: vec![],
+                    operations: each.iter().map(|o| Some(*o)).collect(),
+                    total: Some(Total { operations, launches }),
+                    symbols: vec![],
+                },
+            )
+        };
+        assert_eq!(spread(&[1e4], 1.0).widest, 1, "waking the team takes longer");
+        assert_eq!(spread(&[100.0], 1e6).widest, 1, "each kernel is smaller than a barrier");
+        let mixed = spread(&[2e4, 1e6], 1000.0);
+        assert_eq!((mixed.members.as_slice(), mixed.widest, mixed.fine_grained), (&[2, 4][..], 4, true));
+        assert!(!spread(&[1e8], 1000.0).fine_grained);
+    }
 
     #[test]
     fn parts_are_contiguous_even_and_complete() {

@@ -74,10 +74,19 @@ pub(crate) struct Quantities {
     pub trips: Vec<Quantity>,
     /// The scalar operations of each launch, roughly; `None` where a counter decides.
     pub operations: Vec<Option<f64>>,
-    /// The scalar operations of the whole run, roughly; `None` where a counter decides.
-    pub total: Option<f64>,
+    /// The whole run's work; `None` where a counter decides.
+    pub total: Option<Total>,
     /// The initial values of [`Program::symbols`]; counters are 0.
     pub symbols: Vec<i64>,
+}
+
+/// The work of a run.
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
+pub(crate) struct Total {
+    /// Scalar operations, roughly.
+    pub operations: f64,
+    /// Launches.
+    pub launches: f64,
 }
 
 impl Program {
@@ -147,15 +156,20 @@ impl Program {
     }
 }
 
-fn total(steps: &[Node], operations: &[Option<f64>], trips: &[Quantity]) -> Option<f64> {
-    let cost = |step: &Node| match step {
-        Node::Launch(at) => operations[*at],
-        Node::Loop { trip, body, .. } => match trips[*trip] {
-            Quantity::Fixed(steps) => Some(steps as f64 * total(body, operations, trips)?),
-            Quantity::Varying => None,
-        },
-    };
-    steps.iter().map(cost).sum()
+fn total(steps: &[Node], operations: &[Option<f64>], trips: &[Quantity]) -> Option<Total> {
+    let mut sum = Total::default();
+    for step in steps {
+        let (times, once) = match step {
+            Node::Launch(at) => (1.0, Total { operations: operations[*at]?, launches: 1.0 }),
+            Node::Loop { trip, body, .. } => match trips[*trip] {
+                Quantity::Fixed(steps) => (steps as f64, total(body, operations, trips)?),
+                Quantity::Varying => return None,
+            },
+        };
+        sum.operations += times * once.operations;
+        sum.launches += times * once.launches;
+    }
+    Some(sum)
 }
 
 fn nonnegative(dim: &Dim, value: Result<i64, EvalError>) -> Result<i64, RunError> {
