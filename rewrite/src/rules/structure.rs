@@ -46,12 +46,8 @@ pub const PROCEDURES: &[Procedure] = &[
         apply: sum_of_repetition,
         contract: Contract::Reassociates,
     },
-    Procedure {
-        name: "reduce-of-reduce",
-        candidate: |t| matches!(t.head, Head::Reduce(..)),
-        apply: reduce_of_reduce,
-        contract: Contract::Reassociates,
-    },
+    // No rule joins a reduction of a reduction: it would hide the inner value, a matrix product under a row
+    // statistic for one, which is then computed again where it could have been read.
 ];
 
 fn is_comparison(term: &Term) -> bool {
@@ -217,17 +213,4 @@ fn sum_of_repetition(terms: &mut Terms, term: &Term) -> Option<Id> {
     let head = terms.analysis.tables.constant_head(factor, space);
     let factor = terms.add(Term::leaf(head));
     Some(terms.add(Term::new(Head::Scalar(ScalarOp::Mul), &[sum, factor])))
-}
-
-/// A reduction of a reduction by the same operation is one over the axes of both.
-fn reduce_of_reduce(terms: &mut Terms, term: &Term) -> Option<Id> {
-    let Head::Reduce(op, outer) = term.head else { return None };
-    if op.is_arg() {
-        return None;
-    }
-    let same = |t: &&Term| matches!(t.head, Head::Reduce(inner, _) if inner == op);
-    let inner = terms[term.children[0]].nodes.iter().find(same)?.clone();
-    let Head::Reduce(_, axes) = inner.head else { return None };
-    let both = axes.checked_add(outer)?;
-    Some(terms.add(Term::new(Head::Reduce(op, both), &[inner.children[0]])))
 }
