@@ -78,7 +78,12 @@ impl Access {
 
     /// Whether consecutive points along an axis (by all its names) are consecutive elements.
     pub(super) fn is_unit_stride(&self, axes: &[Axis]) -> bool {
-        self.guard.is_none() && coefficient(&self.position, axes).is_some_and(|c| c.is_one())
+        self.guard.is_none() && self.coefficient(axes).is_some_and(|c| c.is_one())
+    }
+
+    /// The factor of an axis, by all its names, in the position; `None` where that is not linear in it.
+    pub(super) fn coefficient(&self, axes: &[Axis]) -> Option<Expr> {
+        coefficient(&self.position, axes)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use fuse_ir::expr::{Axis, Dim, Expr, Symbol};
+use fuse_ir::expr::{Atom, Axis, Dim, Expr, Symbol};
 use fuse_ir::kernel::{BufferId, Coordinate, Element, ElementId, Kernel, KernelGraph};
 use fuse_ir::{DType, ReduceOp};
 
@@ -43,6 +43,8 @@ pub(super) struct StoreAccess {
 #[derive(Debug)]
 pub(super) struct Analysis<'a> {
     pub(super) kernel: &'a Kernel,
+    /// The extents of all axes, after neighbouring ones were collapsed.
+    pub(super) extents: Vec<Dim>,
     /// The buffers: those loaded, then those stored.
     pub(super) buffers: Vec<BufferParameter>,
     /// Every runtime integer of the function, ascending.
@@ -64,6 +66,7 @@ impl<'a> Analysis<'a> {
     pub(super) fn new(graph: &KernelGraph, kernel: &'a Kernel) -> Result<Self, ScheduleError> {
         let mut analysis = Analysis {
             kernel,
+            extents: kernel.extents.clone(),
             buffers: Vec::new(),
             symbols: Vec::new(),
             free: Vec::new(),
@@ -75,6 +78,7 @@ impl<'a> Analysis<'a> {
         };
         analysis.check(graph)?;
         analysis.accesses(graph);
+        analysis.collapse();
         analysis.dependencies()?;
         analysis.group();
         analysis.collect_symbols();
@@ -100,8 +104,13 @@ impl<'a> Analysis<'a> {
     }
 
     /// The extent of an axis.
-    pub(super) fn extent(&self, axis: Axis) -> &'a Dim {
-        &self.kernel.extents[axis.index()]
+    pub(super) fn extent(&self, axis: Axis) -> &Dim {
+        &self.extents[axis.index()]
+    }
+
+    /// The extents of the space.
+    pub(super) fn space(&self) -> &[Dim] {
+        &self.extents[..self.kernel.rank]
     }
 
     /// Elements in order, with their identifiers.
@@ -112,8 +121,8 @@ impl<'a> Analysis<'a> {
     /// Rules that the rest relies on, so that nothing below can be out of range.
     fn check(&self, graph: &KernelGraph) -> Result<(), ScheduleError> {
         let kernel = self.kernel;
-        if kernel.extents.len() > 64 {
-            return Err(self.unsupported("it has more than 64 axes"));
+        if kernel.extents.len() > 63 {
+            return Err(self.unsupported("it has more than 63 axes"));
         }
         if kernel.rank > kernel.extents.len() {
             return Err(self.malformed("its space has more axes than the kernel"));
@@ -216,6 +225,47 @@ impl<'a> Analysis<'a> {
         }
     }
 
+    /// Makes one axis of two neighbours wherever every access goes through them as through one contiguous
+    /// axis: `i·n + j` with j below n. Long runs then need no coordinates and leave few scalars over.
+    fn collapse(&mut self) {
+        let mut inner = None;
+        for outer in (0..self.kernel.rank as u32).rev().map(Axis) {
+            if self.extent(outer).is_one() {
+                continue;
+            }
+            if let Some(inner) = inner.filter(|inner| self.is_contiguous(outer, *inner)) {
+                let merged = self.extent(outer).clone() * self.extent(inner).clone();
+                self.extents[outer.index()] = Dim::constant(1);
+                self.extents[inner.index()] = merged;
+                let fixed = |atom: &Atom| (*atom == Atom::Axis(outer)).then(Expr::default);
+                for access in self.loads.values_mut().chain(self.stores.iter_mut().map(|s| &mut s.access)) {
+                    access.position = access.position.substitute(&fixed);
+                }
+            } else {
+                inner = Some(outer);
+            }
+        }
+    }
+
+    /// Whether a step along `outer` is, everywhere, as many steps along `inner` as that has points.
+    fn is_contiguous(&self, outer: Axis, inner: Axis) -> bool {
+        let is_free_of = |e: &Expr| !e.uses_axis(outer) && !e.uses_axis(inner);
+        let indices_are_free = self.kernel.elements.iter().all(|typed| match &typed.element {
+            Element::Index(e) => is_free_of(e),
+            Element::Load { .. }
+            | Element::Constant(_)
+            | Element::Scalar(..)
+            | Element::Cast(_)
+            | Element::Reduce { .. } => true,
+        });
+        let steps = |access: &Access| {
+            let (outer, step) = (access.coefficient(&[outer])?, access.coefficient(&[inner])?);
+            Some(outer == step * self.extent(inner).clone())
+        };
+        let mut accesses = self.loads.values().chain(self.stores.iter().map(|s| &s.access));
+        indices_are_free && accesses.all(|access| steps(access) == Some(true))
+    }
+
     /// Free axes, and what the stores need.
     fn dependencies(&mut self) -> Result<(), ScheduleError> {
         let space: AxisSet = (0..self.kernel.rank).map(|a| axis_bit(Axis(a as u32))).sum();
@@ -224,12 +274,9 @@ impl<'a> Analysis<'a> {
             let mut free =
                 element.operands().iter().fold(0, |free, operand| free | self.free[operand.index()]);
             match element {
-                Element::Load { index, .. } => {
-                    for c in index {
-                        if let Coordinate::Static(e) = c {
-                            free |= e.axes().into_iter().map(axis_bit).sum::<AxisSet>();
-                        }
-                    }
+                Element::Load { .. } => {
+                    let position = self.loads.get(&id).map(|access| access.position.axes());
+                    free |= position.into_iter().flatten().map(axis_bit).sum::<AxisSet>();
                 }
                 Element::Index(e) => free |= e.axes().into_iter().map(axis_bit).sum::<AxisSet>(),
                 Element::Reduce { axes, .. } => axes.iter().for_each(|a| free &= !axis_bit(*a)),
@@ -302,12 +349,12 @@ impl<'a> Analysis<'a> {
 
     /// The axes of the space with more than one point, outermost first.
     pub(super) fn space_axes(&self) -> Vec<Axis> {
-        let space = self.kernel.space().iter().enumerate();
+        let space = self.space().iter().enumerate();
         space.filter(|(_, extent)| !extent.is_one()).map(|(a, _)| Axis(a as u32)).collect()
     }
 
     /// The symbols of the space's extents: where one is 0, there may be no point at all.
     pub(super) fn space_symbols(&self) -> BTreeSet<Symbol> {
-        self.kernel.space().iter().flat_map(Expr::symbols).collect()
+        self.space().iter().flat_map(Expr::symbols).collect()
     }
 }

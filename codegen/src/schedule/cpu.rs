@@ -327,21 +327,35 @@ struct Range {
     end: ValueId,
     /// Their number, where it is known and the same for all items.
     count: Option<i64>,
+    /// What divides their number in any case.
+    divisor: i64,
 }
 
 fn column_range(emitter: &mut Emitter, columns: &Columns, number: Option<ValueId>) -> Emitted<Range> {
     let extent = emitter.analysis.extent(columns.axis);
     let end = emitter.dimension(extent)?;
     let (Some(size), Some(number)) = (columns.chunk, number) else {
-        return Ok(Range { begin: emitter.b.index(0), end, count: extent.as_constant() });
+        let (count, divisor) = (extent.as_constant(), divisor(extent));
+        return Ok(Range { begin: emitter.b.index(0), end, count, divisor });
     };
     let length = emitter.b.index(size);
     let begin = emitter.b.mul(number, length);
     let chunk_end = emitter.b.add(begin, length);
     if extent.as_constant().is_some_and(|n| n % size == 0) {
-        return Ok(Range { begin, end: chunk_end, count: Some(size) });
+        return Ok(Range { begin, end: chunk_end, count: Some(size), divisor: size });
     }
-    Ok(Range { begin, end: emitter.b.binary(BinaryOp::Min, chunk_end, end), count: None })
+    // A chunk is a whole one or ends with the axis.
+    let divisor = greatest_common_divisor(size, divisor(extent));
+    Ok(Range { begin, end: emitter.b.binary(BinaryOp::Min, chunk_end, end), count: None, divisor })
+}
+
+/// What divides an extent whatever the symbols are.
+fn divisor(extent: &Dim) -> i64 {
+    extent.terms().fold(0, |divisor, (_, coefficient)| greatest_common_divisor(divisor, coefficient)).max(1)
+}
+
+fn greatest_common_divisor(a: i64, b: i64) -> i64 {
+    if b == 0 { a.saturating_abs() } else { greatest_common_divisor(b, a.wrapping_rem(b)) }
 }
 
 /// A whole block of rows in tiles, or the rows of an incomplete last block one by one.
@@ -424,6 +438,9 @@ fn walk_columns(
             let first = open.counter;
             one_tile(emitter, columns, rows, first, size)?;
             emitter.b.close_loop(open, begin, end, size, &[]);
+        }
+        if range.divisor % size == 0 {
+            break;
         }
         begin = end;
         done += range.count.map_or(0, |count| (count - done) / size * size);

@@ -102,9 +102,9 @@ impl<'a> Emitter<'a> {
 
     /// The point with the axes of one position, which need no loop.
     pub(super) fn origin(&mut self) -> Point {
-        let mut point = Point::new(self.analysis.kernel.extents.len());
+        let mut point = Point::new(self.analysis.extents.len());
         let zero = self.b.index(0);
-        for (i, extent) in self.analysis.kernel.space().iter().enumerate() {
+        for (i, extent) in self.analysis.space().iter().enumerate() {
             if extent.is_one() {
                 point = point.with(Axis(i as u32), zero);
             }
@@ -360,7 +360,7 @@ impl<'a> Emitter<'a> {
 
     /// Floor division and modulo.
     fn division(&mut self, x: &Expr, y: &Expr, point: &Point) -> Emitted<(ValueId, ValueId)> {
-        let nonnegative = x.is_nonnegative(&self.analysis.kernel.extents);
+        let nonnegative = x.is_nonnegative(&self.analysis.extents);
         let (value, divisor) = (self.expression(x, point)?, self.expression(y, point)?);
         Ok(floor_division(&mut self.b, value, divisor, nonnegative))
     }

@@ -10,7 +10,7 @@ use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type};
 /// nothing.
 pub(super) fn schedule(analysis: &Analysis, block: u32) -> Emitted<Function> {
     let kernel = analysis.kernel;
-    let work = kernel.space().iter().cloned().fold(Dim::constant(1), |a, b| a * b);
+    let work = analysis.space().iter().cloned().fold(Dim::constant(1), |a, b| a * b);
     let mut emitter = Emitter::new(analysis, None);
     let mut point = emitter.origin();
     let item = emitter.b.operation(Type::scalar(LaneType::I64), Operation::WorkItem);

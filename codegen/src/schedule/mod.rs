@@ -80,7 +80,7 @@ pub enum ScheduleError {
 ///
 /// # Errors
 /// [`ScheduleError::Malformed`] where `kernel` is not a valid kernel of `graph`, and
-/// [`ScheduleError::Unsupported`] for more than 64 axes or a reduction of bools.
+/// [`ScheduleError::Unsupported`] for more than 63 axes or a reduction of bools.
 pub fn schedule(
     graph: &KernelGraph,
     kernel: &Kernel,
