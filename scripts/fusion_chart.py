@@ -3,7 +3,7 @@
 
     scripts/fusion_chart.py FUSE MODEL.fuse... [--dim T=100 --dim B=1] [-o docs/img/fusion.svg]
 
-Every figure is measured now, with `fuse bench`, fused and unfused in turn; medians of three rounds.
+Every figure is measured now, with `fuse bench` on one thread, fused and unfused in turn; medians of three rounds.
 """
 import argparse
 import json
@@ -18,7 +18,7 @@ FUSED, UNFUSED, TEXT, FAINT = "#d9480f", "#adb5bd", "#212529", "#868e96"
 
 
 def bench(fuse, model, dims, rewrite):
-    command = [fuse, "bench", model, "--rewrite", rewrite, "--seconds", "1", "--json", "-"]
+    command = [fuse, "bench", model, "--rewrite", rewrite, "--threads", "1", "--seconds", "1", "--json", "-"]
     for dim in dims:
         command += ["--dim", dim]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -60,7 +60,7 @@ def panel(title, rows, value, label, top):
 def draw(rows, dims):
     parts, y = panel(f"Kernel launches in one run at {dims}", rows, lambda r: r["launches"],
                      lambda r: f"{r['launches']:,}", 28)
-    more, y = panel("Time of one run on the CPU", rows, lambda r: r["median_ms"],
+    more, y = panel("Time of one run on one CPU thread", rows, lambda r: r["median_ms"],
                     lambda r: f"{r['median_ms']:.2f} ms", y + 30)
     parts += more
     y += 16
