@@ -209,7 +209,8 @@ impl Context {
     /// What is known of `x` read through a map.
     fn reindexed(&mut self, map: &fuse_ir::IndexMap, x: ClassData) -> ClassData {
         let space = self.tables.space(&map.domain);
-        let used = |bits, (i, e): (usize, &Expr)| if x.depends & (1 << i) != 0 { bits | axes_bits(e) } else { bits };
+        let used =
+            |bits, (i, e): (usize, &Expr)| if x.depends & (1 << i) != 0 { bits | axes_bits(e) } else { bits };
         let depends = map.results.iter().enumerate().fold(0, used) & full_bits(&self.tables, space);
         let inside = kept_inside(&self.tables, &x.inside, &map.results);
         ClassData { space, depends, inside, ..x }

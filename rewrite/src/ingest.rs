@@ -167,7 +167,15 @@ impl Reader {
     }
 
     /// `x` where `coordinate` compares to `bound`, otherwise `y`; over `space`.
-    fn select_at(&mut self, op: ScalarOp, coordinate: &Expr, bound: &Expr, space: &[Dim], x: Id, y: Id) -> Id {
+    fn select_at(
+        &mut self,
+        op: ScalarOp,
+        coordinate: &Expr,
+        bound: &Expr,
+        space: &[Dim],
+        x: Id,
+        y: Id,
+    ) -> Id {
         let coordinate = self.index(coordinate, DType::I64, space);
         let bound = self.index(bound, DType::I64, space);
         let condition = self.scalar(op, &[coordinate, bound]);

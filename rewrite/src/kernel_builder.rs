@@ -61,11 +61,21 @@ impl KernelBuilder {
 
     /// Adds a conversion where one is needed.
     pub fn cast(&mut self, value: ElementId, dtype: DType) -> ElementId {
-        if self.elements[value.index()].dtype == dtype { value } else { self.add(Element::Cast(value), dtype) }
+        if self.elements[value.index()].dtype == dtype {
+            value
+        } else {
+            self.add(Element::Cast(value), dtype)
+        }
     }
 
     /// Adds a load of a buffer with these extents.
-    pub fn load(&mut self, buffer: BufferId, index: Vec<Coordinate>, shape: &[Dim], dtype: DType) -> ElementId {
+    pub fn load(
+        &mut self,
+        buffer: BufferId,
+        index: Vec<Coordinate>,
+        shape: &[Dim],
+        dtype: DType,
+    ) -> ElementId {
         let index = index.into_iter().zip(shape).map(|(coordinate, extent)| match coordinate {
             Coordinate::Static(e) => Coordinate::Static(self.in_range(e, extent)),
             Coordinate::Dynamic(e) => Coordinate::Dynamic(e),

@@ -124,7 +124,8 @@ impl<'a> Lowering<'a> {
             let dropped = self.depth_bits(&chain);
             let name = identifier(&self.dense.tables.scan(scan).carries[i as usize].name);
             let class = plan.roots.roots[*next].class;
-            let next_storage = self.add_class_buffer(&format!("{name}_next"), class, dropped, BufferKind::State);
+            let next_storage =
+                self.add_class_buffer(&format!("{name}_next"), class, dropped, BufferKind::State);
             let ty = self.buffers[next_storage.buffer.index()].ty.clone();
             let current = self.add_buffer(&format!("{name}_state"), ty, BufferKind::State);
             // The initial and final states have no time axis of this scan, and so fewer axes to drop.
@@ -194,10 +195,8 @@ impl<'a> Lowering<'a> {
                     let body = self.steps(body, &inner, 0);
                     let info = self.dense.tables.scan(*scan);
                     let states = self.states.range((*scan, 0)..=(*scan, u32::MAX));
-                    let carries = states.map(|(_, (current, next))| Carry {
-                        current: current.buffer,
-                        next: next.buffer,
-                    });
+                    let carries = states
+                        .map(|(_, (current, next))| Carry { current: current.buffer, next: next.buffer });
                     steps.push(Step::Loop(Loop {
                         counter: self.counters[scan].clone(),
                         trip: info.trip.clone(),
@@ -377,9 +376,7 @@ impl KernelLowering<'_, '_> {
         }
         let node = dense.chosen(*class);
         match node.head {
-            Head::Leaf(i) => {
-                Form::Load(Storage { buffer: BufferId(i), dropped: 0 }, coordinates.clone())
-            }
+            Head::Leaf(i) => Form::Load(Storage { buffer: BufferId(i), dropped: 0 }, coordinates.clone()),
             Head::Carry(scan, i) => Form::Load(self.lowering.states[&(scan, i)].0, coordinates.clone()),
             Head::ScanFinal(scan, i) => Form::Load(self.lowering.final_storage(scan, i), coordinates.clone()),
             Head::Constant(id) => Form::Constant(dense.tables.constant(id).value),

@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use egg::{Id, Runner};
-use fuse_ir::{Expr, Graph, IndexMap};
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::KernelGraph;
 use fuse_ir::types::ShapeText;
+use fuse_ir::{Expr, Graph, IndexMap};
 
 use crate::analysis::Terms;
 use crate::error::RewriteError;
@@ -114,7 +114,8 @@ pub fn dump_egraph(graph: &Graph, options: &Options) -> Result<String, RewriteEr
         let mut nodes: Vec<_> = terms[id].nodes.iter().collect();
         nodes.sort();
         for node in nodes {
-            let children: Vec<String> = node.children.iter().map(|c| format!("c{}", terms.find(*c))).collect();
+            let children: Vec<String> =
+                node.children.iter().map(|c| format!("c{}", terms.find(*c))).collect();
             let head = terms.analysis.tables.head_text(node.head);
             let _ = writeln!(out, "    {head} ({})", children.join(", "));
         }

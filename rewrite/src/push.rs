@@ -245,7 +245,11 @@ fn table_view(terms: &Terms, gather: &GatherTerm, table: Id, seen: &[Id]) -> Opt
         }
         let domain = tables.extents(gather.space);
         let coordinates = map.results.iter().enumerate().map(|(i, e)| {
-            if i == axis { Expr::constant(0) } else { e.substitute_axes(&gather.coordinates).simplify(domain) }
+            if i == axis {
+                Expr::constant(0)
+            } else {
+                e.substitute_axes(&gather.coordinates).simplify(domain)
+            }
         });
         let through = GatherTerm { space: gather.space, coordinates: coordinates.collect(), axis };
         return Some((through, source));

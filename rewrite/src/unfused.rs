@@ -82,7 +82,8 @@ impl View {
 
     /// This value read through a map.
     fn through(&self, map: &IndexMap) -> Self {
-        let coordinates = self.coordinates.iter().map(|e| e.substitute_axes(&map.results).simplify(&map.domain));
+        let coordinates =
+            self.coordinates.iter().map(|e| e.substitute_axes(&map.results).simplify(&map.domain));
         View { source: self.source.clone(), coordinates: coordinates.collect(), shape: self.shape.clone() }
     }
 
@@ -117,8 +118,7 @@ impl Builder {
     }
 
     fn graph(&mut self, graph: &Graph, inputs: Vec<View>, steps: &mut Vec<Step>) -> Vec<View> {
-        let mut values: HashMap<ValueId, View> =
-            graph.inputs().iter().map(|i| i.value).zip(inputs).collect();
+        let mut values: HashMap<ValueId, View> = graph.inputs().iter().map(|i| i.value).zip(inputs).collect();
         for (_, node) in graph.nodes() {
             let results = match &node.op {
                 Op::Scan(scan) => self.scan(graph, node, scan, &values, steps),
@@ -142,7 +142,7 @@ impl Builder {
         match &node.op {
             Op::Constant { value } => {
                 View { source: Source::Constant(*value), coordinates: Vec::new(), shape: Shape::new() }
-            },
+            }
             Op::Iota { axis, dtype, shape } => View {
                 source: Source::Index(*dtype),
                 coordinates: vec![Expr::axis(*axis)],
@@ -163,7 +163,9 @@ impl Builder {
             | Op::Concat { .. }
             | Op::Reduce { .. }
             | Op::Contract { .. }
-            | Op::Scan(_) => self.compute(&result, node.op.mnemonic(), steps, |k| k.op(&node.op, &operands, &result)),
+            | Op::Scan(_) => {
+                self.compute(&result, node.op.mnemonic(), steps, |k| k.op(&node.op, &operands, &result))
+            }
         }
     }
 
@@ -210,7 +212,14 @@ impl Builder {
     }
 
     /// A kernel that copies a value.
-    fn copy(&mut self, view: &View, ty: &TensorType, buffer: BufferId, index: &[Expr], steps: &mut Vec<Step>) {
+    fn copy(
+        &mut self,
+        view: &View,
+        ty: &TensorType,
+        buffer: BufferId,
+        index: &[Expr],
+        steps: &mut Vec<Step>,
+    ) {
         let index = index.iter().cloned().collect();
         self.kernel(&ty.shape, "copy", steps, |k| {
             let value = k.read(view, ty.dtype, &k.point());
@@ -375,7 +384,14 @@ impl Builder {
     }
 
     /// Stores a value at a position of a stacked result, in the kernel that makes it where there is one.
-    fn stack(&mut self, view: &View, ty: &TensorType, buffer: BufferId, index: &[Expr], steps: &mut Vec<Step>) {
+    fn stack(
+        &mut self,
+        view: &View,
+        ty: &TensorType,
+        buffer: BufferId,
+        index: &[Expr],
+        steps: &mut Vec<Step>,
+    ) {
         let made = self.made_here(view, ty).and_then(|b| {
             let of = |step: &&mut Step| match step {
                 Step::Kernel(kernel) => kernel.stores.iter().any(|s| s.buffer == b),
@@ -454,14 +470,28 @@ impl OpKernel {
         }
     }
 
-    fn select(&mut self, op: ScalarOp, at: &Expr, bound: &Expr, x: ElementId, y: ElementId, dtype: DType) -> ElementId {
+    fn select(
+        &mut self,
+        op: ScalarOp,
+        at: &Expr,
+        bound: &Expr,
+        x: ElementId,
+        y: ElementId,
+        dtype: DType,
+    ) -> ElementId {
         let at = self.builder.index(at.clone(), DType::I64);
         let bound = self.builder.index(bound.clone(), DType::I64);
         let holds = self.builder.scalar(op, &[at, bound], DType::Bool);
         self.builder.scalar(ScalarOp::Select, &[holds, x, y], dtype)
     }
 
-    fn pad(&mut self, x: (&View, &TensorType), result: &TensorType, low: &[Dim], value: Literal) -> ElementId {
+    fn pad(
+        &mut self,
+        x: (&View, &TensorType),
+        result: &TensorType,
+        low: &[Dim],
+        value: Literal,
+    ) -> ElementId {
         let (view, ty) = x;
         if ty.shape.iter().any(Expr::is_zero) {
             return self.builder.constant(value);
@@ -560,7 +590,8 @@ impl OpKernel {
         let y = self.read(b, b_ty.dtype, &at_b);
         let y = self.builder.cast(y, accumulator);
         let product = self.builder.scalar(ScalarOp::Mul, &[x, y], accumulator);
-        let sum = if bound.is_empty() { product } else { self.builder.reduce(ReduceOp::Sum, &bound, product) };
+        let sum =
+            if bound.is_empty() { product } else { self.builder.reduce(ReduceOp::Sum, &bound, product) };
         self.builder.cast(sum, result.dtype)
     }
 }

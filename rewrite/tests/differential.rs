@@ -15,7 +15,10 @@ fn difference(expected: &[Tensor], got: &[Tensor], tolerance: f64) -> Option<Str
             return Some(format!("output {k} is {:?}, not {:?}", g.shape(), e.shape()));
         }
         for (i, (e, g)) in e.to_f64().iter().zip(g.to_f64()).enumerate() {
-            let close = (e - g).abs() <= tolerance * (1.0 + e.abs()) || (e.is_nan() && g.is_nan()) || *e == g || tolerance == f64::INFINITY;
+            let close = (e - g).abs() <= tolerance * (1.0 + e.abs())
+                || (e.is_nan() && g.is_nan())
+                || *e == g
+                || tolerance == f64::INFINITY;
             if !close {
                 return Some(format!("output {k} at {i}: {g} and not {e}"));
             }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use egg::Id;
 
+use super::Region;
 use super::cost::{cast_work, scalar_work};
 use crate::analysis::{ClassData, Terms, gathered_inside, kept_inside, shallower};
 use crate::language::{Head, Tables, Term};
@@ -36,6 +37,9 @@ pub struct Dense<'a> {
     /// The scans inside whose loops a class lies as it is chosen. The analysis of the e-graph knows the least
     /// over all nodes, which none of them need attain.
     pub inside: Vec<ScanSet>,
+    /// How many leading coordinates must be the axes of the kernel for a class to be computed there: those of the
+    /// loops it lies in.
+    pub least_steps: Vec<usize>,
     /// What a class costs with all it is computed from; see [`Dense::below`].
     rank: Vec<u64>,
     index: HashMap<Id, Class>,
@@ -69,6 +73,7 @@ impl<'a> Dense<'a> {
             choice: Vec::new(),
             rank: Vec::new(),
             inside: Vec::new(),
+            least_steps: Vec::new(),
             index: HashMap::new(),
             terms,
         };
@@ -136,6 +141,8 @@ impl<'a> Dense<'a> {
             };
             self.inside[class as usize] = inside;
         }
+        let deepest = |set: &ScanSet| set.iter().map(|s| self.tables.scan(s).depth() + 1).max().unwrap_or(0);
+        self.least_steps = self.inside.iter().map(deepest).collect();
     }
 
     /// Whether `a` may be computed before `b`: it costs less, or as much and is older. Every choice and every
@@ -224,9 +231,8 @@ impl Dense<'_> {
             if matches!(self.chosen(class as Class).head, Head::Constant(_) | Head::Index(_)) {
                 continue;
             }
-            let view = |n: &Node| {
-                matches!(n.head, Head::Reindex(_)) && self.below(n.children[0], class as Class)
-            };
+            let view =
+                |n: &Node| matches!(n.head, Head::Reindex(_)) && self.below(n.children[0], class as Class);
             if let Some(k) = self.nodes[class].iter().position(view) {
                 self.choice[class] = k;
             }
@@ -267,18 +273,26 @@ impl Dense<'_> {
 
     /// The classes that the chosen nodes use, from some classes down and through the states of scans.
     pub fn used(&self, roots: &[Class]) -> Vec<bool> {
+        self.used_in(roots, &Region::default())
+    }
+
+    /// The same within a region.
+    pub fn used_in(&self, roots: &[Class], region: &Region) -> Vec<bool> {
         let mut used = vec![false; self.nodes.len()];
         let mut pending = roots.to_vec();
         while let Some(class) = pending.pop() {
-            if std::mem::replace(&mut used[class as usize], true) {
+            if region.is_foreign(class) || std::mem::replace(&mut used[class as usize], true) {
                 continue;
             }
             let node = self.chosen(class);
-            pending.extend(&node.children);
             if let Head::Carry(scan, i) | Head::ScanFinal(scan, i) = node.head {
+                if region.is_foreign_scan(self, scan) {
+                    continue;
+                }
                 let info = &self.tables.scan(scan).carries[i as usize];
                 pending.extend([self.class(info.init), self.class(info.next)]);
             }
+            pending.extend(&node.children);
         }
         used
     }

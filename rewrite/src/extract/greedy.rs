@@ -4,27 +4,28 @@
 //! recompute; every reduction too), single classes and groups of like classes are toggled as long as the exact
 //! cost of the kernels falls. Every order is fixed, so equal graphs give equal plans.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::cost::scalar_work;
-use super::dense::{Class, Dense};
+use super::dense::Class;
 use super::placement::Root;
 use super::walk::{Materialised, covers_space};
-use super::{Evaluator, ExtractionStats, Extractor, Illegal, Plan, Problem};
-use crate::language::{Head, SpaceId};
+use super::{Evaluator, ExtractionStats, Extractor, Illegal, Plan, Problem, Region};
+use crate::language::{Head, ScanId, SpaceId};
 
 /// The extractor.
 #[derive(Clone, Copy, Debug)]
 pub struct Greedy {
     /// How often the list of candidates is gone through at most.
     pub passes: usize,
-    /// The most decisions that are evaluated; the search stops with the best so far.
-    pub evaluations: usize,
+    /// The work of evaluating decisions, in visited points; then the search of a region stops with the best so
+    /// far. A count and not a time, so that results do not depend on the machine.
+    pub work: usize,
 }
 
 impl Default for Greedy {
     fn default() -> Self {
-        Greedy { passes: 6, evaluations: 4000 }
+        Greedy { passes: 6, work: 1_000_000 }
     }
 }
 
@@ -34,12 +35,98 @@ impl Extractor for Greedy {
     }
 
     fn extract(&self, problem: &Problem<'_>) -> Result<(Plan, ExtractionStats), String> {
-        let candidates = Candidates::new(problem.dense, &problem.outputs);
-        let mut search = Search { evaluator: Evaluator::new(problem), limit: self.evaluations };
+        let owners = owners(problem);
+        let loops: BTreeSet<ScanId> = owners.values().copied().collect();
+        let mut stats = ExtractionStats::default();
+        let whole = Region::default();
+        let mut plan = None;
+        if loops.len() > 1 {
+            let memory = self.by_region(problem, &owners, &loops, &mut stats)?;
+            plan = Search::new(problem, &whole, self.work).legal(memory).ok();
+        }
+        let plan = match plan {
+            Some(plan) => plan,
+            None => self.search(problem, &whole, &mut stats)?,
+        };
+        stats.materialised = plan.memory.iter().count();
+        stats.seconds = plan.seconds;
+        Ok((plan, stats))
+    }
+}
+
+/// The outermost loop that makes each stacked result, of those the outputs need.
+fn owners(problem: &Problem<'_>) -> HashMap<Class, ScanId> {
+    let dense = problem.dense;
+    let used = dense.used(&problem.outputs);
+    let owner = |class: &Class| {
+        let inside = dense.inside[*class as usize].iter();
+        inside.filter(|s| dense.tables.scan(*s).depth() == 0).max().map(|s| (*class, s))
+    };
+    problem.stacked.iter().filter(|c| used[**c as usize]).filter_map(owner).collect()
+}
+
+impl Greedy {
+    /// Decides each outermost loop by itself, the last first: by then it is known what the loops after it read.
+    /// Loops exchange nothing but stacked results and final states, so little is lost, and the time is linear in
+    /// the number of loops.
+    fn by_region(
+        &self,
+        problem: &Problem<'_>,
+        owners: &HashMap<Class, ScanId>,
+        loops: &BTreeSet<ScanId>,
+        stats: &mut ExtractionStats,
+    ) -> Result<Materialised, String> {
+        let mut memory = Materialised::none(problem.dense.nodes.len());
+        let mut asked: BTreeMap<ScanId, (BTreeSet<Class>, BTreeSet<u32>)> = BTreeMap::new();
+        let mut pending: BTreeSet<ScanId> = loops.clone();
+        let mut scan = None;
+        loop {
+            let (values, finals) = scan.and_then(|s| asked.remove(&s)).unwrap_or_default();
+            let region = Region {
+                scan,
+                values: values.into_iter().collect(),
+                finals: finals.into_iter().collect(),
+                owners: owners.clone(),
+            };
+            if scan.is_none() || !region.values.is_empty() || !region.finals.is_empty() {
+                let plan = self.search(problem, &region, stats)?;
+                plan.memory.iter().for_each(|c| memory.set(c, true));
+                let reads = plan.roots.roots.iter().flat_map(|r| r.walk.reads.iter().map(|read| read.class));
+                for class in plan.roots.outputs.keys().copied().chain(reads) {
+                    if region.is_foreign(class)
+                        && let Some(owner) = owners.get(&class)
+                    {
+                        asked.entry(*owner).or_default().0.insert(class);
+                        memory.set(class, true);
+                    }
+                }
+                for state in plan.roots.roots.iter().flat_map(|r| &r.walk.finals) {
+                    if region.is_foreign_scan(problem.dense, state.scan) {
+                        asked.entry(state.scan).or_default().1.insert(state.carry);
+                        pending.insert(state.scan);
+                    }
+                }
+            }
+            // Scans are numbered in the order of the graph, so a later one never feeds an earlier one.
+            match pending.pop_last() {
+                Some(next) => scan = Some(next),
+                None => return Ok(memory),
+            }
+        }
+    }
+
+    fn search(
+        &self,
+        problem: &Problem<'_>,
+        region: &Region,
+        stats: &mut ExtractionStats,
+    ) -> Result<Plan, String> {
+        let candidates = Candidates::new(problem, region);
+        let mut search = Search::new(problem, region, self.work);
         let mut best: Option<Plan> = None;
         let mut problem_text = String::new();
         for (i, start) in starts(problem, &candidates).into_iter().enumerate() {
-            if i == LAST_RESORT && best.is_some() {
+            if best.is_some() && (i == LAST_RESORT || search.exhausted()) {
                 break;
             }
             match search.legal(start) {
@@ -52,21 +139,18 @@ impl Extractor for Greedy {
                 Err(text) => problem_text = text,
             }
         }
-        let plan = best.ok_or(problem_text)?;
-        let stats = ExtractionStats {
-            evaluated: search.evaluator.evaluated,
-            candidates: candidates.all.len(),
-            materialised: plan.memory.iter().count(),
-            seconds: plan.seconds,
-        };
-        Ok((plan, stats))
+        stats.evaluated += search.evaluator.evaluated;
+        stats.candidates += candidates.all.len();
+        best.ok_or(problem_text)
     }
 }
 
 /// The classes whose materialisation is worth a thought.
 struct Candidates {
-    /// All of them, ascending.
+    /// Those that may be tried alone, ascending.
     all: Vec<Class>,
+    /// Those that may take the place of one that they are computed from, ascending.
+    instead: Vec<Class>,
     /// Those that do not depend on a state that a user of theirs depends on, and reduce something.
     hoistable: Vec<Class>,
     /// Reductions.
@@ -76,8 +160,9 @@ struct Candidates {
 }
 
 impl Candidates {
-    fn new(dense: &Dense<'_>, outputs: &[Class]) -> Self {
-        let reached = dense.used(outputs);
+    fn new(problem: &Problem<'_>, region: &Region) -> Self {
+        let dense = problem.dense;
+        let reached = dense.used_in(&region_roots(problem, region), region);
         let n = dense.nodes.len();
         let (mut uses, mut boundary, mut summed) = (vec![0usize; n], vec![false; n], vec![false; n]);
         for class in (0..n).filter(|c| reached[*c]) {
@@ -91,12 +176,19 @@ impl Candidates {
                 summed[c] |= repeats;
             }
         }
-        let mut out = Candidates { all: vec![], hoistable: vec![], reductions: vec![], groups: vec![] };
+        let mut out = Candidates {
+            all: vec![],
+            instead: vec![],
+            hoistable: vec![],
+            reductions: vec![],
+            groups: vec![],
+        };
         let mut groups: BTreeMap<(SpaceId, Head), Vec<Class>> = BTreeMap::new();
         for class in (0..n).filter(|c| reached[*c]) {
             let id = class as Class;
             let head = dense.chosen(id).head;
-            let computes = matches!(head, Head::Scalar(_) | Head::Cast(_) | Head::Reduce(..) | Head::Gather(_));
+            let computes =
+                matches!(head, Head::Scalar(_) | Head::Cast(_) | Head::Reduce(..) | Head::Gather(_));
             if !computes || !covers_space(dense, id) || dense.data[class].constant.is_some() {
                 continue;
             }
@@ -113,7 +205,11 @@ impl Candidates {
                 | Head::Carry(..)
                 | Head::ScanFinal(..) => false,
             };
-            if !(reduces || transcendental || boundary[class] || summed[class] || uses[class] > 1) {
+            let alone = reduces || boundary[class] || summed[class] || uses[class] > 1;
+            if alone || transcendental {
+                out.instead.push(id);
+            }
+            if !alone {
                 continue;
             }
             out.all.push(id);
@@ -128,6 +224,18 @@ impl Candidates {
         out.groups = groups.into_values().filter(|g| g.len() > 1).collect();
         out
     }
+}
+
+/// What a region is entered by.
+fn region_roots(problem: &Problem<'_>, region: &Region) -> Vec<Class> {
+    let Some(scan) = region.scan else { return problem.outputs.clone() };
+    let mut roots = region.values.clone();
+    let info = problem.dense.tables.scan(scan);
+    for carry in &region.finals {
+        let carry = &info.carries[*carry as usize];
+        roots.extend([problem.dense.class(carry.init), problem.dense.class(carry.next)]);
+    }
+    roots
 }
 
 /// The position of the start that is tried only if no other leads anywhere.
@@ -145,7 +253,9 @@ fn starts(problem: &Problem<'_>, candidates: &Candidates) -> Vec<Materialised> {
     };
     let hoisted = with(&least, &candidates.hoistable);
     let reduced = with(&hoisted, &candidates.reductions);
-    let everything = with(&reduced, &candidates.all);
+    // In large regions this start is slow to evaluate, and far from anything good.
+    let all = if candidates.all.len() <= 64 { &candidates.all[..] } else { &[] };
+    let everything = with(&reduced, all);
     // Where rules joined values of different loops, cutting everywhere separates them again.
     let loops = problem.dense.used(&problem.outputs);
     let in_loops = (0..loops.len()).filter(|c| loops[*c] && !problem.dense.inside[*c].is_empty());
@@ -155,10 +265,20 @@ fn starts(problem: &Problem<'_>, candidates: &Candidates) -> Vec<Materialised> {
 
 struct Search<'a> {
     evaluator: Evaluator<'a>,
-    limit: usize,
+    /// Decisions that were evaluated; the best of them is a start's result already.
+    known: HashSet<Materialised>,
+    work: usize,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(problem: &'a Problem<'a>, region: &'a Region, work: usize) -> Self {
+        Search { evaluator: Evaluator::new(problem, region), known: HashSet::new(), work }
+    }
+
+    fn exhausted(&self) -> bool {
+        self.evaluator.visited() >= self.work
+    }
+
     /// The plan of a decision, with the classes added that turn out to be needed in memory.
     fn legal(&mut self, mut memory: Materialised) -> Result<Plan, String> {
         loop {
@@ -176,12 +296,29 @@ impl Search<'_> {
         }
     }
 
+    /// Takes a decision if it is better, and has not been seen: what was is either worse than the best of its
+    /// start, or that best.
+    fn improve(&mut self, best: &mut Plan, memory: Materialised) {
+        if !self.known.insert(memory.clone()) {
+            return;
+        }
+        if let Ok(plan) = self.evaluator.plan(&memory)
+            && plan.seconds < best.seconds * (1.0 - 1e-9)
+        {
+            *best = plan;
+        }
+    }
+
     fn descend(&mut self, mut best: Plan, candidates: &Candidates, passes: usize) -> Plan {
         for _ in 0..passes {
             let before = best.seconds;
             for class in &candidates.all {
                 let toggled = !best.memory.contains(*class);
                 self.try_move(&mut best, &[*class], toggled);
+            }
+            // Wider moves only from where single ones lead no further.
+            if best.seconds < before {
+                continue;
             }
             for group in &candidates.groups {
                 self.try_move(&mut best, group, true);
@@ -193,7 +330,7 @@ impl Search<'_> {
             for class in best.memory.iter().collect::<Vec<_>>() {
                 self.try_above(&mut best, class, candidates);
             }
-            if best.seconds >= before || self.evaluator.evaluated >= self.limit {
+            if best.seconds >= before || self.exhausted() {
                 break;
             }
         }
@@ -208,17 +345,13 @@ impl Search<'_> {
         }
         let users = best.roots.roots.iter().filter(|r| r.walk.classes.contains(&class)).map(|r| r.class);
         let users: Vec<Class> = users.filter(|c| candidates.all.binary_search(c).is_ok()).collect();
-        if users.is_empty() || self.evaluator.evaluated >= self.limit {
+        if users.is_empty() || self.exhausted() {
             return;
         }
         let mut memory = best.memory.clone();
         users.iter().for_each(|c| memory.set(*c, false));
         memory.set(class, true);
-        if let Ok(plan) = self.evaluator.plan(&memory)
-            && plan.seconds < best.seconds * (1.0 - 1e-9)
-        {
-            *best = plan;
-        }
+        self.improve(best, memory);
     }
 
     /// Materialises a class that a reader of `class` computes instead of `class`: one of four gates that the next
@@ -232,32 +365,24 @@ impl Search<'_> {
         let mut above: Vec<Class> = readers.flat_map(|r| r.walk.classes.iter().copied()).collect();
         above.sort_unstable();
         above.dedup();
-        above.retain(|c| candidates.all.binary_search(c).is_ok() && !best.memory.contains(*c));
+        above.retain(|c| candidates.instead.binary_search(c).is_ok() && !best.memory.contains(*c));
         for replacement in above {
-            if self.evaluator.evaluated >= self.limit || !best.memory.contains(class) {
+            if self.exhausted() || !best.memory.contains(class) {
                 return;
             }
             let mut memory = best.memory.clone();
             memory.set(class, false);
             memory.set(replacement, true);
-            if let Ok(plan) = self.evaluator.plan(&memory)
-                && plan.seconds < best.seconds * (1.0 - 1e-9)
-            {
-                *best = plan;
-            }
+            self.improve(best, memory);
         }
     }
 
     fn try_move(&mut self, best: &mut Plan, classes: &[Class], value: bool) {
-        if classes.iter().all(|c| best.memory.contains(*c) == value) || self.evaluator.evaluated >= self.limit {
+        if classes.iter().all(|c| best.memory.contains(*c) == value) || self.exhausted() {
             return;
         }
         let mut memory = best.memory.clone();
         classes.iter().for_each(|c| memory.set(*c, value));
-        if let Ok(plan) = self.evaluator.plan(&memory)
-            && plan.seconds < best.seconds * (1.0 - 1e-9)
-        {
-            *best = plan;
-        }
+        self.improve(best, memory);
     }
 }

@@ -32,6 +32,32 @@ pub struct Problem<'a> {
     pub device: &'a DeviceModel,
 }
 
+/// A part of a problem that is decided by itself: what belongs to one outermost loop, or to none. Other parts'
+/// stacked results are in memory, their final states are there.
+#[derive(Clone, Debug, Default)]
+pub struct Region {
+    /// The loop.
+    pub scan: Option<ScanId>,
+    /// Its stacked results that other regions read.
+    pub values: Vec<Class>,
+    /// Its final states that other regions read.
+    pub finals: Vec<u32>,
+    /// The outermost loop that each stacked result belongs to; empty where the problem is not divided.
+    pub owners: HashMap<Class, ScanId>,
+}
+
+impl Region {
+    /// Whether another region stores a class.
+    pub fn is_foreign(&self, class: Class) -> bool {
+        self.owners.get(&class).is_some_and(|owner| Some(*owner) != self.scan)
+    }
+
+    /// Whether another region runs a scan.
+    pub fn is_foreign_scan(&self, dense: &Dense<'_>, scan: ScanId) -> bool {
+        !self.owners.is_empty() && dense.tables.scan(scan).depth() == 0 && Some(scan) != self.scan
+    }
+}
+
 /// The kernels that a decision leads to.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -84,6 +110,7 @@ pub enum Illegal {
 /// Evaluates decisions.
 pub struct Evaluator<'a> {
     problem: &'a Problem<'a>,
+    region: &'a Region,
     walker: Walker<'a>,
     /// Decisions evaluated so far.
     pub evaluated: usize,
@@ -91,8 +118,13 @@ pub struct Evaluator<'a> {
 
 impl<'a> Evaluator<'a> {
     /// An evaluator.
-    pub fn new(problem: &'a Problem<'a>) -> Self {
-        Evaluator { problem, walker: Walker::new(problem.dense), evaluated: 0 }
+    pub fn new(problem: &'a Problem<'a>, region: &'a Region) -> Self {
+        Evaluator { problem, region, walker: Walker::new(problem.dense), evaluated: 0 }
+    }
+
+    /// The points visited so far: the work that evaluating took.
+    pub fn visited(&self) -> usize {
+        self.walker.visited
     }
 
     /// The kernels and the cost of a decision.
@@ -102,12 +134,14 @@ impl<'a> Evaluator<'a> {
     pub fn plan(&mut self, memory: &Materialised) -> Result<Plan, Illegal> {
         self.evaluated += 1;
         let roots = self.collect(memory).map_err(Illegal::Needs)?;
-        let placement = place(self.problem.dense, &roots).map_err(Illegal::Misplaced)?;
+        let placement = place(self.problem.dense, &roots, self.region).map_err(Illegal::Misplaced)?;
         let mut join = |_: &[RootId], _: RootId| true;
         let items = arrange(self.problem.dense, &roots, &placement, &mut join).map_err(Illegal::Misplaced)?;
         let seconds = self.seconds(&roots, &items, memory, &mut Vec::new());
         let mut used = Materialised::none(self.problem.dense.nodes.len());
-        roots.values.keys().for_each(|c| used.set(*c, true));
+        roots.values.keys().chain(roots.outputs.keys()).for_each(|c| used.set(*c, true));
+        // In a region also what others store.
+        roots.roots.iter().flat_map(|r| &r.walk.reads).for_each(|read| used.set(read.class, true));
         Ok(Plan { memory: used, roots, placement, items, seconds })
     }
 
@@ -115,15 +149,31 @@ impl<'a> Evaluator<'a> {
     fn collect(&mut self, memory: &Materialised) -> Result<Roots, Vec<Class>> {
         let mut roots = Roots::default();
         let mut needs = Vec::new();
-        let outputs = self.problem.outputs.iter().enumerate();
-        let mut pending: Vec<(RootKind, Class)> =
-            outputs.rev().map(|(i, c)| (RootKind::Output(i as u32), *c)).collect();
+        let mut pending: Vec<(RootKind, Class)> = Vec::new();
+        match self.region.scan {
+            None => {
+                let outputs = self.problem.outputs.iter().enumerate();
+                pending.extend(outputs.rev().map(|(i, c)| (RootKind::Output(i as u32), *c)));
+            }
+            Some(scan) => {
+                for class in self.region.values.iter().rev() {
+                    roots.values.insert(*class, usize::MAX);
+                    pending.push((RootKind::Value, *class));
+                }
+                for carry in self.region.finals.iter().rev() {
+                    self.require_state(&mut roots, &mut pending, scan, *carry);
+                }
+            }
+        }
         while let Some((kind, class)) = pending.pop() {
             if let RootKind::Output(i) = kind
                 && memory.contains(class)
             {
                 // Stored where the class is computed, in whatever loop that is.
                 roots.outputs.entry(class).or_default().push(i);
+                if self.region.is_foreign(class) {
+                    continue;
+                }
                 if let Entry::Vacant(entry) = roots.values.entry(class) {
                     entry.insert(usize::MAX);
                     pending.push((RootKind::Value, class));
@@ -135,6 +185,9 @@ impl<'a> Evaluator<'a> {
             let walk = self.walker.walk(&[class], inside, memory);
             needs.extend_from_slice(&walk.needs);
             for read in walk.reads.iter().rev() {
+                if self.region.is_foreign(read.class) {
+                    continue;
+                }
                 if let Entry::Vacant(entry) = roots.values.entry(read.class) {
                     // The position is set when the root is made.
                     entry.insert(usize::MAX);
@@ -142,12 +195,8 @@ impl<'a> Evaluator<'a> {
                 }
             }
             for state in walk.carries.iter().chain(&walk.finals).rev() {
-                let key = (state.scan, state.carry);
-                if !roots.states.contains_key(&key) {
-                    roots.states.insert(key, (usize::MAX, usize::MAX));
-                    let (init, next) = self.state(state.scan, state.carry);
-                    pending.push((RootKind::Next(state.scan, state.carry), next));
-                    pending.push((RootKind::Init(state.scan, state.carry), init));
+                if !self.region.is_foreign_scan(self.problem.dense, state.scan) {
+                    self.require_state(&mut roots, &mut pending, state.scan, state.carry);
                 }
             }
             let id = roots.roots.len();
@@ -168,9 +217,23 @@ impl<'a> Evaluator<'a> {
         if needs.is_empty() { Ok(roots) } else { Err(needs) }
     }
 
-    fn state(&self, scan: ScanId, carry: u32) -> (Class, Class) {
+    /// Sees to it that a state is initialised and stepped.
+    fn require_state(
+        &self,
+        roots: &mut Roots,
+        pending: &mut Vec<(RootKind, Class)>,
+        scan: ScanId,
+        carry: u32,
+    ) {
+        if roots.states.contains_key(&(scan, carry)) {
+            return;
+        }
+        // The positions are set when the roots are made.
+        roots.states.insert((scan, carry), (usize::MAX, usize::MAX));
         let info = &self.problem.dense.tables.scan(scan).carries[carry as usize];
-        (self.problem.dense.class(info.init), self.problem.dense.class(info.next))
+        let (init, next) = (self.problem.dense.class(info.init), self.problem.dense.class(info.next));
+        pending.push((RootKind::Next(scan, carry), next));
+        pending.push((RootKind::Init(scan, carry), init));
     }
 
     /// The time of all kernels of a level.
@@ -226,8 +289,10 @@ fn stored_classes(roots: &Roots, members: &[RootId]) -> Vec<Class> {
             RootKind::Output(_) | RootKind::Init(..) | RootKind::Next(..) => entry.0 += 1,
         }
     }
-    let mut out: Vec<Class> =
-        counts.iter().flat_map(|(c, (n, value))| std::iter::repeat_n(*c, (*n).max(usize::from(*value)))).collect();
+    let mut out: Vec<Class> = counts
+        .iter()
+        .flat_map(|(c, (n, value))| std::iter::repeat_n(*c, (*n).max(usize::from(*value))))
+        .collect();
     out.sort_unstable();
     out
 }

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::Region;
 use super::dense::{Class, Dense};
 use super::walk::Walk;
 use crate::language::ScanId;
@@ -108,11 +109,12 @@ impl Roots {
 ///
 /// # Errors
 /// Where two loops that do not nest both claim a root, or a loop would need its own later steps.
-pub fn place(dense: &Dense<'_>, roots: &Roots) -> Result<Placement, Misplaced> {
+pub fn place(dense: &Dense<'_>, roots: &Roots, region: &Region) -> Result<Placement, Misplaced> {
     let scans = roots.live_scans();
     let mut members: Vec<ScanSet> = vec![ScanSet::new(); roots.len()];
     let mut parents: BTreeMap<ScanId, ScanSet> = scans.iter().map(|s| (*s, ScanSet::new())).collect();
-    let dependents: BTreeMap<ScanId, Vec<bool>> = scans.iter().map(|s| (*s, depends_on(dense, roots, *s))).collect();
+    let dependents: BTreeMap<ScanId, Vec<bool>> =
+        scans.iter().map(|s| (*s, depends_on(dense, roots, *s))).collect();
     loop {
         let mut changed = false;
         for scan in &scans {
@@ -133,7 +135,9 @@ pub fn place(dense: &Dense<'_>, roots: &Roots) -> Result<Placement, Misplaced> {
             for inner in set.iter() {
                 for outer in set.iter() {
                     let depth = |s: ScanId| dense.tables.scan(s).depth();
-                    if depth(outer) < depth(inner) && let Some(p) = parents.get_mut(&inner) {
+                    if depth(outer) < depth(inner)
+                        && let Some(p) = parents.get_mut(&inner)
+                    {
                         changed |= p.insert(outer);
                     }
                 }
@@ -152,7 +156,7 @@ pub fn place(dense: &Dense<'_>, roots: &Roots) -> Result<Placement, Misplaced> {
         chains: members.iter().map(chain).collect(),
         parents: parents.iter().map(|(s, p)| (*s, chain(p))).collect(),
     };
-    check(dense, roots, &placement)?;
+    check(dense, roots, &placement, region)?;
     Ok(placement)
 }
 
@@ -210,7 +214,7 @@ fn reachable(dense: &Dense<'_>, roots: &Roots, scan: ScanId, from: &[RootId]) ->
     seen
 }
 
-fn check(dense: &Dense<'_>, roots: &Roots, placement: &Placement) -> Result<(), Misplaced> {
+fn check(dense: &Dense<'_>, roots: &Roots, placement: &Placement, region: &Region) -> Result<(), Misplaced> {
     let fail = |text: String| Err(Misplaced(text));
     let depth = |s: ScanId| dense.tables.scan(s).depth();
     for (r, chain) in placement.chains.iter().enumerate() {
@@ -234,8 +238,12 @@ fn check(dense: &Dense<'_>, roots: &Roots, placement: &Placement) -> Result<(), 
             return fail("a state is read outside its step".into());
         }
         for state in &root.walk.finals {
+            if region.is_foreign_scan(dense, state.scan) {
+                continue;
+            }
             let around = placement.parents.get(&state.scan);
-            let reachable = around.is_some_and(|p| p.iter().all(|q| chain.contains(q) && state.steps > depth(*q)));
+            let reachable =
+                around.is_some_and(|p| p.iter().all(|q| chain.contains(q) && state.steps > depth(*q)));
             if !reachable || chain.contains(&state.scan) {
                 return fail("a final state is read where it no longer is".into());
             }
@@ -360,10 +368,12 @@ impl Arranger<'_> {
     ) -> Option<usize> {
         let space = |r: RootId| self.dense.data[self.roots.roots[r].class as usize].space;
         let reads = &self.roots.roots[root].walk.reads;
-        let members = |g: usize| groups[g].parts.iter().filter_map(|p| match p {
-            Part::Root(r) => Some(*r),
-            Part::Loop(_) => None,
-        });
+        let members = |g: usize| {
+            groups[g].parts.iter().filter_map(|p| match p {
+                Part::Root(r) => Some(*r),
+                Part::Loop(_) => None,
+            })
+        };
         let fits = |g: &usize| {
             let same_point = |r: RootId| {
                 let value = self.roots.roots[r].kind == RootKind::Value;

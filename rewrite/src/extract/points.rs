@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use fuse_ir::expr::Atom;
 use fuse_ir::types::Shape;
 use fuse_ir::{Dim, Expr};
 use smallvec::SmallVec;
@@ -15,7 +16,7 @@ use crate::complexity::may_substitute;
 
 use super::cost::{Work, assumed, cast_work, scalar_work};
 use super::dense::{Class, Dense};
-use crate::language::{Head, ScanId, SpaceId};
+use crate::language::{Head, MapId, ScanId, SpaceId};
 
 /// A point of one space, by position.
 pub type PointId = u32;
@@ -53,8 +54,8 @@ pub enum Expansion {
 pub struct Point {
     /// The class.
     pub class: Class,
-    /// One coordinate for each of its axes, over the kernel's axes and those of reductions around.
-    pub coordinates: Vec<Expr>,
+    /// Its coordinates.
+    at: CoordinatesId,
     /// How many leading coordinates are the axes of the kernel.
     pub steps: usize,
     /// Whether the coordinates are exactly the axes of the kernel's space.
@@ -75,6 +76,18 @@ pub struct Point {
     views: SmallVec<[PointId; 2]>,
 }
 
+/// Coordinates, by position.
+type CoordinatesId = u32;
+
+/// One coordinate for each axis of a class, over the kernel's axes and those of reductions around.
+struct Coordinates {
+    expressions: Vec<Expr>,
+    /// The axes of each: those of the space as bits, those of reductions by number.
+    axes: Vec<(u64, SmallVec<[u32; 2]>)>,
+    steps: usize,
+    identity: bool,
+}
+
 /// The points of one space.
 pub struct Points {
     /// The extents of the space.
@@ -87,7 +100,11 @@ pub struct Points {
     /// The reduction that the last axis belongs to.
     owner_of_last: Option<PointId>,
     points: Vec<Point>,
-    known: HashMap<(Class, Vec<Expr>), PointId>,
+    known: HashMap<(Class, CoordinatesId), PointId>,
+    coordinates: Vec<Coordinates>,
+    known_coordinates: HashMap<Vec<Expr>, CoordinatesId>,
+    /// Coordinates read through maps; `None` where they would become too long.
+    composed: HashMap<(MapId, CoordinatesId), Option<CoordinatesId>>,
 }
 
 impl Points {
@@ -102,6 +119,9 @@ impl Points {
             owner_of_last: None,
             points: Vec::new(),
             known: HashMap::new(),
+            coordinates: Vec::new(),
+            known_coordinates: HashMap::new(),
+            composed: HashMap::new(),
         }
     }
 
@@ -117,27 +137,56 @@ impl Points {
 
     /// The class over the whole space.
     pub fn root(&mut self, dense: &Dense<'_>, class: Class) -> PointId {
-        let identity = (0..self.space.len()).map(Expr::axis).collect();
-        self.point(dense, class, identity)
+        // The identity comes first, whatever the space.
+        if self.coordinates.is_empty() {
+            self.intern((0..self.space.len()).map(Expr::axis).collect());
+        }
+        self.point(dense, class, 0)
     }
 
-    fn point(&mut self, dense: &Dense<'_>, class: Class, coordinates: Vec<Expr>) -> PointId {
-        if let Some(id) = self.known.get(&(class, coordinates.clone())) {
+    fn intern(&mut self, expressions: Vec<Expr>) -> CoordinatesId {
+        if let Some(id) = self.known_coordinates.get(&expressions) {
             return *id;
         }
-        let leading = |(i, e): &(usize, &Expr)| e.as_axis().is_some_and(|a| a.index() == *i);
         let rank = self.space.len();
-        let steps = coordinates.iter().take(rank).enumerate().take_while(leading).count();
-        let depends = dense.data[class as usize].depends;
-        let (mut used, mut bound) = (0u64, SmallVec::<[u32; 4]>::new());
-        for (i, e) in coordinates.iter().enumerate() {
-            if depends & (1 << i) != 0 {
-                for axis in e.axes() {
+        let axes = expressions.iter().map(|e| {
+            let (mut used, mut bound) = (0u64, SmallVec::new());
+            e.visit_atoms(&mut |atom| {
+                if let Atom::Axis(axis) = atom {
                     match axis.index() {
                         a if a < rank => used |= 1 << a,
                         a => bound.push((a - rank) as u32),
                     }
                 }
+            });
+            (used, bound)
+        });
+        let leading = |(i, e): &(usize, &Expr)| e.as_axis().is_some_and(|a| a.index() == *i);
+        let steps = expressions.iter().take(rank).enumerate().take_while(leading).count();
+        let identity = steps == rank && expressions.len() == rank;
+        let id = self.coordinates.len() as CoordinatesId;
+        self.coordinates.push(Coordinates {
+            axes: axes.collect(),
+            expressions: expressions.clone(),
+            steps,
+            identity,
+        });
+        self.known_coordinates.insert(expressions, id);
+        id
+    }
+
+    fn point(&mut self, dense: &Dense<'_>, class: Class, at: CoordinatesId) -> PointId {
+        if let Some(id) = self.known.get(&(class, at)) {
+            return *id;
+        }
+        let coordinates = &self.coordinates[at as usize];
+        let rank = self.space.len();
+        let depends = dense.data[class as usize].depends;
+        let (mut used, mut bound) = (0u64, SmallVec::<[u32; 4]>::new());
+        for (i, (axes, reduced)) in coordinates.axes.iter().enumerate() {
+            if depends & (1 << i) != 0 {
+                used |= axes;
+                bound.extend_from_slice(reduced);
             }
         }
         bound.sort_unstable();
@@ -146,9 +195,9 @@ impl Points {
         let distinct = axes.chain(bound.iter().map(|b| self.sizes[rank + *b as usize])).product();
         let mut point = Point {
             class,
-            steps,
-            identity: steps == rank && coordinates.len() == rank,
-            coordinates: coordinates.clone(),
+            at,
+            steps: coordinates.steps,
+            identity: coordinates.identity,
             work: Work::default(),
             distinct,
             levels: 64 - used.leading_zeros() as usize,
@@ -159,13 +208,11 @@ impl Points {
         };
         let evaluations = self.evaluations(&mut point);
         let work = own_work(dense, class);
-        point.work = Work {
-            flops: work.flops * evaluations,
-            transcendentals: work.transcendentals * evaluations,
-        };
+        point.work =
+            Work { flops: work.flops * evaluations, transcendentals: work.transcendentals * evaluations };
         let id = self.points.len() as PointId;
         self.points.push(point);
-        self.known.insert((class, coordinates), id);
+        self.known.insert((class, at), id);
         id
     }
 
@@ -182,69 +229,81 @@ impl Points {
         }
     }
 
-    /// How the point is computed, and the views that could be read instead.
-    pub fn expand(&mut self, dense: &Dense<'_>, id: PointId) -> (Expansion, SmallVec<[PointId; 2]>) {
+    /// Works out how the point is computed, and the views that could be read instead.
+    pub fn expand(&mut self, dense: &Dense<'_>, id: PointId) {
         let point = &self.points[id as usize];
-        if let Some(expansion) = &point.expansion {
-            return (expansion.clone(), point.views.clone());
+        if point.expansion.is_some() {
+            return;
         }
-        let (class, coordinates) = (point.class, point.coordinates.clone());
-        let expansion = self.expansion(dense, id, class, &coordinates);
+        let (class, at) = (point.class, point.at);
+        let expansion = self.expansion(dense, id, class, at);
         let mut views = SmallVec::new();
         for node in &dense.nodes[class as usize] {
             let Head::Reindex(map) = node.head else { continue };
             let source = node.children[0];
-            let short = may_substitute(&dense.tables.map(map).results, &coordinates);
-            if short && dense.below(source, class) {
-                let through = self.through(dense, map, &coordinates);
+            if dense.below(source, class)
+                && let Some(through) = self.through(dense, map, at)
+            {
                 views.push(self.point(dense, source, through));
             }
         }
         let point = &mut self.points[id as usize];
-        point.expansion = Some(expansion.clone());
-        point.views = views.clone();
-        (expansion, views)
+        point.expansion = Some(expansion);
+        point.views = views;
     }
 
-    fn through(&self, dense: &Dense<'_>, map: crate::language::MapId, coordinates: &[Expr]) -> Vec<Expr> {
+    /// How an expanded point is computed.
+    pub fn expansion_of(&self, id: PointId) -> Option<&Expansion> {
+        self.points[id as usize].expansion.as_ref()
+    }
+
+    /// The points that the class of an expanded point is views of.
+    pub fn views_of(&self, id: PointId) -> &[PointId] {
+        &self.points[id as usize].views
+    }
+
+    /// Coordinates read through a map, if they stay short.
+    fn through(&mut self, dense: &Dense<'_>, map: MapId, at: CoordinatesId) -> Option<CoordinatesId> {
+        if let Some(known) = self.composed.get(&(map, at)) {
+            return *known;
+        }
         let results = &dense.tables.map(map).results;
-        results.iter().map(|e| e.substitute_axes(coordinates).simplify(&self.extents)).collect()
+        let coordinates = &self.coordinates[at as usize].expressions;
+        let composed = may_substitute(results, coordinates).then(|| {
+            results.iter().map(|e| e.substitute_axes(coordinates).simplify(&self.extents)).collect()
+        });
+        let composed = composed.map(|expressions| self.intern(expressions));
+        self.composed.insert((map, at), composed);
+        composed
     }
 
-    fn expansion(&mut self, dense: &Dense<'_>, id: PointId, class: Class, coordinates: &[Expr]) -> Expansion {
+    fn expansion(&mut self, dense: &Dense<'_>, id: PointId, class: Class, at: CoordinatesId) -> Expansion {
         let node = dense.chosen(class);
         match node.head {
             Head::Leaf(_) => Expansion::Leaf,
             Head::Constant(_) => Expansion::Free,
             Head::Carry(scan, i) => Expansion::Carry(scan, i),
             Head::ScanFinal(scan, i) => Expansion::Final(scan, i),
-            Head::Reindex(map) if !may_substitute(&dense.tables.map(map).results, coordinates) => {
-                Expansion::TooLong
+            Head::Index(index) => {
+                let value = std::slice::from_ref(&dense.tables.index(index).value);
+                let short = may_substitute(value, &self.coordinates[at as usize].expressions);
+                if short { Expansion::Free } else { Expansion::TooLong }
             }
-            Head::Gather(id) if !may_substitute(&dense.tables.gather(id).coordinates, coordinates) => {
-                Expansion::TooLong
-            }
-            Head::Index(id)
-                if !may_substitute(std::slice::from_ref(&dense.tables.index(id).value), coordinates) =>
-            {
-                Expansion::TooLong
-            }
-            Head::Index(_) => Expansion::Free,
-            Head::Reindex(map) => {
-                let through = self.through(dense, map, coordinates);
-                Expansion::View(self.point(dense, node.children[0], through))
-            }
+            Head::Reindex(map) => match self.through(dense, map, at) {
+                Some(through) => Expansion::View(self.point(dense, node.children[0], through)),
+                None => Expansion::TooLong,
+            },
             Head::Scalar(_) | Head::Cast(_) => {
-                let children = node.children.iter().map(|c| self.point(dense, *c, coordinates.to_vec()));
-                Expansion::Op(children.collect())
+                Expansion::Op(node.children.iter().map(|c| self.point(dense, *c, at)).collect())
             }
             Head::Reduce(_, axes) => {
                 let child = node.children[0];
                 let inner = dense.tables.extents(dense.data[child as usize].space);
-                let mut coordinates = coordinates.to_vec();
+                let mut coordinates = self.coordinates[at as usize].expressions.clone();
                 for extent in &inner[inner.len() - axes as usize..] {
                     coordinates.push(self.bind(id, extent));
                 }
+                let coordinates = self.intern(coordinates);
                 let body = self.point(dense, child, coordinates);
                 // One addition (or the like) for every evaluation of the body.
                 let last = self.passes.last().map_or(1.0, |p| p.0);
@@ -253,12 +312,17 @@ impl Points {
             }
             Head::Gather(gather) => {
                 let gather = dense.tables.gather(gather);
-                let index = self.point(dense, node.children[1], coordinates.to_vec());
+                let coordinates = &self.coordinates[at as usize].expressions;
+                if !may_substitute(&gather.coordinates, coordinates) {
+                    return Expansion::TooLong;
+                }
                 let rank = self.space.len();
                 let fixed = gather.coordinates.iter().take(gather.axis);
                 let read = fixed.map(|e| e.substitute_axes(coordinates).simplify(&self.extents));
-                let leading = |(i, e): &(usize, Expr)| *i < rank && e.as_axis().is_some_and(|a| a.index() == *i);
+                let leading =
+                    |(i, e): &(usize, Expr)| *i < rank && e.as_axis().is_some_and(|a| a.index() == *i);
                 let steps = read.enumerate().take_while(leading).count();
+                let index = self.point(dense, node.children[1], at);
                 Expansion::Gather { table: node.children[0], index, steps }
             }
         }

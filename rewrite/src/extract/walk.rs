@@ -87,12 +87,14 @@ pub struct Walker<'a> {
     /// For each point of the space being walked: the last walk that met it.
     stamps: HashMap<SpaceId, Vec<u32>>,
     stamp: u32,
+    /// Points visited so far, those of all walks.
+    pub visited: usize,
 }
 
 impl<'a> Walker<'a> {
     /// Nothing walked yet.
     pub fn new(dense: &'a Dense<'a>) -> Self {
-        Walker { dense, spaces: HashMap::new(), stamps: HashMap::new(), stamp: 0 }
+        Walker { dense, spaces: HashMap::new(), stamps: HashMap::new(), stamp: 0, visited: 0 }
     }
 
     /// Walks from root classes of one space. A materialised class in `inside` is computed here (where every
@@ -112,6 +114,7 @@ impl<'a> Walker<'a> {
             if std::mem::replace(&mut stamps[id as usize], self.stamp) == self.stamp {
                 continue;
             }
+            self.visited += 1;
             visit(self.dense, points, id, inside, memory, &mut walk, &mut pending);
         }
         walk
@@ -148,11 +151,24 @@ impl<'a> Walker<'a> {
         let all: f64 = points.sizes[..points.space.len()].iter().product();
         let space_points = all / steps(&|_| true);
         let sizes = stored.iter().map(|c| self.dense.data[*c as usize].dtype.size() as f64);
-        KernelCost { loaded, stored: sizes.sum::<f64>() * space_points, work, reductions, points: space_points }
+        KernelCost {
+            loaded,
+            stored: sizes.sum::<f64>() * space_points,
+            work,
+            reductions,
+            points: space_points,
+        }
     }
 
     /// Seconds of all launches of a kernel.
-    pub fn seconds(&self, device: &DeviceModel, space: SpaceId, walk: &Walk, stored: &[Class], time: &[usize]) -> f64 {
+    pub fn seconds(
+        &self,
+        device: &DeviceModel,
+        space: SpaceId,
+        walk: &Walk,
+        stored: &[Class],
+        time: &[usize],
+    ) -> f64 {
         let trips: f64 = match self.spaces.get(&space) {
             Some(points) => time.iter().map(|d| points.sizes[*d]).product(),
             None => 1.0,
@@ -185,39 +201,41 @@ fn visit(
         return;
     }
     // In another step of its loop, it can only be read from memory.
-    if dense.inside[class as usize].iter().any(|scan| steps <= dense.tables.scan(scan).depth()) {
+    if steps < dense.least_steps[class as usize] {
         walk.needs.push(class);
         return;
     }
-    let (expansion, views) = points.expand(dense, id);
-    if let Some(view) = views.iter().find(|v| memory.contains(points.get(**v).class)) {
+    points.expand(dense, id);
+    if let Some(view) = points.views_of(id).iter().find(|v| memory.contains(points.get(**v).class)) {
         pending.push(*view);
         return;
     }
-    match expansion {
-        Expansion::Leaf => walk.loaded.push(id),
-        Expansion::Free => {}
-        Expansion::Carry(scan, carry) => {
+    match points.expansion_of(id) {
+        // Expanded above.
+        None => {}
+        Some(Expansion::Leaf) => walk.loaded.push(id),
+        Some(Expansion::Free) => {}
+        Some(Expansion::Carry(scan, carry)) => {
             walk.loaded.push(id);
-            walk.carries.push(StateRead { scan, carry, steps });
+            walk.carries.push(StateRead { scan: *scan, carry: *carry, steps });
         }
-        Expansion::Final(scan, carry) => {
+        Some(Expansion::Final(scan, carry)) => {
             walk.loaded.push(id);
-            walk.finals.push(StateRead { scan, carry, steps });
+            walk.finals.push(StateRead { scan: *scan, carry: *carry, steps });
         }
-        Expansion::TooLong => walk.needs.push(class),
-        Expansion::View(source) => pending.push(source),
-        Expansion::Op(children) => {
+        Some(Expansion::TooLong) => walk.needs.push(class),
+        Some(Expansion::View(source)) => pending.push(*source),
+        Some(Expansion::Op(children)) => {
             walk.computed.push(id);
             walk.classes.push(class);
             pending.extend(children.iter().rev());
         }
-        Expansion::Gather { table, index, steps } => {
+        Some(Expansion::Gather { table, index, steps }) => {
             walk.computed.push(id);
             walk.classes.push(class);
             walk.loaded.push(id);
-            pending.push(index);
-            read_table(dense, table, steps, memory, walk);
+            pending.push(*index);
+            read_table(dense, *table, *steps, memory, walk);
         }
     }
 }

@@ -50,18 +50,18 @@ const TABLE: &[Row] = &[
     ("log-one-plus", "(log (add 1 ?x))", "(log1p ?x)", &[], REASSOCIATES),
     ("one-minus-sigmoid", "(sub 1 (sigmoid ?x))", "(sigmoid (neg ?x))", &[], REASSOCIATES),
     ("sigmoid-from-exp", "(reciprocal (add 1 (exp (neg ?x))))", "(sigmoid ?x)", &[], REASSOCIATES),
-    (
-        "tanh-from-sigmoid",
-        "(sub (mul 2 (sigmoid (mul 2 ?x))) 1)",
-        "(tanh ?x)",
-        &[],
-        REASSOCIATES,
-    ),
+    ("tanh-from-sigmoid", "(sub (mul 2 (sigmoid (mul 2 ?x))) 1)", "(tanh ?x)", &[], REASSOCIATES),
     // Fast-math.
     ("log-exp", "(log (exp ?x))", "?x", &[], Contract::Approximate { ulp: 2.0 }),
     ("exp-product", "(mul (exp ?x) (exp ?y))", "(exp (add ?x ?y))", &[], Contract::Approximate { ulp: 4.0 }),
     ("sqrt-square", "(mul (sqrt ?x) (sqrt ?x))", "?x", &[], Contract::Approximate { ulp: 1.5 }),
-    ("div-as-mul", "(div ?x ?y)", "(mul ?x (reciprocal ?y))", &[Guard::Float], Contract::Approximate { ulp: 1.0 }),
+    (
+        "div-as-mul",
+        "(div ?x ?y)",
+        "(mul ?x (reciprocal ?y))",
+        &[Guard::Float],
+        Contract::Approximate { ulp: 1.0 },
+    ),
 ];
 
 /// The rows as rules.

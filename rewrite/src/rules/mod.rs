@@ -153,7 +153,8 @@ pub fn rewrites(fast_math: bool, limits: Limits) -> Result<Vec<Rewrite<Term, Con
         }
     }
     for procedure in structure::PROCEDURES.iter().filter(|p| admitted(p.contract)) {
-        let rewrite = Rewrite::new(procedure.name, Candidates(*procedure), ProcedureApplier(*procedure, limits));
+        let rewrite =
+            Rewrite::new(procedure.name, Candidates(*procedure), ProcedureApplier(*procedure, limits));
         out.push(rewrite?);
     }
     Ok(out)
@@ -179,7 +180,8 @@ impl RuleApplier {
             // -1 is no value of u8, whatever it would saturate to.
             literal.as_f64() == *value && data.constant == Some(literal)
         };
-        let variable = |name: &str| name.parse::<Var>().ok().and_then(|v| subst.get(v)).map(|id| terms[*id].data.dtype);
+        let variable =
+            |name: &str| name.parse::<Var>().ok().and_then(|v| subst.get(v)).map(|id| terms[*id].data.dtype);
         let guard = |guard: &Guard| match guard {
             Guard::Float => terms[root].data.dtype.is_float(),
             Guard::Int => terms[root].data.dtype.is_int(),

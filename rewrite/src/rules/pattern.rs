@@ -149,9 +149,7 @@ fn variable(name: &str) -> Var {
     name.parse().expect("a name with a question mark is a variable")
 }
 
-fn parse_side<'a>(
-    tokens: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>,
-) -> Result<Side, String> {
+fn parse_side<'a>(tokens: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>) -> Result<Side, String> {
     match tokens.next() {
         None => Err("a side ends early".into()),
         Some("(") => {

@@ -84,7 +84,15 @@ fn compare_index(terms: &mut Terms, term: &Term) -> Option<Id> {
     let extents = terms.analysis.tables.extents(space);
     let at_least = |a: &Expr, b: &Expr| (a.clone() - b.clone()).is_nonnegative(extents);
     let above = |a: &Expr, b: &Expr| (a.clone() - b.clone() - Expr::constant(1)).is_nonnegative(extents);
-    let decide = |holds: bool, fails: bool| if holds { Some(true) } else if fails { Some(false) } else { None };
+    let decide = |holds: bool, fails: bool| {
+        if holds {
+            Some(true)
+        } else if fails {
+            Some(false)
+        } else {
+            None
+        }
+    };
     let apart = above(&x, &y) || above(&y, &x);
     let value = match op {
         ScalarOp::Lt => decide(above(&y, &x), at_least(&x, &y)),

@@ -69,7 +69,8 @@ impl Random {
 
     /// Values of all kinds: special ones often.
     fn any(&mut self, dtype: DType) -> Literal {
-        let special = [0.0, -0.0, 1.0, -1.0, 0.5, 2.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e-40, 3e38];
+        let special =
+            [0.0, -0.0, 1.0, -1.0, 0.5, 2.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e-40, 3e38];
         match self.next() % 3 {
             0 => Literal::from_f64(dtype, special[(self.next() % special.len() as u64) as usize]),
             1 => self.tame(dtype),
@@ -127,7 +128,9 @@ fn both_sides_of_every_rule_keep_its_contract() {
                 let (x, y) = (a.as_f64(), b.as_f64());
                 let agree = match rule.contract {
                     Contract::Exact => a == b || (x.is_nan() && y.is_nan()),
-                    Contract::Reassociates => x == y || (x - y).abs() <= 1e-9 * (1.0 + x.abs()) || (x.is_nan() && y.is_nan()),
+                    Contract::Reassociates => {
+                        x == y || (x - y).abs() <= 1e-9 * (1.0 + x.abs()) || (x.is_nan() && y.is_nan())
+                    }
                     Contract::Approximate { .. } => !x.is_finite() || (x - y).abs() <= 1e-9 * (1.0 + x.abs()),
                 };
                 assert!(agree, "{}: {values:?} gives {a:?} and {b:?}", rule.name);
@@ -146,9 +149,8 @@ fn graph_of(sides: &[&Side], dtype: DType) -> (Terms, BTreeMap<String, Id>) {
     context.tables.leaves =
         types.values().map(|ty| TensorType { dtype: *ty, shape: vec![Dim::constant(3)] }).collect();
     let mut terms = Terms::new(context);
-    let leaves = types.keys().enumerate().map(|(i, name)| {
-        (name.clone(), terms.add(Term::leaf(Head::Leaf(i as u32))))
-    });
+    let leaves =
+        types.keys().enumerate().map(|(i, name)| (name.clone(), terms.add(Term::leaf(Head::Leaf(i as u32)))));
     let leaves: BTreeMap<_, _> = leaves.collect();
     (terms, leaves)
 }
