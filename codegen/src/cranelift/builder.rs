@@ -251,10 +251,12 @@ impl<'a, 'f> CraneliftBuilder<'a, 'f> {
     }
 
     fn shift_scalar(&mut self, op: BinaryOp, x: ir::Value, distance: ir::Value) -> ir::Value {
-        match op {
-            BinaryOp::ShiftLeft => self.f.ins().ishl(x, distance),
-            BinaryOp::ShiftRightLogical => self.f.ins().ushr(x, distance),
-            _ => self.f.ins().sshr(x, distance),
+        if op == BinaryOp::ShiftLeft {
+            self.f.ins().ishl(x, distance)
+        } else if op == BinaryOp::ShiftRightLogical {
+            self.f.ins().ushr(x, distance)
+        } else {
+            self.f.ins().sshr(x, distance)
         }
     }
 

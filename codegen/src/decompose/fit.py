@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fits the polynomials of coefficients.rs: `python3 fit.py > coefficients.rs` (needs mpmath).
+"""Fits the polynomials of coefficients.rs: `python3 fit.py | rustfmt > coefficients.rs` (needs mpmath).
 
 A sum of given powers is fitted by least squares of the weighted error at Chebyshev points, in 60 digits: within
 a factor of about two of the best possible greatest error (Trefethen, "Approximation Theory and Approximation

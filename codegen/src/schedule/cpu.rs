@@ -84,10 +84,9 @@ impl Tiling {
             .max()
             .unwrap_or(0);
         let rows = rows(analysis, &outer, axis, &hot, members);
-        if members as i64 * rows.map_or(1, |(_, n)| n) >= LANE_LOOP_CHAINS {
-            if let Some(vector) = &mut vector {
-                vector.loop_over_lanes(analysis);
-            }
+        let chains = members as i64 * rows.map_or(1, |(_, n)| n);
+        if let Some(vector) = vector.as_mut().filter(|_| chains >= LANE_LOOP_CHAINS) {
+            vector.loop_over_lanes(analysis);
         }
         let vector = vector.map(Rc::new);
         let by_column = vector.as_ref().is_some_and(|v| hot.iter().any(|h| v.of(*h) == Class::Vector));
@@ -249,8 +248,7 @@ fn rows(
     })?;
     let rows = match members {
         0..=2 => 4,
-        3 | 4 => 3,
-        5 | 6 => 2,
+        3..=6 => 2,
         _ => return None,
     };
     match analysis.extent(axis).as_constant() {

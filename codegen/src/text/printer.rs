@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Write};
 
+use fuse_ir::expr::{Atom, Expr};
+
 use crate::kernel_ir::{
     Access, BinaryOp, Condition, Conversion, Function, Mapping, Operation, ParameterId, Statement, Type,
     UnaryOp, ValueId,
@@ -128,6 +130,37 @@ fn word(name: &str) -> String {
     if plain { name.to_owned() } else { format!("{name:?}") }
 }
 
+/// As [`Expr`] displays itself, with names quoted that are not plain words.
+fn expression(e: &Expr) -> String {
+    let (constants, factored): (Vec<_>, Vec<_>) = e.terms().partition(|(factors, _)| factors.is_empty());
+    let mut out = String::new();
+    for (factors, coefficient) in factored.into_iter().chain(constants) {
+        let sign = match (out.is_empty(), coefficient < 0) {
+            (true, false) => "",
+            (true, true) => "-",
+            (false, false) => " + ",
+            (false, true) => " - ",
+        };
+        let magnitude = coefficient.unsigned_abs();
+        let number = (magnitude != 1 || factors.is_empty()).then(|| magnitude.to_string());
+        let product: Vec<_> = number.into_iter().chain(factors.iter().map(atom)).collect();
+        let _ = write!(out, "{sign}{}", product.join("*"));
+    }
+    if out.is_empty() { "0".into() } else { out }
+}
+
+fn atom(atom: &Atom) -> String {
+    let call = |name: &str, a: &Expr, b: &Expr| format!("{name}({}, {})", expression(a), expression(b));
+    match atom {
+        Atom::Axis(axis) => axis.to_string(),
+        Atom::Symbol(symbol) => word(symbol.name()),
+        Atom::FloorDiv(a, b) => call("floordiv", a, b),
+        Atom::Mod(a, b) => call("mod", a, b),
+        Atom::Min(a, b) => call("min", a, b),
+        Atom::Max(a, b) => call("max", a, b),
+    }
+}
+
 fn ty(function: &Function, value: ValueId) -> String {
     function.types.get(value.0 as usize).map_or_else(|| "?".into(), |t| t.to_string())
 }
@@ -186,7 +219,7 @@ pub fn print(function: &Function) -> String {
         let names: Vec<_> = function.symbols.iter().map(|s| word(s.name())).collect();
         let _ = writeln!(out, "  symbols {}", names.join(", "));
     }
-    let _ = writeln!(out, "  work {}", function.work);
+    let _ = writeln!(out, "  work {}", expression(&function.work));
     block(function, &function.body, 1, &mut out);
     out.push_str("}\n");
     out

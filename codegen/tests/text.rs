@@ -1,0 +1,188 @@
+//! The text form and the verifier of Kernel IR.
+
+mod kernel_support;
+
+use fuse_codegen::schedule::{ScheduleTarget, schedule};
+use fuse_codegen::text::{parse, print};
+use fuse_codegen::verify::verify;
+use fuse_ir::kernel::Step;
+use kernel_support::{lstm_step, s};
+use proptest::prelude::*;
+
+const SAMPLE: &str = r#"function "a name" threads 64 {
+  read p0 "in \"quoted\"": f16 = b3
+  write p1 "out": bool = b7
+  symbols B, T, "odd name"
+  work 4*B*floordiv(T + 2, 3) - min(B, max(T, "odd name")) + 1
+  v0: i64 = work_item
+  v1: i32 = load p0[v0]
+  v2: i32 = constant -5
+  v3: bool = compare lt v1, v2
+  v4: f32 = constant nan
+  v5: f32 = constant nan:0x7fc00001
+  v6: f64 = constant -inf
+  v7: f32x4 = constant -0.0
+  v8: f64 = constant 1e-300
+  v9: bool = constant true
+  v10: i64 = constant -9223372036854775808
+  v11: f32 = constant 1.1754944e-38
+  v12: i64 = symbol 2
+  v13: i32x4 = lane_index
+  v14: f32x4 = splat v4
+  v15: f32 = extract v14, 3
+  v16: f32x4 = insert v14, v15, 2
+  v17: f32x4 = fma v7, v14, v16
+  v18: f32x4 = sqrt v17
+  if v3 {
+    for v19 = v0 to v12 step 3 carry (v20: f32 = v4 next v22 result v23, v21: i64 = v0 next v19 result v24) {
+      v22: f32 = select v3, v20, v5
+    }
+    v25: i32 = convert bool_to_int v9
+    store p1[v24] = v25
+  }
+}
+"#;
+
+#[test]
+fn every_form_survives_printing_and_parsing() {
+    let function = parse(SAMPLE).unwrap();
+    verify(&function).unwrap();
+    assert_eq!(print(&function), SAMPLE);
+    assert_eq!(parse(&print(&function)), Ok(function));
+}
+
+#[test]
+fn an_error_names_its_line_and_column() {
+    let cases = [
+        ("", "line 1, column 1: expected `function`"),
+        ("function f range {\n  work N", "line 2, column 9: expected a value"),
+        ("function f range {\n  work 1\n  v0: f33 = constant 1\n}", "line 3, column 7: `f33` is not a type"),
+        (
+            "function f range {\n  work 1\n  v0: f32 = sqare v0\n}",
+            "line 3, column 13: `sqare` is not an operation",
+        ),
+        (
+            "function f range {\n  work 1\n  v0: i32 = constant 3000000000\n}",
+            "line 3, column 22: expected a constant",
+        ),
+        (
+            "function f range {\n  work 1\n  v0: i64 = work_begin\n  v0: i64 = work_end\n}",
+            "line 4, column 11: v0 is defined twice",
+        ),
+        ("function f range {\n  work 1\n  v7: i64 = work_begin\n}", "v0 is never defined"),
+        ("function f range {\n  work 1\n  v4000000000: i64 = work_begin\n}", "numbered beyond"),
+        ("function f range {\n  read p1 \"x\": f32 = b0\n  work 1\n}", "line 2, column 8: expected `p0`"),
+        ("function f range {\n  read p0 \"x: f32 = b0\n  work 1\n}", "the string is not closed"),
+        ("function f range { work 1 } trailing", "line 1, column 29: expected the end of the text"),
+        ("function f range { work 1 § }", "line 1, column 27: unexpected character"),
+    ];
+    for (text, expected) in cases {
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}\ngave: {error}\nnot: {expected}");
+    }
+}
+
+#[test]
+fn nesting_is_bounded() {
+    let loops = "if v0 {\n".repeat(100_000);
+    let text = format!("function f range {{\n work 1\n v0: bool = constant true\n{loops}");
+    assert!(parse(&text).unwrap_err().message.contains("nested too deeply"));
+    let expression = "floordiv(".repeat(100_000);
+    assert!(parse(&format!("function f range {{ work {expression}")).unwrap_err().message.contains("nested"));
+}
+
+/// Breaks one invariant after the other.
+#[test]
+fn the_verifier_rejects_what_breaks_an_invariant() {
+    let header =
+        "function f range {\n  read p0 \"x\": f32 = b0\n  write p1 \"y\": f32 = b1\n  symbols N\n  work N\n";
+    let cases = [
+        ("v0: i64 = symbol 1", "no symbol number 1"),
+        ("v0: i64 = work_item", "work is mapped to ranges"),
+        ("v0: i32 = work_begin", "the result is i64, not i32"),
+        ("v0: f32 = load p0[v1]\n v1: i64 = constant 0", "v1 is used before it is defined"),
+        ("v0: i32 = constant 0\n v1: f32 = load p0[v0]", "v0 is i32, not i64"),
+        ("v0: i64 = constant 0\n v1: i32 = load p0[v0]", "whose registers are f32, not i32"),
+        ("v0: i64 = constant 0\n v1: f32 = load p1[v0]", "p1 is written, not read"),
+        ("v0: i64 = constant 0\n v1: f32 = load p2[v0]", "p2 does not exist"),
+        ("v0: i64 = constant 0\n v1: f32 = constant 1.0\n store p0[v0] = v1", "p0 is read, not written"),
+        ("v0: f32 = constant 0.0\n v1: f64 = constant 1.0\n v2: f32 = add v0, v1", "v1 is f64, not f32"),
+        ("v0: f32 = constant 0.0\n v1: f32 = shift_left v0, v0", "not a type of integers"),
+        ("v0: i64 = constant 0\n v1: i64 = div v0, v0", "not a type of floats"),
+        ("v0: i64 = constant 0\n v1: i64 = sqrt v0", "not a type of floats"),
+        ("v0: bool = constant true\n v1: bool = add v0, v0", "no arithmetic"),
+        ("v0: bool = constant true\n v1: bool = compare lt v0, v0", "no order"),
+        ("v0: f32 = constant 0.0\n v1: f32 = not v0", "type of floats"),
+        ("v0: f32 = constant 0.0\n v1: i64 = convert bitcast v0", "no such conversion"),
+        ("v0: f32 = constant 0.0\n v1: i32x4 = convert bitcast v0", "different numbers of lanes"),
+        ("v0: f32 = constant 0.0\n v1: f32 = extract v0, 0", "no lane 0 to take"),
+        ("v0: f32x4 = constant 0.0\n v1: f32 = extract v0, 4", "no lane 4 to take"),
+        ("v0: f32x4 = constant 0.0\n v1: f32x4 = splat v0", "v0 is f32x4, not f32"),
+        ("v0: i64 = constant 0\n if v0 {\n }", "v0 is i64, not bool"),
+        ("v0: i64 = constant 0\n for v1 = v0 to v0 step 0 {\n }", "a step of 0"),
+        (
+            "v0: bool = constant true\n if v0 {\n v1: i64 = constant 1\n }\n v2: i64 = add v1, v1",
+            "used outside its block",
+        ),
+        (
+            "v0: i64 = constant 0\n for v1 = v0 to v0 step 1 carry (v2: i64 = v0 next v4 result v3) {\n v4: f32 = constant 1.0\n }",
+            "v4 is f32, not i64",
+        ),
+        (
+            "v0: i64 = constant 0\n for v1 = v0 to v0 step 1 carry (v2: f32 = v0 next v2 result v3) {\n }",
+            "v0 is i64, not f32",
+        ),
+        ("v0: f32x0 = constant 1.0", "has no lanes"),
+    ];
+    for (body, expected) in cases {
+        let function = parse(&format!("{header}{body}\n}}")).unwrap_or_else(|e| panic!("{body}: {e}"));
+        let error = verify(&function).unwrap_err().to_string();
+        assert!(error.contains(expected), "{body}\ngave: {error}\nnot: {expected}");
+    }
+    let headers = [
+        ("function f range {\n symbols N, B\n work 1\n}", "ascending"),
+        ("function f range {\n work N\n}", "work depends on `N`"),
+        ("function f threads 0 {\n work 1\n}", "a block of 0 threads"),
+        ("function f threads 4096 {\n work 1\n}", "a block of 4096 threads"),
+    ];
+    for (text, expected) in headers {
+        let error = verify(&parse(text).unwrap()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}\ngave: {error}\nnot: {expected}");
+    }
+}
+
+fn scheduled() -> String {
+    let graph = lstm_step(s("B"), 6, false);
+    let Step::Kernel(kernel) = &graph.steps[0] else { panic!("one kernel") };
+    print(&schedule(&graph, kernel, ScheduleTarget::cpu()).unwrap())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever a text is, parsing and verifying it end in a value or an error, and what parses prints back.
+    #[test]
+    fn damaged_texts_never_panic(
+        which in any::<bool>(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0..4u8, "[ -~\n]{0,3}"), 1..6),
+    ) {
+        let mut text: Vec<char> = if which { SAMPLE.into() } else { scheduled() }.chars().collect();
+        for (at, kind, insert) in edits {
+            let at = at.index(text.len());
+            match kind {
+                0 => { text.remove(at); }
+                1 => { text.splice(at..at, insert.chars()); }
+                2 => { text.splice(at..=at, insert.chars()); }
+                _ => { let end = (at + 20).min(text.len()); text.drain(at..end); }
+            }
+            if text.is_empty() {
+                text.push(' ');
+            }
+        }
+        let text: String = text.into_iter().collect();
+        if let Ok(function) = parse(&text) {
+            let _ = verify(&function);
+            prop_assert_eq!(parse(&print(&function)), Ok(function));
+        }
+    }
+}
