@@ -4,8 +4,8 @@
 Nothing here shares code with the compiler. Rational functions are computed exactly with fractions, the others
 with mpmath at 300 to 2400 bits; each value is rounded once, to f64 (bit-exact ops: to the element type).
 
-    python3 -m venv /tmp/conformance && /tmp/conformance/bin/pip install mpmath
-    /tmp/conformance/bin/python generate.py > scalars.txt
+    python3 -m venv .venv && .venv/bin/pip install mpmath
+    .venv/bin/python generate.py > scalars.txt
 
 Lines: `values DTYPE ARITY v…`, `case OP DTYPE v…`, `cast FROM TO v…`, `reduce OP DTYPE WIDTH v… = v…`. An operand
 tuple is joined by `:`. Floats are the bits of the value as f64, without trailing zero digits, and `n` is NaN;
