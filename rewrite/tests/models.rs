@@ -1,6 +1,6 @@
 //! Whole models: the kernels compute what the graph means, and are as few as promised.
 
-use fuse_frontend::zoo;
+use fuse_frontend::{nn, trace, zoo};
 use fuse_ir::device::DeviceModel;
 use fuse_ir::interp::{Interpreter, Precision};
 use fuse_ir::kernel::KernelGraph;
@@ -27,7 +27,12 @@ fn inputs(graph: &Graph, dims: &DimEnv) -> Vec<Tensor> {
         .map(|(i, input)| {
             let ty = graph.ty(input.value);
             let shape: Vec<usize> = ty.shape.iter().map(|d| d.eval_dim(dims).unwrap() as usize).collect();
-            tensor(ty.dtype, &shape, i as u64 + 1)
+            if ty.dtype.is_float() {
+                return tensor(ty.dtype, &shape, i as u64 + 1);
+            }
+            // Lengths: from none to more than there are steps.
+            let lengths: Vec<i32> = (0..shape.iter().product::<usize>()).map(|b| 3 * b as i32).collect();
+            Tensor::from_values(&shape, &lengths).unwrap()
         })
         .collect()
 }
@@ -100,6 +105,184 @@ fn a_custom_cell_fuses_by_the_same_rules() {
     let fused = model(zoo::custom_cell_graph(3, 4).unwrap());
     println!("{}\n{}", fused.report, fused.kernels);
     assert!(fused.report.kernels_in_loops <= 2);
+}
+
+/// A stack of LSTM layers, of one or two directions, whose rows end where `lengths` says.
+fn lstm_stack(layers: usize, bidirectional: bool, lengths: bool) -> Graph {
+    trace("stack", |t| {
+        let x = t.input("x", DType::F32, ("T", "B", 3));
+        let lengths = lengths.then(|| t.input("lengths", DType::I32, ("B",)));
+        let options = nn::StackOptions { layers, bidirectional };
+        let layers = nn::declare_stack(t, nn::Gates::Lstm, "", 3, 2, options);
+        let (y, (h, c)) = nn::lstm(&x, &layers, None, lengths.as_ref());
+        t.output("y", y);
+        t.output("h", h);
+        t.output("c", c);
+    })
+    .unwrap()
+}
+
+#[test]
+fn every_layer_of_a_stack_is_a_loop_of_one_kernel_with_its_projection_before_it() {
+    let fused = model(lstm_stack(3, false, false));
+    assert_eq!(fused.report.kernels_in_loops, 3, "{}", fused.kernels);
+    let projections = fused.kernels.kernels().into_iter().filter(|(k, depth)| {
+        *depth == 0 && k.ops.iter().any(|o| o == "contract")
+    });
+    assert_eq!(projections.count(), 3, "{}", fused.kernels);
+}
+
+#[test]
+fn both_directions_read_one_projection_kernel() {
+    let fused = model(lstm_stack(1, true, false));
+    assert_eq!(fused.report.kernels_in_loops, 2, "{}", fused.kernels);
+}
+
+#[test]
+fn freezing_rows_past_their_length_costs_no_kernel() {
+    let fused = model(lstm_stack(1, false, true));
+    assert_eq!(fused.report.kernels_in_loops, 1, "{}", fused.kernels);
+    model(lstm_stack(2, true, true));
+}
+
+#[test]
+fn a_scan_in_a_scan_is_a_loop_in_a_loop_where_it_depends_on_the_outer_state() {
+    let graph = trace("nested", |t| {
+        let x = t.input("x", DType::F32, ("T", "B"));
+        let w = t.parameter("w", DType::F32, (2, "B"));
+        let h0 = t.zeros(DType::F32, ("B",));
+        let (last, y) = t.scan(h0, x, |h, x| {
+            let (inner, _) = t.scan(h + x, w.clone(), |g, w| {
+                let g = (g * w).tanh();
+                (g.clone(), g)
+            });
+            (inner.clone(), inner)
+        });
+        t.output("y", y);
+        t.output("last", last);
+    })
+    .unwrap();
+    let fused = optimized(&graph, Mode::On);
+    let unfused = optimized(&graph, Mode::Off);
+    for dims in SIZES {
+        check(&graph, &fused.kernels, &dims);
+        check(&graph, &unfused.kernels, &dims);
+    }
+    assert!(fused.kernels.kernels().iter().any(|(_, depth)| *depth == 2), "{}", fused.kernels);
+}
+
+#[test]
+fn a_scan_in_a_scan_runs_for_all_outer_steps_at_once_where_it_does_not() {
+    let graph = trace("batched", |t| {
+        let x = t.input("x", DType::F32, ("T", "B"));
+        let h0 = t.zeros(DType::F32, ("B",));
+        let w = t.parameter("w", DType::F32, (2, "B"));
+        let (last, _) = t.scan(h0, x, |h, x| {
+            let (inner, _) = t.scan(x.clone(), w.clone(), |g, w| {
+                let g = (g * w).tanh();
+                (g.clone(), g)
+            });
+            let h = (h + inner).tanh();
+            (h.clone(), h)
+        });
+        t.output("last", last);
+    })
+    .unwrap();
+    let fused = optimized(&graph, Mode::On);
+    for dims in SIZES {
+        check(&graph, &fused.kernels, &dims);
+    }
+    assert!(fused.kernels.kernels().iter().all(|(_, depth)| *depth <= 1), "{}", fused.kernels);
+}
+
+#[test]
+fn what_only_outputs_need_leaves_the_loop() {
+    let graph = trace("head", |t| {
+        let x = t.input("x", DType::F32, ("T", "B", 8));
+        let w = t.parameter("w", DType::F32, (8, 8));
+        let v = t.parameter("v", DType::F32, (8, 64));
+        let h0 = t.zeros(DType::F32, ("B", 8));
+        let (_, y) = t.scan(h0, x, |h, x| {
+            let h = (h.matmul(&w) + x).tanh();
+            (h.clone(), h.matmul(&v).sigmoid())
+        });
+        t.output("y", y);
+    })
+    .unwrap();
+    let fused = optimized(&graph, Mode::On);
+    for dims in SIZES {
+        check(&graph, &fused.kernels, &dims);
+    }
+    assert_eq!(fused.report.kernels_in_loops, 1, "{}", fused.kernels);
+    let last = fused.kernels.kernels().into_iter().last().unwrap();
+    assert!(last.1 == 0 && last.0.ops.contains(&"sigmoid".to_string()), "{}", fused.kernels);
+}
+
+#[test]
+fn a_long_chain_of_operations_needs_no_deep_stack() {
+    let graph = trace("chain", |t| {
+        let mut x = t.input("x", DType::F32, ("B",));
+        for _ in 0..9000 {
+            x = x.tanh() + 1.0;
+        }
+        t.output("y", x.reshape(("B", 1)));
+    })
+    .unwrap();
+    let fused = optimize(&graph, &DeviceModel::cpu(), &Options::default()).unwrap();
+    assert_eq!(fused.report.kernels, 1);
+}
+
+#[test]
+fn the_report_and_the_egraph_can_be_read() {
+    let graph = zoo::gru_graph(3, 4).unwrap();
+    let text = optimized(&graph, Mode::On).report.to_string();
+    for part in ["rewriting gru", "saturation", "extraction (greedy)", "launches: T + 3"] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    let dump = fuse_rewrite::dump_egraph(&graph, &Options::default()).unwrap();
+    for part in ["egraph gru", "in loop of scan 0", "contract", "carry", "output y"] {
+        assert!(part == "contract" || dump.contains(part), "{part} is not in\n{dump}");
+    }
+}
+
+#[test]
+fn limits_end_saturation_and_leave_correct_kernels() {
+    let graph = zoo::layer_norm_lstm_graph(3, 4).unwrap();
+    let options = Options { node_limit: 130, iteration_limit: 1, ..Options::default() };
+    let fused = optimize(&graph, &DeviceModel::cuda(), &options).unwrap();
+    check(&graph, &fused.kernels, &SIZES[2]);
+}
+
+#[test]
+fn fast_math_admits_approximate_rules_and_nothing_else_does() {
+    let graph = trace("logexp", |t| {
+        let x = t.input("x", DType::F32, ("B",));
+        t.output("y", x.exp().log());
+    })
+    .unwrap();
+    let with = |fast_math| {
+        let options = Options { fast_math, ..Options::default() };
+        let fused = optimize(&graph, &DeviceModel::cpu(), &options).unwrap();
+        fused.kernels.kernels()[0].0.ops.clone()
+    };
+    assert_eq!(with(true), ["copy"]);
+    assert_eq!(with(false), ["exp", "log"]);
+}
+
+#[test]
+fn too_many_axes_are_an_error() {
+    let graph = trace("wide", |t| {
+        let mut x = t.input("x", DType::F32, ("B",));
+        x = x.reshape(vec![fuse_ir::Dim::symbol("B"); 1]);
+        let shape: Vec<fuse_ir::Dim> = (0..40).map(|_| 1.into()).collect();
+        let ones = t.zeros(DType::F32, shape);
+        let other = ones.clone();
+        t.output("x", x);
+        t.output("y", ones + other);
+    })
+    .unwrap();
+    let error = optimize(&graph, &DeviceModel::cpu(), &Options::default()).unwrap_err();
+    assert!(error.to_string().contains("iteration space"), "{error}");
 }
 
 #[test]
