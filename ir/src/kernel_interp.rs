@@ -526,3 +526,137 @@ fn convert(value: ScalarValue, dtype: DType) -> ScalarValue {
         ScalarValue::Int(x) => ScalarValue::Int(Literal::from_i64(dtype, x).as_i64()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use smallvec::{SmallVec, smallvec};
+
+    use super::*;
+    use crate::expr::Dim;
+    use crate::kernel::Store;
+    use crate::types::TensorType;
+
+    fn axis(i: usize) -> Expr {
+        Expr::axis(i)
+    }
+
+    fn buffer(name: &str, shape: &[Dim], kind: BufferKind) -> Buffer {
+        Buffer { name: name.into(), ty: TensorType::new(DType::F32, shape.to_vec()), kind }
+    }
+
+    /// `y[store] = x[load]` for every point of a space of 3.
+    fn copy(load: Expr, store: Expr, x: &[Dim]) -> KernelGraph {
+        let load = Element::Load { buffer: BufferId(0), index: smallvec![Coordinate::Static(load)] };
+        let kernel = Kernel {
+            name: "copy".into(),
+            rank: 1,
+            extents: vec![Dim::constant(3)],
+            elements: vec![TypedElement { element: load, dtype: DType::F32 }],
+            stores: vec![Store { buffer: BufferId(1), index: smallvec![store], value: ElementId(0) }],
+            ops: vec![],
+        };
+        let y = buffer("y", &[Dim::constant(3)], BufferKind::Output(0));
+        KernelGraph {
+            name: "g".into(),
+            buffers: vec![buffer("x", x, BufferKind::Input(0)), y],
+            steps: vec![Step::Kernel(kernel)],
+        }
+    }
+
+    fn three() -> [Tensor; 1] {
+        [Tensor::from_values(&[3], &[1f32, 2.0, 3.0]).unwrap()]
+    }
+
+    fn run(graph: &KernelGraph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        interpret_kernels(graph, inputs, &DimEnv::new())
+    }
+
+    #[test]
+    fn a_reversed_copy_is_reversed() {
+        let graph = copy(Expr::constant(2) - axis(0), axis(0), &[Dim::constant(3)]);
+        assert_eq!(run(&graph, &three()).unwrap()[0].to_f64(), [3.0, 2.0, 1.0]);
+    }
+
+    #[test]
+    fn leaving_a_buffer_is_an_error() {
+        let graph = copy(axis(0) + Expr::constant(1), axis(0), &[Dim::constant(3)]);
+        let error = run(&graph, &three()).unwrap_err();
+        assert!(matches!(error, KernelInterpError::OutOfBounds { access: "load", .. }), "{error}");
+        let graph = copy(axis(0), axis(0) - Expr::constant(1), &[Dim::constant(3)]);
+        let error = run(&graph, &three()).unwrap_err();
+        assert!(matches!(error, KernelInterpError::OutOfBounds { access: "store", .. }), "{error}");
+    }
+
+    #[test]
+    fn storing_an_element_twice_is_an_error() {
+        let graph = copy(axis(0), axis(0).floor_div(&Expr::constant(2)), &[Dim::constant(3)]);
+        let error = run(&graph, &three()).unwrap_err();
+        assert!(matches!(error, KernelInterpError::StoredTwice { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_missing_or_misshaped_input_is_an_error() {
+        let graph = copy(axis(0), axis(0), &[Dim::constant(3)]);
+        assert!(matches!(run(&graph, &[]), Err(KernelInterpError::Input { .. })));
+        let two = [Tensor::from_values(&[2], &[1f32, 2.0]).unwrap()];
+        let error = run(&graph, &two).unwrap_err();
+        assert_eq!(error.to_string(), "input 0 should be f32[3], got f32[2]");
+    }
+
+    #[test]
+    fn a_clamped_read_of_nothing_is_zero() {
+        let clamped = axis(0).minimum(&Expr::constant(-1)).maximum(&Expr::constant(0));
+        let graph = copy(clamped, axis(0), &[Dim::constant(0)]);
+        let empty = [Tensor::zeros(DType::F32, &[0]).unwrap()];
+        assert_eq!(run(&graph, &empty).unwrap()[0].to_f64(), [0.0; 3]);
+    }
+
+    #[test]
+    fn reading_what_nothing_wrote_is_an_error() {
+        let mut graph = copy(axis(0), axis(0), &[Dim::constant(3)]);
+        graph.buffers[0].kind = BufferKind::Temporary;
+        let error = run(&graph, &[]).unwrap_err();
+        assert!(matches!(error, KernelInterpError::Unwritten { .. }), "{error}");
+        graph.steps.clear();
+        assert!(matches!(run(&graph, &[]), Err(KernelInterpError::Malformed(_))));
+    }
+
+    #[test]
+    fn a_buffer_beyond_reason_is_an_error() {
+        let huge = [Dim::constant(1 << 40)];
+        let graph = copy(axis(0), axis(0), &huge);
+        assert!(matches!(run(&graph, &three()), Err(KernelInterpError::Size { .. })));
+    }
+
+    #[test]
+    fn arg_reductions_take_the_first_and_prefer_nan() {
+        let index: SmallVec<[Coordinate; 4]> = smallvec![Coordinate::Static(axis(0))];
+        let element = |element, dtype| TypedElement { element, dtype };
+        let reduce =
+            Element::Reduce { op: ReduceOp::ArgMax, axes: smallvec![crate::Axis(0)], body: ElementId(0) };
+        let kernel = Kernel {
+            name: "argmax".into(),
+            rank: 0,
+            extents: vec![Dim::constant(3)],
+            elements: vec![
+                element(Element::Load { buffer: BufferId(0), index }, DType::F32),
+                element(reduce, DType::I64),
+            ],
+            stores: vec![Store { buffer: BufferId(1), index: smallvec![], value: ElementId(1) }],
+            ops: vec![],
+        };
+        let mut y = buffer("y", &[], BufferKind::Output(0));
+        y.ty.dtype = DType::I64;
+        let graph = KernelGraph {
+            name: "g".into(),
+            buffers: vec![buffer("x", &[Dim::constant(3)], BufferKind::Input(0)), y],
+            steps: vec![Step::Kernel(kernel)],
+        };
+        let at = |values: [f32; 3]| {
+            let x = [Tensor::from_values(&[3], &values).unwrap()];
+            run(&graph, &x).unwrap()[0].to_f64()[0]
+        };
+        assert_eq!(at([1.0, 5.0, 5.0]), 1.0);
+        assert_eq!(at([1.0, f32::NAN, 9.0]), 1.0);
+    }
+}

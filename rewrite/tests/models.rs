@@ -126,9 +126,11 @@ fn lstm_stack(layers: usize, bidirectional: bool, lengths: bool) -> Graph {
 fn every_layer_of_a_stack_is_a_loop_of_one_kernel_with_its_projection_before_it() {
     let fused = model(lstm_stack(3, false, false));
     assert_eq!(fused.report.kernels_in_loops, 3, "{}", fused.kernels);
-    let projections = fused.kernels.kernels().into_iter().filter(|(k, depth)| {
-        *depth == 0 && k.ops.iter().any(|o| o == "contract")
-    });
+    let projections = fused
+        .kernels
+        .kernels()
+        .into_iter()
+        .filter(|(k, depth)| *depth == 0 && k.ops.iter().any(|o| o == "contract"));
     assert_eq!(projections.count(), 3, "{}", fused.kernels);
 }
 
