@@ -241,7 +241,7 @@ fn transposed_strided_and_reversed_views_are_indices() {
     let x = m.load(x, &[a(1), a(0)]);
     let y = m.load(y, &[c(2) * a(0) + c(1), s("N") - c(1) - a(1)]);
     let flat = a(0) * s("N") + a(1);
-    let z = m.load(z, &[flat.clone()]);
+    let z = m.load(z, std::slice::from_ref(&flat));
     let z = m.push(DType::F32, Element::Cast(z));
     let row = m.push(DType::F32, Element::Index(flat.floor_div(&c(3))));
     let sum = m.apply(ScalarOp::Add, &[x, y]);
