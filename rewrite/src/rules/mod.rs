@@ -6,6 +6,7 @@
 //! pushing views. How to add one: `docs/add-a-rule.md`; the float policy: `docs/adr/0006-float-policy.md`.
 
 pub mod algebra;
+pub mod catalogue;
 pub mod pattern;
 pub mod structure;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use fuse_ir::ops::{Law, ScalarOp};
 
 use crate::analysis::{Context, Terms};
 use crate::language::Term;
+pub use catalogue::{Family, RuleEntry, catalogue};
 use pattern::Side;
 
 /// What a rule promises about float results.
@@ -70,6 +72,14 @@ pub struct Rule {
 pub struct Procedure {
     /// A name; unique.
     pub name: &'static str,
+    /// What is rewritten, in words or symbols, for `docs/rules.md`.
+    pub left: &'static str,
+    /// To what.
+    pub right: &'static str,
+    /// When, beyond what the left side says.
+    pub guard: &'static str,
+    /// What covers it; see [`catalogue::RuleEntry::test`].
+    pub test: &'static str,
     /// Which terms it looks at.
     pub candidate: fn(&Term) -> bool,
     /// A term equal to `term`, added to the graph; `None` where the rule does not apply.
