@@ -1,11 +1,12 @@
 //! What is known of every class of equal terms.
 
-use egg::{Analysis, DidMerge, EGraph, Id};
+use egg::{Analysis, DidMerge, EGraph, Id, Justification};
 use fuse_ir::interp::{fold_cast, fold_scalar};
 use fuse_ir::ops::{ResultRule, ScalarOp};
 use fuse_ir::{DType, Expr, Literal};
 
 use crate::language::{GatherTerm, Head, ScanId, SpaceId, Tables, Term};
+use crate::provenance::{Record, under};
 use crate::scan_set::ScanSet;
 
 /// The e-graph of the compiler.
@@ -33,6 +34,8 @@ pub struct ClassData {
 pub struct Context {
     /// The attributes of heads.
     pub tables: Tables,
+    /// What rules asserted, where that is asked for.
+    pub record: Record,
 }
 
 /// The axes that expressions use, as bits.
@@ -96,13 +99,20 @@ impl Analysis<Term> for Context {
         did
     }
 
+    fn pre_union(egraph: &Terms, left: Id, right: Id, why: &Option<Justification>) {
+        match why {
+            Some(Justification::Congruence) => {}
+            Some(Justification::Rule(_)) | None => egraph.analysis.record.note(left, right),
+        }
+    }
+
     fn modify(egraph: &mut Terms, id: Id) {
         let data = &egraph[id].data;
         let Some(value) = data.constant else { return };
         let space = data.space;
         let head = egraph.analysis.tables.constant_head(value, space);
         let constant = egraph.add(Term::leaf(head));
-        egraph.union(id, constant);
+        under(egraph, "constant-folding", |egraph| egraph.union(id, constant));
     }
 }
 

@@ -14,18 +14,22 @@
 //! | `rules/` | algebra, as named data |
 //! | `extract/` | which node of a class, and which classes are materialised |
 //! | `lower` | chosen terms → kernels |
+//! | `provenance` | what rules asserted, and proofs from it |
 //! | `unfused` | the baseline: one kernel per operation, without an e-graph |
+//! | `explain` | why the kernels are what they are |
 //! | `report` | what happened, in numbers |
 
 mod analysis;
 mod complexity;
 mod error;
+pub mod explain;
 mod extract;
 mod ingest;
 mod kernel_builder;
 mod language;
 mod lower;
 mod optimize;
+mod provenance;
 mod push;
 pub mod report;
 pub mod rules;
@@ -33,5 +37,6 @@ mod scan_set;
 mod unfused;
 
 pub use error::RewriteError;
+pub use explain::{Explanation, explain};
 pub use optimize::{Mode, Optimized, Options, dump_egraph, optimize};
 pub use report::Report;

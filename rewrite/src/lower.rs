@@ -36,15 +36,16 @@ impl Storage {
     }
 }
 
-/// The kernels of a plan.
-pub fn lower(graph: &Graph, dense: &Dense<'_>, plan: &Plan) -> KernelGraph {
+/// The kernels of a plan, and the class that lies in each temporary buffer.
+pub fn lower(graph: &Graph, dense: &Dense<'_>, plan: &Plan) -> (KernelGraph, HashMap<BufferId, Class>) {
     let mut lowering = Lowering::new(graph, dense, plan);
     lowering.name_counters(graph);
     lowering.place_states();
     lowering.place_values(&plan.items);
     let loops = plan.items.iter().filter(|i| matches!(i, Item::Loop(..))).count();
     let steps = lowering.steps(&plan.items, &[], loops);
-    KernelGraph { name: graph.name().to_string(), buffers: lowering.buffers, steps }
+    let storage = lowering.values.iter().map(|(class, storage)| (storage.buffer, *class)).collect();
+    (KernelGraph { name: graph.name().to_string(), buffers: lowering.buffers, steps }, storage)
 }
 
 struct Lowering<'a> {

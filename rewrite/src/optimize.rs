@@ -1,22 +1,24 @@
 //! The stages of rewriting, in order.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use egg::{Id, Runner};
 use fuse_ir::device::DeviceModel;
-use fuse_ir::kernel::KernelGraph;
+use fuse_ir::kernel::{BufferId, KernelGraph};
 use fuse_ir::types::ShapeText;
 use fuse_ir::{Expr, Graph, IndexMap};
 
 use crate::analysis::Terms;
 use crate::error::RewriteError;
-use crate::extract::dense::Dense;
+use crate::extract::dense::{Class, Dense};
 use crate::extract::greedy::Greedy;
-use crate::extract::{Extractor, Problem};
+use crate::extract::{Extractor, Plan, Problem};
 use crate::ingest::{Ingested, ingest};
 use crate::language::Head;
 use crate::lower::lower;
+use crate::provenance::{Record, under};
 use crate::push::{Pusher, look_through_table_views};
 use crate::report::{Report, SaturationStats};
 use crate::rules::{Limits, rewrites, rule_name};
@@ -74,21 +76,49 @@ pub struct Optimized {
 /// # Errors
 /// [`RewriteError::Rank`] where a term needs too many axes.
 pub fn optimize(graph: &Graph, device: &DeviceModel, options: &Options) -> Result<Optimized, RewriteError> {
-    let mut report = Report { graph: graph.name().to_string(), ..Report::default() };
-    let kernels = match options.mode {
-        Mode::Off => unfused(graph)?,
-        Mode::On => {
-            let (ingested, saturation) = saturate(graph, options)?;
-            report.saturation = saturation;
-            extract(graph, &ingested, device, &mut report)?
-        }
-    };
+    match options.mode {
+        Mode::Off => Ok(finish(unfused(graph)?, Report::of(graph))),
+        Mode::On => Ok(search(graph, device, options, Record::default(), |_| ())?.0),
+    }
+}
+
+/// What a search found, before it is forgotten.
+pub struct Found<'a> {
+    /// What was searched.
+    pub problem: &'a Problem<'a>,
+    /// The decision.
+    pub plan: &'a Plan,
+    /// Its kernels.
+    pub kernels: &'a KernelGraph,
+    /// What lies in each temporary buffer.
+    pub storage: HashMap<BufferId, Class>,
+}
+
+/// Saturates, extracts and lowers; `look` sees what was found.
+///
+/// # Errors
+/// As [`optimize`].
+pub fn search<R>(
+    graph: &Graph,
+    device: &DeviceModel,
+    options: &Options,
+    record: Record,
+    look: impl FnOnce(Found<'_>) -> R,
+) -> Result<(Optimized, R), RewriteError> {
+    let mut report = Report::of(graph);
+    let (ingested, saturation) = saturate(graph, options, record)?;
+    report.saturation = saturation;
+    let (kernels, seen) = extract(graph, &ingested, device, &mut report, look)?;
+    Ok((finish(kernels, report), seen))
+}
+
+fn finish(kernels: KernelGraph, mut report: Report) -> Optimized {
     let all = kernels.kernels();
     report.kernels = all.len();
     report.kernels_in_loops = all.iter().filter(|(_, depth)| *depth > 0).count();
     report.launches = kernels.launches().to_string();
-    tracing::debug!(graph = graph.name(), kernels = report.kernels, "rewritten");
-    Ok(Optimized { kernels, report })
+    tracing::debug!(graph = report.graph, kernels = report.kernels, "rewritten");
+    Optimized { kernels, report }
 }
 
 /// The saturated e-graph of a graph, for people to read: one line a class, then one a node.
@@ -96,7 +126,7 @@ pub fn optimize(graph: &Graph, device: &DeviceModel, options: &Options) -> Resul
 /// # Errors
 /// As [`optimize`].
 pub fn dump_egraph(graph: &Graph, options: &Options) -> Result<String, RewriteError> {
-    let (ingested, stats) = saturate(graph, options)?;
+    let (ingested, stats) = saturate(graph, options, Record::default())?;
     let terms = &ingested.terms;
     let mut out = String::new();
     let _ = writeln!(out, "egraph {} {{ // {} nodes, {} classes", graph.name(), stats.nodes, stats.classes);
@@ -135,9 +165,14 @@ pub fn dump_egraph(graph: &Graph, options: &Options) -> Result<String, RewriteEr
 }
 
 /// Ingests a graph and applies all rules.
-fn saturate(graph: &Graph, options: &Options) -> Result<(Ingested, SaturationStats), RewriteError> {
+pub fn saturate(
+    graph: &Graph,
+    options: &Options,
+    record: Record,
+) -> Result<(Ingested, SaturationStats), RewriteError> {
     let start = Instant::now();
     let mut ingested = ingest(graph)?;
+    ingested.terms.analysis.record = record;
     let mut stats = SaturationStats { nodes_before: ingested.terms.total_size(), ..Default::default() };
     let limits = Limits { nodes: options.node_limit, deadline: start + options.time_limit };
     let rules = rewrites(options.fast_math, limits)
@@ -147,8 +182,8 @@ fn saturate(graph: &Graph, options: &Options) -> Result<(Ingested, SaturationSta
     // Pushing and algebra feed each other; two rounds of both settle what models contain.
     for round in 0..2 {
         look_through_table_views(&mut terms);
-        pusher.run(&mut terms, options.node_limit);
-        drop_unchanged_carries(&mut terms);
+        under(&mut terms, "push-view", |terms| pusher.run(terms, options.node_limit));
+        under(&mut terms, "unchanged-state", drop_unchanged_carries);
         let left = options.time_limit.saturating_sub(start.elapsed());
         let runner = Runner::<_, _, ()>::new(Default::default())
             .with_egraph(terms)
@@ -170,7 +205,7 @@ fn saturate(graph: &Graph, options: &Options) -> Result<(Ingested, SaturationSta
             break;
         }
     }
-    drop_unchanged_carries(&mut terms);
+    under(&mut terms, "unchanged-state", drop_unchanged_carries);
     stats.nodes = terms.total_size();
     stats.classes = terms.number_of_classes();
     stats.milliseconds = milliseconds(start);
@@ -214,12 +249,13 @@ fn drop_unchanged_once(terms: &mut Terms) -> bool {
     changed
 }
 
-fn extract(
+fn extract<R>(
     graph: &Graph,
     ingested: &Ingested,
     device: &DeviceModel,
     report: &mut Report,
-) -> Result<KernelGraph, RewriteError> {
+    look: impl FnOnce(Found<'_>) -> R,
+) -> Result<(KernelGraph, R), RewriteError> {
     let start = Instant::now();
     let dense = Dense::new(&ingested.terms, &ingested.outputs);
     let mut stacked: Vec<_> = ingested.stacked.iter().filter_map(|id| dense.known(*id)).collect();
@@ -241,9 +277,10 @@ fn extract(
     report.extraction = stats;
     report.extraction_milliseconds = milliseconds(start);
     let start = Instant::now();
-    let kernels = lower(graph, &dense, &plan);
+    let (kernels, storage) = lower(graph, &dense, &plan);
     report.lowering_milliseconds = milliseconds(start);
-    Ok(kernels)
+    let seen = look(Found { problem: &problem, plan: &plan, kernels: &kernels, storage });
+    Ok((kernels, seen))
 }
 
 fn milliseconds(since: Instant) -> f64 {

@@ -18,6 +18,7 @@ use fuse_ir::{Expr, IndexMap};
 use crate::analysis::{Terms, axes_bits, leaves_step};
 use crate::complexity::may_substitute;
 use crate::language::{GatherTerm, Head, MapId, Term};
+use crate::provenance::under;
 
 /// Pushes views; remembers what was pushed already.
 #[derive(Default)]
@@ -54,6 +55,7 @@ impl Pusher {
                 break;
             }
             let pushed = self.push(terms, map, x);
+            terms.analysis.record.between(Some(Term::new(Head::Reindex(map), &[x])), None);
             terms.union(class, pushed);
         }
         terms.rebuild();
@@ -77,6 +79,7 @@ impl Pusher {
             self.depth += 1;
             let pushed = self.push_term(terms, map, &term);
             self.depth -= 1;
+            terms.analysis.record.between(Some(Term::new(Head::Reindex(map), &[x])), None);
             terms.union(whole, pushed);
         }
         whole
@@ -210,7 +213,7 @@ pub fn look_through_table_views(terms: &mut Terms) {
         }
         let head = terms.analysis.tables.gather_head(gather);
         let direct = terms.add(Term::new(head, &[table, index]));
-        terms.union(class, direct);
+        under(terms, "gather-through-view", |terms| terms.union(class, direct));
     }
     terms.rebuild();
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use fuse_ir::Graph;
+
 pub use crate::extract::ExtractionStats;
 
 /// How saturation went.
@@ -45,6 +47,18 @@ pub struct Report {
     pub kernels_in_loops: usize,
     /// Launches of one run, as an expression of the dimensions.
     pub launches: String,
+}
+
+impl Report {
+    /// Nothing done yet.
+    pub fn of(graph: &Graph) -> Self {
+        Report { graph: graph.name().to_string(), ..Report::default() }
+    }
+
+    /// How long the search took, in milliseconds: saturation, extraction and lowering.
+    pub fn search_milliseconds(&self) -> f64 {
+        self.saturation.milliseconds + self.extraction_milliseconds + self.lowering_milliseconds
+    }
 }
 
 impl fmt::Display for Report {

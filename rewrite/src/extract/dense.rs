@@ -43,7 +43,8 @@ pub struct Dense<'a> {
     /// What a class costs with all it is computed from; see [`Dense::below`].
     rank: Vec<u64>,
     index: HashMap<Id, Class>,
-    terms: &'a Terms,
+    /// The e-graph.
+    pub terms: &'a Terms,
 }
 
 /// Whether a term is a state that is known to equal its initial value: reading it would keep the loop alive.

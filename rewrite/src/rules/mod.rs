@@ -20,8 +20,9 @@ use fuse_ir::ops::{Law, ScalarOp};
 
 use crate::analysis::{Context, Terms};
 use crate::language::Term;
+use crate::provenance::under;
 pub use catalogue::{Family, RuleEntry, catalogue};
-use pattern::Side;
+use pattern::{Side, matched};
 
 /// What a rule promises about float results.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -157,7 +158,14 @@ pub fn rewrites(fast_math: bool, limits: Limits) -> Result<Vec<Rewrite<Term, Con
         let right = Side::parse(&rule.right).map_err(describe)?;
         for (i, left) in left.commuted().into_iter().enumerate() {
             let (ast, numbers) = left.pattern();
-            let applier = RuleApplier { right: right.clone(), guards: rule.guards.clone(), numbers, limits };
+            let applier = RuleApplier {
+                name: rule.name.clone(),
+                left: ast.clone(),
+                right: right.clone(),
+                guards: rule.guards.clone(),
+                numbers,
+                limits,
+            };
             let name = if i == 0 { rule.name.clone() } else { format!("{}/{i}", rule.name) };
             out.push(Rewrite::new(name, Pattern::new(ast), applier).map_err(describe)?);
         }
@@ -176,6 +184,8 @@ pub fn rule_name(rewrite: &str) -> &str {
 }
 
 struct RuleApplier {
+    name: String,
+    left: PatternAst<Term>,
     right: Side,
     guards: Vec<Guard>,
     numbers: Vec<(Var, f64)>,
@@ -217,7 +227,13 @@ impl Applier<Term, Context> for RuleApplier {
         let data = &terms[root].data;
         let (space, dtype) = (data.space, data.dtype);
         let right = self.right.instantiate(terms, subst, space, dtype);
-        if terms.union(root, right) { vec![root] } else { Vec::new() }
+        if terms.analysis.record.is_kept() {
+            let left = matched(&self.left, terms, subst);
+            let made = self.right.outermost(terms, subst, space, dtype);
+            terms.analysis.record.between(left, made);
+        }
+        let changed = under(terms, &self.name, |terms| terms.union(root, right));
+        if changed { vec![root] } else { Vec::new() }
     }
 }
 
@@ -262,7 +278,8 @@ impl Applier<Term, Context> for ProcedureApplier {
                 break;
             }
             if let Some(equal) = (self.0.apply)(terms, &term) {
-                changed |= terms.union(root, equal);
+                terms.analysis.record.between(Some(term), None);
+                changed |= under(terms, self.0.name, |terms| terms.union(root, equal));
             }
         }
         if changed { vec![root] } else { Vec::new() }

@@ -126,6 +126,13 @@ impl Side {
         }
     }
 
+    /// The outermost term of this side, whose operands are in the graph; `None` where it is none of its own.
+    pub fn outermost(&self, terms: &mut Terms, subst: &Subst, space: SpaceId, dtype: DType) -> Option<Term> {
+        let Side::Apply(op, operands) = self else { return None };
+        let children: Vec<Id> = operands.iter().map(|o| o.instantiate(terms, subst, space, dtype)).collect();
+        Some(Term::new(Head::Scalar(*op), &children))
+    }
+
     /// The value with these variables; numbers have the type `dtype`. `None` where the types do not fit.
     pub fn evaluate(&self, variables: &BTreeMap<String, Literal>, dtype: DType) -> Option<Literal> {
         match self {
@@ -168,4 +175,23 @@ fn parse_side<'a>(tokens: &mut std::iter::Peekable<impl Iterator<Item = &'a str>
         Some(name) if name.starts_with('?') && name.len() > 1 => Ok(Side::Variable(name.into())),
         Some(number) => number.parse().map(Side::Number).map_err(|_| format!("`{number}` is no operand")),
     }
+}
+
+/// The outermost term that a pattern matched.
+pub fn matched(ast: &PatternAst<Term>, terms: &Terms, subst: &Subst) -> Option<Term> {
+    let mut classes: Vec<Id> = Vec::with_capacity(ast.len());
+    let mut outermost = None;
+    for node in ast.iter() {
+        let class = match node {
+            ENodeOrVar::Var(var) => *subst.get(*var)?,
+            ENodeOrVar::ENode(term) => {
+                let children: Vec<Id> = term.children.iter().map(|c| classes[usize::from(*c)]).collect();
+                let term = Term::new(term.head, &children);
+                outermost = Some(term.clone());
+                terms.lookup(term)?
+            }
+        };
+        classes.push(class);
+    }
+    outermost
 }
