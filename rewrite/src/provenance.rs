@@ -232,7 +232,7 @@ impl<'a> Proofs<'a> {
         let mut edge = Some((b, reason));
         let mut at = a;
         while let Some((next, why)) = edge {
-            let old = std::mem::replace(&mut self.towards[at], Some((next, why)));
+            let old = self.towards[at].replace((next, why));
             edge = old.map(|(_, why)| (at, why));
             match old {
                 Some((next, _)) => at = next,
