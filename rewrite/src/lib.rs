@@ -17,6 +17,7 @@
 //! | `provenance` | what rules asserted, and proofs from it |
 //! | `unfused` | the baseline: one kernel per operation, without an e-graph |
 //! | `explain` | why the kernels are what they are |
+//! | `program_cost` | what a program of kernels costs, fused or not |
 //! | `report` | what happened, in numbers |
 
 mod analysis;
@@ -30,6 +31,7 @@ mod language;
 mod lower;
 mod optimize;
 mod provenance;
+mod program_cost;
 mod push;
 pub mod report;
 pub mod rules;
@@ -39,4 +41,5 @@ mod unfused;
 pub use error::RewriteError;
 pub use explain::{Explanation, explain};
 pub use optimize::{Mode, Optimized, Options, dump_egraph, optimize};
+pub use program_cost::{KernelUse, ProgramCost, cost_of};
 pub use report::Report;

@@ -1,21 +1,26 @@
 //! What kernels cost on a device.
 
 use fuse_ir::device::DeviceModel;
-use fuse_ir::expr::Atom;
+use fuse_ir::expr::{Atom, Symbol};
 use fuse_ir::ops::ScalarOp;
 use fuse_ir::{DType, Dim};
 
 /// The value a dimension is assumed to have: kernels are chosen once for every size.
 pub fn assumed(dim: &Dim) -> f64 {
     let value = dim.eval(&|atom| match atom {
-        Atom::Symbol(s) => Some(match s.name() {
-            "T" => 100,
-            "B" => 16,
-            _ => 64,
-        }),
+        Atom::Symbol(s) => Some(assumed_symbol(s)),
         Atom::Axis(_) | Atom::FloorDiv(..) | Atom::Mod(..) | Atom::Min(..) | Atom::Max(..) => None,
     });
     value.map_or(64.0, |v| v.max(1) as f64)
+}
+
+/// The value a symbol is assumed to have.
+pub fn assumed_symbol(symbol: &Symbol) -> i64 {
+    match symbol.name() {
+        "T" => 100,
+        "B" => 16,
+        _ => 64,
+    }
 }
 
 /// The arithmetic of one evaluation of something.
