@@ -98,7 +98,7 @@ fn nas_unrolled(steps: usize) -> Result<Graph, Box<dyn Error>> {
             let matrix =
                 |name: &str, i: usize| t.parameter(&format!("s{step}.{name}{i}"), DType::F32, (512, 512));
             let parts: Vec<Tensor> =
-                (0..8).map(|i| x.matmul(&matrix("W", i)) + h.matmul(&matrix("R", i))).collect();
+                (0..8).map(|i| x.matmul(matrix("W", i)) + h.matmul(matrix("R", i))).collect();
             let a = parts[0].relu() + parts[3].sigmoid();
             let b = parts[1].sigmoid() + parts[2].tanh();
             let c = parts[4].sigmoid() * parts[5].tanh();
