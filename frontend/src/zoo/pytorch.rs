@@ -1,4 +1,4 @@
-//! Four small models, as the examples and the tests of all stages trace them.
+//! Four small models in PyTorch's weight layout, as the examples and the tests of all stages trace them.
 //!
 //! Each takes a sequence `x` (`[T, B, input]`) and initial states, for any `T` and `B`, and returns the outputs
 //! `y` (`[T, B, hidden]`) and the last states. All numbers are f32.

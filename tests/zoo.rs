@@ -1,0 +1,95 @@
+//! The benchmark's cells and models: what they become, and that it is what they mean.
+
+use fuse::frontend::zoo::{BenchmarkModel, Scale, benchmark};
+use fuse::ir::compare::{Tolerance, compare};
+use fuse::ir::interp::{Interpreter, Precision};
+use fuse::ir::kernel::{BufferKind, Element, Kernel, KernelGraph};
+use fuse::{CompileOptions, Device, DimEnv, Target};
+
+fn models(scale: Scale) -> Vec<BenchmarkModel> {
+    benchmark(scale).expect("traces")
+}
+
+fn kernels_of(model: &BenchmarkModel, target: Target) -> KernelGraph {
+    let options = CompileOptions::new(target).rewrite;
+    fuse::rewrite::optimize(&model.graph, &target.model(), &options).expect("optimizes").kernels
+}
+
+fn kernels_in_the_loop(kernels: &KernelGraph) -> Vec<&Kernel> {
+    kernels.kernels().into_iter().filter(|(_, depth)| *depth > 0).map(|(k, _)| k).collect()
+}
+
+/// Model, and the most kernels its step may have: a specialist's figure, for each of the two targets.
+const KERNELS_A_STEP: [(&str, usize); 12] = [
+    ("lstm_b1", 1),
+    ("lstm_large", 1),
+    ("gru_b32", 2),
+    ("rnn_b32", 1),
+    ("lstm_varlen", 1),
+    ("lnlstm_b64", 3),
+    ("milstm_b64", 1),
+    ("slstm_b16", 1),
+    ("sru_b32", 1),
+    ("mingru_b32", 1),
+    ("nas_taso_b1", 1),
+    ("peephole_b32", 2),
+];
+
+#[test]
+fn a_step_of_every_cell_is_as_few_kernels_as_a_specialist_would_write() {
+    let models = models(Scale::Full);
+    for (name, most) in KERNELS_A_STEP {
+        let model = models.iter().find(|m| m.graph.name() == name).expect("in the benchmark");
+        for target in [Target::Cpu, Target::Cuda] {
+            let kernels = kernels_of(model, target);
+            let count = kernels_in_the_loop(&kernels).len();
+            assert!(count <= most, "{name} for {target:?}: {count} kernels a step\n{kernels}");
+        }
+    }
+}
+
+/// The sequence is multiplied by its weights for all steps at once: no kernel of a step that reduces reads it.
+#[test]
+fn the_input_projection_of_every_cell_is_outside_the_loop() {
+    let models = models(Scale::Full);
+    for (name, _) in KERNELS_A_STEP {
+        let model = models.iter().find(|m| m.graph.name() == name).expect("in the benchmark");
+        let x = model.graph.inputs().iter().position(|i| i.name == "x").expect("a sequence");
+        let reduces = |k: &Kernel| k.elements.iter().any(|e| matches!(e.element, Element::Reduce { .. }));
+        for target in [Target::Cpu, Target::Cuda] {
+            let kernels = kernels_of(model, target);
+            let reads_x = |k: &Kernel| {
+                k.loads().iter().any(|b| kernels.buffers[b.index()].kind == BufferKind::Input(x))
+            };
+            for kernel in kernels_in_the_loop(&kernels) {
+                let projects = reduces(kernel) && reads_x(kernel);
+                assert!(!projects, "{name} for {target:?}: `{}` projects every step\n{kernels}", kernel.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_model_agrees_with_the_interpreter_rewritten_or_not() {
+    let cpu = Device::cpu(&Default::default()).expect("a team of threads starts");
+    let tolerance = Tolerance { ulp: 0.0, absolute: 1e-5, relative: 1e-4 };
+    for model in models(Scale::Small) {
+        let graph = &model.graph;
+        let dims = model.dims.iter().fold(DimEnv::new(), |dims, (name, value)| dims.with(name, *value));
+        let values = fuse::random::values_for(graph, &dims, 1).expect("dimensions are given");
+        let (parameters, inputs) = fuse::random::by_kind(graph, &values);
+        let interpreter = Interpreter::new(Precision::F64).with_dims(dims.clone());
+        let expected = interpreter.run(graph, &values).expect("interprets");
+        for options in [CompileOptions::new(Target::Cpu), CompileOptions::unfused(Target::Cpu)] {
+            let compiled = fuse::compile(graph, &options).expect("compiles");
+            let mut executable = compiled.load(&cpu).expect("loads");
+            executable.bind(parameters.clone()).expect("binds");
+            let outputs = executable.run(&inputs, &dims).expect("runs");
+            for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
+                if let Err(e) = compare(got, expected, tolerance) {
+                    panic!("{} `{}`, rewrite {:?}: {e}", graph.name(), output.name, options.rewrite.mode);
+                }
+            }
+        }
+    }
+}
