@@ -4,10 +4,14 @@
 //! a contraction is the sum of a product of two reads. A scan's body is read with time as its first axis:
 //! scanned tensors are themselves, captured ones repeat along time, carries are leaves, stacked results are
 //! themselves. Lengths become ordinary selections on the position, so that freezing fuses like anything.
+//!
+//! Every scan runs forward here. Step `s` of a reverse scan is position `T-1-s`: its scanned inputs are read
+//! there, and its stacked results are views that read back from there. Both are index maps, so the reverse of a
+//! reverse is nothing, and scans of either direction look alike to every rule.
 
 use egg::Id;
 use fuse_ir::index_map::view_map;
-use fuse_ir::ops::{Op, ReduceOp, ScalarOp};
+use fuse_ir::ops::{Direction, Op, ReduceOp, ScalarOp};
 use fuse_ir::types::Shape;
 use fuse_ir::{DType, Dim, Expr, Graph, IndexMap, Literal, Node, Scan, TensorType, ValueId};
 
@@ -330,7 +334,6 @@ impl Reader {
         let info = ScanInfo {
             prefix: self.prefix.clone(),
             trip: scan.trip.clone(),
-            direction: scan.direction,
             carries: (0..scan.carries).map(carry).collect(),
         };
         self.terms.analysis.tables.scans.push(info);
@@ -342,7 +345,9 @@ impl Reader {
                 results.push(self.terms.add(Term::new(Head::ScanFinal(id, i as u32), &[operands[i], *next])));
             } else {
                 self.stacked.push(*next);
-                results.push(*next);
+                let ty = scan.body.ty(scan.body.outputs()[i].value);
+                let shape: Shape = [&scan.trip].into_iter().chain(&ty.shape).cloned().collect();
+                results.push(self.at_positions(scan, &shape, *next));
             }
         }
         let operands = operands.to_vec();
@@ -362,7 +367,9 @@ impl Reader {
         let captures = scan.captures(operands.len());
         let carries = (0..scan.carries).map(|i| self.terms.add(Term::leaf(Head::Carry(id, i as u32))));
         let mut inputs: Vec<Id> = carries.collect();
-        inputs.extend_from_slice(&operands[scan.carries..fixed]);
+        for k in scan.carries..fixed {
+            inputs.push(self.at_positions(scan, &types[k].shape, operands[k]));
+        }
         for k in fixed..fixed + captures {
             let captured = self.repeat(&types[k].shape, &scan.trip, operands[k]);
             inputs.push(captured);
@@ -377,13 +384,21 @@ impl Reader {
             if let Some(lengths) = lengths {
                 for (i, output) in outputs.iter_mut().enumerate() {
                     let ty = scan.body.ty(scan.body.outputs()[i].value);
-                    *output = self.frozen(lengths, ty, *output, inputs.get(i).filter(|_| i < scan.carries));
+                    let old = inputs.get(i).filter(|_| i < scan.carries);
+                    *output = self.frozen(scan, lengths, ty, *output, old);
                 }
             }
             outputs
         });
         self.prefix.pop();
         outputs
+    }
+
+    /// `x` of this shape, which begins with time, by steps of the scan instead of positions, or the other way.
+    fn at_positions(&mut self, scan: &Scan, shape: &[Dim], x: Id) -> Id {
+        let mut map = IndexMap::identity(shape.to_vec());
+        map.results[0] = position(scan, 0);
+        self.view(&map, x)
     }
 
     /// `x` of this shape, repeated along a new innermost time axis.
@@ -396,10 +411,10 @@ impl Reader {
     }
 
     /// `value` while the position is below the row's length; past it `old`, or zero where there is none.
-    fn frozen(&mut self, lengths: Id, ty: &TensorType, value: Id, old: Option<&Id>) -> Id {
+    fn frozen(&mut self, scan: &Scan, lengths: Id, ty: &TensorType, value: Id, old: Option<&Id>) -> Id {
         let depth = self.prefix.len() - 1;
         let space = self.space(&ty.shape);
-        let position = self.index(&Expr::axis(depth), DType::I64, &space);
+        let position = self.index(&position(scan, depth), DType::I64, &space);
         let lengths = self.cast(DType::I64, lengths);
         let rows = IndexMap { domain: ty.shape.clone(), results: vec![Expr::axis(0)] };
         let length = self.view(&rows, lengths);
@@ -409,6 +424,14 @@ impl Reader {
             None => self.constant(Literal::from_i64(ty.dtype, 0), &ty.shape),
         };
         self.scalar(ScalarOp::Select, &[running, value, otherwise])
+    }
+}
+
+/// The position of the step that an axis of time counts.
+fn position(scan: &Scan, axis: usize) -> Expr {
+    match scan.direction {
+        Direction::Forward => Expr::axis(axis),
+        Direction::Reverse => scan.trip.clone() - Expr::constant(1) - Expr::axis(axis),
     }
 }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use std::hash::Hash;
 
 use egg::Id;
-use fuse_ir::ops::{Direction, ReduceOp, ScalarOp};
+use fuse_ir::ops::{ReduceOp, ScalarOp};
 use fuse_ir::types::{Shape, ShapeText};
 use fuse_ir::{DType, Dim, Expr, IndexMap, Literal, TensorType};
 use smallvec::SmallVec;
@@ -180,15 +180,13 @@ pub struct CarryInfo {
     pub next: Id,
 }
 
-/// A scan.
+/// A scan. It runs forward: ingestion turns the others round.
 #[derive(Clone, Debug)]
 pub struct ScanInfo {
     /// The trip counts of the enclosing scans; their number is the position of this scan's time axis.
     pub prefix: Shape,
     /// The number of steps.
     pub trip: Dim,
-    /// The order of the steps.
-    pub direction: Direction,
     /// The carried states.
     pub carries: Vec<CarryInfo>,
 }

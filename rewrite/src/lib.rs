@@ -28,6 +28,7 @@ mod extract;
 mod ingest;
 mod kernel_builder;
 mod language;
+mod layout;
 mod lower;
 mod optimize;
 mod program_cost;

@@ -10,30 +10,23 @@ use fuse_ir::expr::Symbol;
 use fuse_ir::kernel::{
     Buffer, BufferId, BufferKind, Carry, Coordinate, ElementId, Kernel, KernelGraph, Loop, Step, Store,
 };
-use fuse_ir::ops::{ReduceOp, ScalarOp};
+use fuse_ir::ops::{Direction, ReduceOp, ScalarOp};
 use fuse_ir::types::Shape;
 use fuse_ir::{Axis, DType, Expr, Graph, Literal, TensorType};
-use smallvec::SmallVec;
 
 use crate::complexity::may_substitute;
 use crate::extract::Plan;
 use crate::extract::dense::{Class, Dense};
-use crate::extract::placement::{Item, RootId, RootKind};
+use crate::extract::placement::{Item, RootId, RootKind, StoredOutput};
 use crate::kernel_builder::{KernelBuilder, Names, identifier};
 use crate::language::{Head, ScanId};
+use crate::layout::Layout;
 
-/// Where a class lies in memory: the buffer has all axes of the class's space but the dropped ones.
-#[derive(Clone, Copy, PartialEq, Debug)]
+/// Where a class lies in memory.
+#[derive(Clone, PartialEq, Debug)]
 struct Storage {
     buffer: BufferId,
-    dropped: u64,
-}
-
-impl Storage {
-    fn index<T: Clone>(self, coordinates: &[T]) -> SmallVec<[T; 4]> {
-        let kept = coordinates.iter().enumerate().filter(|(i, _)| self.dropped & (1 << i) == 0);
-        kept.map(|(_, e)| e.clone()).collect()
-    }
+    layout: Layout,
 }
 
 /// The kernels of a plan, and the class that lies in each temporary buffer.
@@ -55,7 +48,7 @@ struct Lowering<'a> {
     buffers: Vec<Buffer>,
     buffer_names: Names,
     kernel_names: Names,
-    outputs: Vec<Storage>,
+    outputs: Vec<BufferId>,
     states: BTreeMap<(ScanId, u32), (Storage, Storage)>,
     values: HashMap<Class, Storage>,
     counters: BTreeMap<ScanId, Symbol>,
@@ -81,7 +74,7 @@ impl<'a> Lowering<'a> {
         for (i, output) in graph.outputs().iter().enumerate() {
             let ty = graph.ty(output.value).clone();
             let buffer = lowering.add_buffer(&output.name, ty, BufferKind::Output(i));
-            lowering.outputs.push(Storage { buffer, dropped: 0 });
+            lowering.outputs.push(buffer);
         }
         lowering
     }
@@ -97,8 +90,18 @@ impl<'a> Lowering<'a> {
         let data = self.dense.data[class as usize];
         let axes = self.dense.tables.extents(data.space).iter().enumerate();
         let shape: Shape = axes.filter(|(i, _)| dropped & (1 << i) == 0).map(|(_, n)| n.clone()).collect();
+        let rank = self.rank(class);
         let buffer = self.add_buffer(name, TensorType { dtype: data.dtype, shape }, kind);
-        Storage { buffer, dropped }
+        Storage { buffer, layout: Layout::without(rank, dropped) }
+    }
+
+    fn rank(&self, class: Class) -> usize {
+        self.dense.tables.extents(self.dense.data[class as usize].space).len()
+    }
+
+    /// A buffer that holds a class as it is.
+    fn whole(&self, buffer: BufferId, class: Class) -> Storage {
+        Storage { buffer, layout: Layout::without(self.rank(class), 0) }
     }
 
     fn name_counters(&mut self, graph: &Graph) {
@@ -129,8 +132,7 @@ impl<'a> Lowering<'a> {
                 self.add_class_buffer(&format!("{name}_next"), class, dropped, BufferKind::State);
             let ty = self.buffers[next_storage.buffer.index()].ty.clone();
             let current = self.add_buffer(&format!("{name}_state"), ty, BufferKind::State);
-            // The initial and final states have no time axis of this scan, and so fewer axes to drop.
-            let current = Storage { buffer: current, dropped };
+            let current = Storage { buffer: current, layout: next_storage.layout.clone() };
             self.states.insert(*key, (current, next_storage));
         }
     }
@@ -160,8 +162,10 @@ impl<'a> Lowering<'a> {
         let readers = (0..plan.roots.roots.len()).filter(|r| reads(r) && !members.contains(r));
         let readers: Vec<RootId> = readers.collect();
         if let Some(outputs) = plan.roots.outputs.get(&class) {
-            self.values.insert(class, self.outputs[outputs[0] as usize]);
-            return;
+            if let Some(storage) = self.output_storages(outputs).into_iter().next() {
+                self.values.insert(class, storage);
+                return;
+            }
         }
         if readers.is_empty() {
             return;
@@ -173,7 +177,8 @@ impl<'a> Lowering<'a> {
             RootKind::Next(..) | RootKind::Init(..) | RootKind::Output(_) | RootKind::Value => None,
         });
         if let Some((_, next)) = next_states.into_iter().next().filter(|_| local.len() == chain.len()) {
-            self.values.insert(class, *next);
+            let next = next.clone();
+            self.values.insert(class, next);
             return;
         }
         let dropped = self.depth_bits(&local);
@@ -201,7 +206,7 @@ impl<'a> Lowering<'a> {
                     steps.push(Step::Loop(Loop {
                         counter: self.counters[scan].clone(),
                         trip: info.trip.clone(),
-                        direction: info.direction,
+                        direction: Direction::Forward,
                         carries: carries.collect(),
                         body,
                     }));
@@ -249,31 +254,45 @@ impl<'a> Lowering<'a> {
             }
             let value = kernel.element(root.class, own.clone());
             for target in targets {
-                kernel.builder.store(Store { buffer: target.buffer, index: target.index(&own), value });
+                kernel.builder.store(Store { buffer: target.buffer, index: target.layout.index(&own), value });
             }
         }
         kernel.builder.finish(name)
     }
 
+    /// Where a class is stored that graph outputs are views of; one that holds it as it is comes first.
+    fn output_storages(&self, outputs: &[StoredOutput]) -> Vec<Storage> {
+        let mut ordered: Vec<&StoredOutput> = outputs.iter().collect();
+        ordered.sort_by_key(|o| o.view.is_some());
+        let storage = |o: &&StoredOutput| {
+            let buffer = self.outputs[o.output as usize];
+            match &o.view {
+                None => self.whole(buffer, o.class),
+                Some(layout) => Storage { buffer, layout: layout.clone() },
+            }
+        };
+        ordered.iter().map(storage).collect()
+    }
+
     /// Where a root is stored; nowhere if nothing reads it or another store of the kernel writes it already.
     fn targets(&self, kind: RootKind, class: Class, members: &[RootId]) -> Vec<Storage> {
         match kind {
-            RootKind::Output(i) => vec![self.outputs[i as usize]],
+            RootKind::Output(i) => vec![self.whole(self.outputs[i as usize], class)],
             RootKind::Init(scan, i) => {
                 // The state's buffer drops the time axis; the initial value has none.
                 vec![self.final_storage(scan, i)]
             }
-            RootKind::Next(scan, i) => self.states.get(&(scan, i)).map(|s| s.1).into_iter().collect(),
+            RootKind::Next(scan, i) => self.states.get(&(scan, i)).map(|s| s.1.clone()).into_iter().collect(),
             RootKind::Value => {
                 if let Some(outputs) = self.plan.roots.outputs.get(&class) {
-                    return outputs.iter().map(|i| self.outputs[*i as usize]).collect();
+                    return self.output_storages(outputs);
                 }
                 let Some(storage) = self.values.get(&class) else { return Vec::new() };
                 let stored = |r: &RootId| match self.plan.roots.roots[*r].kind {
                     RootKind::Next(scan, i) => self.states.get(&(scan, i)).is_some_and(|s| s.1 == *storage),
                     RootKind::Init(..) | RootKind::Output(_) | RootKind::Value => false,
                 };
-                if members.iter().any(stored) { Vec::new() } else { vec![*storage] }
+                if members.iter().any(stored) { Vec::new() } else { vec![storage.clone()] }
             }
         }
     }
@@ -361,7 +380,7 @@ impl KernelLowering<'_, '_> {
         let (dense, memory) = (self.lowering.dense, &self.lowering.plan.memory);
         let here = self.inside.contains(class) && *coordinates == self.own;
         if memory.contains(*class) && !here {
-            return Form::Load(self.lowering.values[class], coordinates.clone());
+            return Form::Load(self.lowering.values[class].clone(), coordinates.clone());
         }
         let through = |builder: &KernelBuilder, map: crate::language::MapId| -> Vec<Expr> {
             let results = &dense.tables.map(map).results;
@@ -377,8 +396,8 @@ impl KernelLowering<'_, '_> {
         }
         let node = dense.chosen(*class);
         match node.head {
-            Head::Leaf(i) => Form::Load(Storage { buffer: BufferId(i), dropped: 0 }, coordinates.clone()),
-            Head::Carry(scan, i) => Form::Load(self.lowering.states[&(scan, i)].0, coordinates.clone()),
+            Head::Leaf(i) => Form::Load(self.lowering.whole(BufferId(i), *class), coordinates.clone()),
+            Head::Carry(scan, i) => Form::Load(self.lowering.states[&(scan, i)].0.clone(), coordinates.clone()),
             Head::ScanFinal(scan, i) => Form::Load(self.lowering.final_storage(scan, i), coordinates.clone()),
             Head::Constant(id) => Form::Constant(dense.tables.constant(id).value),
             Head::Index(id) => Form::Index(dense.tables.index(id).value.substitute_axes(coordinates)),
@@ -415,7 +434,9 @@ impl KernelLowering<'_, '_> {
         match form {
             Form::Same(key) => self.known[key],
             Form::Load(storage, coordinates) => {
-                let index = storage.index(coordinates).into_iter().map(Coordinate::Static).collect();
+                let index = storage.layout.index(coordinates);
+                let index = index.into_iter().map(|e| Coordinate::Static(e.simplify(&self.builder.extents)));
+                let index = index.collect();
                 self.load(storage.buffer, index, dtype)
             }
             Form::Constant(value) => self.builder.constant(*value),
@@ -427,9 +448,11 @@ impl KernelLowering<'_, '_> {
             Form::Cast(key) => self.builder.cast(self.known[key], dtype),
             Form::Reduce(op, axes, key) => self.builder.reduce(*op, axes, self.known[key]),
             Form::Gather { storage, coordinates, axis, index } => {
-                let mut read: Vec<Coordinate> = coordinates.iter().cloned().map(Coordinate::Static).collect();
-                read[*axis] = Coordinate::Dynamic(self.known[index]);
-                self.load(storage.buffer, storage.index(&read).into_vec(), dtype)
+                let mut read: Vec<Coordinate> =
+                    storage.layout.index(coordinates).into_iter().map(Coordinate::Static).collect();
+                let along = storage.layout.position(*axis).expect("extraction stores tables as they are");
+                read[along] = Coordinate::Dynamic(self.known[index]);
+                self.load(storage.buffer, read, dtype)
             }
         }
     }
@@ -443,17 +466,20 @@ impl KernelLowering<'_, '_> {
 impl Lowering<'_> {
     fn final_storage(&self, scan: ScanId, i: u32) -> Storage {
         let around = self.plan.placement.parents.get(&scan).map_or(&[][..], Vec::as_slice);
-        Storage { buffer: self.states[&(scan, i)].0.buffer, dropped: self.depth_bits(around) }
+        let (buffer, info) = (self.states[&(scan, i)].0.buffer, self.dense.tables.scan(scan));
+        // The initial and final states have no time axis of this scan.
+        let rank = info.depth() + info.carries[i as usize].ty.rank();
+        Storage { buffer, layout: Layout::without(rank, self.depth_bits(around)) }
     }
 
     /// Where the table of a gather lies; extraction sees to it that it does.
     fn table_storage(&self, table: Class) -> Storage {
         if let Some(storage) = self.values.get(&table).filter(|_| self.plan.memory.contains(table)) {
-            return *storage;
+            return storage.clone();
         }
         match self.dense.chosen(table).head {
-            Head::Leaf(i) => Storage { buffer: BufferId(i), dropped: 0 },
-            Head::Carry(scan, i) => self.states[&(scan, i)].0,
+            Head::Leaf(i) => self.whole(BufferId(i), table),
+            Head::Carry(scan, i) => self.states[&(scan, i)].0.clone(),
             Head::ScanFinal(scan, i) => self.final_storage(scan, i),
             Head::Constant(_)
             | Head::Index(_)

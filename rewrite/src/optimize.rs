@@ -177,10 +177,11 @@ pub fn saturate(
     let limits = Limits { nodes: options.node_limit, deadline: start + options.time_limit };
     let rules = rewrites(options.fast_math, limits)
         .map_err(|problem| RewriteError::Infeasible { graph: graph.name().to_string(), problem })?;
-    let mut pusher = Pusher::default();
+    let mut pusher = Pusher::new(&ingested.stacked);
     let mut terms = ingested.terms;
     // Pushing and algebra feed each other; two rounds of both settle what models contain.
     for round in 0..2 {
+        drop_unchanged_carries(&mut terms);
         look_through_table_views(&mut terms);
         under(&mut terms, "push-view", |terms| pusher.run(terms, options.node_limit));
         under(&mut terms, "unchanged-state", drop_unchanged_carries);

@@ -24,6 +24,8 @@ use crate::provenance::under;
 #[derive(Default)]
 pub struct Pusher {
     known: HashMap<(MapId, Id), Id>,
+    /// The stacked results of scans.
+    stacked: Vec<Id>,
     depth: usize,
 }
 
@@ -31,6 +33,11 @@ pub struct Pusher {
 const MAX_DEPTH: usize = 256;
 
 impl Pusher {
+    /// A pusher for a graph with these stacked results of scans.
+    pub fn new(stacked: &[Id]) -> Self {
+        Pusher { stacked: stacked.to_vec(), ..Pusher::default() }
+    }
+
     /// Pushes every view of the graph. Stops early once the graph has `node_limit` nodes.
     pub fn run(&mut self, terms: &mut Terms, node_limit: usize) {
         let views = |t: &Term| match t.head {
@@ -97,6 +104,9 @@ impl Pusher {
         let data = &terms[x].data;
         let map = tables.map(map);
         if leaves_step(tables, &data.inside, &map.results).is_some() {
+            return None;
+        }
+        if !data.inside.is_empty() && self.stacked.iter().any(|s| terms.find(*s) == x) {
             return None;
         }
         let used = map.results.iter().fold(0, |bits, e| bits | axes_bits(e));

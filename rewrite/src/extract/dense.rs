@@ -40,6 +40,8 @@ pub struct Dense<'a> {
     /// How many leading coordinates must be the axes of the kernel for a class to be computed there: those of the
     /// loops it lies in.
     pub least_steps: Vec<usize>,
+    /// Whether a gather reads the class: the indices are then those of its buffer.
+    pub gathered: Vec<bool>,
     /// What a class costs with all it is computed from; see [`Dense::below`].
     rank: Vec<u64>,
     index: HashMap<Id, Class>,
@@ -75,6 +77,7 @@ impl<'a> Dense<'a> {
             rank: Vec::new(),
             inside: Vec::new(),
             least_steps: Vec::new(),
+            gathered: Vec::new(),
             index: HashMap::new(),
             terms,
         };
@@ -106,6 +109,10 @@ impl<'a> Dense<'a> {
             let live = |t: &&Term| is_live(terms, *id, t);
             dense.nodes.push(class.nodes.iter().filter(live).map(node).collect());
             dense.data.push(&class.data);
+        }
+        dense.gathered = vec![false; dense.nodes.len()];
+        for node in dense.nodes.iter().flatten().filter(|n| matches!(n.head, Head::Gather(_))) {
+            dense.gathered[node.children[0] as usize] = true;
         }
         dense.choose();
         dense.prefer_views();

@@ -41,8 +41,9 @@ impl Extractor for Greedy {
         let whole = Region::default();
         let mut plan = None;
         if loops.len() > 1 {
-            let memory = self.by_region(problem, &owners, &loops, &mut stats)?;
-            plan = Search::new(problem, &whole, self.work).legal(memory).ok();
+            // Where a region cannot be decided by itself, all are decided together.
+            let memory = self.by_region(problem, &owners, &loops, &mut stats).ok();
+            plan = memory.and_then(|m| Search::new(problem, &whole, self.work).legal(m).ok());
         }
         let plan = match plan {
             Some(plan) => plan,

@@ -15,7 +15,9 @@ use std::collections::hash_map::{Entry, HashMap};
 use fuse_ir::device::DeviceModel;
 
 use dense::{Class, Dense};
-use placement::{Item, Misplaced, Placement, Root, RootId, RootKind, Roots, arrange, place};
+use placement::{
+    Item, Misplaced, Placement, Root, RootId, RootKind, Roots, arrange, place, stored_output,
+};
 use walk::{Materialised, Walker};
 
 use crate::language::ScanId;
@@ -167,10 +169,11 @@ impl<'a> Evaluator<'a> {
         }
         while let Some((kind, class)) = pending.pop() {
             if let RootKind::Output(i) = kind
-                && memory.contains(class)
+                && let Some(stored) = stored_output(self.problem.dense, memory, i, class)
             {
                 // Stored where the class is computed, in whatever loop that is.
-                roots.outputs.entry(class).or_default().push(i);
+                let class = stored.class;
+                roots.outputs.entry(class).or_default().push(stored);
                 if self.region.is_foreign(class) {
                     continue;
                 }

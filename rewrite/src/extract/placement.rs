@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::Region;
 use super::dense::{Class, Dense};
-use super::walk::Walk;
-use crate::language::ScanId;
+use super::walk::{Materialised, Walk};
+use crate::language::{Head, ScanId};
+use crate::layout::Layout;
 use crate::scan_set::ScanSet;
 
 /// A root, by position.
@@ -41,6 +42,17 @@ pub struct Root {
     pub walk: Walk,
 }
 
+/// A graph output that is stored where a materialised class is computed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredOutput {
+    /// The output, by position.
+    pub output: u32,
+    /// The class that is stored.
+    pub class: Class,
+    /// How the output holds the class, where it is not the class itself.
+    pub view: Option<Layout>,
+}
+
 /// All roots.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
@@ -48,8 +60,8 @@ pub struct Roots {
     pub roots: Vec<Root>,
     /// The root of each materialised class.
     pub values: HashMap<Class, RootId>,
-    /// The graph outputs that are materialised classes.
-    pub outputs: BTreeMap<Class, Vec<u32>>,
+    /// The graph outputs that are materialised classes, or views of them that are stored with them.
+    pub outputs: BTreeMap<Class, Vec<StoredOutput>>,
     /// The initial and next roots of each live state.
     pub states: BTreeMap<(ScanId, u32), (RootId, RootId)>,
 }
@@ -103,6 +115,30 @@ impl Roots {
     fn len(&self) -> usize {
         self.roots.len()
     }
+}
+
+/// How a graph output can be stored without a kernel of its own: with the materialised class that it is, or that
+/// it is a view of in some order of axes and directions.
+pub fn stored_output(
+    dense: &Dense<'_>,
+    memory: &Materialised,
+    output: u32,
+    class: Class,
+) -> Option<StoredOutput> {
+    if memory.contains(class) {
+        return Some(StoredOutput { output, class, view: None });
+    }
+    dense.nodes[class as usize].iter().find_map(|node| {
+        let (Head::Reindex(map), [source]) = (node.head, &node.children[..]) else { return None };
+        if !memory.contains(*source) || !dense.below(*source, class) || dense.gathered[*source as usize] {
+            return None;
+        }
+        let extents = dense.tables.extents(dense.data[*source as usize].space);
+        let layout = Layout::of_view(dense.tables.map(map), extents)?;
+        // What has no axes but time is stored element by element anyway.
+        let scalar = dense.least_steps[*source as usize] == extents.len();
+        (scalar || layout.keeps_last(extents)).then_some(StoredOutput { output, class: *source, view: Some(layout) })
+    })
 }
 
 /// Decides the loops around every root.
