@@ -161,11 +161,11 @@ impl<'a> Lowering<'a> {
         let reads = |r: &RootId| plan.roots.roots[*r].walk.reads.iter().any(|read| read.class == class);
         let readers = (0..plan.roots.roots.len()).filter(|r| reads(r) && !members.contains(r));
         let readers: Vec<RootId> = readers.collect();
-        if let Some(outputs) = plan.roots.outputs.get(&class) {
-            if let Some(storage) = self.output_storages(outputs).into_iter().next() {
-                self.values.insert(class, storage);
-                return;
-            }
+        if let Some(outputs) = plan.roots.outputs.get(&class)
+            && let Some(storage) = self.output_storages(outputs).into_iter().next()
+        {
+            self.values.insert(class, storage);
+            return;
         }
         if readers.is_empty() {
             return;
@@ -254,7 +254,11 @@ impl<'a> Lowering<'a> {
             }
             let value = kernel.element(root.class, own.clone());
             for target in targets {
-                kernel.builder.store(Store { buffer: target.buffer, index: target.layout.index(&own), value });
+                kernel.builder.store(Store {
+                    buffer: target.buffer,
+                    index: target.layout.index(&own),
+                    value,
+                });
             }
         }
         kernel.builder.finish(name)
@@ -397,7 +401,9 @@ impl KernelLowering<'_, '_> {
         let node = dense.chosen(*class);
         match node.head {
             Head::Leaf(i) => Form::Load(self.lowering.whole(BufferId(i), *class), coordinates.clone()),
-            Head::Carry(scan, i) => Form::Load(self.lowering.states[&(scan, i)].0.clone(), coordinates.clone()),
+            Head::Carry(scan, i) => {
+                Form::Load(self.lowering.states[&(scan, i)].0.clone(), coordinates.clone())
+            }
             Head::ScanFinal(scan, i) => Form::Load(self.lowering.final_storage(scan, i), coordinates.clone()),
             Head::Constant(id) => Form::Constant(dense.tables.constant(id).value),
             Head::Index(id) => Form::Index(dense.tables.index(id).value.substitute_axes(coordinates)),

@@ -15,9 +15,7 @@ use std::collections::hash_map::{Entry, HashMap};
 use fuse_ir::device::DeviceModel;
 
 use dense::{Class, Dense};
-use placement::{
-    Item, Misplaced, Placement, Root, RootId, RootKind, Roots, arrange, place, stored_output,
-};
+use placement::{Item, Misplaced, Placement, Root, RootId, RootKind, Roots, arrange, place, stored_output};
 use walk::{Materialised, Walker};
 
 use crate::language::ScanId;

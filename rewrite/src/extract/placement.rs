@@ -137,7 +137,11 @@ pub fn stored_output(
         let layout = Layout::of_view(dense.tables.map(map), extents)?;
         // What has no axes but time is stored element by element anyway.
         let scalar = dense.least_steps[*source as usize] == extents.len();
-        (scalar || layout.keeps_last(extents)).then_some(StoredOutput { output, class: *source, view: Some(layout) })
+        (scalar || layout.keeps_last(extents)).then_some(StoredOutput {
+            output,
+            class: *source,
+            view: Some(layout),
+        })
     })
 }
 
