@@ -17,11 +17,18 @@ pub struct DeviceModel {
     pub barrier_seconds: f64,
     /// Bytes of memory on the chip that one core (or block) can keep to itself.
     pub on_chip_bytes: u64,
+    /// Cores (or multiprocessors).
+    pub cores: u32,
     /// Points of an iteration space below which the device is not filled.
     pub parallel_points: f64,
 }
 
 impl DeviceModel {
+    /// Bytes of memory that all cores can keep to themselves together.
+    pub fn on_chip_total_bytes(&self) -> f64 {
+        self.on_chip_bytes as f64 * f64::from(self.cores)
+    }
+
     /// A two-core server CPU; figures as measured on a 2-core AVX-512 machine with 128-bit code.
     pub fn cpu() -> Self {
         DeviceModel {
@@ -32,6 +39,7 @@ impl DeviceModel {
             launch_seconds: 1e-6,
             barrier_seconds: 0.2e-6,
             on_chip_bytes: 1 << 20,
+            cores: 2,
             parallel_points: 64.0,
         }
     }
@@ -46,6 +54,7 @@ impl DeviceModel {
             launch_seconds: 2e-6,
             barrier_seconds: 1e-6,
             on_chip_bytes: 227 << 10,
+            cores: 132,
             parallel_points: 132.0 * 2048.0,
         }
     }

@@ -13,6 +13,7 @@
 //! | `push` | `reindex` pushed through structure |
 //! | `rules/` | algebra, as named data |
 //! | `extract/` | which node of a class, and which classes are materialised |
+//! | `scans/` | rules about whole scans |
 //! | `lower` | chosen terms → kernels |
 //! | `provenance` | what rules asserted, and proofs from it |
 //! | `unfused` | the baseline: one kernel per operation, without an e-graph |
@@ -37,6 +38,7 @@ mod push;
 pub mod report;
 pub mod rules;
 mod scan_set;
+mod scans;
 mod unfused;
 
 pub use error::RewriteError;

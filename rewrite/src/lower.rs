@@ -124,7 +124,7 @@ impl<'a> Lowering<'a> {
         for (key, (_, next)) in &plan.roots.states {
             let (scan, i) = *key;
             let mut chain = plan.placement.parents.get(&scan).cloned().unwrap_or_default();
-            chain.push(scan);
+            chain.push(plan.placement.leader(scan));
             let dropped = self.depth_bits(&chain);
             let name = identifier(&self.dense.tables.scan(scan).carries[i as usize].name);
             let class = plan.roots.roots[*next].class;
@@ -200,7 +200,8 @@ impl<'a> Lowering<'a> {
                     let inner: Vec<ScanId> = chain.iter().copied().chain([*scan]).collect();
                     let body = self.steps(body, &inner, 0);
                     let info = self.dense.tables.scan(*scan);
-                    let states = self.states.range((*scan, 0)..=(*scan, u32::MAX));
+                    let leader = |(s, _): &(ScanId, u32)| self.plan.placement.leader(*s);
+                    let states = self.states.iter().filter(|(key, _)| leader(key) == *scan);
                     let carries = states
                         .map(|(_, (current, next))| Carry { current: current.buffer, next: next.buffer });
                     steps.push(Step::Loop(Loop {

@@ -14,7 +14,7 @@ use crate::analysis::Terms;
 use crate::error::RewriteError;
 use crate::extract::dense::{Class, Dense};
 use crate::extract::greedy::Greedy;
-use crate::extract::{Extractor, Plan, Problem};
+use crate::extract::{Evaluator, Extractor, Plan, Problem, Region};
 use crate::ingest::{Ingested, ingest};
 use crate::language::Head;
 use crate::lower::lower;
@@ -22,6 +22,7 @@ use crate::provenance::{Record, under};
 use crate::push::{Pusher, look_through_table_views};
 use crate::report::{Report, SaturationStats};
 use crate::rules::{Limits, rewrites, rule_name};
+use crate::scans::siblings::merge_siblings;
 use crate::unfused::unfused;
 
 /// Whether to fuse.
@@ -273,7 +274,9 @@ fn extract<R>(
         return Err(infeasible(format!("class {class} is computed from itself")));
     }
     let extractor = Greedy::default();
-    let (plan, stats) = extractor.extract(&problem).map_err(infeasible)?;
+    let (plan, mut stats) = extractor.extract(&problem).map_err(infeasible)?;
+    let plan = merge_siblings(&mut Evaluator::new(&problem, &Region::default()), plan);
+    stats.seconds = plan.seconds;
     report.extractor = extractor.name().to_string();
     report.extraction = stats;
     report.extraction_milliseconds = milliseconds(start);

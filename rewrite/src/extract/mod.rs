@@ -16,7 +16,7 @@ use fuse_ir::device::DeviceModel;
 
 use dense::{Class, Dense};
 use placement::{Item, Misplaced, Placement, Root, RootId, RootKind, Roots, arrange, place, stored_output};
-use walk::{Materialised, Walker};
+use walk::{Materialised, Walk, Walker};
 
 use crate::language::ScanId;
 
@@ -120,6 +120,16 @@ impl<'a> Evaluator<'a> {
     /// An evaluator.
     pub fn new(problem: &'a Problem<'a>, region: &'a Region) -> Self {
         Evaluator { problem, region, walker: Walker::new(problem.dense), evaluated: 0 }
+    }
+
+    /// The classes.
+    pub fn dense(&self) -> &'a Dense<'a> {
+        self.problem.dense
+    }
+
+    /// The device.
+    pub fn device(&self) -> &'a DeviceModel {
+        self.problem.device
     }
 
     /// The points visited so far: the work that evaluating took.
@@ -237,41 +247,75 @@ impl<'a> Evaluator<'a> {
         pending.push((RootKind::Init(scan, carry), init));
     }
 
-    /// The time of all kernels of a level.
-    fn seconds(
+    /// The time of all kernels of a level, in loops over the axes `time`.
+    pub fn seconds(
         &mut self,
         roots: &Roots,
         items: &[Item],
         memory: &Materialised,
         time: &mut Vec<usize>,
     ) -> f64 {
-        let mut sum = 0.0;
+        let (device, mut sum) = (self.problem.device, 0.0);
+        self.visit_kernels(roots, items, memory, time, &mut |walker, members, walk, time| {
+            let space = self.problem.dense.data[roots.roots[members[0]].class as usize].space;
+            sum += walker.seconds(device, space, walk, &stored_classes(roots, members), time);
+        });
+        sum
+    }
+
+    /// The bytes that the kernels of a level read and no step of the loops over the axes `time` changes.
+    pub fn invariant_bytes(
+        &mut self,
+        roots: &Roots,
+        items: &[Item],
+        memory: &Materialised,
+        time: &mut Vec<usize>,
+    ) -> f64 {
+        let mut bytes: HashMap<Class, f64> = HashMap::new();
+        self.visit_kernels(roots, items, memory, time, &mut |walker, members, walk, time| {
+            let space = self.problem.dense.data[roots.roots[members[0]].class as usize].space;
+            for (class, size) in walker.invariant_loads(space, walk, time) {
+                let known = bytes.entry(class).or_default();
+                *known = known.max(size);
+            }
+        });
+        let mut bytes: Vec<f64> = bytes.into_values().collect();
+        bytes.sort_unstable_by(f64::total_cmp);
+        bytes.iter().sum()
+    }
+
+    /// Shows every kernel of a level: its members, what it reads and computes, and the time axes around it.
+    fn visit_kernels(
+        &mut self,
+        roots: &Roots,
+        items: &[Item],
+        memory: &Materialised,
+        time: &mut Vec<usize>,
+        see: &mut impl FnMut(&Walker<'a>, &[RootId], &Walk, &[usize]),
+    ) {
         for item in items {
             match item {
                 Item::Loop(scan, body) => {
                     time.push(self.problem.dense.tables.scan(*scan).depth());
-                    sum += self.seconds(roots, body, memory, time);
+                    self.visit_kernels(roots, body, memory, time, see);
                     time.pop();
                 }
                 Item::Kernel(members) => {
-                    let classes: Vec<Class> = members.iter().map(|r| roots.roots[*r].class).collect();
-                    let space = self.problem.dense.data[classes[0] as usize].space;
-                    let values = members.iter().filter(|r| roots.roots[**r].kind == RootKind::Value);
-                    let inside: Vec<Class> = values.map(|r| roots.roots[*r].class).collect();
                     let joined;
                     let walk = match &members[..] {
                         [one] => &roots.roots[*one].walk,
                         _ => {
+                            let classes: Vec<Class> = members.iter().map(|r| roots.roots[*r].class).collect();
+                            let values = members.iter().filter(|r| roots.roots[**r].kind == RootKind::Value);
+                            let inside: Vec<Class> = values.map(|r| roots.roots[*r].class).collect();
                             joined = self.walker.walk(&classes, &inside, memory);
                             &joined
                         }
                     };
-                    let stored = stored_classes(roots, members);
-                    sum += self.walker.seconds(self.problem.device, space, walk, &stored, time);
+                    see(&self.walker, members, walk, time);
                 }
             }
         }
-        sum
     }
 }
 

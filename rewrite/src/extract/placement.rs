@@ -71,7 +71,7 @@ pub struct Roots {
 pub enum Item {
     /// A kernel that stores these roots.
     Kernel(Vec<RootId>),
-    /// The loop of a scan.
+    /// The loop of a scan, and of those that run with it.
     Loop(ScanId, Vec<Item>),
 }
 
@@ -82,6 +82,28 @@ pub struct Placement {
     pub chains: Vec<Vec<ScanId>>,
     /// For each live scan the loops around its loop, outermost first.
     pub parents: BTreeMap<ScanId, Vec<ScanId>>,
+    /// The scan in whose loop a scan runs, for those that share the loop of another; loops are called by the scan
+    /// that has one.
+    pub leaders: BTreeMap<ScanId, ScanId>,
+}
+
+impl Placement {
+    /// The scan whose loop a scan runs in: itself, or the one it was merged with.
+    pub fn leader(&self, scan: ScanId) -> ScanId {
+        self.leaders.get(&scan).copied().unwrap_or(scan)
+    }
+
+    /// Lets `scan`, and what was merged with it, run in the loop of `leader`, which stands beside its own.
+    pub fn merge(&mut self, scan: ScanId, leader: ScanId) {
+        let chains = self.chains.iter_mut().chain(self.parents.values_mut());
+        for around in chains.flatten().filter(|s| **s == scan) {
+            *around = leader;
+        }
+        for around in self.leaders.values_mut().filter(|s| **s == scan) {
+            *around = leader;
+        }
+        self.leaders.insert(scan, leader);
+    }
 }
 
 /// Why roots cannot be placed; a search rejects the move.
@@ -195,6 +217,7 @@ pub fn place(dense: &Dense<'_>, roots: &Roots, region: &Region) -> Result<Placem
     let placement = Placement {
         chains: members.iter().map(chain).collect(),
         parents: parents.iter().map(|(s, p)| (*s, chain(p))).collect(),
+        leaders: BTreeMap::new(),
     };
     check(dense, roots, &placement, region)?;
     Ok(placement)
@@ -294,8 +317,10 @@ fn check(dense: &Dense<'_>, roots: &Roots, placement: &Placement, region: &Regio
 
 /// A part of one level: a root, or a loop with all that is in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-enum Part {
+pub enum Part {
+    /// A root.
     Root(RootId),
+    /// A loop.
     Loop(ScanId),
 }
 
@@ -309,49 +334,73 @@ pub fn arrange(
     placement: &Placement,
     join: &mut impl FnMut(&[RootId], RootId) -> bool,
 ) -> Result<Vec<Item>, Misplaced> {
-    let mut edges: BTreeMap<Vec<ScanId>, Vec<(Part, Part)>> = BTreeMap::new();
-    let mut add = |from: (&[ScanId], Part), to: (&[ScanId], Part)| {
-        let common = from.0.iter().zip(to.0).take_while(|(a, b)| a == b).count();
-        let part = |(chain, part): (&[ScanId], Part)| chain.get(common).map_or(part, |s| Part::Loop(*s));
-        let (from, to, level) = (part(from), part(to), from.0[..common].to_vec());
-        if from != to {
-            edges.entry(level).or_default().push((from, to));
-        }
-    };
-    for (r, root) in roots.roots.iter().enumerate() {
-        let from = (placement.chains[r].as_slice(), Part::Root(r));
-        for read in &root.walk.reads {
-            if let Some(value) = roots.values.get(&read.class) {
-                add(from, (&placement.chains[*value], Part::Root(*value)));
-            }
-        }
-        for state in &root.walk.finals {
-            if let Some(around) = placement.parents.get(&state.scan) {
-                add(from, (around, Part::Loop(state.scan)));
-            }
-        }
-    }
-    for ((scan, _), (init, _)) in &roots.states {
-        if let Some(around) = placement.parents.get(scan) {
-            add((around, Part::Loop(*scan)), (&placement.chains[*init], Part::Root(*init)));
-        }
-    }
-    let mut levels: BTreeMap<Vec<ScanId>, Vec<Part>> = BTreeMap::new();
-    for (r, chain) in placement.chains.iter().enumerate() {
-        levels.entry(chain.clone()).or_default().push(Part::Root(r));
-    }
-    for (scan, around) in &placement.parents {
-        levels.entry(around.clone()).or_default().push(Part::Loop(*scan));
-    }
-    let arranger = Arranger { dense, roots, levels, edges };
-    arranger.level(&[], join)
+    Levels::new(dense, roots, placement).arrange(&[], join)
 }
 
-struct Arranger<'a> {
+/// The parts of every level and what they need of each other.
+pub struct Levels<'a> {
     dense: &'a Dense<'a>,
     roots: &'a Roots,
-    levels: BTreeMap<Vec<ScanId>, Vec<Part>>,
+    parts: BTreeMap<Vec<ScanId>, Vec<Part>>,
     edges: BTreeMap<Vec<ScanId>, Vec<(Part, Part)>>,
+}
+
+impl<'a> Levels<'a> {
+    /// The levels of a placement.
+    pub fn new(dense: &'a Dense<'a>, roots: &'a Roots, placement: &Placement) -> Self {
+        let mut levels = Levels { dense, roots, parts: BTreeMap::new(), edges: BTreeMap::new() };
+        for (r, root) in roots.roots.iter().enumerate() {
+            let from = (placement.chains[r].as_slice(), Part::Root(r));
+            for read in &root.walk.reads {
+                if let Some(value) = roots.values.get(&read.class) {
+                    levels.need(from, (&placement.chains[*value], Part::Root(*value)));
+                }
+            }
+            for state in &root.walk.finals {
+                if let Some(around) = placement.parents.get(&state.scan) {
+                    levels.need(from, (around, Part::Loop(placement.leader(state.scan))));
+                }
+            }
+        }
+        for ((scan, _), (init, _)) in &roots.states {
+            if let Some(around) = placement.parents.get(scan) {
+                let own = (around.as_slice(), Part::Loop(placement.leader(*scan)));
+                levels.need(own, (&placement.chains[*init], Part::Root(*init)));
+            }
+        }
+        for (r, chain) in placement.chains.iter().enumerate() {
+            levels.parts.entry(chain.clone()).or_default().push(Part::Root(r));
+        }
+        for (scan, around) in placement.parents.iter().filter(|(s, _)| placement.leader(**s) == **s) {
+            levels.parts.entry(around.clone()).or_default().push(Part::Loop(*scan));
+        }
+        levels
+    }
+
+    /// Notes that one part needs another, on the level that both lie on.
+    fn need(&mut self, from: (&[ScanId], Part), to: (&[ScanId], Part)) {
+        let common = from.0.iter().zip(to.0).take_while(|(a, b)| a == b).count();
+        let part = |(chain, part): (&[ScanId], Part)| chain.get(common).map_or(part, |s| Part::Loop(*s));
+        let (part_from, part_to, level) = (part(from), part(to), from.0[..common].to_vec());
+        if part_from != part_to {
+            self.edges.entry(level).or_default().push((part_from, part_to));
+        }
+    }
+
+    /// The parts of a level, each after what it needs, and what each needs directly.
+    ///
+    /// # Errors
+    /// Where parts need each other.
+    pub fn ordered(&self, level: &[ScanId]) -> Result<(Vec<Part>, BTreeMap<Part, Vec<Part>>), Misplaced> {
+        let none = Vec::new();
+        let parts = self.parts.get(level).unwrap_or(&none);
+        let edges = self.edges.get(level).map_or(&[][..], Vec::as_slice);
+        let mut operands: BTreeMap<Part, Vec<Part>> = parts.iter().map(|p| (*p, Vec::new())).collect();
+        for (from, to) in edges {
+            operands.entry(*from).or_default().push(*to);
+        }
+        Ok((topological(parts, &operands)?, operands))
+    }
 }
 
 /// A kernel or loop under construction.
@@ -361,20 +410,17 @@ struct Group {
     operands: Vec<usize>,
 }
 
-impl Arranger<'_> {
-    fn level(
+impl Levels<'_> {
+    /// The kernels and loops of a level, and of those in it, in order of execution.
+    ///
+    /// # Errors
+    /// Where parts of a level need each other.
+    pub fn arrange(
         &self,
         chain: &[ScanId],
         join: &mut impl FnMut(&[RootId], RootId) -> bool,
     ) -> Result<Vec<Item>, Misplaced> {
-        let none = Vec::new();
-        let parts = self.levels.get(chain).unwrap_or(&none);
-        let edges = self.edges.get(chain).map_or(&[][..], Vec::as_slice);
-        let mut operands: BTreeMap<Part, Vec<Part>> = parts.iter().map(|p| (*p, Vec::new())).collect();
-        for (from, to) in edges {
-            operands.entry(*from).or_default().push(*to);
-        }
-        let order = topological(parts, &operands)?;
+        let (order, operands) = self.ordered(chain)?;
         let mut groups: Vec<Group> = Vec::new();
         let mut group_of: BTreeMap<Part, usize> = BTreeMap::new();
         for part in order {
@@ -446,7 +492,7 @@ impl Arranger<'_> {
             match groups[g].parts.first() {
                 Some(Part::Loop(scan)) => {
                     let inner: Vec<ScanId> = chain.iter().copied().chain([*scan]).collect();
-                    items.push(Item::Loop(*scan, self.level(&inner, join)?));
+                    items.push(Item::Loop(*scan, self.arrange(&inner, join)?));
                 }
                 Some(Part::Root(_)) | None => {
                     let members = groups[g].parts.iter().filter_map(|p| match p {

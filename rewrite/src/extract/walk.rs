@@ -176,6 +176,18 @@ impl<'a> Walker<'a> {
         trips * self.cost(space, walk, stored, time).seconds(device)
     }
 
+    /// The classes that a kernel loads without regard to the loops over the axes `time`, and their bytes.
+    pub fn invariant_loads(&self, space: SpaceId, walk: &Walk, time: &[usize]) -> Vec<(Class, f64)> {
+        let Some(points) = self.spaces.get(&space) else { return Vec::new() };
+        let bits = time.iter().fold(0u64, |bits, axis| bits | 1 << axis);
+        let invariant = walk.loaded.iter().map(|id| points.get(*id)).filter(|p| p.used & bits == 0);
+        let sized = invariant.map(|point| {
+            let elements = point.distinct.min(self.buffer_elements(point.class));
+            (point.class, elements * self.dense.data[point.class as usize].dtype.size() as f64)
+        });
+        sized.collect()
+    }
+
     fn buffer_elements(&self, class: Class) -> f64 {
         let extents = self.dense.tables.extents(self.dense.data[class as usize].space);
         extents.iter().map(super::cost::assumed).product()
