@@ -8,6 +8,7 @@ use fuse_codegen::kernel_ir::{Function, Mapping};
 use fuse_codegen::llvm::ptx::ptx;
 use fuse_codegen::llvm::ptxas::Ptxas;
 use fuse_codegen::llvm::{Arch, PtxOptions};
+use fuse_codegen::schedule::{ScheduleTarget, schedule};
 use libtest_mimic::{Arguments, Failed, Trial};
 use llvm_support::{BLOCK, cases};
 
@@ -58,6 +59,32 @@ fn check_text(text: &str, arch: Arch) -> Result<(), Failed> {
     Ok(())
 }
 
+/// A gated recurrence over 16-bit and 32-bit floats, as a thread a point of the other axes runs it.
+fn recurrence(dtype: &str) -> Result<Function, Failed> {
+    let text = format!(
+        "kernels gated {{
+  buffer gate: {dtype}[T, B, 64] input 0
+  buffer new: {dtype}[T, B, 64] input 1
+  buffer start: {dtype}[B, 64] input 2
+  buffer y: {dtype}[T, B, 64] output 0
+  buffer last: {dtype}[B, 64] output 1
+  kernel gated [i0 < T, i1 < B, i2 < 64] {{
+    start: {dtype} = load start[i1, i2]
+    gate: {dtype} = load gate[i0, i1, i2]
+    keep: {dtype} = sigmoid gate
+    new: {dtype} = load new[i0, i1, i2]
+    state: {dtype} = recurrence i0 from start by keep plus new
+    store y[i0, i1, i2] = state
+    store last[i1, i2] = state
+  }}
+}}"
+    );
+    let graph = fuse_ir::parse_kernels(&text).map_err(|e| e.to_string())?;
+    let kernels = graph.kernels();
+    let (kernel, _) = kernels.first().ok_or("no kernel")?;
+    Ok(schedule(&graph, kernel, ScheduleTarget::gpu()).map_err(|e| e.to_string())?)
+}
+
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
@@ -67,6 +94,13 @@ fn main() {
                 cases().iter().map(|case| case.function(Mapping::Threads { block: BLOCK })).collect();
             assemble(&functions, arch)
         }));
+    }
+    for arch in THOROUGH {
+        for dtype in ["f16", "bf16", "f32", "f64"] {
+            trials.push(Trial::test(format!("a_recurrence_of_{dtype}_assembles_for_{arch}"), move || {
+                assemble(&[recurrence(dtype)?], arch)
+            }));
+        }
     }
     for arch in Arch::ALL.iter().copied() {
         trials.push(Trial::test(format!("the_lowest_ptx_version_suffices_for_{arch}"), move || {

@@ -10,7 +10,12 @@
 //!   reductions, each bound by exactly one [`Element::Reduce`]. `extents[a]` is the extent of axis `a`.
 //! * An element has a value for every assignment of its free axes. Where it is computed is the scheduler's
 //!   choice: an element that does not depend on an inner axis may be computed once outside that loop.
-//! * All stores of a kernel happen at every point of its space. A kernel never loads a buffer it stores.
+//! * All stores of a kernel happen at every point of its space, except those of final states (below). A kernel
+//!   never loads a buffer it stores.
+//! * The [recurrences](Recurrence) of a kernel run along one axis of its space, in order of that axis. Where the
+//!   index of a store does not depend on that axis and its value is an inclusive recurrence, the store happens
+//!   once, after the last point of the axis, and writes the final state; where the axis has no points,
+//!   that is the initial state.
 //! * A load whose index is outside its buffer must not happen. Views of padded or joined tensors clamp their
 //!   indices instead; so that a clamp to an empty tensor stays harmless, **every buffer has at least
 //!   one readable element**, whatever its shape, and a clamped index is at least 0.
@@ -70,6 +75,21 @@ pub enum Coordinate {
     Dynamic(ElementId),
 }
 
+/// A first-order linear recurrence along an axis of the space: `s(t) = factor(t)·s(t-1) + term(t)` with
+/// `s(-1) = init`. Integers wrap. The operands have one numeric type and depend on axes of the space alone,
+/// `init` not on `axis`. Equal recurrences of one kernel are one state.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Recurrence {
+    /// The axis of the space that it runs along, `t`.
+    pub axis: Axis,
+    /// The state before the first point.
+    pub init: ElementId,
+    /// What the state is multiplied with.
+    pub factor: ElementId,
+    /// What is added.
+    pub term: ElementId,
+}
+
 /// A value at one point of a kernel's space.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Element {
@@ -98,6 +118,13 @@ pub enum Element {
         /// What is combined.
         body: ElementId,
     },
+    /// The state of a recurrence.
+    Recurrence {
+        /// Which recurrence.
+        state: Recurrence,
+        /// Whether this is the state before the point, `s(t-1)`, rather than the one after it, `s(t)`.
+        exclusive: bool,
+    },
 }
 
 /// An element with its type.
@@ -114,7 +141,8 @@ pub struct TypedElement {
 pub struct Store {
     /// The buffer; no two stores of a kernel graph outside alternative loop bodies write the same elements.
     pub buffer: BufferId,
-    /// One coordinate for each of its axes, over space axes and symbols; injective on the space.
+    /// One coordinate for each of its axes, over space axes and symbols; injective on the space, or on what is
+    /// left of it without the axis of a recurrence whose final state is stored.
     pub index: SmallVec<[Expr; 4]>,
     /// The value.
     pub value: ElementId,
@@ -159,9 +187,25 @@ impl Kernel {
             | Element::Index(_)
             | Element::Scalar(..)
             | Element::Cast(_)
-            | Element::Reduce { .. } => None,
+            | Element::Reduce { .. }
+            | Element::Recurrence { .. } => None,
         };
         self.elements.iter().filter_map(loaded).collect()
+    }
+
+    /// The axis that the recurrences run along, if there are any.
+    pub fn recurrence_axis(&self) -> Option<Axis> {
+        self.elements.iter().find_map(|e| e.element.recurrence()).map(|state| state.axis)
+    }
+
+    /// Whether a store writes the final state of a recurrence, once, after the last point of its axis.
+    pub fn is_final(&self, store: &Store) -> bool {
+        match self.elements.get(store.value.index()).map(|e| &e.element) {
+            Some(Element::Recurrence { state, exclusive: false }) => {
+                !store.index.iter().any(|e| e.uses_axis(state.axis))
+            }
+            _ => false,
+        }
     }
 
     /// The runtime integers the kernel depends on, ascending by name.
@@ -175,7 +219,11 @@ impl Kernel {
                     Coordinate::Dynamic(_) => Default::default(),
                 })),
                 Element::Index(e) => out.extend(e.symbols()),
-                Element::Constant(_) | Element::Scalar(..) | Element::Cast(_) | Element::Reduce { .. } => {}
+                Element::Constant(_)
+                | Element::Scalar(..)
+                | Element::Cast(_)
+                | Element::Reduce { .. }
+                | Element::Recurrence { .. } => {}
             }
         }
         out.extend(self.stores.iter().flat_map(|s| s.index.iter().flat_map(Expr::symbols)));
@@ -197,6 +245,22 @@ impl Element {
             Element::Constant(_) | Element::Index(_) => SmallVec::new(),
             Element::Scalar(_, operands) => operands.clone(),
             Element::Cast(e) | Element::Reduce { body: e, .. } => SmallVec::from_slice(&[*e]),
+            Element::Recurrence { state, .. } => {
+                SmallVec::from_slice(&[state.init, state.factor, state.term])
+            }
+        }
+    }
+
+    /// The recurrence whose state this is.
+    pub fn recurrence(&self) -> Option<Recurrence> {
+        match self {
+            Element::Recurrence { state, .. } => Some(*state),
+            Element::Load { .. }
+            | Element::Constant(_)
+            | Element::Index(_)
+            | Element::Scalar(..)
+            | Element::Cast(_)
+            | Element::Reduce { .. } => None,
         }
     }
 }

@@ -6,14 +6,14 @@
 //! interpreter's. It is strict where a device would silently go on: a load outside its buffer, a load of an
 //! element that nothing has written, and two stores of one element in one launch are errors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dtype::{DType, Literal};
 use crate::expr::{Atom, DimEnv, EvalError, Expr};
 use crate::interp::{ScalarValue, eval_scalar};
 use crate::kernel::{
-    Buffer, BufferId, BufferKind, Coordinate, Element, ElementId, Kernel, KernelGraph, Loop, Step,
-    TypedElement,
+    Buffer, BufferId, BufferKind, Coordinate, Element, ElementId, Kernel, KernelGraph, Loop, Recurrence,
+    Step, TypedElement,
 };
 use crate::ops::{Direction, ReduceOp, ScalarOp};
 use crate::tensor::{Tensor, TensorError};
@@ -235,24 +235,42 @@ impl Run<'_> {
             extents.push(extent.eval_dim(&self.dims)?);
         }
         let launch = Launch { kernel, homes: homes(kernel)?, extents };
-        let mut point =
-            Point { axes: vec![0; launch.extents.len()], values: vec![None; kernel.elements.len()] };
-        if launch.extents[..kernel.rank].iter().any(|n| *n <= 0) {
+        let mut point = Point {
+            axes: vec![0; launch.extents.len()],
+            values: vec![None; kernel.elements.len()],
+            states: BTreeMap::new(),
+        };
+        let along = kernel.recurrence_axis().map(|axis| axis.index());
+        let across = || (0..kernel.rank).filter(|axis| Some(*axis) != along);
+        if across().any(|axis| launch.extents[axis] <= 0) {
             return Ok(());
         }
         loop {
-            launch.level(self, &mut point, None)?;
-            self.store(kernel, &point)?;
-            if !advance(&mut point.axes, &launch.extents, 0..kernel.rank) {
+            launch.start(self, &mut point)?;
+            for position in 0..along.map_or(1, |axis| launch.extents[axis]) {
+                if let Some(axis) = along {
+                    point.axes[axis] = position;
+                }
+                launch.level(self, &mut point, None)?;
+                self.store(kernel, &point, false)?;
+                launch.step(&mut point)?;
+            }
+            self.store(kernel, &point, true)?;
+            if !advance(&mut point.axes, &launch.extents, across()) {
                 return Ok(());
             }
         }
     }
 
-    fn store(&mut self, kernel: &Kernel, point: &Point) -> Result<()> {
-        for store in &kernel.stores {
+    /// The stores that happen at every point, or those of final states.
+    fn store(&mut self, kernel: &Kernel, point: &Point, finals: bool) -> Result<()> {
+        for store in kernel.stores.iter().filter(|store| kernel.is_final(store) == finals) {
             let index = self.indices(&store.index, &point.axes)?;
-            let value = point.value(store.value)?;
+            let element = kernel.elements.get(store.value.index());
+            let value = match element.and_then(|e| e.element.recurrence()).filter(|_| finals) {
+                Some(recurrence) => point.state(recurrence)?,
+                None => point.value(store.value)?,
+            };
             let buffer = self.buffer(store.buffer)?.name.clone();
             let memory = &mut self.memory[store.buffer.index()];
             let name = || kernel.name.clone();
@@ -345,6 +363,8 @@ struct Launch<'a> {
 struct Point {
     axes: Vec<i64>,
     values: Vec<Option<ScalarValue>>,
+    /// The states before the point.
+    states: BTreeMap<Recurrence, ScalarValue>,
 }
 
 impl Point {
@@ -352,9 +372,59 @@ impl Point {
         let value = self.values.get(id.index()).copied().flatten();
         value.ok_or_else(|| KernelInterpError::Malformed(format!("{id} is used before it is computed")))
     }
+
+    /// The state of a recurrence before the point.
+    fn state(&self, recurrence: Recurrence) -> Result<ScalarValue> {
+        let missing = || KernelInterpError::Malformed("a recurrence has no state".into());
+        self.states.get(&recurrence).copied().ok_or_else(missing)
+    }
 }
 
 impl Launch<'_> {
+    /// Gives every recurrence its initial state.
+    fn start(&self, run: &Run<'_>, point: &mut Point) -> Result<()> {
+        let recurrences: BTreeSet<Recurrence> =
+            self.kernel.elements.iter().filter_map(|e| e.element.recurrence()).collect();
+        if recurrences.is_empty() {
+            return Ok(());
+        }
+        // Where the axis has no points, nothing else may be computed.
+        let mut wanted = vec![false; self.kernel.elements.len()];
+        recurrences.iter().for_each(|r| wanted[r.init.index()] = true);
+        for (i, typed) in self.kernel.elements.iter().enumerate().rev() {
+            if wanted[i] {
+                typed.element.operands().iter().for_each(|o| wanted[o.index()] = true);
+            }
+        }
+        for (i, typed) in self.kernel.elements.iter().enumerate() {
+            if wanted[i] && self.homes[i].is_none() {
+                point.values[i] = Some(self.element(run, point, ElementId::from(i), typed)?);
+            }
+        }
+        for recurrence in recurrences {
+            let init = point.value(recurrence.init)?;
+            point.states.insert(recurrence, init);
+        }
+        Ok(())
+    }
+
+    /// Moves every state past the point.
+    fn step(&self, point: &mut Point) -> Result<()> {
+        for recurrence in point.states.keys().copied().collect::<Vec<_>>() {
+            let after = self.after(point, recurrence)?;
+            point.states.insert(recurrence, after);
+        }
+        Ok(())
+    }
+
+    /// The state of a recurrence after the point.
+    fn after(&self, point: &Point, recurrence: Recurrence) -> Result<ScalarValue> {
+        let dtype = self.kernel.elements[recurrence.init.index()].dtype;
+        let (factor, term) = (point.value(recurrence.factor)?, point.value(recurrence.term)?);
+        let kept = combine(ScalarOp::Mul, factor, point.state(recurrence)?, dtype)?;
+        combine(ScalarOp::Add, kept, term, dtype)
+    }
+
     /// Computes the elements whose innermost reduction is `home`.
     fn level(&self, run: &Run<'_>, point: &mut Point, home: Option<ElementId>) -> Result<()> {
         for (i, typed) in self.kernel.elements.iter().enumerate() {
@@ -395,6 +465,8 @@ impl Launch<'_> {
                 let axes: Vec<usize> = axes.iter().map(|a| a.index()).collect();
                 self.reduce(run, point, id, *op, &axes, *body, dtype)?
             }
+            Element::Recurrence { state, exclusive: true } => point.state(*state)?,
+            Element::Recurrence { state, exclusive: false } => self.after(point, *state)?,
         })
     }
 
@@ -498,6 +570,9 @@ fn homes(kernel: &Kernel) -> Result<Vec<Option<ElementId>>> {
             Element::Reduce { axes: bound, .. } => bound.iter().for_each(|a| {
                 axes.remove(&a.index());
             }),
+            Element::Recurrence { state, .. } => {
+                axes.insert(state.axis.index());
+            }
             Element::Constant(_) | Element::Scalar(..) | Element::Cast(_) => {}
         }
         if let Some(axis) = axes.iter().find(|a| **a >= kernel.extents.len()) {
@@ -626,6 +701,99 @@ mod tests {
         let huge = [Dim::constant(1 << 40)];
         let graph = copy(axis(0), axis(0), &huge);
         assert!(matches!(run(&graph, &three()), Err(KernelInterpError::Size { .. })));
+    }
+
+    const LINEAR: &str = "kernels linear {
+  buffer x: f32[T, B] input 0
+  buffer a: f32[T, B] input 1
+  buffer start: f32[B] input 2
+  buffer after: f32[T, B] output 0
+  buffer before: f32[T, B] output 1
+  buffer last: f32[B] output 2
+  kernel linear [i0 < T, i1 < B] {
+    e0: f32 = load start[i1]
+    e1: f32 = load a[i0, i1]
+    e2: f32 = load x[i0, i1]
+    e3: f32 = recurrence before i0 from e0 by e1 plus e2
+    e4: f32 = recurrence i0 from e0 by e1 plus e2
+    store after[i0, i1] = e4
+    store before[i0, i1] = e3
+    store last[i1] = e4
+  }
+}
+";
+
+    fn linear(source: &str, steps: i64, x: &[f32], a: &[f32]) -> Vec<Vec<f64>> {
+        let graph = crate::parse_kernels(source).unwrap();
+        crate::verify_kernels(&graph).unwrap();
+        let mut dims = DimEnv::new();
+        dims.set(crate::Symbol::new("T"), steps);
+        dims.set(crate::Symbol::new("B"), 2);
+        let tensor = |values: &[f32]| Tensor::from_values(&[steps as usize, 2], values).unwrap();
+        let start = Tensor::from_values(&[2], &[1f32, -1.0]).unwrap();
+        let outputs = interpret_kernels(&graph, &[tensor(x), tensor(a), start], &dims).unwrap();
+        outputs.iter().map(Tensor::to_f64).collect()
+    }
+
+    #[test]
+    fn a_recurrence_has_its_state_before_and_after_each_point_and_at_the_end() {
+        let got = linear(LINEAR, 3, &[1.0, 0.0, 0.5, 4.0, 2.0, 0.0], &[2.0, 3.0, 0.0, -1.0, 0.5, 10.0]);
+        assert_eq!(got[0], [3.0, -3.0, 0.5, 7.0, 2.25, 70.0]);
+        assert_eq!(got[1], [1.0, -1.0, 3.0, -3.0, 0.5, 7.0]);
+        assert_eq!(got[2], [2.25, 70.0]);
+    }
+
+    #[test]
+    fn a_recurrence_without_points_ends_where_it_begins() {
+        let got = linear(LINEAR, 0, &[], &[]);
+        assert_eq!(got, [vec![], vec![], vec![1.0, -1.0]]);
+    }
+
+    #[test]
+    fn a_recurrence_advances_when_only_its_earlier_state_is_read() {
+        let lines: Vec<&str> = LINEAR
+            .lines()
+            .filter(|l| !l.contains("e4") && !l.contains("after") && !l.contains("last"))
+            .collect();
+        let source = lines.join("\n").replace("output 1", "output 0");
+        let got = linear(&source, 2, &[1.0, 0.0, 0.5, 4.0], &[2.0, 3.0, 0.0, -1.0]);
+        assert_eq!(got, [vec![1.0, -1.0, 3.0, -3.0]]);
+    }
+
+    #[test]
+    fn a_recurrence_is_fed_by_another_and_by_reductions() {
+        let source = "kernels two {
+  buffer x: f32[T, 1, B] input 0
+  buffer a: f32[T, B] input 1
+  buffer start: f32[B] input 2
+  buffer first: f32[T, B] output 0
+  buffer second: f32[T, B] output 1
+  buffer last: f32[B] output 2
+  kernel two [i0 < T, i1 < B] {
+    e0: f32 = load start[i1]
+    e1: f32 = load a[i0, i1]
+    e2: f32 = load x[i0, i2, i1]
+    e3: f32 = sum [i2 < 1] e2
+    e4: f32 = recurrence i0 from e0 by e1 plus e3
+    e5: f32 = recurrence i0 from e0 by e1 plus e4
+    store first[i0, i1] = e4
+    store second[i0, i1] = e5
+    store last[i1] = e4
+  }
+}
+";
+        let graph = crate::parse_kernels(source).unwrap();
+        let mut dims = DimEnv::new();
+        dims.set(crate::Symbol::new("T"), 2);
+        dims.set(crate::Symbol::new("B"), 1);
+        let x = Tensor::from_values(&[2, 1, 1], &[1f32, 2.0]).unwrap();
+        let a = Tensor::from_values(&[2, 1], &[2f32, 3.0]).unwrap();
+        let start = Tensor::from_values(&[1], &[1f32]).unwrap();
+        let got = interpret_kernels(&graph, &[x, a, start], &dims).unwrap();
+        // s = 2·1+1, 3·3+2; of the second: 2·1+3, 3·5+11.
+        assert_eq!(got[0].to_f64(), [3.0, 11.0]);
+        assert_eq!(got[1].to_f64(), [5.0, 26.0]);
+        assert_eq!(got[2].to_f64(), [11.0]);
     }
 
     #[test]

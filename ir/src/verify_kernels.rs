@@ -14,8 +14,9 @@
 //! 6. Axes past the space are each bound by exactly one reduction, and what depends on one stays inside the
 //!    body of that reduction: the free axes of a stored value, and of the index it is stored at, are axes of
 //!    the space.
-//! 7. A store's index depends on every axis of the space that has more than one point; without that, points
-//!    would write the same element.
+//! 7. A store's index depends on every axis of the space that has more than one point, except that a final
+//!    state is stored at an index without the axis of the recurrence; without that, points would write the
+//!    same element.
 //! 8. A kernel stores something, and loads nothing that it stores.
 //! 9. Inputs are never stored. An output is stored by exactly one store of the program.
 //! 10. Buffers are written before they are read, in order of execution. What a loop writes counts as written
@@ -24,6 +25,9 @@
 //!     belongs to one. `current` is written before the loop and not in its body; `next` is written in the body,
 //!     and read there only afterwards.
 //! 12. Loops nest no deeper than scans may.
+//! 13. The recurrences of a kernel run along one axis, of the space. The operands of a recurrence have its type,
+//!     which is numeric, and depend on axes of the space alone; the initial state does not depend on the axis
+//!     that the recurrence runs along.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -170,6 +174,14 @@ pub enum KernelVerifyCause {
     /// Invariant 11.
     #[error("`{0}` is a state that no loop carries")]
     LooseState(String),
+    /// Invariant 13.
+    #[error("the recurrence along axis {axis}: {problem}")]
+    Recurrence {
+        /// The axis it runs along.
+        axis: Axis,
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// Invariant 12.
     #[error("loops nest deeper than {MAX_SCAN_DEPTH} levels")]
     Depth,

@@ -64,6 +64,32 @@ fn canonical_text_prints_as_it_was_read() {
     assert_eq!(verify_kernels(&read(RECURRENCE)), Ok(()));
 }
 
+const LINEAR: &str = "kernels average {
+  buffer x: f32[T, B] input 0
+  buffer a: f32[B] input 1
+  buffer before: f32[B] input 2
+  buffer y: f32[T, B] output 0
+  buffer z: f32[T, B] output 1
+  buffer last: f32[B] output 2
+  kernel average [i0 < T, i1 < B] fuses (recurrence) {
+    e0: f32 = load before[i1]
+    e1: f32 = load a[i1]
+    e2: f32 = load x[i0, i1]
+    e3: f32 = recurrence i0 from e0 by e1 plus e2
+    e4: f32 = recurrence before i0 from e0 by e1 plus e2
+    store y[i0, i1] = e3
+    store z[i0, i1] = e4
+    store last[i1] = e3
+  }
+}
+";
+
+#[test]
+fn recurrences_print_as_they_were_read() {
+    assert_canonical(LINEAR);
+    assert_eq!(verify_kernels(&read(LINEAR)), Ok(()));
+}
+
 #[test]
 fn names_of_elements_are_free_and_clauses_optional() {
     let graph = read(
@@ -287,6 +313,9 @@ fn errors_say_where_and_why() {
         ("loop without a counter", change("loop %t < T", "loop < T")),
         ("loop counted by an axis", change("loop %t < T", "loop i0 < T")),
         ("dynamic coordinate that is no element", change("x[%t", "x[@%t")),
+        ("recurrence without its axis", LINEAR.replacen("recurrence i0", "recurrence", 1)),
+        ("recurrence along an unknown axis", LINEAR.replacen("recurrence i0", "recurrence i7", 1)),
+        ("recurrence without a factor", LINEAR.replacen("by e1 plus e2", "plus e2", 1)),
         ("open kernel", change("= e6\n    }", "= e6\n")),
     ];
     let mut report = String::new();

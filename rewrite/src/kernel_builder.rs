@@ -168,6 +168,7 @@ fn fused_ops(elements: &[TypedElement]) -> Vec<String> {
                     names.push("gather".to_string());
                 }
             }
+            Element::Recurrence { .. } => names.push("recurrence".to_string()),
             Element::Constant(_) | Element::Index(_) => {}
         }
     }

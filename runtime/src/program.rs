@@ -267,7 +267,10 @@ impl KernelCost {
             match &typed.element {
                 Element::Constant(_) | Element::Index(_) => continue,
                 Element::Reduce { axes: bound, .. } => axes.extend(bound.iter().map(|a| a.index())),
-                Element::Load { .. } | Element::Scalar(..) | Element::Cast(_) => {}
+                Element::Load { .. }
+                | Element::Scalar(..)
+                | Element::Cast(_)
+                | Element::Recurrence { .. } => {}
             }
             for operand in typed.element.operands() {
                 widen(&mut around, operand.index(), &axes);

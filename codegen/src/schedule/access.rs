@@ -49,6 +49,10 @@ impl Access {
                         Atom::FloorDiv(..) | Atom::Mod(..) => compound = true,
                         Atom::Min(..) | Atom::Max(..) => (compound, clamped) = (true, true),
                     });
+                    // A fixed coordinate is inside only if there is anything to be inside of.
+                    if e.axes().is_empty() {
+                        symbols.extend(extent.symbols());
+                    }
                     let e = if compound { e.simplify(extents) } else { e.clone() };
                     position = position + e * stride.clone();
                 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use fuse_ir::expr::{Atom, Axis, Dim, Expr, Symbol};
-use fuse_ir::kernel::{BufferId, Coordinate, Element, ElementId, Kernel, KernelGraph};
+use fuse_ir::kernel::{BufferId, Coordinate, Element, ElementId, Kernel, KernelGraph, Recurrence};
 use fuse_ir::{DType, ReduceOp};
 
 use super::ScheduleError;
@@ -30,6 +30,8 @@ pub(super) struct Group {
     pub(super) height: u32,
     /// The symbols of all coordinates in the bodies.
     pub(super) symbols: BTreeSet<Symbol>,
+    /// Whether a member is computed from the state of a recurrence.
+    pub(super) carried: bool,
 }
 
 /// Where a store goes and what it stores.
@@ -37,6 +39,13 @@ pub(super) struct Group {
 pub(super) struct StoreAccess {
     pub(super) access: Access,
     pub(super) value: ElementId,
+}
+
+/// Where the final state of a recurrence goes.
+#[derive(Clone, Debug)]
+pub(super) struct FinalStore {
+    pub(super) access: Access,
+    pub(super) state: Recurrence,
 }
 
 /// A kernel with everything derived from it.
@@ -51,11 +60,20 @@ pub(super) struct Analysis<'a> {
     pub(super) symbols: Vec<Symbol>,
     /// The axes that each element depends on.
     pub(super) free: Vec<AxisSet>,
+    /// Whether the element is a state of a recurrence, or computed from one.
+    pub(super) carried: Vec<bool>,
     /// Whether a store needs the element.
     pub(super) needed: Vec<bool>,
     /// The accesses of loads.
     pub(super) loads: HashMap<ElementId, Access>,
+    /// The stores of every point.
     pub(super) stores: Vec<StoreAccess>,
+    /// The stores after the last point of the axis of the recurrences.
+    pub(super) finals: Vec<FinalStore>,
+    /// The axis of the recurrences, if a store needs any.
+    pub(super) recurrence_axis: Option<Axis>,
+    /// The elements that a store needs and that are states of recurrences.
+    pub(super) recurrences: Vec<(ElementId, Recurrence)>,
     /// Ascending by height.
     pub(super) groups: Vec<Group>,
     /// The group of each reduction.
@@ -70,9 +88,13 @@ impl<'a> Analysis<'a> {
             buffers: Vec::new(),
             symbols: Vec::new(),
             free: Vec::new(),
+            carried: Vec::new(),
             needed: vec![false; kernel.elements.len()],
             loads: HashMap::new(),
             stores: Vec::new(),
+            finals: Vec::new(),
+            recurrence_axis: kernel.recurrence_axis(),
+            recurrences: Vec::new(),
             groups: Vec::new(),
             group_of: HashMap::new(),
         };
@@ -152,6 +174,7 @@ impl<'a> Analysis<'a> {
                     return Err(here("has another number of operands than its op"));
                 }
                 Element::Reduce { op, axes, body } => self.check_reduce(i, *op, axes, *body)?,
+                Element::Recurrence { state, .. } => self.check_recurrence(i, state)?,
                 Element::Constant(_) | Element::Index(_) | Element::Scalar(..) | Element::Cast(_) => {}
             }
         }
@@ -191,6 +214,21 @@ impl<'a> Analysis<'a> {
         Ok(())
     }
 
+    fn check_recurrence(&self, position: usize, state: &Recurrence) -> Result<(), ScheduleError> {
+        let kernel = self.kernel;
+        if state.axis.index() >= kernel.rank || Some(state.axis) != self.recurrence_axis {
+            return Err(
+                self.malformed(format!("e{position} runs along no axis of the space, or another one"))
+            );
+        }
+        let dtype = kernel.elements[position].dtype;
+        let operands = [state.init, state.factor, state.term];
+        if dtype == DType::Bool || operands.iter().any(|e| self.dtype(*e) != dtype) {
+            return Err(self.malformed(format!("e{position} is no recurrence of numbers of one type")));
+        }
+        Ok(())
+    }
+
     fn accesses(&mut self, graph: &KernelGraph) {
         let kernel = self.kernel;
         let mut parameters = BTreeMap::new();
@@ -221,7 +259,10 @@ impl<'a> Analysis<'a> {
             let index: Vec<_> = store.index.iter().cloned().map(Coordinate::Static).collect();
             let ty = &graph.buffer(store.buffer).ty;
             let access = Access::new(parameters[&(store.buffer, true)], ty, &index, &kernel.extents);
-            self.stores.push(StoreAccess { access, value: store.value });
+            match self.element(store.value).recurrence() {
+                Some(state) if kernel.is_final(store) => self.finals.push(FinalStore { access, state }),
+                _ => self.stores.push(StoreAccess { access, value: store.value }),
+            }
         }
     }
 
@@ -230,7 +271,7 @@ impl<'a> Analysis<'a> {
     fn collapse(&mut self) {
         let mut inner = None;
         for outer in (0..self.kernel.rank as u32).rev().map(Axis) {
-            if self.extent(outer).is_one() {
+            if self.extent(outer).is_one() || Some(outer) == self.recurrence_axis {
                 continue;
             }
             if let Some(inner) = inner.filter(|inner| self.is_contiguous(outer, *inner)) {
@@ -238,7 +279,9 @@ impl<'a> Analysis<'a> {
                 self.extents[outer.index()] = Dim::constant(1);
                 self.extents[inner.index()] = merged;
                 let fixed = |atom: &Atom| (*atom == Atom::Axis(outer)).then(Expr::default);
-                for access in self.loads.values_mut().chain(self.stores.iter_mut().map(|s| &mut s.access)) {
+                let stores = self.stores.iter_mut().map(|s| &mut s.access);
+                let finals = self.finals.iter_mut().map(|s| &mut s.access);
+                for access in self.loads.values_mut().chain(stores).chain(finals) {
                     access.position = access.position.substitute(&fixed);
                 }
             } else {
@@ -256,13 +299,15 @@ impl<'a> Analysis<'a> {
             | Element::Constant(_)
             | Element::Scalar(..)
             | Element::Cast(_)
-            | Element::Reduce { .. } => true,
+            | Element::Reduce { .. }
+            | Element::Recurrence { .. } => true,
         });
         let steps = |access: &Access| {
             let (outer, step) = (access.coefficient(&[outer])?, access.coefficient(&[inner])?);
             Some(outer == step * self.extent(inner).clone())
         };
-        let mut accesses = self.loads.values().chain(self.stores.iter().map(|s| &s.access));
+        let stores = self.stores.iter().map(|s| &s.access);
+        let mut accesses = self.loads.values().chain(stores).chain(self.finals.iter().map(|s| &s.access));
         indices_are_free && accesses.all(|access| steps(access) == Some(true))
     }
 
@@ -280,9 +325,22 @@ impl<'a> Analysis<'a> {
                 }
                 Element::Index(e) => free |= e.axes().into_iter().map(axis_bit).sum::<AxisSet>(),
                 Element::Reduce { axes, .. } => axes.iter().for_each(|a| free &= !axis_bit(*a)),
+                Element::Recurrence { state, .. } => {
+                    if free & !space != 0 || self.free[state.init.index()] & axis_bit(state.axis) != 0 {
+                        return Err(self.malformed(format!("{id} depends on an axis that it must not")));
+                    }
+                    free |= axis_bit(state.axis);
+                }
                 Element::Constant(_) | Element::Scalar(..) | Element::Cast(_) => {}
             }
             self.free.push(free);
+            let of_operands = element.operands().iter().any(|o| self.carried[o.index()]);
+            self.carried.push(of_operands || element.recurrence().is_some());
+        }
+        for store in &self.finals {
+            for operand in [store.state.init, store.state.factor, store.state.term] {
+                self.needed[operand.index()] = true;
+            }
         }
         for store in &self.stores {
             self.needed[store.value.index()] = true;
@@ -298,6 +356,16 @@ impl<'a> Analysis<'a> {
                     self.needed[operand.index()] = true;
                 }
             }
+        }
+        let recurrence = |id: ElementId| Some((id, self.element(id).recurrence()?));
+        let stored = |state: &Recurrence| self.finals.iter().any(|f| f.state == *state);
+        self.recurrences = self
+            .ids()
+            .filter_map(recurrence)
+            .filter(|(id, state)| self.needed[id.index()] || stored(state))
+            .collect();
+        if self.recurrences.is_empty() {
+            self.recurrence_axis = None;
         }
         Ok(())
     }
@@ -327,7 +395,9 @@ impl<'a> Analysis<'a> {
                         nested: free & !space != 0,
                         height,
                         symbols: BTreeSet::new(),
+                        carried: false,
                     });
+                    group.carried |= self.carried[id.index()];
                     group.members.push(id);
                     group.symbols.extend(used.iter().cloned());
                 }
@@ -344,17 +414,24 @@ impl<'a> Analysis<'a> {
         let mut symbols = self.kernel.symbols();
         symbols.extend(self.loads.values().flat_map(Access::all_symbols));
         symbols.extend(self.stores.iter().flat_map(|s| s.access.all_symbols()));
+        symbols.extend(self.finals.iter().flat_map(|s| s.access.all_symbols()));
         self.symbols = symbols.into_iter().collect();
     }
 
-    /// The axes of the space with more than one point, outermost first.
+    /// The axes of the space with more than one point, outermost first, without that of the recurrences: their
+    /// points are independent.
     pub(super) fn space_axes(&self) -> Vec<Axis> {
-        let space = self.space().iter().enumerate();
-        space.filter(|(_, extent)| !extent.is_one()).map(|(a, _)| Axis(a as u32)).collect()
+        let independent = |a: &Axis| Some(*a) != self.recurrence_axis && !self.extent(*a).is_one();
+        (0..self.kernel.rank as u32).map(Axis).filter(independent).collect()
     }
 
-    /// The symbols of the space's extents: where one is 0, there may be no point at all.
+    /// The number of states that each point of the other axes carries along that of the recurrences.
+    pub(super) fn states(&self) -> usize {
+        self.recurrences.iter().map(|(_, state)| state).collect::<BTreeSet<_>>().len()
+    }
+
+    /// The symbols of the extents of these axes: where one is 0, there is no point at all.
     pub(super) fn space_symbols(&self) -> BTreeSet<Symbol> {
-        self.space().iter().flat_map(Expr::symbols).collect()
+        self.space_axes().into_iter().flat_map(|a| self.extent(a).symbols()).collect()
     }
 }

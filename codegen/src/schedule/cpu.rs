@@ -22,6 +22,9 @@ use crate::kernel_ir::{BinaryOp, Condition, Function, LaneType, Mapping, Operati
 const ELEMENTWISE_CHUNK: i64 = 1024;
 /// Points of a chunk where each point is a reduction.
 const REDUCTION_CHUNK: i64 = 16;
+/// Vectors of a tile where each carries the state of a recurrence: enough to hide the latency of a
+/// fused multiply-add.
+const RECURRENCE_TILE: i64 = 4;
 
 /// Reductions of one lane that keep the machine busy, so that a loop over the lanes costs nothing.
 const LANE_LOOP_CHAINS: i64 = 4;
@@ -83,28 +86,35 @@ impl Tiling {
             .map(|g| g.members.len())
             .max()
             .unwrap_or(0);
+        let states = analysis.states();
         let rows = rows(analysis, &outer, axis, &hot, members);
         let chains = members as i64 * rows.map_or(1, |(_, n)| n);
-        if let Some(vector) = vector.as_mut().filter(|_| chains >= LANE_LOOP_CHAINS) {
+        if let Some(vector) = vector.as_mut().filter(|_| chains >= LANE_LOOP_CHAINS && states == 0) {
             vector.loop_over_lanes(analysis);
         }
         let vector = vector.map(Rc::new);
         let by_column = vector.as_ref().is_some_and(|v| hot.iter().any(|h| v.of(*h) == Class::Vector));
         let extent = analysis.extent(axis).as_constant();
         let tile = |rows: i64| {
-            let room = MAX_ACCUMULATORS as i64 / (members.max(1) as i64 * rows);
+            let room = MAX_ACCUMULATORS as i64 / (members.max(states).max(1) as i64 * rows);
             let lanes = vector.as_ref().map_or(1, |v| i64::from(v.lanes));
             let fits =
                 |t: &i64| *t <= room && extent.is_none_or(|n| n % (lanes * t) == 0 || n >= 4 * lanes * t);
-            if by_column { [4, 2].into_iter().find(fits).unwrap_or(1) } else { 1 }
+            let several = by_column || states > 0;
+            if several { [RECURRENCE_TILE, 2].into_iter().find(fits).unwrap_or(1) } else { 1 }
         };
         let (tile, single_tile) = (tile(rows.map_or(1, |(_, n)| n)), tile(1));
         let lanes = vector.as_ref().map_or(1, |v| i64::from(v.lanes));
-        let chunk = match (hoisted, hot.is_empty()) {
+        let chunk = if states > 0 {
+            // All of the axis of the recurrences is in every item: a tile is work enough.
+            chunk(extent, 1, lanes * tile.max(single_tile))
+        } else if hoisted {
             // What is computed once a row is not to be computed once a chunk.
-            (true, _) => None,
-            (false, true) => chunk(extent, ELEMENTWISE_CHUNK, lanes),
-            (false, false) => chunk(extent, REDUCTION_CHUNK, lanes * tile.max(single_tile)),
+            None
+        } else if hot.is_empty() {
+            chunk(extent, ELEMENTWISE_CHUNK, lanes)
+        } else {
+            chunk(extent, REDUCTION_CHUNK, lanes * tile.max(single_tile))
         };
         if let Some((row_axis, _)) = rows {
             outer.retain(|a| *a != row_axis);
@@ -160,6 +170,10 @@ fn vectorised(analysis: &Analysis, axis: Axis, reduces: bool, vector_bits: u32) 
     let narrow = analysis.stores.iter().any(|s| bits(register_type(s.access.dtype)) == 32);
     let lanes = if narrow { vector_bits / 32 } else { vector_bits / 64 };
     let classes = Classes::new(analysis, vec![axis], u8::try_from(lanes).ok()?, vector_bits);
+    // A state is one vector, or one scalar.
+    if analysis.recurrences.iter().any(|(e, _)| classes.of(*e) == Class::Lanewise) {
+        return None;
+    }
     let (mut vectors, mut scalars) = (0, 0);
     for id in analysis.ids().filter(|id| analysis.needed[id.index()]) {
         let free = analysis.free[id.index()];
@@ -181,6 +195,7 @@ fn vectorised(analysis: &Analysis, axis: Axis, reduces: bool, vector_bits: u32) 
 fn cost(element: &Element) -> u32 {
     match element {
         Element::Constant(_) | Element::Reduce { .. } => 0,
+        Element::Recurrence { .. } => 1,
         Element::Load { .. } | Element::Index(_) | Element::Cast(_) => 1,
         Element::Scalar(op, _) => match op {
             ScalarOp::Exp
@@ -300,7 +315,7 @@ fn item(emitter: &mut Emitter, tiling: &Tiling, item: ValueId) -> Emitted<()> {
         let value = coordinate(emitter, &mut rest, analysis.extent(*axis), remaining == 0)?;
         point = point.with(*axis, value);
     }
-    let Some(columns) = &tiling.columns else { return emitter.store(&point) };
+    let Some(columns) = &tiling.columns else { return emitter.tile(std::slice::from_ref(&point), 1) };
     let range = column_range(emitter, columns, chunk_number)?;
     let Some(((axis, n), block)) = tiling.rows.zip(row_block) else {
         return walk_columns(emitter, columns, &range, std::slice::from_ref(&point), columns.single_tile);
@@ -467,33 +482,5 @@ fn one_tile(
             });
         }
     }
-    reductions(emitter, &points, rows.len())?;
-    points.iter().try_for_each(|point| emitter.store(point))
-}
-
-/// Runs the reductions of a tile, those that others need first.
-fn reductions(emitter: &mut Emitter, points: &[Point], rows: usize) -> Emitted<()> {
-    let analysis = emitter.analysis;
-    let mut order: Vec<usize> = (0..analysis.groups.len()).filter(|g| !analysis.groups[*g].nested).collect();
-    order.sort_by_key(|g| analysis.groups[*g].height);
-    for group in order {
-        let members = &analysis.groups[group].members;
-        let Some(first) = points.first() else { return Ok(()) };
-        let by_lane = |emitter: &Emitter, m: &ElementId| emitter.class(*m, first) == Class::Lanewise;
-        if let Some(member) = members.iter().find(|m| !by_lane(emitter, m)) {
-            emitter.reduce(*member, points, rows)?;
-        }
-        if let Some(member) = members.iter().find(|m| by_lane(emitter, m)) {
-            // Lane by lane, the rows of one lane together: they share the operands that have a lane.
-            let lanes: Vec<Vec<Point>> = points.iter().map(|p| emitter.lanes(p)).collect();
-            let mut scalars = Vec::new();
-            for column in lanes.chunks(rows.max(1)) {
-                for lane in 0..column.first().map_or(0, Vec::len) {
-                    scalars.extend(column.iter().map(|row| row[lane].clone()));
-                }
-            }
-            emitter.reduce(*member, &scalars, rows)?;
-        }
-    }
-    Ok(())
+    emitter.tile(&points, rows.len())
 }

@@ -239,6 +239,9 @@ impl<'a> Emitter<'a> {
                 self.reduce(id, std::slice::from_ref(point), 1)?;
                 self.value(id, point)
             }
+            Element::Recurrence { .. } => {
+                Err(self.analysis.malformed(format!("{id} is needed outside the loop of its recurrence")))
+            }
         }
     }
 
@@ -369,26 +372,38 @@ impl<'a> Emitter<'a> {
     pub(super) fn store(&mut self, point: &Point) -> Emitted<()> {
         let analysis = self.analysis;
         for store in &analysis.stores {
-            let whole = match &point.vector {
-                None => true,
-                Some(v) => {
-                    v.of(store.value) != Class::Lanewise
-                        && v.moves(store.access.dtype)
-                        && store.access.is_unit_stride(&v.axes)
-                }
-            };
-            if whole {
-                let lanes = point.vector.as_ref().map_or(1, |v| v.lanes);
+            if moves_whole(&store.access, self.class(store.value, point), point) {
                 self.evaluate(&[store.value], point)?;
                 let value = self.value(store.value, point)?;
-                let value = decompose::to_memory(&mut self.b, store.access.dtype, value);
-                let value = self.b.splat(value, lanes);
-                let position = self.position(&store.access, point)?;
-                self.b.store(store.access.buffer, position, value);
+                self.store_whole(&store.access, value, point)?;
             } else {
                 self.store_lanes(&store.access, store.value, point)?;
             }
         }
+        Ok(())
+    }
+
+    /// Stores the final state of a recurrence at a point, which has no position along its axis.
+    pub(super) fn store_final(&mut self, access: &Access, value: ValueId, point: &Point) -> Emitted<()> {
+        if moves_whole(access, Class::Vector, point) {
+            return self.store_whole(access, value, point);
+        }
+        let lanes = point.vector.as_ref().map_or(1, |v| v.lanes);
+        let value = self.b.splat(value, lanes);
+        for (lane, scalar_point) in self.lanes(point).into_iter().enumerate() {
+            let scalar = self.b.extract(value, lane as u8);
+            self.store_whole(access, scalar, &scalar_point)?;
+        }
+        Ok(())
+    }
+
+    /// Stores the value of a scalar point, or that of all lanes of a vector in one.
+    fn store_whole(&mut self, access: &Access, value: ValueId, point: &Point) -> Emitted<()> {
+        let lanes = point.vector.as_ref().map_or(1, |v| v.lanes);
+        let value = decompose::to_memory(&mut self.b, access.dtype, value);
+        let value = self.b.splat(value, lanes);
+        let position = self.position(access, point)?;
+        self.b.store(access.buffer, position, value);
         Ok(())
     }
 
@@ -405,9 +420,7 @@ impl<'a> Emitter<'a> {
                 let vector = self.value(element, point)?;
                 self.b.extract(vector, lane as u8)
             };
-            let value = decompose::to_memory(&mut self.b, access.dtype, value);
-            let position = self.position(access, &scalar_point)?;
-            self.b.store(access.buffer, position, value);
+            self.store_whole(access, value, &scalar_point)?;
         }
         Ok(())
     }
@@ -416,6 +429,14 @@ impl<'a> Emitter<'a> {
     pub(super) fn dimension(&mut self, dim: &Dim) -> Emitted<ValueId> {
         self.expression(dim, &Point::new(0))
     }
+}
+
+/// Whether the lanes of a point are consecutive in memory and move as one vector.
+fn moves_whole(access: &Access, class: Class, point: &Point) -> bool {
+    point
+        .vector
+        .as_ref()
+        .is_none_or(|v| class != Class::Lanewise && v.moves(access.dtype) && access.is_unit_stride(&v.axes))
 }
 
 /// Floor division and modulo, both 0 for a zero divisor; no operand makes the machine's division trap.

@@ -1,4 +1,5 @@
-//! The schedule for GPUs: one thread a point, neighbours along the innermost axis.
+//! The schedule for GPUs: one thread a point, neighbours along the innermost axis. A thread runs along the
+//! whole axis of the recurrences.
 
 use fuse_ir::expr::Dim;
 
@@ -10,7 +11,8 @@ use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type};
 /// nothing.
 pub(super) fn schedule(analysis: &Analysis, block: u32) -> Emitted<Function> {
     let kernel = analysis.kernel;
-    let work = analysis.space().iter().cloned().fold(Dim::constant(1), |a, b| a * b);
+    let axes = analysis.space_axes();
+    let work = axes.iter().map(|a| analysis.extent(*a).clone()).fold(Dim::constant(1), |a, b| a * b);
     let mut emitter = Emitter::new(analysis, None);
     let mut point = emitter.origin();
     let item = emitter.b.operation(Type::scalar(LaneType::I64), Operation::WorkItem);
@@ -18,7 +20,6 @@ pub(super) fn schedule(analysis: &Analysis, block: u32) -> Emitted<Function> {
     let inside = emitter.b.compare(Condition::Lt, item, count);
     emitter.b.open_if();
     emitter.guard(analysis.space_symbols());
-    let axes = analysis.space_axes();
     let mut rest = item;
     for (i, axis) in axes.iter().enumerate().rev() {
         if i == 0 {
@@ -31,7 +32,7 @@ pub(super) fn schedule(analysis: &Analysis, block: u32) -> Emitted<Function> {
         point = point.with(*axis, coordinate);
         rest = quotient;
     }
-    emitter.store(&point)?;
+    emitter.tile(std::slice::from_ref(&point), 1)?;
     emitter.b.close_if(inside);
     let (buffers, symbols) = (analysis.buffers.clone(), analysis.symbols.clone());
     Ok(emitter.b.finish(kernel.name.clone(), buffers, symbols, work, Mapping::Threads { block }))

@@ -12,6 +12,7 @@
 //! | `vectors.rs` | which elements are vectors along an axis |
 //! | `emitter.rs` | elements as operations |
 //! | `reduction.rs` | reduction loops and their accumulators |
+//! | `recurrence.rs` | the loop along the axis of the recurrences, and their states |
 //! | `cpu.rs`, `gpu.rs` | work items, tiles and loops of each target |
 
 mod access;
@@ -19,6 +20,7 @@ mod analysis;
 mod cpu;
 mod emitter;
 mod gpu;
+mod recurrence;
 mod reduction;
 mod vectors;
 

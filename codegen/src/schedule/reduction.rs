@@ -61,6 +61,39 @@ impl Emitter<'_> {
         }
     }
 
+    /// Runs the reductions of a tile, those that others need first; `choose` says which, by whether a state of a
+    /// recurrence is among what they are computed from.
+    pub(super) fn reductions(
+        &mut self,
+        points: &[Point],
+        rows: usize,
+        choose: impl Fn(bool) -> bool,
+    ) -> Emitted<()> {
+        let groups = &self.analysis.groups;
+        let mut order: Vec<&Group> = groups.iter().filter(|g| !g.nested && choose(g.carried)).collect();
+        order.sort_by_key(|group| group.height);
+        for group in order {
+            let members = &group.members;
+            let Some(first) = points.first() else { return Ok(()) };
+            let by_lane = |emitter: &Emitter, m: &ElementId| emitter.class(*m, first) == Class::Lanewise;
+            if let Some(member) = members.iter().find(|m| !by_lane(self, m)) {
+                self.reduce(*member, points, rows)?;
+            }
+            if let Some(member) = members.iter().find(|m| by_lane(self, m)) {
+                // Lane by lane, the rows of one lane together: they share the operands that have a lane.
+                let lanes: Vec<Vec<Point>> = points.iter().map(|p| self.lanes(p)).collect();
+                let mut scalars = Vec::new();
+                for column in lanes.chunks(rows.max(1)) {
+                    for lane in 0..column.first().map_or(0, Vec::len) {
+                        scalars.extend(column.iter().map(|row| row[lane].clone()));
+                    }
+                }
+                self.reduce(*member, &scalars, rows)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Computes a reduction, and those that run in its loop, at every point; `rows` consecutive points share
     /// operands and should stay together.
     pub(super) fn reduce(&mut self, element: ElementId, points: &[Point], rows: usize) -> Emitted<()> {

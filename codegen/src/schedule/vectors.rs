@@ -122,6 +122,8 @@ impl Classes {
                 self.packs(analysis.dtype(*operand))
             }
             Element::Reduce { op, body, .. } => !op.is_arg() && self.is_fully_vector(analysis, *body),
+            // Its loop carries a vector, however the operands are computed.
+            Element::Recurrence { .. } => true,
         }
     }
 
@@ -136,6 +138,7 @@ impl Classes {
             match self.of(id) {
                 Class::Uniform => {}
                 Class::Lanewise | Class::LaneLoop => return false,
+                Class::Vector if analysis.element(id).recurrence().is_some() => {}
                 Class::Vector => pending.extend(analysis.element(id).operands()),
             }
         }

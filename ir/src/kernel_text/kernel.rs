@@ -3,7 +3,7 @@
 use crate::dtype::DType;
 use crate::expr::{Axis, Dim};
 use crate::infer::InferError;
-use crate::kernel::{Coordinate, Element, ElementId, Kernel, Store, TypedElement};
+use crate::kernel::{Coordinate, Element, ElementId, Kernel, Recurrence, Store, TypedElement};
 use crate::limits::MAX_RANK;
 use crate::ops::{ReduceOp, ScalarOp};
 use crate::text::cursor::{Parsed, Span};
@@ -14,7 +14,7 @@ use crate::text::suggest::nearest;
 use super::form::{KernelNames, KernelParser};
 
 /// The mnemonics of elements beside those of elementwise ops and reductions.
-const STRUCTURAL: [&str; 4] = ["load", "constant", "index", "cast"];
+const STRUCTURAL: [&str; 5] = ["load", "constant", "index", "cast", "recurrence"];
 
 impl KernelParser<'_> {
     /// A kernel after its keyword.
@@ -121,6 +121,7 @@ impl KernelParser<'_> {
                 Element::Constant(self.typed_literal(&literal, dtype)?)
             }
             "index" => Element::Index(self.index()?),
+            "recurrence" => self.recurrence()?,
             _ => Element::Cast(self.element_use()?),
         })
     }
@@ -149,6 +150,27 @@ impl KernelParser<'_> {
         self.expect('[')?;
         let axes = self.list(']', Self::axis_extent)?.into();
         Ok(Element::Reduce { op, axes, body: self.element_use()? })
+    }
+
+    /// A recurrence after its keyword.
+    fn recurrence(&mut self) -> Parsed<Element> {
+        let exclusive = self.eat_word("before")?;
+        let span = self.span.clone();
+        let axis = self.axis()?;
+        self.form.kernel.uses.entry(axis).or_insert(span);
+        let init = self.operand_after("from")?;
+        let factor = self.operand_after("by")?;
+        let term = self.operand_after("plus")?;
+        Ok(Element::Recurrence { state: Recurrence { axis, init, factor, term }, exclusive })
+    }
+
+    /// A word, and the element that follows it.
+    fn operand_after(&mut self, word: &str) -> Parsed<ElementId> {
+        if !self.eat_word(word)? {
+            let error = self.unexpected(&format!("`{word}`"));
+            return Err(error.with_help("a recurrence reads `recurrence i0 from e0 by e1 plus e2`"));
+        }
+        self.element_use()
     }
 
     fn coordinate(&mut self) -> Parsed<Coordinate> {

@@ -39,6 +39,7 @@
 //! element    = word ":" dtype "=" value
 //! value      = "load" name "[" [coordinate {"," coordinate}] "]" | "constant" literal | "index" expr
 //!            | "cast" word | elementwise word {"," word} | reduction axes word
+//!            | "recurrence" ["before"] axis "from" word "by" word "plus" word
 //! coordinate = expr | "@" word
 //! store      = "store" name "[" [expr {"," expr}] "]" "=" word
 //! axis       = "i" digits
@@ -54,6 +55,7 @@
 //!   quotes; a label stands for the symbol with its `%`, which is how rewriting names the counters of loops.
 //! * Elements may have any names when written by hand; printing numbers them. Operands come first.
 //! * `@e3` is a coordinate that an element gives: [`Coordinate::Dynamic`](crate::kernel::Coordinate::Dynamic).
+//! * `recurrence i0 from e0 by e1 plus e2` is the state after the point, `before i0` the one before it.
 //! * `fuses` names the graph ops that were fused, in order of execution. It may be left out, as may `carry`.
 //! * The type of a constant is that of its element; it prints so that the same bits are read.
 //!

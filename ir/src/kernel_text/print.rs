@@ -5,7 +5,8 @@ use std::fmt;
 
 use crate::expr::{Axis, Expr, Symbol};
 use crate::kernel::{
-    Buffer, BufferId, BufferKind, Carry, Coordinate, Element, ElementId, Kernel, KernelGraph, Loop, Step,
+    Buffer, BufferId, BufferKind, Carry, Coordinate, Element, ElementId, Kernel, KernelGraph, Loop,
+    Recurrence, Step,
 };
 use crate::ops::Direction;
 use crate::text::print::{NameText, QuotedText, join};
@@ -80,6 +81,10 @@ impl KernelGraph {
             Element::Cast(e) => format!("cast {e}"),
             Element::Reduce { op, axes: bound, body } => {
                 format!("{} {} {body}", op.mnemonic(), axes(kernel, bound.iter().copied()))
+            }
+            Element::Recurrence { state: Recurrence { axis, init, factor, term }, exclusive } => {
+                let before = if *exclusive { "before " } else { "" };
+                format!("recurrence {before}{axis} from {init} by {factor} plus {term}")
             }
         }
     }

@@ -37,7 +37,11 @@ fn printable(graph: &KernelGraph, kernel: &Kernel) -> bool {
     let element = |e: &Element| match e {
         Element::Load { buffer: id, .. } => buffer(*id),
         Element::Reduce { axes, .. } => axes.iter().all(|a| a.index() < kernel.extents.len()),
-        Element::Constant(_) | Element::Index(_) | Element::Scalar(..) | Element::Cast(_) => true,
+        Element::Constant(_)
+        | Element::Index(_)
+        | Element::Scalar(..)
+        | Element::Cast(_)
+        | Element::Recurrence { .. } => true,
     };
     kernel.rank <= kernel.extents.len()
         && kernel.elements.iter().all(|e| element(&e.element))

@@ -6,7 +6,7 @@ use crate::dtype::DType;
 use crate::expr::{Axis, Expr};
 use crate::infer::infer;
 use crate::kernel::{
-    Buffer, BufferId, BufferKind, Coordinate, Element, ElementId, Kernel, Store, TypedElement,
+    Buffer, BufferId, BufferKind, Coordinate, Element, ElementId, Kernel, Recurrence, Store, TypedElement,
 };
 use crate::ops::{Op, ReduceOp, ScalarOp};
 use crate::text::is_identifier;
@@ -104,6 +104,10 @@ impl<'g> Walk<'g> {
                     free.remove(axis);
                 }
             }
+            Element::Recurrence { state, .. } => {
+                recurrence(kernel, state, typed.dtype, axes)?;
+                free.insert(state.axis);
+            }
         }
         axes.free.push(free);
         Ok(())
@@ -150,7 +154,8 @@ impl<'g> Walk<'g> {
         }
         for (i, extent) in kernel.space().iter().enumerate() {
             let axis = Axis(i as u32);
-            if !used.contains(&axis) && extent.as_constant().is_none_or(|n| n > 1) {
+            let final_state = kernel.is_final(store) && kernel.recurrence_axis() == Some(axis);
+            if !used.contains(&axis) && !final_state && extent.as_constant().is_none_or(|n| n > 1) {
                 return Err(KernelVerifyCause::Overwrites { axis, extent: extent.clone() }.into());
             }
         }
@@ -196,6 +201,30 @@ fn reduce(op: ReduceOp, axes: usize, body: DType, dtype: DType) -> Checked {
     let op = Op::Reduce { op, axes: (0..axes).collect() };
     let results = infer(&op, &[&ty]).map_err(KernelVerifyCause::from)?;
     results.iter().try_for_each(|ty| expect_dtype(op.mnemonic(), dtype, ty.dtype))
+}
+
+/// Invariant 13.
+fn recurrence(kernel: &Kernel, state: &Recurrence, dtype: DType, axes: &Axes) -> Checked {
+    let axis = state.axis;
+    let operands = [("initial state", state.init), ("factor", state.factor), ("term", state.term)];
+    for (what, operand) in operands {
+        expect_dtype(&format!("the {what} of the recurrence"), kernel.element(operand).dtype, dtype)?;
+    }
+    let in_space = |e: ElementId| axes.free[e.index()].iter().all(|a| a.index() < kernel.rank);
+    let problem = if axis.index() >= kernel.rank {
+        "it is no axis of the space"
+    } else if kernel.recurrence_axis() != Some(axis) {
+        "another recurrence of the kernel runs along another axis"
+    } else if dtype == DType::Bool {
+        "its type is not numeric"
+    } else if axes.free[state.init.index()].contains(&axis) {
+        "the initial state depends on it"
+    } else if !operands.into_iter().all(|(_, e)| in_space(e)) {
+        "an operand depends on an axis that is not of the space"
+    } else {
+        return Ok(());
+    };
+    Err(KernelVerifyCause::Recurrence { axis, problem }.into())
 }
 
 fn bind(kernel: &Kernel, axis: Axis, axes: &mut Axes) -> Checked {

@@ -2,7 +2,7 @@ use smallvec::smallvec;
 
 use super::*;
 use crate::dtype::Literal;
-use crate::kernel::{Coordinate, Element, Kernel, Store, TypedElement};
+use crate::kernel::{Coordinate, Element, Kernel, Recurrence, Store, TypedElement};
 use crate::ops::{Direction, ReduceOp, ScalarOp};
 
 fn f32s(shape: &[&str]) -> TensorType {
@@ -302,6 +302,84 @@ fn carries_are_two_states_with_a_beginning() {
     assert_eq!(current, KernelVerifyCause::StoresCurrent("h".into()));
     let loose = cause(|g| g.buffers.push(buffer("s", f32s(&["B"]), BufferKind::State)));
     assert_eq!(loose, KernelVerifyCause::LooseState("s".into()));
+}
+
+/// `s(t) = a·s(t-1) + x(t)` over `T` beside `B`, with all states and the last one as outputs.
+fn linear() -> KernelGraph {
+    let buffers = vec![
+        buffer("x", f32s(&["T", "B"]), BufferKind::Input(0)),
+        buffer("a", f32s(&["B"]), BufferKind::Input(1)),
+        buffer("y", f32s(&["T", "B"]), BufferKind::Output(0)),
+        buffer("last", f32s(&["B"]), BufferKind::Output(1)),
+    ];
+    let elements = vec![load(1, &[1]), load(0, &[0, 1]), state(0, [0, 0, 1], false)];
+    let stores = vec![store(2, &[0, 1], 2), store(3, &[1], 2)];
+    let kernel = kernel("linear", 2, &["T", "B"], elements, stores);
+    KernelGraph { name: "linear".into(), buffers, steps: vec![Step::Kernel(kernel)] }
+}
+
+fn state(axis: u32, operands: [u32; 3], exclusive: bool) -> TypedElement {
+    let [init, factor, term] = operands.map(ElementId);
+    element(
+        DType::F32,
+        Element::Recurrence { state: Recurrence { axis: Axis(axis), init, factor, term }, exclusive },
+    )
+}
+
+#[test]
+fn recurrences_run_along_one_axis_of_the_space() {
+    assert_eq!(verify_kernels(&linear()), Ok(()));
+    let cause = |change: fn(&mut KernelGraph)| {
+        let mut graph = linear();
+        change(&mut graph);
+        *verify_kernels(&graph).expect_err("an invariant is broken").cause
+    };
+    let problem = |change: fn(&mut KernelGraph)| match cause(change) {
+        KernelVerifyCause::Recurrence { problem, .. } => problem,
+        other => panic!("{other}"),
+    };
+    let initial = problem(|g| kernel_at(g, 0).elements[2] = state(0, [1, 0, 1], false));
+    assert_eq!(initial, "the initial state depends on it");
+    let outside = problem(|g| kernel_at(g, 0).elements[2] = state(2, [0, 0, 1], false));
+    assert_eq!(outside, "it is no axis of the space");
+    let two = problem(|g| {
+        kernel_at(g, 0)
+            .elements
+            .push(element(DType::F32, Element::Constant(Literal::from_i64(DType::F32, 0))));
+        kernel_at(g, 0).elements.push(state(1, [3, 3, 1], false));
+    });
+    assert_eq!(two, "another recurrence of the kernel runs along another axis");
+    let inner = problem(|g| {
+        let sum = Element::Reduce { op: ReduceOp::Sum, axes: smallvec![Axis(2)], body: ElementId(1) };
+        let kernel = kernel_at(g, 0);
+        kernel.extents.push(Expr::symbol("T"));
+        kernel.elements[1] = load(0, &[2, 1]);
+        kernel.elements.push(element(DType::F32, sum));
+    });
+    assert_eq!(inner, "an operand depends on an axis that is not of the space");
+    let bools = problem(|g| {
+        g.buffers.iter_mut().for_each(|b| b.ty.dtype = DType::Bool);
+        kernel_at(g, 0).elements.iter_mut().for_each(|e| e.dtype = DType::Bool);
+    });
+    assert_eq!(bools, "its type is not numeric");
+    let mixed = cause(|g| kernel_at(g, 0).elements[2].dtype = DType::F64);
+    assert!(matches!(mixed, KernelVerifyCause::DType { got: DType::F32, .. }));
+    let later = cause(|g| kernel_at(g, 0).elements[2] = state(0, [0, 2, 1], false));
+    assert_eq!(later, KernelVerifyCause::Order(ElementId(2)));
+}
+
+#[test]
+fn only_the_state_after_the_last_point_is_stored_without_the_axis() {
+    let overwrites = KernelVerifyCause::Overwrites { axis: Axis(0), extent: Expr::symbol("T") };
+    let stored = |change: fn(&mut Kernel)| {
+        let mut graph = linear();
+        change(kernel_at(&mut graph, 0));
+        *verify_kernels(&graph).expect_err("an invariant is broken").cause
+    };
+    assert_eq!(stored(|k| k.elements[2] = state(0, [0, 0, 1], true)), overwrites);
+    assert_eq!(stored(|k| k.stores[1].value = ElementId(1)), overwrites);
+    let other = stored(|k| k.stores[1].index[0] = Expr::constant(0));
+    assert_eq!(other, KernelVerifyCause::Overwrites { axis: Axis(1), extent: Expr::symbol("B") });
 }
 
 #[test]

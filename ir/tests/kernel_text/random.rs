@@ -2,8 +2,8 @@
 //! invariants of kernel graphs they need not keep, because the text form does not depend on them.
 
 use fuse_ir::kernel::{
-    Buffer, BufferId, BufferKind, Carry, Coordinate, Element, ElementId, Kernel, KernelGraph, Loop, Step,
-    Store, TypedElement,
+    Buffer, BufferId, BufferKind, Carry, Coordinate, Element, ElementId, Kernel, KernelGraph, Loop,
+    Recurrence, Step, Store, TypedElement,
 };
 use fuse_ir::limits::dim_problem;
 use fuse_ir::ops::Direction;
@@ -128,7 +128,7 @@ impl Draft {
     }
 
     fn element(&mut self, r: &mut Random) -> Element {
-        let kinds = if self.elements.is_empty() { 3 } else { 6 };
+        let kinds = if self.elements.is_empty() { 3 } else { 7 };
         match r.below(kinds) {
             0 => Element::Index(index(r, self.extents.len())),
             1 if self.buffers > 0 => {
@@ -145,6 +145,15 @@ impl Draft {
                 Element::Scalar(op, (0..op.arity()).map(|_| self.operand(r)).collect())
             }
             4 => Element::Cast(self.operand(r)),
+            5 => {
+                let [init, factor, term] = [(); 3].map(|()| self.operand(r));
+                let axis = Axis(r.below(self.extents.len().max(1)) as u32);
+                if self.extents.is_empty() {
+                    return Element::Cast(init);
+                }
+                let state = Recurrence { axis, init, factor, term };
+                Element::Recurrence { state, exclusive: r.below(2) == 0 }
+            }
             _ => {
                 let body = self.operand(r);
                 let first = self.extents.len();

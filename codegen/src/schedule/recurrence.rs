@@ -1,0 +1,182 @@
+//! Tiles: reductions together, then stores; where a kernel has recurrences, a loop along their axis does so at
+//! each of its points, with the states in registers.
+
+use std::collections::HashMap;
+
+use fuse_ir::expr::Axis;
+use fuse_ir::kernel::{Element, ElementId, Recurrence};
+use fuse_ir::{Literal, ScalarOp};
+
+use super::emitter::{Emitted, Emitter, Key, Point};
+use super::vectors::Class;
+use crate::decompose;
+use crate::kernel_ir::ValueId;
+
+/// The state of one recurrence at one point of the other axes.
+struct State {
+    recurrence: Recurrence,
+    /// Which of the points.
+    point: usize,
+}
+
+impl Emitter<'_> {
+    /// Computes and stores everything at neighbouring points, `rows` consecutive ones of which share operands.
+    pub(super) fn tile(&mut self, points: &[Point], rows: usize) -> Emitted<()> {
+        match self.analysis.recurrence_axis {
+            Some(axis) => self.recurrences(axis, points, rows),
+            None => {
+                self.reductions(points, rows, |_| true)?;
+                points.iter().try_for_each(|point| self.store(point))
+            }
+        }
+    }
+
+    /// One loop along `axis` for all points. The points have no position along it.
+    fn recurrences(&mut self, axis: Axis, points: &[Point], rows: usize) -> Emitted<()> {
+        let states = self.states(axis, points)?;
+        let mut inits = Vec::with_capacity(states.len());
+        for state in &states {
+            let point = &points[state.point];
+            self.evaluate(&[state.recurrence.init], point)?;
+            let init = self.value(state.recurrence.init, point)?;
+            let lanes = self.state_lanes(state, point);
+            inits.push(self.b.splat(init, lanes));
+        }
+        let extent = self.analysis.extent(axis).clone();
+        let (begin, end) = (self.b.index(0), self.dimension(&extent)?);
+        let open = self.b.open_loop(&inits, false);
+        self.guard(extent.symbols());
+        let depth = self.b.depth();
+        let inside: Vec<Point> = points.iter().map(|p| p.with(axis, open.counter)).collect();
+        for (state, before) in states.iter().zip(&open.current) {
+            self.remember_state(state, &inside[state.point], true, *before)?;
+        }
+        self.reductions(&inside, rows, |carried| !carried)?;
+        let mut next = Vec::with_capacity(states.len());
+        for (state, before) in states.iter().zip(&open.current) {
+            let after = self.after(state, &inside[state.point], *before)?;
+            self.remember_state(state, &inside[state.point], false, after)?;
+            next.push(after);
+        }
+        self.reductions(&inside, rows, |carried| carried)?;
+        inside.iter().try_for_each(|point| self.store(point))?;
+        self.set_guards_aside(depth - 1);
+        let finals = self.b.close_loop(open, begin, end, 1, &next);
+        self.store_finals(axis, points, &states, &finals)
+    }
+
+    /// The states that the points carry; points that differ in other axes only share one.
+    fn states(&mut self, axis: Axis, points: &[Point]) -> Emitted<Vec<State>> {
+        let mut found: HashMap<(Recurrence, Key), usize> = HashMap::new();
+        let mut states = Vec::new();
+        let zero = self.b.index(0);
+        // In order of the elements, so that what a recurrence is computed from comes first.
+        for (element, recurrence) in &self.analysis.recurrences {
+            for (i, point) in points.iter().enumerate() {
+                if self.class(*element, point) == Class::Lanewise {
+                    return Err(self.analysis.malformed(format!("{element} is carried lane by lane")));
+                }
+                let first = self.analysis.recurrences.iter().find(|(_, r)| r == recurrence);
+                let key = self.key(first.map_or(*element, |(e, _)| *e), &point.with(axis, zero));
+                found.entry((*recurrence, key)).or_insert_with(|| {
+                    states.push(State { recurrence: *recurrence, point: i });
+                    states.len() - 1
+                });
+            }
+        }
+        Ok(states)
+    }
+
+    /// The lanes of a state: those of the point, if it depends on the axis of the vector.
+    fn state_lanes(&self, state: &State, point: &Point) -> u8 {
+        let of = |(e, r): &(_, Recurrence)| (*r == state.recurrence).then_some(*e);
+        match (self.analysis.recurrences.iter().find_map(of), &point.vector) {
+            (Some(element), Some(v)) if v.of(element) == Class::Vector => v.lanes,
+            _ => 1,
+        }
+    }
+
+    /// Makes a state known as the value of its elements.
+    fn remember_state(
+        &mut self,
+        state: &State,
+        point: &Point,
+        exclusive: bool,
+        value: ValueId,
+    ) -> Emitted<()> {
+        let analysis = self.analysis;
+        for (element, recurrence) in &analysis.recurrences {
+            let is = Element::Recurrence { state: state.recurrence, exclusive };
+            if *recurrence != state.recurrence || *analysis.element(*element) != is {
+                continue;
+            }
+            self.remember(*element, point, value);
+            // For what is computed lane by lane; lanes that nothing reads are dead code.
+            if self.b.ty(value).lanes > 1 && self.takes_lanes(point) {
+                for (lane, scalar) in self.lanes(point).into_iter().enumerate() {
+                    let value = self.b.extract(value, lane as u8);
+                    self.remember(*element, &scalar, value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something that is computed lane by lane is computed from a state.
+    fn takes_lanes(&self, point: &Point) -> bool {
+        let analysis = self.analysis;
+        let lanewise =
+            |id: ElementId| analysis.needed[id.index()] && self.class(id, point) == Class::Lanewise;
+        analysis.ids().any(|id| analysis.carried[id.index()] && lanewise(id))
+    }
+
+    /// The state after a point.
+    fn after(&mut self, state: &State, point: &Point, before: ValueId) -> Emitted<ValueId> {
+        let Recurrence { factor, term, .. } = state.recurrence;
+        self.evaluate(&[factor, term], point)?;
+        let lanes = self.b.ty(before).lanes;
+        let dtype = self.analysis.dtype(factor);
+        let [factor_value, term] = [self.value(factor, point)?, self.value(term, point)?];
+        let [factor_value, term] = [factor_value, term].map(|v| self.b.splat(v, lanes));
+        let one = match self.analysis.element(factor) {
+            Element::Constant(literal) => *literal == Literal::from_i64(dtype, 1),
+            _ => false,
+        };
+        if one {
+            return Ok(decompose::scalar(&mut self.b, ScalarOp::Add, dtype, &[before, term]));
+        }
+        if dtype.is_float() {
+            return Ok(self.b.fma(factor_value, before, term));
+        }
+        let kept = decompose::scalar(&mut self.b, ScalarOp::Mul, dtype, &[factor_value, before]);
+        Ok(decompose::scalar(&mut self.b, ScalarOp::Add, dtype, &[kept, term]))
+    }
+
+    fn store_finals(
+        &mut self,
+        axis: Axis,
+        points: &[Point],
+        states: &[State],
+        finals: &[ValueId],
+    ) -> Emitted<()> {
+        let analysis = self.analysis;
+        let zero = self.b.index(0);
+        for store in &analysis.finals {
+            let Some((element, _)) = analysis.recurrences.iter().find(|(_, r)| *r == store.state) else {
+                return Err(analysis.malformed("the state of a final store is not computed"));
+            };
+            for point in points {
+                let key = |e: &Emitter, p: &Point| e.key(*element, &p.with(axis, zero));
+                let wanted = key(self, point);
+                let holds = |(s, _): &(&State, &ValueId)| {
+                    s.recurrence == store.state && key(self, &points[s.point]) == wanted
+                };
+                let Some((_, value)) = states.iter().zip(finals).find(holds) else {
+                    return Err(analysis.malformed("the state of a final store has no value"));
+                };
+                self.store_final(&store.access, *value, point)?;
+            }
+        }
+        Ok(())
+    }
+}
