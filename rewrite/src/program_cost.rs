@@ -5,7 +5,7 @@
 
 use fuse_ir::device::DeviceModel;
 use fuse_ir::expr::Atom;
-use fuse_ir::kernel::{BufferId, Coordinate, Element, Kernel, KernelGraph, Step};
+use fuse_ir::kernel::{BufferId, Coordinate, Element, Kernel, KernelGraph, Step, Store};
 use fuse_ir::{Dim, DimEnv, Expr};
 
 use crate::extract::cost::{KernelCost, Work, assumed_symbol, cast_work, scalar_work};
@@ -118,7 +118,9 @@ fn launch_cost(graph: &KernelGraph, kernel: &Kernel, sizes: &Sizes<'_>) -> Kerne
     let extents: Vec<f64> = kernel.extents.iter().map(|n| sizes.of(n)).collect();
     let evaluated = evaluated(kernel, &extents);
     let points: f64 = extents[..kernel.rank].iter().product();
-    let mut cost = KernelCost { points, ..KernelCost::default() };
+    // The points along the axis of a recurrence wait for each other, and its final states have no such axis.
+    let steps = kernel.recurrence_axis().map_or(1.0, |axis| extents[axis.index()].max(1.0));
+    let mut cost = KernelCost { points: points / steps, ..KernelCost::default() };
     let mut loads: Vec<(BufferId, f64)> = Vec::new();
     for (typed, at) in kernel.elements.iter().zip(&evaluated) {
         let (times, work) = match &typed.element {
@@ -137,6 +139,8 @@ fn launch_cost(graph: &KernelGraph, kernel: &Kernel, sizes: &Sizes<'_>) -> Kerne
                 let passes: f64 = axes.iter().map(|a| extents[a.index()]).product();
                 (at.times * passes, Work { flops: 1.0, transcendentals: 0.0 })
             }
+            // A multiplication and an addition.
+            Element::Recurrence { .. } => (at.times, Work { flops: 2.0, transcendentals: 0.0 }),
         };
         cost.work.flops += times * work.flops;
         cost.work.transcendentals += times * work.transcendentals;
@@ -148,8 +152,11 @@ fn launch_cost(graph: &KernelGraph, kernel: &Kernel, sizes: &Sizes<'_>) -> Kerne
         let elements: f64 = same.iter().map(|l| l.1).sum();
         cost.loaded += elements.min(all) * ty.dtype.size() as f64;
     }
-    let stored = kernel.stores.iter().map(|s| graph.buffer(s.buffer).ty.dtype.size() as f64);
-    cost.stored = points * stored.sum::<f64>();
+    let stored = |store: &Store| {
+        let points = if kernel.is_final(store) { points / steps } else { points };
+        points * graph.buffer(store.buffer).ty.dtype.size() as f64
+    };
+    cost.stored = kernel.stores.iter().map(stored).sum();
     cost
 }
 
@@ -190,6 +197,7 @@ fn evaluated(kernel: &Kernel, extents: &[f64]) -> Vec<Evaluated> {
                 })
                 .collect(),
             Element::Index(e) => expression(e),
+            Element::Recurrence { state, .. } => vec![state.axis.index()],
             Element::Constant(_) | Element::Scalar(..) | Element::Cast(_) | Element::Reduce { .. } => {
                 Vec::new()
             }

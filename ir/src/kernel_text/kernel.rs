@@ -167,7 +167,7 @@ impl KernelParser<'_> {
     /// A word, and the element that follows it.
     fn operand_after(&mut self, word: &str) -> Parsed<ElementId> {
         if !self.eat_word(word)? {
-            let error = self.unexpected(&format!("`{word}`"));
+            let error = self.unexpected(format!("`{word}`"));
             return Err(error.with_help("a recurrence reads `recurrence i0 from e0 by e1 plus e2`"));
         }
         self.element_use()
