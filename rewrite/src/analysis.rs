@@ -7,6 +7,7 @@ use fuse_ir::{DType, Expr, Literal};
 
 use crate::language::{GatherTerm, Head, ScanId, SpaceId, Tables, Term};
 use crate::provenance::{Record, under};
+use crate::rules::Limits;
 use crate::scan_set::ScanSet;
 
 /// The e-graph of the compiler.
@@ -36,6 +37,8 @@ pub struct Context {
     pub tables: Tables,
     /// What rules asserted, where that is asked for.
     pub record: Record,
+    /// How far rules may grow the graph; without limits if unset.
+    pub limits: Option<Limits>,
 }
 
 /// The axes that expressions use, as bits.

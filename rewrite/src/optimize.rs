@@ -176,7 +176,8 @@ pub fn saturate(
     ingested.terms.analysis.record = record;
     let mut stats = SaturationStats { nodes_before: ingested.terms.total_size(), ..Default::default() };
     let limits = Limits { nodes: options.node_limit, deadline: start + options.time_limit };
-    let rules = rewrites(options.fast_math, limits)
+    ingested.terms.analysis.limits = Some(limits);
+    let rules = rewrites(options.fast_math)
         .map_err(|problem| RewriteError::Infeasible { graph: graph.name().to_string(), problem })?;
     let mut pusher = Pusher::new(&ingested.stacked);
     let mut terms = ingested.terms;
@@ -192,7 +193,7 @@ pub fn saturate(
             .with_node_limit(options.node_limit)
             .with_iter_limit(options.iteration_limit)
             .with_time_limit(left)
-            .run(&rules);
+            .run(rules);
         stats.iterations += runner.iterations.len();
         let mut changed = false;
         for iteration in &runner.iterations {

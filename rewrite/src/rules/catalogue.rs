@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use super::{Contract, Guard, algebra, law_rules, structure};
+use super::{Contract, Guard, algebra, law_rules, procedures};
 
 /// The families of rules, in the order of the page.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -94,8 +94,7 @@ pub fn catalogue() -> Vec<RuleEntry> {
         algebra::table().into_iter().map(|r| textual(Family::Pointwise, r)).collect();
     out.extend(law_rules().into_iter().map(|r| textual(Family::Laws, r)));
     out.extend(
-        structure::PROCEDURES
-            .iter()
+        procedures()
             .map(|p| RuleEntry::new(Family::Terms, p.name, (p.left, p.right), p.guard, p.contract, p.test)),
     );
     out
@@ -107,6 +106,8 @@ fn guard_text(guard: &Guard) -> String {
         Guard::Int => "integers".into(),
         Guard::FloatVariable(name) => format!("{name} of a float type"),
         Guard::IntVariable(name) => format!("{name} of an integer type"),
+        Guard::Bool => "bools".into(),
+        Guard::BoolVariable(name) => format!("{name} a bool"),
     }
 }
 

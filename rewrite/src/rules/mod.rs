@@ -12,11 +12,12 @@ pub mod structure;
 #[cfg(test)]
 mod tests;
 
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use egg::{Applier, Id, Pattern, PatternAst, Rewrite, SearchMatches, Searcher, Subst, Symbol, Var};
-use fuse_ir::Literal;
 use fuse_ir::ops::{Law, ScalarOp};
+use fuse_ir::{DType, Literal};
 
 use crate::analysis::{Context, Terms};
 use crate::language::Term;
@@ -51,6 +52,10 @@ pub enum Guard {
     FloatVariable(&'static str),
     /// The variable is of an integer type.
     IntVariable(&'static str),
+    /// The result is a bool.
+    Bool,
+    /// The variable is a bool.
+    BoolVariable(&'static str),
 }
 
 /// A rule between elementwise terms.
@@ -123,9 +128,16 @@ fn law_rules() -> Vec<Rule> {
         if op.has(Law::Odd) && *op != ScalarOp::Neg {
             rule("odd", format!("({name} (neg ?x))"), format!("(neg ({name} ?x))"));
         }
+        // What rounds to integers leaves integers alone.
+        for inner in ROUNDINGS.iter().filter(|inner| ROUNDINGS.contains(op) && *inner != op) {
+            let inner = inner.mnemonic();
+            rule(&format!("of-{inner}"), format!("({name} ({inner} ?x))"), format!("({inner} ?x)"));
+        }
     }
     out
 }
+
+const ROUNDINGS: [ScalarOp; 4] = [ScalarOp::Floor, ScalarOp::Ceil, ScalarOp::Round, ScalarOp::Trunc];
 
 /// How far rules may grow the graph; appliers check, because one rule can add a great many terms.
 #[derive(Clone, Copy, Debug)]
@@ -136,46 +148,76 @@ pub struct Limits {
     pub deadline: Instant,
 }
 
-impl Limits {
-    fn reached(&self, terms: &Terms) -> bool {
-        terms.total_number_of_nodes() >= self.nodes || Instant::now() >= self.deadline
-    }
+/// Whether the limits that the graph's context sets are reached.
+pub fn limits_reached(terms: &Terms) -> bool {
+    let reached =
+        |limits: &Limits| terms.total_number_of_nodes() >= limits.nodes || Instant::now() >= limits.deadline;
+    terms.analysis.limits.as_ref().is_some_and(reached)
 }
 
-/// The rewrites of all rules that the options admit.
+/// Rewrites, or which rule is malformed.
+type Compiled = Result<Vec<Rewrite<Term, Context>>, String>;
+
+/// The rewrites of all rules that the options admit; compiled once, since that takes longer than applying them to
+/// a small model.
 ///
 /// # Errors
 /// Names the rule of the table that is malformed; a test keeps that from happening.
-pub fn rewrites(fast_math: bool, limits: Limits) -> Result<Vec<Rewrite<Term, Context>>, String> {
+pub fn rewrites(fast_math: bool) -> Result<&'static [Rewrite<Term, Context>], String> {
+    static EXACT: LazyLock<Compiled> = LazyLock::new(|| compile(false));
+    static FAST: LazyLock<Compiled> = LazyLock::new(|| compile(true));
+    let compiled = if fast_math { &*FAST } else { &*EXACT };
+    compiled.as_deref().map_err(Clone::clone)
+}
+
+fn compile(fast_math: bool) -> Compiled {
     let admitted = |contract: Contract| match contract {
         Contract::Exact | Contract::Reassociates => true,
         Contract::Approximate { .. } => fast_math,
     };
     let mut out = Vec::new();
     for rule in rules().into_iter().filter(|r| admitted(r.contract)) {
-        let describe = |problem: String| format!("rule {}: {problem}", rule.name);
-        let left = Side::parse(&rule.left).map_err(describe)?;
-        let right = Side::parse(&rule.right).map_err(describe)?;
+        out.extend(rule.compile().map_err(|problem| format!("rule {}: {problem}", rule.name))?);
+    }
+    for procedure in procedures().filter(|p| admitted(p.contract)) {
+        out.push(procedure.compile()?);
+    }
+    Ok(out)
+}
+
+/// The rules in code.
+pub fn procedures() -> impl Iterator<Item = &'static Procedure> {
+    structure::PROCEDURES.iter()
+}
+
+impl Rule {
+    /// One rewrite for each order of the operands of commutative ops on the left.
+    ///
+    /// # Errors
+    /// In words, where a side is malformed or uses a variable that the left side does not bind.
+    fn compile(&self) -> Compiled {
+        let (left, right) = (Side::parse(&self.left)?, Side::parse(&self.right)?);
+        let mut out = Vec::new();
         for (i, left) in left.commuted().into_iter().enumerate() {
             let (ast, numbers) = left.pattern();
             let applier = RuleApplier {
-                name: rule.name.clone(),
+                name: self.name.clone(),
                 left: ast.clone(),
                 right: right.clone(),
-                guards: rule.guards.clone(),
+                guards: self.guards.clone(),
                 numbers,
-                limits,
             };
-            let name = if i == 0 { rule.name.clone() } else { format!("{}/{i}", rule.name) };
-            out.push(Rewrite::new(name, Pattern::new(ast), applier).map_err(describe)?);
+            let name = if i == 0 { self.name.clone() } else { format!("{}/{i}", self.name) };
+            out.push(Rewrite::new(name, Pattern::new(ast), applier)?);
         }
+        Ok(out)
     }
-    for procedure in structure::PROCEDURES.iter().filter(|p| admitted(p.contract)) {
-        let rewrite =
-            Rewrite::new(procedure.name, Candidates(*procedure), ProcedureApplier(*procedure, limits));
-        out.push(rewrite?);
+}
+
+impl Procedure {
+    fn compile(&'static self) -> Result<Rewrite<Term, Context>, String> {
+        Rewrite::new(self.name, Candidates(self), ProcedureApplier(self))
     }
-    Ok(out)
 }
 
 /// The rule that a rewrite came from: commuted variants count with their rule.
@@ -189,7 +231,6 @@ struct RuleApplier {
     right: Side,
     guards: Vec<Guard>,
     numbers: Vec<(Var, f64)>,
-    limits: Limits,
 }
 
 impl RuleApplier {
@@ -207,6 +248,8 @@ impl RuleApplier {
             Guard::Int => terms[root].data.dtype.is_int(),
             Guard::FloatVariable(name) => variable(name).is_some_and(|d| d.is_float()),
             Guard::IntVariable(name) => variable(name).is_some_and(|d| d.is_int()),
+            Guard::Bool => terms[root].data.dtype == DType::Bool,
+            Guard::BoolVariable(name) => variable(name) == Some(DType::Bool),
         };
         self.numbers.iter().all(number) && self.guards.iter().all(guard)
     }
@@ -221,7 +264,7 @@ impl Applier<Term, Context> for RuleApplier {
         _: Option<&PatternAst<Term>>,
         _: Symbol,
     ) -> Vec<Id> {
-        if self.limits.reached(terms) || !self.admits(terms, root, subst) {
+        if limits_reached(terms) || !self.admits(terms, root, subst) {
             return Vec::new();
         }
         let data = &terms[root].data;
@@ -238,7 +281,7 @@ impl Applier<Term, Context> for RuleApplier {
 }
 
 /// Finds the classes with a term that a procedure looks at.
-struct Candidates(Procedure);
+struct Candidates(&'static Procedure);
 
 impl Searcher<Term, Context> for Candidates {
     fn search_with_limit(&self, terms: &Terms, limit: usize) -> Vec<SearchMatches<'_, Term>> {
@@ -260,7 +303,7 @@ impl Searcher<Term, Context> for Candidates {
     }
 }
 
-struct ProcedureApplier(Procedure, Limits);
+struct ProcedureApplier(&'static Procedure);
 
 impl Applier<Term, Context> for ProcedureApplier {
     fn apply_one(
@@ -274,7 +317,7 @@ impl Applier<Term, Context> for ProcedureApplier {
         let nodes: Vec<Term> = terms[root].nodes.iter().filter(|t| (self.0.candidate)(t)).cloned().collect();
         let mut changed = false;
         for term in nodes {
-            if self.1.reached(terms) {
+            if limits_reached(terms) {
                 break;
             }
             if let Some(equal) = (self.0.apply)(terms, &term) {

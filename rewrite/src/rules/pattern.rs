@@ -133,19 +133,47 @@ impl Side {
         Some(Term::new(Head::Scalar(*op), &children))
     }
 
-    /// The value with these variables; numbers have the type `dtype`. `None` where the types do not fit.
-    pub fn evaluate(&self, variables: &BTreeMap<String, Literal>, dtype: DType) -> Option<Literal> {
+    /// The type of the result where values have the type `dtype`: conditions are bools.
+    pub fn result_type(&self, dtype: DType) -> DType {
+        match self {
+            Side::Variable(_) | Side::Number(_) => dtype,
+            Side::Apply(op, operands) => match op.result_rule() {
+                ResultRule::Comparison => DType::Bool,
+                ResultRule::Select => operands[2].result_type(dtype),
+                ResultRule::Same => {
+                    let types = operands.iter().map(|o| o.result_type(dtype));
+                    types.fold(dtype, |all, ty| if ty == DType::Bool { ty } else { all })
+                }
+            },
+        }
+    }
+
+    /// The type of each operand of an op whose result has the type `result` where values have the type `dtype`.
+    pub fn operand_type(op: ScalarOp, position: usize, result: DType, dtype: DType) -> DType {
+        match op.result_rule() {
+            ResultRule::Comparison => dtype,
+            ResultRule::Select if position == 0 => DType::Bool,
+            ResultRule::Select | ResultRule::Same => result,
+        }
+    }
+
+    /// The value, of type `result`, with these variables where values have the type `dtype`. `None` where the
+    /// types do not fit.
+    pub fn evaluate(
+        &self,
+        variables: &BTreeMap<String, Literal>,
+        result: DType,
+        dtype: DType,
+    ) -> Option<Literal> {
         match self {
             Side::Variable(name) => variables.get(name).copied(),
-            Side::Number(value) => Some(Literal::from_f64(dtype, *value)),
+            Side::Number(value) => Some(Literal::from_f64(result, *value)),
             Side::Apply(op, operands) => {
-                let mut values = Vec::with_capacity(operands.len());
-                for (i, operand) in operands.iter().enumerate() {
-                    let condition = op.result_rule() == ResultRule::Select && i == 0;
-                    let dtype = if condition { DType::Bool } else { dtype };
-                    values.push(operand.evaluate(variables, dtype)?);
-                }
-                fold_scalar(*op, &values)
+                let operand = |(i, operand): (usize, &Side)| {
+                    operand.evaluate(variables, Side::operand_type(*op, i, result, dtype), dtype)
+                };
+                let values: Option<Vec<Literal>> = operands.iter().enumerate().map(operand).collect();
+                fold_scalar(*op, &values?)
             }
         }
     }
