@@ -39,6 +39,8 @@ pub mod report;
 pub mod rules;
 mod scan_set;
 mod scans;
+#[cfg(test)]
+mod soundness;
 mod unfused;
 
 pub use error::RewriteError;

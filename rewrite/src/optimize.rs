@@ -21,7 +21,7 @@ use crate::lower::lower;
 use crate::provenance::{Record, under};
 use crate::push::{Pusher, look_through_table_views};
 use crate::report::{Report, SaturationStats};
-use crate::rules::{Limits, rewrites, rule_name};
+use crate::rules::{Limits, chains, rewrites, rule_name};
 use crate::scans::siblings::merge_siblings;
 use crate::unfused::unfused;
 
@@ -187,6 +187,9 @@ pub fn saturate(
         look_through_table_views(&mut terms);
         under(&mut terms, "push-view", |terms| pusher.run(terms, options.node_limit));
         under(&mut terms, "unchanged-state", drop_unchanged_carries);
+        for (rule, count) in chains::normalise(&mut terms) {
+            *stats.applied.entry(rule.to_string()).or_default() += count;
+        }
         let left = options.time_limit.saturating_sub(start.elapsed());
         let runner = Runner::<_, _, ()>::new(Default::default())
             .with_egraph(terms)

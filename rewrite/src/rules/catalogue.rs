@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use super::{Contract, Guard, algebra, law_rules, procedures};
+use super::{Contract, Guard, algebra, chains, law_rules, procedures};
 
 /// The families of rules, in the order of the page.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -97,6 +97,7 @@ pub fn catalogue() -> Vec<RuleEntry> {
         procedures()
             .map(|p| RuleEntry::new(Family::Terms, p.name, (p.left, p.right), p.guard, p.contract, p.test)),
     );
+    out.extend(chains::ENTRIES.iter().cloned());
     out
 }
 

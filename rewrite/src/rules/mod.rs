@@ -7,7 +7,10 @@
 
 pub mod algebra;
 pub mod catalogue;
+pub mod chains;
+pub mod contraction;
 pub mod pattern;
+pub mod pointwise;
 pub mod structure;
 #[cfg(test)]
 mod tests;
@@ -187,7 +190,7 @@ fn compile(fast_math: bool) -> Compiled {
 
 /// The rules in code.
 pub fn procedures() -> impl Iterator<Item = &'static Procedure> {
-    structure::PROCEDURES.iter()
+    [structure::PROCEDURES, pointwise::PROCEDURES, contraction::PROCEDURES].into_iter().flatten()
 }
 
 impl Rule {

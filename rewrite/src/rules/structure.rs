@@ -15,7 +15,7 @@ pub const PROCEDURES: &[Procedure] = &[
         left: "comparison of two index expressions",
         right: "true or false",
         guard: "the ranges of the axes decide it",
-        test: "rewrite/tests/structure.rs::reading_the_inner_part_of_a_padded_tensor_needs_no_selection",
+        test: "rewrite/tests/rules/compare-index.fuse",
         candidate: is_comparison,
         apply: compare_index,
         contract: Contract::Exact,
@@ -25,19 +25,9 @@ pub const PROCEDURES: &[Procedure] = &[
         left: "cast to c of cast to b of x",
         right: "cast to c of x",
         guard: "b holds every value of x's type; no integer reaches a narrower one through a float",
-        test: "rewrite/tests/structure.rs::a_detour_through_a_wider_type_disappears",
+        test: "rewrite/tests/rules/cast-of-cast.fuse",
         candidate: |t| matches!(t.head, Head::Cast(_)),
         apply: cast_of_cast,
-        contract: Contract::Exact,
-    },
-    Procedure {
-        name: "cast-same",
-        left: "cast of x to its own type",
-        right: "x",
-        guard: "",
-        test: "rewrite/tests/structure.rs::a_detour_through_a_wider_type_disappears",
-        candidate: |t| matches!(t.head, Head::Cast(_)),
-        apply: cast_same,
         contract: Contract::Exact,
     },
     Procedure {
@@ -45,17 +35,18 @@ pub const PROCEDURES: &[Procedure] = &[
         left: "reduction over an axis of extent 1",
         right: "the only element (of argmax and argmin: 0)",
         guard: "",
-        test: "rewrite/tests/structure.rs::an_axis_of_extent_one_is_not_reduced",
+        test: "rewrite/tests/rules/reduce-unit-axis.fuse",
         candidate: |t| matches!(t.head, Head::Reduce(..)),
         apply: reduce_unit_axis,
-        contract: Contract::Exact,
+        // The sum of -0 alone is 0.
+        contract: Contract::Reassociates,
     },
     Procedure {
         name: "extremum-of-repetition",
         left: "max or min over an axis on which x does not depend",
         right: "x at 0",
         guard: "the axis surely has a position",
-        test: "rewrite/tests/structure.rs::repetitions_are_not_reduced_where_there_surely_is_one",
+        test: "rewrite/tests/rules/extremum-of-repetition.fuse",
         candidate: |t| matches!(t.head, Head::Reduce(ReduceOp::Max | ReduceOp::Min, _)),
         apply: extremum_of_repetition,
         contract: Contract::Exact,
@@ -65,9 +56,19 @@ pub const PROCEDURES: &[Procedure] = &[
         left: "sum over an axis of extent n on which x does not depend",
         right: "n · x at 0",
         guard: "n is constant and a value of x's type",
-        test: "rewrite/tests/structure.rs::repetitions_are_not_reduced_where_there_surely_is_one",
+        test: "rewrite/tests/rules/sum-of-repetition.fuse",
         candidate: |t| matches!(t.head, Head::Reduce(ReduceOp::Sum, _)),
         apply: sum_of_repetition,
+        contract: Contract::Reassociates,
+    },
+    Procedure {
+        name: "sum-of-constant",
+        left: "sum of a constant c over axes of symbolic extents n",
+        right: "c · n",
+        guard: "c is finite: 0 · inf is NaN where n is 0",
+        test: "rewrite/tests/rules/sum-of-constant.fuse",
+        candidate: |t| matches!(t.head, Head::Reduce(ReduceOp::Sum, _)),
+        apply: sum_of_constant,
         contract: Contract::Reassociates,
     },
     // No rule joins a reduction of a reduction: it would hide the inner value, a matrix product under a row
@@ -80,7 +81,7 @@ fn is_comparison(term: &Term) -> bool {
 }
 
 /// The index expression of a class of type i64, if it has one.
-fn index_value(terms: &Terms, class: Id) -> Option<Expr> {
+pub fn index_value(terms: &Terms, class: Id) -> Option<Expr> {
     let tables = &terms.analysis.tables;
     terms[class].nodes.iter().find_map(|t| match t.head {
         Head::Index(id) if tables.index(id).dtype == DType::I64 => Some(tables.index(id).value.clone()),
@@ -162,21 +163,15 @@ fn cast_of_cast(terms: &mut Terms, term: &Term) -> Option<Id> {
     Some(terms.add(Term::new(Head::Cast(to), &[x])))
 }
 
-/// A conversion to the type it has.
-fn cast_same(terms: &mut Terms, term: &Term) -> Option<Id> {
-    let Head::Cast(to) = term.head else { return None };
-    (terms[term.children[0]].data.dtype == to).then_some(term.children[0])
-}
-
 /// The last axes of a space that a reduction takes, as a range.
-fn reduced_axes(terms: &Terms, term: &Term) -> Option<(ReduceOp, std::ops::Range<usize>)> {
+pub fn reduced_axes(terms: &Terms, term: &Term) -> Option<(ReduceOp, std::ops::Range<usize>)> {
     let Head::Reduce(op, axes) = term.head else { return None };
     let rank = terms.analysis.tables.extents(terms[term.children[0]].data.space).len();
     Some((op, rank - axes as usize..rank))
 }
 
 /// Reads `x` with the axes of `dropped` at 0.
-fn at_zero(terms: &mut Terms, x: Id, dropped: &[usize]) -> Id {
+pub fn at_zero(terms: &mut Terms, x: Id, dropped: &[usize]) -> Id {
     let space = terms.analysis.tables.extents(terms[x].data.space).clone();
     let kept: Vec<usize> = (0..space.len()).filter(|a| !dropped.contains(a)).collect();
     let position = |a: usize| kept.iter().position(|k| *k == a).map_or(Expr::constant(0), Expr::axis);
@@ -245,4 +240,22 @@ fn sum_of_repetition(terms: &mut Terms, term: &Term) -> Option<Id> {
     let head = terms.analysis.tables.constant_head(factor, space);
     let factor = terms.add(Term::leaf(head));
     Some(terms.add(Term::new(Head::Scalar(ScalarOp::Mul), &[sum, factor])))
+}
+
+/// The sum of a constant is a multiple of the number of positions, known or not.
+fn sum_of_constant(terms: &mut Terms, term: &Term) -> Option<Id> {
+    let (_, axes) = reduced_axes(terms, term)?;
+    let x = &terms[term.children[0]].data;
+    let (value, dtype) = (x.constant?, x.dtype);
+    if !value.as_f64().is_finite() {
+        return None;
+    }
+    let extents = terms.analysis.tables.extents(x.space).clone();
+    let count = axes.clone().fold(Expr::constant(1), |n, a| n * extents[a].clone());
+    let space = terms.analysis.tables.space(&extents[..axes.start]);
+    let count = terms.analysis.tables.index_head(&count, dtype, space);
+    let count = terms.add(Term::leaf(count));
+    let value = terms.analysis.tables.constant_head(value, space);
+    let value = terms.add(Term::leaf(value));
+    Some(terms.add(Term::new(Head::Scalar(ScalarOp::Mul), &[value, count])))
 }

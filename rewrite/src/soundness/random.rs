@@ -1,0 +1,123 @@
+//! Random graphs under the rules.
+
+use std::time::{Duration, Instant};
+
+use egg::{Rewrite, Runner};
+use fuse_ir::testing::{GraphConfig, arb_dims, arb_graph, dims_for, inputs_for};
+use fuse_ir::{DType, DimEnv, Graph, Literal, Tensor};
+use proptest::prelude::*;
+
+use super::evaluate::{Agreement, Evaluator};
+use super::trials;
+use crate::analysis::{Context, Terms};
+use crate::ingest::ingest;
+use crate::language::Term;
+use crate::optimize::{Options, saturate};
+use crate::provenance::Record;
+use crate::push::{Pusher, look_through_table_views};
+use crate::rules::{Contract, Limits, catalogue, rewrites, rule_name};
+
+/// A graph that prints as text.
+struct Shown(Graph);
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+fn graphs(config: GraphConfig) -> impl Strategy<Value = Shown> {
+    arb_graph(config).prop_map(Shown)
+}
+
+/// Inputs of all kinds for floats: zeros of both signs, infinities, NaN, numbers at the ends of the range.
+pub fn special_inputs(graph: &Graph, dims: &DimEnv, seed: u64) -> Vec<Tensor> {
+    let special =
+        [0.0, -0.0, 1.0, -1.0, 0.5, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e-40, 3e38, 1e-310];
+    let mut inputs = inputs_for(graph, dims, seed).expect("small inputs");
+    for (k, tensor) in inputs.iter_mut().enumerate() {
+        let dtype = tensor.dtype();
+        if !dtype.is_float() {
+            continue;
+        }
+        for (i, chunk) in tensor.bytes_mut().chunks_exact_mut(dtype.size()).enumerate() {
+            let draw = (seed as usize).wrapping_mul(31).wrapping_add(k * 17 + i * 7);
+            if let Some(value) = special.get(draw % 16) {
+                let bits = Literal::from_f64(dtype, *value).bits().to_le_bytes();
+                chunk.copy_from_slice(&bits[..dtype.size()]);
+            }
+        }
+    }
+    inputs
+}
+
+/// The e-graph of a graph under some rules and the pushing of views.
+pub fn under_rules(graph: &Graph, rules: &[&Rewrite<Term, Context>]) -> Terms {
+    let mut terms = ingest(graph).expect("a small graph").terms;
+    let limits = Limits { nodes: 4000, deadline: Instant::now() + Duration::from_secs(60) };
+    terms.analysis.limits = Some(limits);
+    let mut pusher = Pusher::default();
+    for _ in 0..2 {
+        look_through_table_views(&mut terms);
+        pusher.run(&mut terms, limits.nodes);
+        let runner = Runner::<_, _, ()>::new(Context::default()).with_egraph(terms).with_iter_limit(6);
+        terms = runner.with_node_limit(limits.nodes).run(rules.iter().copied()).egraph;
+    }
+    terms
+}
+
+fn exact_rules() -> Vec<&'static Rewrite<Term, Context>> {
+    let exact: Vec<_> = catalogue().into_iter().filter(|r| r.contract == Contract::Exact).collect();
+    let is_exact =
+        |rewrite: &&Rewrite<Term, Context>| exact.iter().any(|r| r.name == rule_name(rewrite.name.as_str()));
+    rewrites(true).expect("the rules compile").iter().filter(is_exact).collect()
+}
+
+fn agrees(terms: &Terms, dims: &DimEnv, inputs: &[Tensor], how: Agreement) -> Result<(), TestCaseError> {
+    let problems = Evaluator::new(terms, dims, inputs).disagreements(how);
+    if problems.is_empty() { Ok(()) } else { Err(TestCaseError::fail(problems.join("\n"))) }
+}
+
+/// Types whose constants fold to what is computed: folding rounds to the declared type.
+fn wide() -> GraphConfig {
+    GraphConfig { dtypes: vec![DType::F64, DType::I32, DType::I64, DType::U8], ..GraphConfig::default() }
+}
+
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        cases: trials(100) as u32,
+        max_shrink_iters: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn exact_rules_keep_every_value_of_random_graphs(
+        graph in graphs(GraphConfig::default()),
+        dims in arb_dims(),
+        seed in 0u64..1000,
+    ) {
+        let dims = dims_for(&graph.0, &dims);
+        let terms = under_rules(&graph.0, &exact_rules());
+        agrees(&terms, &dims, &special_inputs(&graph.0, &dims, seed), Agreement::Exact)?;
+    }
+
+    #[test]
+    fn all_rules_keep_the_values_of_random_graphs_within_tolerances(
+        graph in graphs(wide()),
+        dims in arb_dims(),
+        seed in 0u64..1000,
+    ) {
+        let dims = dims_for(&graph.0, &dims);
+        let inputs = inputs_for(&graph.0, &dims, seed).expect("small inputs");
+        let (ingested, stats) =
+            saturate(&graph.0, &Options::default(), Record::default()).expect("a small graph");
+        // Rules that feed each other without end show here.
+        prop_assert!(stats.nodes <= 20 * stats.nodes_before + 200, "{} nodes: {:?}", stats.nodes, stats.applied);
+        agrees(&ingested.terms, &dims, &inputs, Agreement::Within(1e-7))?;
+    }
+}
