@@ -6,7 +6,7 @@ use std::fmt::Write;
 use egg::Id;
 use fuse_ir::expr::Atom;
 use fuse_ir::interp::{ScalarValue, eval_scalar, fold_cast};
-use fuse_ir::ops::{Direction, ReduceOp, ScalarOp};
+use fuse_ir::ops::{ReduceOp, ScalarOp};
 use fuse_ir::{DType, DimEnv, Expr, Literal, Tensor};
 
 use crate::analysis::Terms;
@@ -132,9 +132,9 @@ impl<'a> Evaluator<'a> {
             }
             Head::Carry(scan, i) => self.carry(scan, i as usize, point),
             Head::ScanFinal(scan, _) => {
-                let (depth, trip, reverse) = self.scan(scan);
+                let (depth, trip) = self.scan(scan);
                 let mut at = point.to_vec();
-                at.insert(depth, if reverse { 0 } else { trip - 1 });
+                at.insert(depth, trip - 1);
                 if trip == 0 {
                     self.value(term.children[0], point)
                 } else {
@@ -144,22 +144,23 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    fn scan(&self, scan: ScanId) -> (usize, i64, bool) {
+    /// The time axis of a scan and its number of steps.
+    fn scan(&self, scan: ScanId) -> (usize, i64) {
         let info = self.terms.analysis.tables.scan(scan);
         let trip = info.trip.eval_dim(self.dims).expect("every dimension has a value");
-        (info.depth(), trip, info.direction == Direction::Reverse)
+        (info.depth(), trip)
     }
 
     fn carry(&mut self, scan: ScanId, i: usize, point: &[i64]) -> Option<Literal> {
-        let (depth, trip, reverse) = self.scan(scan);
+        let (depth, _) = self.scan(scan);
         let carry = &self.terms.analysis.tables.scan(scan).carries[i];
         let (init, next) = (carry.init, carry.next);
         let mut at = point.to_vec();
-        if at[depth] == if reverse { trip - 1 } else { 0 } {
+        if at[depth] == 0 {
             at.remove(depth);
             return self.value(init, &at);
         }
-        at[depth] += if reverse { 1 } else { -1 };
+        at[depth] -= 1;
         self.value(next, &at)
     }
 
