@@ -53,10 +53,11 @@ pub fn special_inputs(graph: &Graph, dims: &DimEnv, seed: u64) -> Vec<Tensor> {
 
 /// The e-graph of a graph under some rules and the pushing of views.
 pub fn under_rules(graph: &Graph, rules: &[&Rewrite<Term, Context>]) -> Terms {
-    let mut terms = ingest(graph).expect("a small graph").terms;
+    let ingested = ingest(graph).expect("a small graph");
+    let mut pusher = Pusher::new(&ingested.stacked);
+    let mut terms = ingested.terms;
     let limits = Limits { nodes: 4000, deadline: Instant::now() + Duration::from_secs(60) };
     terms.analysis.limits = Some(limits);
-    let mut pusher = Pusher::default();
     for _ in 0..2 {
         look_through_table_views(&mut terms);
         pusher.run(&mut terms, limits.nodes);
