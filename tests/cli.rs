@@ -70,6 +70,62 @@ fn fails_in_one_line(code: i32, args: &[&str], parts: &[&str]) {
     }
 }
 
+/// A model in which a rule fires and a projection leaves the loop.
+const EXPLAINED: &str = "graph decay(x: f32[T, B, 4], h: f32[B, 8], w: f32[4, 8]) -> (y: f32[T, B, 8]) {
+  %f, %s = scan body over T carry (h0: f32[B, 8] = h) each (x0: f32[B, 4] = x) with (k: f32[4, 8] = w)
+      -> (f32[B, 8], f32[T, B, 8])
+  {
+    %p = contract x0, k axes=[1:0]
+    %t = tanh %p
+    %n = neg %t
+    %a = add h0, %n
+    next h1 = %a
+    stack y = %a
+  }
+  return y = %s
+}";
+
+#[test]
+fn explain_says_what_was_fused_and_why_the_rest_was_not() {
+    let scratch = Scratch::new("explain");
+    let model = scratch.file("decay.fuse", EXPLAINED);
+    let text = succeeds(&["explain", &model, "--dim", "T=7"]);
+    let parts = ["T=7", "launches a run", "in the loop", "contract", "a state that the next step reads"];
+    for part in parts.into_iter().chain(["add-neg", "all steps at once", "registers", "more time (modelled)"])
+    {
+        assert!(text.contains(part), "no `{part}` in: {text}");
+    }
+    let proof = succeeds(&["explain", &model, "--proof"]);
+    assert!(proof.contains("(h0 + neg(tanh(…)))\n    = (h0 - tanh("), "{proof}");
+    fails_in_one_line(2, &["explain", &model, "--dim", "Q=7"], &["Q"]);
+}
+
+#[test]
+fn explain_gives_machines_the_same_figures() {
+    let scratch = Scratch::new("explain-json");
+    let model = scratch.file("decay.fuse", EXPLAINED);
+    let json = succeeds(&["explain", &model, "--dim", "T=7", "--dim", "B=2", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&json).expect("--json prints one object");
+    assert!(report["search_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{json}");
+    for side in ["before", "after"] {
+        for figure in ["kernels", "launches", "bytes", "flops"] {
+            assert!(report[side][figure].as_f64().is_some_and(|n| n > 0.0), "{side} {figure}: {json}");
+        }
+    }
+    let launches = |side: &str| report[side]["launches"].as_f64().unwrap_or_default();
+    assert!(launches("before") >= 2.0 * launches("after"), "{json}");
+    let kernels = report["kernels"].as_array().expect("kernels are a list");
+    assert_eq!(kernels.len() as u64, report["after"]["kernels"].as_u64().unwrap_or_default());
+    let sum: f64 = kernels.iter().filter_map(|k| k["launches"].as_f64()).sum();
+    assert_eq!(sum, launches("after"));
+    let step = kernels.iter().find(|k| k["in_loop"] == true).expect("a kernel in the loop");
+    assert_eq!(step["launches"].as_f64(), Some(7.0));
+    assert!(step["ops"].as_array().is_some_and(|ops| ops.iter().any(|op| op == "sub")), "{json}");
+    assert_eq!(step["rules"][0]["rule"], "add-neg", "{json}");
+    let hoisted = kernels.iter().find(|k| k["hoisted"] == true).expect("the projection left the loop");
+    assert!(hoisted["ops"].as_array().is_some_and(|ops| ops.iter().any(|op| op == "contract")), "{json}");
+}
+
 #[test]
 fn run_writes_outputs_that_reading_gives_back() {
     let scratch = Scratch::new("run");

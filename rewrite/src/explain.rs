@@ -43,6 +43,10 @@ pub struct Explanation {
 pub struct KernelExplanation {
     /// The kernel's name.
     pub name: String,
+    /// Whether it computes, for all steps at once, what the graph computes in a loop.
+    pub hoisted: bool,
+    /// Values that it keeps in registers: one kernel per operation would store each.
+    pub in_registers: usize,
     /// The rules that lead from the terms the graph was read as to those the kernel computes, in order.
     pub proof: Vec<RuleApplication>,
     /// What it stores.
@@ -149,12 +153,32 @@ impl Explainer<'_> {
         let kernels = self.found.kernels.kernels();
         let region = Region::default();
         let mut evaluator = Evaluator::new(self.found.problem, &region);
-        let explain = |((kernel, _), roots): ((&Kernel, usize), &&[RootId])| KernelExplanation {
+        let explain = |((kernel, depth), roots): ((&Kernel, usize), &&[RootId])| KernelExplanation {
             name: kernel.name.clone(),
+            hoisted: depth == 0 && self.computed(roots).iter().any(|c| self.is_of_a_body(*c)),
+            in_registers: self.in_registers(roots),
             proof: self.proof(roots),
             boundaries: self.boundaries(kernel, &mut evaluator),
         };
         kernels.into_iter().zip(&roots).map(explain).collect()
+    }
+
+    /// The classes that a kernel computes, each once.
+    fn computed(&self, roots: &[RootId]) -> HashSet<Class> {
+        let all = &self.found.plan.roots.roots;
+        roots.iter().flat_map(|r| all[*r].walk.classes.iter().copied()).collect()
+    }
+
+    /// Whether a class was read from the body of a scan.
+    fn is_of_a_body(&self, class: Class) -> bool {
+        let first = usize::from(self.members[&self.found.problem.dense.ids[class as usize]][0]);
+        self.writer.terms.analysis.tables.bodies.iter().any(|b| b.contains(&first))
+    }
+
+    fn in_registers(&self, roots: &[RootId]) -> usize {
+        let mut computed = self.computed(roots);
+        roots.iter().for_each(|r| _ = computed.remove(&self.found.plan.roots.roots[*r].class));
+        computed.len()
     }
 
     /// The steps from the terms the graph was read as to the chosen ones, outermost first.

@@ -379,7 +379,10 @@ impl Reader {
             false => None,
         };
         self.prefix.push(scan.trip.clone());
+        let begin = self.terms.nodes().len();
         let outputs = self.graph(&scan.body, &inputs);
+        let end = self.terms.nodes().len();
+        self.terms.analysis.tables.bodies.push(begin..end);
         let outputs = outputs.map(|mut outputs| {
             if let Some(lengths) = lengths {
                 for (i, output) in outputs.iter_mut().enumerate() {

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
+use std::ops::Range;
 
 use egg::Id;
 use fuse_ir::ops::{ReduceOp, ScalarOp};
@@ -239,6 +240,8 @@ pub struct Tables {
     gathers: Interner<GatherTerm>,
     /// The scans.
     pub scans: Vec<ScanInfo>,
+    /// The terms, by position, that the bodies of scans were read as.
+    pub bodies: Vec<Range<usize>>,
     /// The types of the graph inputs.
     pub leaves: Vec<TensorType>,
 }

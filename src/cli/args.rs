@@ -18,6 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
   fuse run lstm.fuse --dim T=100 --dim B=8          random inputs, shapes from the model
   fuse ptx lstm.fuse --arch sm_90 -o ptx/           one file a kernel, and manifest.json
   fuse dump lstm.fuse --stage kernels               what was fused
+  fuse explain lstm.fuse                            which rules, which boundaries, and why
   fuse check lstm.fuse --dim T=20 --dim B=3         every backend against the interpreter
   fuse bench lstm.fuse --dim T=100 --dim B=1        time and memory
   fuse bench lstm.fuse --dim T=100 --dim B=1 --rewrite off")]
@@ -40,6 +41,8 @@ pub enum Command {
     Ptx(PtxArgs),
     /// Print the model at one stage of the compiler.
     Dump(DumpArgs),
+    /// Say what was fused, by which rules, and why the boundaries that remain stayed.
+    Explain(ExplainArgs),
     /// Compare every backend that can run here with the reference interpreter.
     Check(CheckArgs),
     /// Measure compile time, run time and memory.
@@ -188,6 +191,28 @@ pub struct DumpArgs {
     /// The architecture of llvm and ptx.
     #[arg(long, default_value = "sm_90", value_name = "ARCH")]
     pub arch: String,
+}
+
+/// `fuse explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The model: a .fuse file.
+    pub model: PathBuf,
+    /// How it is compiled.
+    #[command(flatten)]
+    pub compile: CompileArgs,
+    /// For whom: cpu or cuda.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: String,
+    /// The value of a symbolic dimension (repeatable), as in --dim T=100; by default what the cost model assumes.
+    #[arg(long = "dim", value_name = "NAME=N")]
+    pub dims: Vec<String>,
+    /// Print every step of the proofs that lead from the model's terms to the kernels'.
+    #[arg(long)]
+    pub proof: bool,
+    /// Print one JSON object, with the proofs.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `fuse check`.

@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod dump;
 mod error;
+mod explain;
 mod model;
 mod progress;
 mod ptx;
@@ -44,6 +45,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Run(args) => run::run(&args),
         Command::Ptx(args) => ptx::ptx(&args),
         Command::Dump(args) => dump::dump(&args),
+        Command::Explain(args) => explain::explain(&args),
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Ops => print(&table::ops()),

@@ -3,9 +3,19 @@
 use fuse_ir::device::DeviceModel;
 use fuse_ir::expr::{Atom, Symbol};
 use fuse_ir::ops::ScalarOp;
-use fuse_ir::{DType, Dim};
+use fuse_ir::{DType, Dim, DimEnv, Graph};
 
-/// The value a dimension is assumed to have: kernels are chosen once for every size.
+/// The dimensions that kernels are chosen for: 100 steps (`T`) and 16 rows (`B`), 64 of anything else.
+pub fn assumed_dims(graph: &Graph) -> DimEnv {
+    let mut dims = DimEnv::new();
+    for symbol in graph.symbols() {
+        let value = assumed_symbol(&symbol);
+        dims.set(symbol, value);
+    }
+    dims
+}
+
+/// The value a dimension is assumed to have.
 pub fn assumed(dim: &Dim) -> f64 {
     let value = dim.eval(&|atom| match atom {
         Atom::Symbol(s) => Some(assumed_symbol(s)),

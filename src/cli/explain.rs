@@ -1,0 +1,279 @@
+//! `fuse explain`: what was fused, by which rules, and why the boundaries that remain stayed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use fuse_ir::DimEnv;
+use fuse_ir::device::DeviceModel;
+use fuse_ir::kernel::Kernel;
+use fuse_rewrite::explain::{Boundary, BoundaryReason, KernelExplanation, RuleApplication};
+use fuse_rewrite::{Explanation, KernelUse, ProgramCost, assumed_dims, cost_of};
+use serde::Serialize;
+
+use super::args::ExplainArgs;
+use super::error::CliError;
+use super::run::dims_text;
+use super::{dump, model, table};
+use crate::compile::Target;
+
+/// Everything that is said, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    device: String,
+    dims: String,
+    /// Saturation, extraction and lowering.
+    search_ms: f64,
+    /// The program with one kernel per operation.
+    before: Figures,
+    /// The fused program.
+    after: Figures,
+    kernels: Vec<KernelReport>,
+}
+
+/// A program in one run.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Figures {
+    kernels: usize,
+    launches: f64,
+    /// Between memory and the cores; each element once a launch.
+    bytes: f64,
+    flops: f64,
+    /// By the cost model.
+    modelled_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct KernelReport {
+    name: String,
+    in_loop: bool,
+    /// Whether it computes, for all steps at once, what the model computes in a loop.
+    hoisted: bool,
+    /// Values that one kernel per operation would store.
+    in_registers: usize,
+    /// In one run of the program.
+    launches: f64,
+    bytes: f64,
+    flops: f64,
+    modelled_ms: f64,
+    /// The operations of the model that it computes.
+    ops: Vec<String>,
+    /// The rules behind it, in order of their first use, with how often each.
+    rules: Vec<RuleUse>,
+    proof: Vec<ProofLine>,
+    stores: Vec<Stored>,
+}
+
+#[derive(Debug, Serialize)]
+struct RuleUse {
+    rule: String,
+    times: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct ProofLine {
+    rule: String,
+    before: String,
+    after: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Stored {
+    buffer: String,
+    why: String,
+    /// `output`, `state`, `cheaper` or `needed`.
+    kind: &'static str,
+}
+
+/// Runs the command.
+pub fn explain(args: &ExplainArgs) -> Result<(), CliError> {
+    let graph = model::load(&args.model)?;
+    let device: fuse_runtime::DeviceName = args.device.parse().map_err(CliError::usage)?;
+    let target = Target::of(device);
+    let options = dump::options(&args.compile, target);
+    let given = model::parse_dims(&args.dims)?;
+    if let Some((unknown, _)) = given.iter().find(|(s, _)| !graph.symbols().contains(s)) {
+        return Err(CliError::usage(format!("`{}` has no dimension `{unknown}`", graph.name())));
+    }
+    let mut dims = assumed_dims(&graph);
+    for (symbol, value) in given.iter() {
+        dims.set(symbol.clone(), value);
+    }
+    let found = fuse_rewrite::explain(&graph, &target.model(), &options.rewrite).map_err(CliError::bug)?;
+    let report = Report::new(&found, &args.device, &target.model(), &dims);
+    if args.json {
+        let text = serde_json::to_string_pretty(&report).map_err(CliError::bug)?;
+        return super::print(&format!("{text}\n"));
+    }
+    super::print(&report.text(args.proof))
+}
+
+impl Report {
+    fn new(found: &Explanation, device: &str, model: &DeviceModel, dims: &DimEnv) -> Report {
+        let (before, after) = (cost_of(&found.before, model, dims), cost_of(&found.after, model, dims));
+        let kernels = found.after.kernels();
+        let kernels = kernels.iter().zip(&after.kernels).zip(&found.kernels);
+        Report {
+            model: found.report.graph.clone(),
+            device: device.to_owned(),
+            dims: dims_text(dims),
+            search_ms: found.report.search_milliseconds(),
+            before: Figures::of_program(&before),
+            after: Figures::of_program(&after),
+            kernels: kernels.map(|(((k, _), cost), why)| KernelReport::new(k, cost, why)).collect(),
+        }
+    }
+
+    fn text(&self, proof: bool) -> String {
+        let mut out = String::new();
+        let _ = writeln!(
+            out,
+            "{} on {} at {}: {} kernels became {}, found in {:.1} ms\n",
+            self.model, self.device, self.dims, self.before.kernels, self.after.kernels, self.search_ms
+        );
+        let row = |name: &str, value: &dyn Fn(&Figures) -> String| {
+            vec![name.to_owned(), value(&self.before), value(&self.after)]
+        };
+        let rows = [
+            vec![String::new(), "one per op".into(), "fused".into()],
+            row("kernels", &|f| f.kernels.to_string()),
+            row("launches a run", &|f| f.launches.to_string()),
+            row("bytes moved", &|f| quantity(f.bytes, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])),
+            row("arithmetic", &|f| quantity(f.flops, 1000.0, &["flop", "kflop", "Mflop", "Gflop", "Tflop"])),
+            row("modelled time", &|f| format!("{:.3} ms", f.modelled_ms)),
+        ];
+        out.push_str(&table::render(&rows));
+        for kernel in &self.kernels {
+            kernel.write(&mut out, proof);
+        }
+        out
+    }
+}
+
+impl Figures {
+    fn of_program(cost: &ProgramCost) -> Figures {
+        Figures {
+            kernels: cost.kernels.len(),
+            launches: cost.launches,
+            bytes: cost.bytes,
+            flops: cost.flops,
+            modelled_ms: cost.seconds * 1e3,
+        }
+    }
+}
+
+impl KernelReport {
+    fn new(kernel: &Kernel, cost: &KernelUse, why: &KernelExplanation) -> KernelReport {
+        let line = |step: &RuleApplication| {
+            let RuleApplication { rule, before, after } = step.clone();
+            ProofLine { rule, before, after }
+        };
+        let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut order: Vec<&str> = Vec::new();
+        for step in &why.proof {
+            let count = times.entry(&step.rule).or_default();
+            if *count == 0 {
+                order.push(&step.rule);
+            }
+            *count += 1;
+        }
+        let rules = order.iter().map(|rule| RuleUse { rule: (*rule).to_owned(), times: times[rule] });
+        KernelReport {
+            name: kernel.name.clone(),
+            in_loop: cost.depth > 0,
+            hoisted: why.hoisted,
+            in_registers: why.in_registers,
+            launches: cost.launches,
+            bytes: cost.bytes,
+            flops: cost.flops,
+            modelled_ms: cost.seconds * 1e3,
+            ops: kernel.ops.clone(),
+            rules: rules.collect(),
+            proof: why.proof.iter().map(line).collect(),
+            stores: why.boundaries.iter().map(Stored::new).collect(),
+        }
+    }
+
+    fn write(&self, out: &mut String, proof: bool) {
+        let place = match (self.in_loop, self.hoisted) {
+            (true, _) => "in the loop",
+            (false, true) => "out of the loop: all steps at once",
+            (false, false) => "once",
+        };
+        let _ = writeln!(out, "\n{}  ({place}; launches: {})", self.name, self.launches);
+        let mut line = |label: &str, text: &str| {
+            let _ = writeln!(out, "  {label:<7} {text}");
+        };
+        line("fuses", &counted(&self.ops));
+        line("keeps", &format!("{} values in registers", self.in_registers));
+        for stored in &self.stores {
+            line("stores", &format!("{}: {}", stored.buffer, stored.why));
+        }
+        let rules: Vec<String> = self.rules.iter().map(|r| times(&r.rule, r.times)).collect();
+        line("rules", &if rules.is_empty() { "none".to_owned() } else { rules.join(", ") });
+        if proof {
+            for step in &self.proof {
+                let _ = writeln!(out, "    {}\n      {}\n    = {}", step.rule, step.before, step.after);
+            }
+        }
+    }
+}
+
+impl Stored {
+    fn new(boundary: &Boundary) -> Stored {
+        let kind = match &boundary.reason {
+            BoundaryReason::Output => "output",
+            BoundaryReason::State => "state",
+            BoundaryReason::Cheaper { .. } => "cheaper",
+            BoundaryReason::Needed(_) => "needed",
+        };
+        Stored { buffer: boundary.buffer.clone(), why: boundary.reason.to_string(), kind }
+    }
+}
+
+/// Names in the order of their first use, with how often each stands there.
+fn counted(names: &[String]) -> String {
+    let mut order: Vec<(&str, usize)> = Vec::new();
+    for name in names {
+        match order.iter_mut().find(|(known, _)| known == name) {
+            Some((_, count)) => *count += 1,
+            None => order.push((name, 1)),
+        }
+    }
+    let texts: Vec<String> = order.iter().map(|(name, count)| times(name, *count)).collect();
+    texts.join(", ")
+}
+
+fn times(name: &str, count: usize) -> String {
+    if count == 1 { name.to_owned() } else { format!("{name} ×{count}") }
+}
+
+/// A number with the unit that makes it short.
+fn quantity(value: f64, step: f64, units: &[&str]) -> String {
+    let mut value = value;
+    let mut unit = 0;
+    while value >= step && unit + 1 < units.len() {
+        value /= step;
+        unit += 1;
+    }
+    let digits = if unit == 0 { 0 } else { 1 };
+    format!("{value:.digits$} {}", units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_short() {
+        assert_eq!(quantity(12.0, 1024.0, &["B", "KiB"]), "12 B");
+        assert_eq!(quantity(1536.0, 1024.0, &["B", "KiB"]), "1.5 KiB");
+        assert_eq!(quantity(5e9, 1024.0, &["B", "KiB"]), "4882812.5 KiB");
+    }
+
+    #[test]
+    fn names_are_counted_in_order() {
+        let names = ["mul", "add", "mul"].map(str::to_owned);
+        assert_eq!(counted(&names), "mul ×2, add");
+    }
+}
