@@ -315,6 +315,9 @@ fn check(dense: &Dense<'_>, roots: &Roots, placement: &Placement, region: &Regio
     Ok(())
 }
 
+/// What each part of a level needs directly.
+type Operands = BTreeMap<Part, Vec<Part>>;
+
 /// A part of one level: a root, or a loop with all that is in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Part {
@@ -391,11 +394,11 @@ impl<'a> Levels<'a> {
     ///
     /// # Errors
     /// Where parts need each other.
-    pub fn ordered(&self, level: &[ScanId]) -> Result<(Vec<Part>, BTreeMap<Part, Vec<Part>>), Misplaced> {
+    pub fn ordered(&self, level: &[ScanId]) -> Result<(Vec<Part>, Operands), Misplaced> {
         let none = Vec::new();
         let parts = self.parts.get(level).unwrap_or(&none);
         let edges = self.edges.get(level).map_or(&[][..], Vec::as_slice);
-        let mut operands: BTreeMap<Part, Vec<Part>> = parts.iter().map(|p| (*p, Vec::new())).collect();
+        let mut operands: Operands = parts.iter().map(|p| (*p, Vec::new())).collect();
         for (from, to) in edges {
             operands.entry(*from).or_default().push(*to);
         }
