@@ -86,8 +86,10 @@ impl Reader {
             }
             Err(RewriteError::Rank { op: node.op.mnemonic().to_string(), rank })
         };
-        // Operands of a contraction meet in a space that has the axes of both.
-        check(types.iter().map(|t| t.rank() + 1).sum::<usize>())?;
+        // The operands of a contraction meet in a space that has the axes of both.
+        let contracted = matches!(node.op, Op::Contract { .. });
+        let ranks = types.iter().map(|t| t.rank() + 1);
+        check(if contracted { ranks.sum() } else { ranks.max().unwrap_or(0) })?;
         if let Op::Scan(scan) = &node.op {
             return self.scan(scan, &types, operands);
         }

@@ -1,6 +1,6 @@
 //! The e-graph in dense arrays, and the node that each class uses when it is computed in place.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use egg::Id;
 
@@ -203,30 +203,96 @@ impl<'a> Dense<'a> {
     fn choose(&mut self) {
         let n = self.nodes.len();
         let words = if n <= MAX_CLASSES_FOR_SETS { n.div_ceil(64) } else { 0 };
-        let mut best: Vec<Option<u64>> = vec![None; n];
-        let mut sets: Vec<Vec<u64>> = vec![Vec::new(); n];
-        let mut own: Vec<u64> = vec![0; n];
+        let mut costs = Costs { words, best: vec![None; n], sets: vec![Vec::new(); n], own: vec![0; n] };
         self.choice = vec![0; n];
-        loop {
+        let mut users: Vec<Vec<usize>> = vec![Vec::new(); n];
+        for (class, nodes) in self.nodes.iter().enumerate() {
+            for child in nodes.iter().flat_map(|n| &n.children) {
+                users[*child as usize].push(class);
+            }
+        }
+        let mut set = Vec::new();
+        let mut waiting = vec![true; n];
+        // Operands mostly have higher numbers than their users.
+        let mut pending: VecDeque<usize> = (0..n).rev().collect();
+        while let Some(class) = pending.pop_front() {
+            waiting[class] = false;
             let mut changed = false;
-            for class in (0..n).rev() {
-                for (k, node) in self.nodes[class].iter().enumerate() {
-                    let cost = self.own_cost(class, node);
-                    let Some((total, set)) = combine(class, cost, node, &best, &sets, &own, words) else {
-                        continue;
-                    };
-                    if best[class].is_none_or(|b| total < b) {
-                        (best[class], sets[class], own[class]) = (Some(total), set, cost);
-                        self.choice[class] = k;
-                        changed = true;
+            for (k, node) in self.nodes[class].iter().enumerate() {
+                let cost = self.own_cost(class, node);
+                let Some(total) = costs.combine(class, cost, node, &mut set) else { continue };
+                if costs.best[class].is_none_or(|b| total < b) {
+                    (costs.best[class], costs.own[class]) = (Some(total), cost);
+                    costs.sets[class].clone_from(&set);
+                    self.choice[class] = k;
+                    changed = true;
+                }
+            }
+            if changed {
+                for user in &users[class] {
+                    if !std::mem::replace(&mut waiting[*user], true) {
+                        pending.push_back(*user);
                     }
                 }
             }
-            if !changed {
-                break;
+        }
+        self.rank = costs.best.into_iter().map(|b| b.unwrap_or(u64::MAX)).collect();
+    }
+}
+
+/// What classes cost while nodes are chosen.
+struct Costs {
+    /// The length of each set; 0 where there are none.
+    words: usize,
+    /// The least cost known of each class, with all it is computed from.
+    best: Vec<Option<u64>>,
+    /// The classes that it counts, as bits.
+    sets: Vec<Vec<u64>>,
+    /// The cost of the chosen node by itself.
+    own: Vec<u64>,
+}
+
+impl Costs {
+    /// The cost of a node, and in `set` the classes it counts; `None` where an operand has no cost yet or counts
+    /// `class`.
+    fn combine(&self, class: usize, cost: u64, node: &Node, set: &mut Vec<u64>) -> Option<u64> {
+        set.clear();
+        let mut most = None;
+        for child in &node.children {
+            let cost = self.best[*child as usize]?;
+            if most.is_none_or(|(m, _)| cost > m) {
+                most = Some((cost, *child as usize));
             }
         }
-        self.rank = best.into_iter().map(|b| b.unwrap_or(u64::MAX)).collect();
+        if self.words == 0 {
+            // The longest path instead of the sum: coarser, but linear.
+            return Some(most.map_or(0, |(m, _)| m).saturating_add(cost));
+        }
+        let counts = |child: usize| self.sets[child][class / 64] & (1 << (class % 64)) != 0;
+        if node.children.iter().any(|c| counts(*c as usize)) {
+            return None;
+        }
+        // From the dearest operand; the others add what it does not count.
+        let mut total = cost;
+        match most {
+            Some((most, child)) => {
+                total = total.saturating_add(most);
+                set.extend_from_slice(&self.sets[child]);
+                for other in node.children.iter().filter(|c| **c as usize != child) {
+                    for (i, (word, theirs)) in set.iter_mut().zip(&self.sets[*other as usize]).enumerate() {
+                        let mut fresh = theirs & !*word;
+                        *word |= theirs;
+                        while fresh != 0 {
+                            total = total.saturating_add(self.own[i * 64 + fresh.trailing_zeros() as usize]);
+                            fresh &= fresh - 1;
+                        }
+                    }
+                }
+            }
+            None => set.resize(self.words, 0),
+        }
+        set[class / 64] |= 1 << (class % 64);
+        Some(total)
     }
 }
 
@@ -250,33 +316,36 @@ impl Dense<'_> {
     /// Changes single choices as long as the sum over everything the outputs use falls: from below a class
     /// cannot be seen what its users compute anyway (`1 - z` where `z` is used too).
     fn share(&mut self, roots: &[Class]) {
-        let mut best = self.used_cost(roots);
-        let mut budget = SHARING_BUDGET;
+        let mut uses = Uses { counts: vec![0; self.nodes.len()], cost: 0, budget: SHARING_BUDGET };
+        uses.add(self, roots.to_vec());
         for class in 0..self.nodes.len() {
             for k in 0..self.nodes[class].len() {
                 let node = &self.nodes[class][k];
                 let view = matches!(self.nodes[class][self.choice[class]].head, Head::Reindex(_));
                 let allowed = node.children.iter().all(|c| self.below(*c, class as Class));
-                if k == self.choice[class] || view || !allowed || budget < self.nodes.len() {
+                let skipped = uses.counts[class] == 0 || k == self.choice[class] || view || !allowed;
+                if skipped || uses.budget == 0 {
                     continue;
                 }
-                budget -= self.nodes.len();
-                let before = std::mem::replace(&mut self.choice[class], k);
-                let cost = self.used_cost(roots);
-                if cost < best {
-                    best = cost;
-                } else {
-                    self.choice[class] = before;
+                let best = uses.cost;
+                let before = self.choice[class];
+                uses.change(self, class as Class, k);
+                if uses.cost >= best {
+                    uses.change(self, class as Class, before);
                 }
             }
         }
     }
 
-    /// The cost of all classes that the outputs use, each once.
-    fn used_cost(&self, roots: &[Class]) -> u64 {
-        let used = self.used(roots);
-        let classes = (0..self.nodes.len()).filter(|c| used[*c]);
-        classes.map(|c| self.own_cost(c, self.chosen(c as Class))).fold(0, u64::saturating_add)
+    /// The classes that the chosen node of a class uses: its operands, and what a state begins and goes on with.
+    fn operands(&self, class: Class) -> Vec<Class> {
+        let node = self.chosen(class);
+        let mut operands = node.children.clone();
+        if let Head::Carry(scan, i) | Head::ScanFinal(scan, i) = node.head {
+            let info = &self.tables.scan(scan).carries[i as usize];
+            operands.extend([self.class(info.init), self.class(info.next)]);
+        }
+        operands
     }
 
     /// The classes that the chosen nodes use, from some classes down and through the states of scans.
@@ -307,43 +376,50 @@ impl Dense<'_> {
 }
 
 /// How many classes may be looked at in all while choices are changed one by one.
-const SHARING_BUDGET: usize = 2_000_000;
+const SHARING_BUDGET: usize = 1_000_000;
 
-/// The cost of a node and the classes it counts; `None` where an operand has no cost yet or counts `class`.
-fn combine(
-    class: usize,
+/// How often each class is used by chosen nodes, and what all used ones cost together, each once. States use each
+/// other in circles, which stay counted once they are.
+struct Uses {
+    counts: Vec<u32>,
     cost: u64,
-    node: &Node,
-    best: &[Option<u64>],
-    sets: &[Vec<u64>],
-    own: &[u64],
-    words: usize,
-) -> Option<(u64, Vec<u64>)> {
-    if words == 0 {
-        // The longest path instead of the sum: coarser, but linear.
-        let mut deepest = node.children.iter().map(|c| best[*c as usize]);
-        let deepest = deepest.try_fold(0, |max: u64, c| Some(max.max(c?)))?;
-        return Some((deepest.saturating_add(cost), Vec::new()));
-    }
-    let mut set = vec![0u64; words];
-    let mut above = 0;
-    for child in &node.children {
-        above = above.max(best[*child as usize]?);
-        let child_set = &sets[*child as usize];
-        if child_set[class / 64] & (1 << (class % 64)) != 0 {
-            return None;
-        }
-        set.iter_mut().zip(child_set).for_each(|(a, b)| *a |= b);
-    }
-    let mut total = cost;
-    for (i, word) in set.iter().enumerate() {
-        let mut bits = *word;
-        while bits != 0 {
-            total = total.saturating_add(own[i * 64 + bits.trailing_zeros() as usize]);
-            bits &= bits - 1;
+    /// The classes that may still be looked at.
+    budget: usize,
+}
+
+impl Uses {
+    /// Counts uses, and those of what comes into use.
+    fn add(&mut self, dense: &Dense<'_>, mut pending: Vec<Class>) {
+        while let Some(class) = pending.pop() {
+            self.budget = self.budget.saturating_sub(1);
+            self.counts[class as usize] += 1;
+            if self.counts[class as usize] == 1 {
+                self.cost += dense.own_cost(class as usize, dense.chosen(class));
+                pending.extend(dense.operands(class));
+            }
         }
     }
-    set[class / 64] |= 1 << (class % 64);
-    // Sets may be older than the costs of their members; the order must hold nevertheless.
-    Some((total.max(above.saturating_add(cost)), set))
+
+    /// Takes back uses, and those of what falls out of use.
+    fn remove(&mut self, dense: &Dense<'_>, mut pending: Vec<Class>) {
+        while let Some(class) = pending.pop() {
+            self.budget = self.budget.saturating_sub(1);
+            self.counts[class as usize] -= 1;
+            if self.counts[class as usize] == 0 {
+                self.cost -= dense.own_cost(class as usize, dense.chosen(class));
+                pending.extend(dense.operands(class));
+            }
+        }
+    }
+
+    /// Chooses another node for a class in use.
+    fn change(&mut self, dense: &mut Dense<'_>, class: Class, choice: usize) {
+        let before = dense.operands(class);
+        self.cost -= dense.own_cost(class as usize, dense.chosen(class));
+        dense.choice[class as usize] = choice;
+        self.cost += dense.own_cost(class as usize, dense.chosen(class));
+        // The new ones first, so that what both use is not taken back in between.
+        self.add(dense, dense.operands(class));
+        self.remove(dense, before);
+    }
 }

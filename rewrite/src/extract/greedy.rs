@@ -5,7 +5,9 @@
 //! cost of the kernels falls. Every order is fixed, so equal graphs give equal plans.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
 
+use super::canonical::{Canonical, Token};
 use super::cost::scalar_work;
 use super::dense::Class;
 use super::placement::Root;
@@ -37,18 +39,19 @@ impl Extractor for Greedy {
     fn extract(&self, problem: &Problem<'_>) -> Result<(Plan, ExtractionStats), String> {
         let owners = owners(problem);
         let loops: BTreeSet<ScanId> = owners.values().copied().collect();
-        let mut stats = ExtractionStats::default();
+        let mut run = Run { greedy: self, problem, known: HashMap::new(), stats: ExtractionStats::default() };
         let whole = Region::default();
         let mut plan = None;
         if loops.len() > 1 {
             // Where a region cannot be decided by itself, all are decided together.
-            let memory = self.by_region(problem, &owners, &loops, &mut stats).ok();
+            let memory = run.by_loop(Rc::new(owners), &loops).ok();
             plan = memory.and_then(|m| Search::new(problem, &whole, self.work).legal(m).ok());
         }
         let plan = match plan {
             Some(plan) => plan,
-            None => self.search(problem, &whole, &mut stats)?,
+            None => run.decide(&whole)?,
         };
+        let mut stats = run.stats;
         stats.materialised = plan.memory.iter().count();
         stats.seconds = plan.seconds;
         Ok((plan, stats))
@@ -66,17 +69,25 @@ fn owners(problem: &Problem<'_>) -> HashMap<Class, ScanId> {
     problem.stacked.iter().filter(|c| used[**c as usize]).filter_map(owner).collect()
 }
 
-impl Greedy {
+/// One extraction.
+struct Run<'a> {
+    greedy: &'a Greedy,
+    problem: &'a Problem<'a>,
+    /// The classes in memory, by number, of regions that were searched: equal regions are decided alike.
+    known: HashMap<Vec<Token>, Vec<usize>>,
+    stats: ExtractionStats,
+}
+
+impl Run<'_> {
     /// Decides each outermost loop by itself, the last first: by then it is known what the loops after it read.
     /// Loops exchange nothing but stacked results and final states, so little is lost, and the time is linear in
     /// the number of loops.
-    fn by_region(
-        &self,
-        problem: &Problem<'_>,
-        owners: &HashMap<Class, ScanId>,
+    fn by_loop(
+        &mut self,
+        owners: Rc<HashMap<Class, ScanId>>,
         loops: &BTreeSet<ScanId>,
-        stats: &mut ExtractionStats,
     ) -> Result<Materialised, String> {
+        let problem = self.problem;
         let mut memory = Materialised::none(problem.dense.nodes.len());
         let mut asked: BTreeMap<ScanId, (BTreeSet<Class>, BTreeSet<u32>)> = BTreeMap::new();
         let mut pending: BTreeSet<ScanId> = loops.clone();
@@ -88,9 +99,10 @@ impl Greedy {
                 values: values.into_iter().collect(),
                 finals: finals.into_iter().collect(),
                 owners: owners.clone(),
+                part: None,
             };
             if scan.is_none() || !region.values.is_empty() || !region.finals.is_empty() {
-                let plan = self.search(problem, &region, stats)?;
+                let plan = self.decide(&region)?;
                 plan.memory.iter().for_each(|c| memory.set(c, true));
                 let reads = plan.roots.roots.iter().flat_map(|r| r.walk.reads.iter().map(|read| read.class));
                 for class in plan.roots.outputs.keys().copied().chain(reads) {
@@ -116,14 +128,54 @@ impl Greedy {
         }
     }
 
+    /// Decides a region, in parts where it falls into some.
+    fn decide(&mut self, region: &Region) -> Result<Plan, String> {
+        let candidates = Candidates::new(self.problem, region);
+        let mut search = Search::new(self.problem, region, self.greedy.work);
+        if let Ok(least) = search.legal(least(self.problem)) {
+            let matters = |c| candidates.instead.binary_search(&c).is_ok();
+            let parts = region.parts(&least, matters);
+            if parts.len() > 1 {
+                let mut memory = least.memory.clone();
+                for part in &parts {
+                    self.part(part)?.memory.iter().for_each(|c| memory.set(c, true));
+                }
+                if let Ok(plan) = search.legal(memory) {
+                    return Ok(plan);
+                }
+            }
+        }
+        self.part(region)
+    }
+
+    /// Decides a region as a whole, or as an equal one was.
+    fn part(&mut self, region: &Region) -> Result<Plan, String> {
+        let canonical = Canonical::of(self.problem, region);
+        let mut search = Search::new(self.problem, region, self.greedy.work);
+        if let Some(known) = self.known.get(&canonical.structure) {
+            let mut memory = Materialised::none(self.problem.dense.nodes.len());
+            known.iter().for_each(|number| memory.set(canonical.classes[*number], true));
+            self.stats.reused += 1;
+            if let Ok(plan) = search.legal(memory) {
+                return Ok(plan);
+            }
+        }
+        let plan = self.greedy.search(self.problem, region, &mut search, &mut self.stats)?;
+        let numbers = canonical.classes.iter().enumerate().filter(|(_, c)| plan.memory.contains(**c));
+        self.known.insert(canonical.structure, numbers.map(|(i, _)| i).collect());
+        Ok(plan)
+    }
+}
+
+impl Greedy {
     fn search(
         &self,
         problem: &Problem<'_>,
         region: &Region,
+        search: &mut Search<'_>,
         stats: &mut ExtractionStats,
     ) -> Result<Plan, String> {
         let candidates = Candidates::new(problem, region);
-        let mut search = Search::new(problem, region, self.work);
         let mut best: Option<Plan> = None;
         let mut problem_text = String::new();
         for (i, start) in starts(problem, &candidates).into_iter().enumerate() {
@@ -163,7 +215,7 @@ struct Candidates {
 impl Candidates {
     fn new(problem: &Problem<'_>, region: &Region) -> Self {
         let dense = problem.dense;
-        let reached = dense.used_in(&region_roots(problem, region), region);
+        let reached = dense.used_in(&region.entries(problem), region);
         let n = dense.nodes.len();
         let (mut uses, mut boundary, mut summed) = (vec![0usize; n], vec![false; n], vec![false; n]);
         for class in (0..n).filter(|c| reached[*c]) {
@@ -227,26 +279,20 @@ impl Candidates {
     }
 }
 
-/// What a region is entered by.
-fn region_roots(problem: &Problem<'_>, region: &Region) -> Vec<Class> {
-    let Some(scan) = region.scan else { return problem.outputs.clone() };
-    let mut roots = region.values.clone();
-    let info = problem.dense.tables.scan(scan);
-    for carry in &region.finals {
-        let carry = &info.carries[*carry as usize];
-        roots.extend([problem.dense.class(carry.init), problem.dense.class(carry.next)]);
-    }
-    roots
-}
-
 /// The position of the start that is tried only if no other leads anywhere.
 const LAST_RESORT: usize = 4;
 
-fn starts(problem: &Problem<'_>, candidates: &Candidates) -> Vec<Materialised> {
+/// In memory is only what lets every loop be separated from what follows it.
+fn least(problem: &Problem<'_>) -> Materialised {
     let mut least = Materialised::none(problem.dense.nodes.len());
     for class in &problem.stacked {
         least.set(*class, !problem.dense.inside[*class as usize].is_empty());
     }
+    least
+}
+
+fn starts(problem: &Problem<'_>, candidates: &Candidates) -> Vec<Materialised> {
+    let least = least(problem);
     let with = |base: &Materialised, classes: &[Class]| {
         let mut more = base.clone();
         classes.iter().for_each(|c| more.set(*c, true));
@@ -262,6 +308,11 @@ fn starts(problem: &Problem<'_>, candidates: &Candidates) -> Vec<Materialised> {
     let in_loops = (0..loops.len()).filter(|c| loops[*c] && !problem.dense.inside[*c].is_empty());
     let separated = with(&everything, &in_loops.map(|c| c as Class).collect::<Vec<_>>());
     vec![hoisted, reduced, everything, least, separated]
+}
+
+/// The classes that the kernels of a plan compute, in memory or in place.
+fn computed(plan: &Plan) -> HashSet<Class> {
+    plan.roots.roots.iter().flat_map(|r| r.walk.classes.iter().copied()).collect()
 }
 
 struct Search<'a> {
@@ -299,23 +350,29 @@ impl<'a> Search<'a> {
 
     /// Takes a decision if it is better, and has not been seen: what was is either worse than the best of its
     /// start, or that best.
-    fn improve(&mut self, best: &mut Plan, memory: Materialised) {
+    fn improve(&mut self, best: &mut Plan, memory: Materialised) -> bool {
         if !self.known.insert(memory.clone()) {
-            return;
+            return false;
         }
-        if let Ok(plan) = self.evaluator.plan(&memory)
-            && plan.seconds < best.seconds * (1.0 - 1e-9)
-        {
-            *best = plan;
+        match self.evaluator.plan(&memory) {
+            Ok(plan) if plan.seconds < best.seconds * (1.0 - 1e-9) => {
+                *best = plan;
+                true
+            }
+            Ok(_) | Err(_) => false,
         }
     }
 
     fn descend(&mut self, mut best: Plan, candidates: &Candidates, passes: usize) -> Plan {
         for _ in 0..passes {
             let before = best.seconds;
+            let mut computed = computed(&best);
             for class in &candidates.all {
                 let toggled = !best.memory.contains(*class);
-                self.try_move(&mut best, &[*class], toggled);
+                // What no kernel computes changes nothing by being stored.
+                if (!toggled || computed.contains(class)) && self.try_move(&mut best, &[*class], toggled) {
+                    computed = self::computed(&best);
+                }
             }
             // Wider moves only from where single ones lead no further.
             if best.seconds < before {
@@ -378,12 +435,13 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn try_move(&mut self, best: &mut Plan, classes: &[Class], value: bool) {
+    /// Whether setting all of these was better.
+    fn try_move(&mut self, best: &mut Plan, classes: &[Class], value: bool) -> bool {
         if classes.iter().all(|c| best.memory.contains(*c) == value) || self.exhausted() {
-            return;
+            return false;
         }
         let mut memory = best.memory.clone();
         classes.iter().for_each(|c| memory.set(*c, value));
-        self.improve(best, memory);
+        self.improve(best, memory)
     }
 }

@@ -3,11 +3,13 @@
 //! An [`Extractor`] decides; there is one file for each. What a decision means (which kernels, in which
 //! loops, at what cost) is the same for all and lives here.
 
+pub mod canonical;
 pub mod cost;
 pub mod dense;
 pub mod greedy;
 pub mod placement;
 pub mod points;
+pub mod region;
 pub mod walk;
 
 use std::collections::hash_map::{Entry, HashMap};
@@ -16,6 +18,7 @@ use fuse_ir::device::DeviceModel;
 
 use dense::{Class, Dense};
 use placement::{Item, Misplaced, Placement, Root, RootId, RootKind, Roots, arrange, place, stored_output};
+pub use region::Region;
 use walk::{Materialised, Walk, Walker};
 
 use crate::language::ScanId;
@@ -30,32 +33,6 @@ pub struct Problem<'a> {
     pub stacked: Vec<Class>,
     /// The device.
     pub device: &'a DeviceModel,
-}
-
-/// A part of a problem that is decided by itself: what belongs to one outermost loop, or to none. Other parts'
-/// stacked results are in memory, their final states are there.
-#[derive(Clone, Debug, Default)]
-pub struct Region {
-    /// The loop.
-    pub scan: Option<ScanId>,
-    /// Its stacked results that other regions read.
-    pub values: Vec<Class>,
-    /// Its final states that other regions read.
-    pub finals: Vec<u32>,
-    /// The outermost loop that each stacked result belongs to; empty where the problem is not divided.
-    pub owners: HashMap<Class, ScanId>,
-}
-
-impl Region {
-    /// Whether another region stores a class.
-    pub fn is_foreign(&self, class: Class) -> bool {
-        self.owners.get(&class).is_some_and(|owner| Some(*owner) != self.scan)
-    }
-
-    /// Whether another region runs a scan.
-    pub fn is_foreign_scan(&self, dense: &Dense<'_>, scan: ScanId) -> bool {
-        !self.owners.is_empty() && dense.tables.scan(scan).depth() == 0 && Some(scan) != self.scan
-    }
 }
 
 /// The kernels that a decision leads to.
@@ -80,6 +57,8 @@ pub struct ExtractionStats {
     pub evaluated: usize,
     /// Classes that could be materialised or not.
     pub candidates: usize,
+    /// Regions that were decided as an equal one was.
+    pub reused: usize,
     /// Classes that were materialised.
     pub materialised: usize,
     /// Seconds of one run by the model.
@@ -160,20 +139,15 @@ impl<'a> Evaluator<'a> {
         let mut roots = Roots::default();
         let mut needs = Vec::new();
         let mut pending: Vec<(RootKind, Class)> = Vec::new();
-        match self.region.scan {
-            None => {
-                let outputs = self.problem.outputs.iter().enumerate();
-                pending.extend(outputs.rev().map(|(i, c)| (RootKind::Output(i as u32), *c)));
-            }
-            Some(scan) => {
-                for class in self.region.values.iter().rev() {
-                    roots.values.insert(*class, usize::MAX);
-                    pending.push((RootKind::Value, *class));
-                }
-                for carry in self.region.finals.iter().rev() {
-                    self.require_state(&mut roots, &mut pending, scan, *carry);
-                }
-            }
+        for class in self.region.values.iter().rev() {
+            roots.values.insert(*class, usize::MAX);
+            pending.push((RootKind::Value, *class));
+        }
+        for i in self.region.outputs(self.problem).into_iter().rev() {
+            pending.push((RootKind::Output(i), self.problem.outputs[i as usize]));
+        }
+        for (scan, carry) in self.region.finals().rev() {
+            self.require_state(&mut roots, &mut pending, scan, carry);
         }
         while let Some((kind, class)) = pending.pop() {
             if let RootKind::Output(i) = kind

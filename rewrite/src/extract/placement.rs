@@ -7,6 +7,7 @@
 //! all there is to hoisting.
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use super::Region;
 use super::dense::{Class, Dense};
@@ -39,7 +40,7 @@ pub struct Root {
     /// What is stored.
     pub class: Class,
     /// What lies between it and memory.
-    pub walk: Walk,
+    pub walk: Rc<Walk>,
 }
 
 /// A graph output that is stored where a materialised class is computed.

@@ -5,7 +5,7 @@
 //! what it costs do not depend on which classes are materialised; that only decides where a walk stops. So they
 //! are interned once per space, and evaluating a choice is a walk over integers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use fuse_ir::expr::Atom;
 use fuse_ir::types::Shape;
@@ -64,6 +64,10 @@ pub struct Point {
     pub work: Work,
     /// The elements it has, each counted once, over the whole space.
     pub distinct: f64,
+    /// How often each element is evaluated.
+    pub repetitions: f64,
+    /// How many reductions its coordinates depend on.
+    pub nested: usize,
     /// The number of leading axes of the space that it is evaluated for.
     pub levels: usize,
     /// The axes of the space it depends on.
@@ -97,8 +101,8 @@ pub struct Points {
     extents: Vec<Dim>,
     /// For each reduction axis: the evaluations of one pass over it, and the levels of its reduction.
     passes: Vec<(f64, usize)>,
-    /// The reduction that the last axis belongs to.
-    owner_of_last: Option<PointId>,
+    /// The reduction that each reduction axis belongs to.
+    owners: Vec<PointId>,
     points: Vec<Point>,
     known: HashMap<(Class, CoordinatesId), PointId>,
     coordinates: Vec<Coordinates>,
@@ -116,7 +120,7 @@ impl Points {
             extents: space.clone(),
             space,
             passes: Vec::new(),
-            owner_of_last: None,
+            owners: Vec::new(),
             points: Vec::new(),
             known: HashMap::new(),
             coordinates: Vec::new(),
@@ -200,6 +204,8 @@ impl Points {
             identity: coordinates.identity,
             work: Work::default(),
             distinct,
+            repetitions: 1.0,
+            nested: bound.iter().map(|b| self.owners[*b as usize]).collect::<HashSet<_>>().len(),
             levels: 64 - used.leading_zeros() as usize,
             used,
             bound,
@@ -207,6 +213,7 @@ impl Points {
             views: SmallVec::new(),
         };
         let evaluations = self.evaluations(&mut point);
+        point.repetitions = evaluations / point.distinct.max(1.0);
         let work = own_work(dense, class);
         point.work =
             Work { flops: work.flops * evaluations, transcendentals: work.transcendentals * evaluations };
@@ -334,7 +341,7 @@ impl Points {
         let levels = point.levels;
         let outer = match self.passes.last() {
             // A further axis of the same reduction runs inside the ones before it.
-            Some((evaluations, _)) if self.owner_of_last == Some(reduction) => *evaluations,
+            Some((evaluations, _)) if self.owners.last() == Some(&reduction) => *evaluations,
             _ => self.evaluations(&mut point.clone()),
         };
         let size = assumed(extent);
@@ -342,7 +349,7 @@ impl Points {
         self.passes.push((outer * size, levels));
         self.sizes.push(size);
         self.extents.push(extent.clone());
-        self.owner_of_last = Some(reduction);
+        self.owners.push(reduction);
         Expr::axis(axis)
     }
 }

@@ -1,6 +1,8 @@
 //! What kernels read and compute, given which classes are materialised.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 
 use fuse_ir::device::DeviceModel;
 
@@ -13,28 +15,39 @@ use crate::language::{Head, ScanId, SpaceId};
 /// Which classes are in memory.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Materialised {
-    flags: Vec<bool>,
+    words: Vec<u64>,
 }
 
 impl Materialised {
     /// None of `classes` classes.
     pub fn none(classes: usize) -> Self {
-        Materialised { flags: vec![false; classes] }
+        Materialised { words: vec![0; classes.div_ceil(64)] }
     }
 
     /// Whether the class is.
     pub fn contains(&self, class: Class) -> bool {
-        self.flags[class as usize]
+        self.words[class as usize / 64] & (1 << (class % 64)) != 0
     }
 
     /// Sets whether the class is.
     pub fn set(&mut self, class: Class, value: bool) {
-        self.flags[class as usize] = value;
+        let bit = 1 << (class % 64);
+        match value {
+            true => self.words[class as usize / 64] |= bit,
+            false => self.words[class as usize / 64] &= !bit,
+        }
     }
 
     /// The classes, ascending.
     pub fn iter(&self) -> impl Iterator<Item = Class> + '_ {
-        self.flags.iter().enumerate().filter(|(_, f)| **f).map(|(i, _)| i as Class)
+        self.words.iter().enumerate().flat_map(|(i, word)| {
+            let mut word = *word;
+            std::iter::from_fn(move || {
+                let bit = (word != 0).then(|| word.trailing_zeros())?;
+                word &= word - 1;
+                Some(i as Class * 64 + bit)
+            })
+        })
     }
 }
 
@@ -77,7 +90,32 @@ pub struct Walk {
     pub loaded: Vec<PointId>,
     /// Classes that must be materialised for this to be a kernel.
     pub needs: Vec<Class>,
+    /// What was asked of memory on the way: words of classes, which bits of each, and the answers. A walk with
+    /// the same answers is the same.
+    asked: Vec<(u32, u64, u64)>,
+    /// Seconds that were worked out, by bytes stored at a point and loops around.
+    seconds: RefCell<Vec<(f64, Vec<usize>, f64)>>,
 }
+
+impl Walk {
+    /// Whether this is the walk in this memory, given that it is in some.
+    fn holds(&self, memory: &Materialised) -> bool {
+        self.asked.iter().all(|(word, mask, value)| memory.words[*word as usize] & mask == *value)
+    }
+}
+
+/// Walks of one kernel that are kept, the latest ones.
+const WALKS_KEPT: usize = 8;
+
+/// Coordinates that a reduction is evaluated at for each that it has, beyond which it is not repeated but read.
+const MAX_REPETITIONS: f64 = 8.0;
+
+/// Reductions that may lie in each other where the inner ones depend on the axes of the outer ones.
+const MAX_NESTED: usize = 2;
+
+/// Points of classes that a kernel computes elsewhere already. Beyond, they are read: views of sums of views of
+/// sums double with every link.
+const MAX_RECOMPUTED: usize = 1024;
 
 /// The points of every space, for walking.
 pub struct Walker<'a> {
@@ -87,27 +125,68 @@ pub struct Walker<'a> {
     /// For each point of the space being walked: the last walk that met it.
     stamps: HashMap<SpaceId, Vec<u32>>,
     stamp: u32,
-    /// Points visited so far, those of all walks.
+    /// For each class the last walk that computed it.
+    computed_in: Vec<u32>,
+    /// The walks of kernels with one root, and whether it is computed inside.
+    known: Vec<[VecDeque<Rc<Walk>>; 2]>,
+    /// The walks of kernels by roots and what is computed inside.
+    known_joined: HashMap<(Vec<Class>, Vec<Class>), VecDeque<Rc<Walk>>>,
+    /// Points visited so far, those of all walks; a walk that is known counts one.
     pub visited: usize,
 }
 
 impl<'a> Walker<'a> {
     /// Nothing walked yet.
     pub fn new(dense: &'a Dense<'a>) -> Self {
-        Walker { dense, spaces: HashMap::new(), stamps: HashMap::new(), stamp: 0, visited: 0 }
+        Walker {
+            dense,
+            spaces: HashMap::new(),
+            stamps: HashMap::new(),
+            stamp: 0,
+            computed_in: vec![0; dense.nodes.len()],
+            known: vec![Default::default(); dense.nodes.len()],
+            known_joined: HashMap::new(),
+            visited: 0,
+        }
     }
 
     /// Walks from root classes of one space. A materialised class in `inside` is computed here (where every
     /// point uses its own); any other is read.
-    pub fn walk(&mut self, roots: &[Class], inside: &[Class], memory: &Materialised) -> Walk {
+    pub fn walk(&mut self, roots: &[Class], inside: &[Class], memory: &Materialised) -> Rc<Walk> {
+        self.visited += 1;
+        let known = self.known(roots, inside);
+        if let Some(walk) = known.iter().find(|w| w.holds(memory)) {
+            return walk.clone();
+        }
+        let walk = Rc::new(self.fresh_walk(roots, inside, memory));
+        let known = self.known(roots, inside);
+        if known.len() == WALKS_KEPT {
+            known.pop_front();
+        }
+        known.push_back(walk.clone());
+        walk
+    }
+
+    fn known(&mut self, roots: &[Class], inside: &[Class]) -> &mut VecDeque<Rc<Walk>> {
+        match (roots, inside) {
+            ([root], []) => &mut self.known[*root as usize][0],
+            ([root], [inside]) if root == inside => &mut self.known[*root as usize][1],
+            _ => self.known_joined.entry((roots.to_vec(), inside.to_vec())).or_default(),
+        }
+    }
+
+    fn fresh_walk(&mut self, roots: &[Class], inside: &[Class], memory: &Materialised) -> Walk {
         let mut walk = Walk::default();
         let Some(first) = roots.first() else { return walk };
         let space = self.dense.data[*first as usize].space;
         let points = self.spaces.entry(space).or_insert_with(|| Points::new(self.dense, space));
         let stamps = self.stamps.entry(space).or_default();
         self.stamp += 1;
-        let mut pending: Vec<PointId> = roots.iter().rev().map(|r| points.root(self.dense, *r)).collect();
-        while let Some(id) = pending.pop() {
+        let mut asked = Asked { memory, classes: Vec::new() };
+        let mut recomputed = 0;
+        let roots = roots.iter().rev().map(|r| (points.root(self.dense, *r), Cut::None));
+        let mut pending: Vec<(PointId, Cut)> = roots.collect();
+        while let Some((id, cut)) = pending.pop() {
             if stamps.len() < points.len() {
                 stamps.resize(points.len(), 0);
             }
@@ -115,8 +194,19 @@ impl<'a> Walker<'a> {
                 continue;
             }
             self.visited += 1;
-            visit(self.dense, points, id, inside, memory, &mut walk, &mut pending);
+            let before = walk.computed.len();
+            visit(self.dense, points, (id, cut), inside, &mut asked, &mut walk, &mut pending);
+            if walk.computed.len() > before {
+                let class = points.get(id).class;
+                let last = std::mem::replace(&mut self.computed_in[class as usize], self.stamp);
+                recomputed += usize::from(last == self.stamp);
+                if last == self.stamp && recomputed > MAX_RECOMPUTED {
+                    walk.needs.push(class);
+                    break;
+                }
+            }
         }
+        walk.asked = asked.answers();
         walk
     }
 
@@ -169,11 +259,18 @@ impl<'a> Walker<'a> {
         stored: &[Class],
         time: &[usize],
     ) -> f64 {
+        let bytes: f64 = stored.iter().map(|c| self.dense.data[*c as usize].dtype.size() as f64).sum();
+        let known = walk.seconds.borrow().iter().find(|k| k.0 == bytes && k.1 == time).map(|k| k.2);
+        if let Some(seconds) = known {
+            return seconds;
+        }
         let trips: f64 = match self.spaces.get(&space) {
             Some(points) => time.iter().map(|d| points.sizes[*d]).product(),
             None => 1.0,
         };
-        trips * self.cost(space, walk, stored, time).seconds(device)
+        let seconds = trips * self.cost(space, walk, stored, time).seconds(device);
+        walk.seconds.borrow_mut().push((bytes, time.to_vec(), seconds));
+        seconds
     }
 
     /// The classes that a kernel loads without regard to the loops over the axes `time`, and their bytes.
@@ -194,15 +291,47 @@ impl<'a> Walker<'a> {
     }
 }
 
+/// Memory that remembers what it was asked.
+struct Asked<'m> {
+    memory: &'m Materialised,
+    classes: Vec<Class>,
+}
+
+impl Asked<'_> {
+    fn contains(&mut self, class: Class) -> bool {
+        self.classes.push(class);
+        self.memory.contains(class)
+    }
+
+    /// The questions and answers by words.
+    fn answers(mut self) -> Vec<(u32, u64, u64)> {
+        self.classes.sort_unstable();
+        let words = self.classes.chunk_by(|a, b| a / 64 == b / 64);
+        let masks = words.map(|same| {
+            let mask = same.iter().fold(0, |bits, c| bits | 1u64 << (c % 64));
+            (same[0] / 64, mask, self.memory.words[same[0] as usize / 64] & mask)
+        });
+        masks.collect()
+    }
+}
+
+/// The outermost value on the way to a point that is evaluated far more often than it has elements: if something
+/// that reduces turns out to be below, this is what to keep in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cut {
+    None,
+    At(Class),
+}
+
 /// Handles one point: reads it from memory, or computes it from others.
 fn visit(
     dense: &Dense<'_>,
     points: &mut Points,
-    id: PointId,
+    (id, cut): (PointId, Cut),
     inside: &[Class],
-    memory: &Materialised,
+    memory: &mut Asked<'_>,
     walk: &mut Walk,
-    pending: &mut Vec<PointId>,
+    pending: &mut Vec<(PointId, Cut)>,
 ) {
     let point = points.get(id);
     let (class, steps, identity) = (point.class, point.steps, point.identity);
@@ -217,9 +346,23 @@ fn visit(
         walk.needs.push(class);
         return;
     }
+    let repeated = point.repetitions > MAX_REPETITIONS || point.nested > MAX_NESTED;
+    let view = matches!(dense.chosen(class).head, Head::Reindex(_));
+    let cut = match cut {
+        Cut::At(class) if repeated => Cut::At(class),
+        // Neither a view nor a repetition, which would be stored as such.
+        Cut::None | Cut::At(_) if repeated && !view && covers_space(dense, class) => Cut::At(class),
+        Cut::None | Cut::At(_) => Cut::None,
+    };
+    if matches!(dense.chosen(class).head, Head::Reduce(..))
+        && let Cut::At(outermost) = cut
+    {
+        walk.needs.push(outermost);
+        return;
+    }
     points.expand(dense, id);
     if let Some(view) = points.views_of(id).iter().find(|v| memory.contains(points.get(**v).class)) {
-        pending.push(*view);
+        pending.push((*view, cut));
         return;
     }
     match points.expansion_of(id) {
@@ -236,23 +379,23 @@ fn visit(
             walk.finals.push(StateRead { scan: *scan, carry: *carry, steps });
         }
         Some(Expansion::TooLong) => walk.needs.push(class),
-        Some(Expansion::View(source)) => pending.push(*source),
+        Some(Expansion::View(source)) => pending.push((*source, cut)),
         Some(Expansion::Op(children)) => {
             walk.computed.push(id);
             walk.classes.push(class);
-            pending.extend(children.iter().rev());
+            pending.extend(children.iter().rev().map(|c| (*c, cut)));
         }
         Some(Expansion::Gather { table, index, steps }) => {
             walk.computed.push(id);
             walk.classes.push(class);
             walk.loaded.push(id);
-            pending.push(*index);
+            pending.push((*index, cut));
             read_table(dense, *table, *steps, memory, walk);
         }
     }
 }
 
-fn read_table(dense: &Dense<'_>, table: Class, steps: usize, memory: &Materialised, walk: &mut Walk) {
+fn read_table(dense: &Dense<'_>, table: Class, steps: usize, memory: &mut Asked<'_>, walk: &mut Walk) {
     if memory.contains(table) {
         walk.reads.push(Read { class: table, steps, identity: false });
         return;
