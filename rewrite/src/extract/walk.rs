@@ -117,6 +117,9 @@ const MAX_NESTED: usize = 2;
 /// sums double with every link.
 const MAX_RECOMPUTED: usize = 1024;
 
+/// The latest walks of a kernel, the oldest first.
+type Kept = VecDeque<Rc<Walk>>;
+
 /// The points of every space, for walking.
 pub struct Walker<'a> {
     /// The classes.
@@ -128,9 +131,9 @@ pub struct Walker<'a> {
     /// For each class the last walk that computed it.
     computed_in: Vec<u32>,
     /// The walks of kernels with one root, and whether it is computed inside.
-    known: Vec<[VecDeque<Rc<Walk>>; 2]>,
+    known: Vec<[Kept; 2]>,
     /// The walks of kernels by roots and what is computed inside.
-    known_joined: HashMap<(Vec<Class>, Vec<Class>), VecDeque<Rc<Walk>>>,
+    known_joined: HashMap<(Vec<Class>, Vec<Class>), Kept>,
     /// Points visited so far, those of all walks; a walk that is known counts one.
     pub visited: usize,
 }
@@ -167,7 +170,7 @@ impl<'a> Walker<'a> {
         walk
     }
 
-    fn known(&mut self, roots: &[Class], inside: &[Class]) -> &mut VecDeque<Rc<Walk>> {
+    fn known(&mut self, roots: &[Class], inside: &[Class]) -> &mut Kept {
         match (roots, inside) {
             ([root], []) => &mut self.known[*root as usize][0],
             ([root], [inside]) if root == inside => &mut self.known[*root as usize][1],
