@@ -326,6 +326,53 @@ impl Reader {
         if let Some(known) = known {
             return Ok(known.results.clone());
         }
+        let results = match scan.trip.as_constant() {
+            Some(0) => self.no_step(scan, operands),
+            Some(1) => self.one_step(scan, types, operands)?,
+            _ => self.steps(scan, types, operands)?,
+        };
+        let operands = operands.to_vec();
+        self.scans.push(KnownScan { scan: scan.clone(), operands, results: results.clone() });
+        Ok(results)
+    }
+
+    /// A scan without steps: the initial states, and empty histories.
+    fn no_step(&mut self, scan: &Scan, operands: &[Id]) -> Vec<Id> {
+        let mut results = operands[..scan.carries].to_vec();
+        for output in &scan.body.outputs()[scan.carries..] {
+            let ty = scan.body.ty(output.value);
+            let shape: Shape = [&scan.trip].into_iter().chain(&ty.shape).cloned().collect();
+            results.push(self.constant(Literal::from_i64(ty.dtype, 0), &shape));
+        }
+        results
+    }
+
+    /// A scan of one step is its body: the states are the initial ones.
+    fn one_step(
+        &mut self,
+        scan: &Scan,
+        types: &[&TensorType],
+        operands: &[Id],
+    ) -> Result<Vec<Id>, RewriteError> {
+        let mut states = Vec::with_capacity(scan.carries);
+        for i in 0..scan.carries {
+            states.push(self.repeat(&types[i].shape, &scan.trip, operands[i]));
+        }
+        let mut results = self.scan_body(states, scan, types, operands)?;
+        for (result, ty) in results.iter_mut().zip(&types[..scan.carries]) {
+            let axes = (0..ty.rank()).map(Expr::axis);
+            let results = [Expr::constant(0)].into_iter().chain(axes).collect();
+            *result = self.view(&IndexMap { domain: ty.shape.clone(), results }, *result);
+        }
+        Ok(results)
+    }
+
+    fn steps(
+        &mut self,
+        scan: &Scan,
+        types: &[&TensorType],
+        operands: &[Id],
+    ) -> Result<Vec<Id>, RewriteError> {
         let id = ScanId::from(self.terms.analysis.tables.scans.len());
         let carry = |i: usize| CarryInfo {
             name: scan.body.inputs()[i].name.clone(),
@@ -339,7 +386,9 @@ impl Reader {
             carries: (0..scan.carries).map(carry).collect(),
         };
         self.terms.analysis.tables.scans.push(info);
-        let outputs = self.scan_body(id, scan, types, operands)?;
+        let states = (0..scan.carries).map(|i| self.terms.add(Term::leaf(Head::Carry(id, i as u32))));
+        let states = states.collect();
+        let outputs = self.scan_body(states, scan, types, operands)?;
         let mut results = Vec::with_capacity(outputs.len());
         for (i, next) in outputs.iter().enumerate() {
             if i < scan.carries {
@@ -352,23 +401,21 @@ impl Reader {
                 results.push(self.at_positions(scan, &shape, *next));
             }
         }
-        let operands = operands.to_vec();
-        self.scans.push(KnownScan { scan: scan.clone(), operands, results: results.clone() });
         Ok(results)
     }
 
-    /// The outputs of the body over the scan's steps: new carries, then stacked values.
+    /// The outputs of the body over the scan's steps, from the states at their start: new states, then stacked
+    /// values.
     fn scan_body(
         &mut self,
-        id: ScanId,
+        states: Vec<Id>,
         scan: &Scan,
         types: &[&TensorType],
         operands: &[Id],
     ) -> Result<Vec<Id>, RewriteError> {
         let fixed = scan.carries + scan.scanned;
         let captures = scan.captures(operands.len());
-        let carries = (0..scan.carries).map(|i| self.terms.add(Term::leaf(Head::Carry(id, i as u32))));
-        let mut inputs: Vec<Id> = carries.collect();
+        let mut inputs = states;
         for k in scan.carries..fixed {
             inputs.push(self.at_positions(scan, &types[k].shape, operands[k]));
         }

@@ -4,7 +4,7 @@
 //! except where the term says otherwise. Attributes that are not plain data are interned, so that a node is
 //! small and copies cheaply. Inside scans the leading axes of a space are time, outermost loop first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 use std::ops::Range;
@@ -230,6 +230,15 @@ impl<T: Clone + Eq + Hash> Interner<T> {
     }
 }
 
+/// Terms that another term of their class makes superfluous.
+#[derive(Clone, Debug, Default)]
+pub struct Retired {
+    /// Views of classes.
+    pub views: HashSet<(MapId, Id)>,
+    /// States after the loop.
+    pub finals: HashSet<(ScanId, u32)>,
+}
+
 /// The attributes of heads.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
@@ -242,6 +251,8 @@ pub struct Tables {
     pub scans: Vec<ScanInfo>,
     /// The terms, by position, that the bodies of scans were read as.
     pub bodies: Vec<Range<usize>>,
+    /// What extraction need not consider.
+    pub retired: Retired,
     /// The types of the graph inputs.
     pub leaves: Vec<TensorType>,
 }

@@ -5,24 +5,23 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use egg::{Id, Runner};
+use fuse_ir::Graph;
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::{BufferId, KernelGraph};
 use fuse_ir::types::ShapeText;
-use fuse_ir::{Expr, Graph, IndexMap};
 
-use crate::analysis::Terms;
 use crate::error::RewriteError;
 use crate::extract::dense::{Class, Dense};
 use crate::extract::greedy::Greedy;
 use crate::extract::{Evaluator, Extractor, Plan, Problem, Region};
 use crate::ingest::{Ingested, ingest};
-use crate::language::Head;
 use crate::lower::lower;
 use crate::provenance::{Record, under};
 use crate::push::{Pusher, look_through_table_views};
 use crate::report::{Report, SaturationStats};
 use crate::rules::{Limits, chains, rewrites, rule_name};
 use crate::scans::siblings::merge_siblings;
+use crate::scans::{accumulation, last_step, states};
 use crate::unfused::unfused;
 
 /// Whether to fuse.
@@ -181,12 +180,17 @@ pub fn saturate(
         .map_err(|problem| RewriteError::Infeasible { graph: graph.name().to_string(), problem })?;
     let mut pusher = Pusher::new(&ingested.stacked);
     let mut terms = ingested.terms;
+    under(&mut terms, accumulation::NAME, |terms| {
+        accumulation::sum_after_the_loop(terms, &ingested.outputs, &ingested.stacked);
+    });
     // Pushing and algebra feed each other; two rounds of both settle what models contain.
     for round in 0..2 {
-        drop_unchanged_carries(&mut terms);
+        under(&mut terms, states::UNCHANGED, states::drop_unchanged);
+        under(&mut terms, last_step::NAME, |terms| last_step::read_final_states(terms, &ingested.outputs));
         look_through_table_views(&mut terms);
         under(&mut terms, "push-view", |terms| pusher.run(terms, options.node_limit));
-        under(&mut terms, "unchanged-state", drop_unchanged_carries);
+        under(&mut terms, states::UNCHANGED, states::drop_unchanged);
+        under(&mut terms, states::DUPLICATE, states::merge_duplicates);
         for (rule, count) in chains::normalise(&mut terms) {
             *stats.applied.entry(rule.to_string()).or_default() += count;
         }
@@ -211,48 +215,13 @@ pub fn saturate(
             break;
         }
     }
-    under(&mut terms, "unchanged-state", drop_unchanged_carries);
+    under(&mut terms, states::UNCHANGED, states::drop_unchanged);
+    under(&mut terms, states::DUPLICATE, states::merge_duplicates);
     stats.nodes = terms.total_size();
     stats.classes = terms.number_of_classes();
     stats.milliseconds = milliseconds(start);
     ingested.terms = terms;
     Ok((ingested, stats))
-}
-
-/// A state that every step hands on unchanged is its initial value throughout; which may make the state of an
-/// enclosing scan unchanged.
-fn drop_unchanged_carries(terms: &mut Terms) {
-    while drop_unchanged_once(terms) {}
-}
-
-fn drop_unchanged_once(terms: &mut Terms) -> bool {
-    let mut changed = false;
-    let mut carries = Vec::new();
-    for class in terms.classes() {
-        for term in &class.nodes {
-            if let Head::Carry(scan, i) = term.head {
-                carries.push((class.id, scan, i));
-            }
-        }
-    }
-    carries.sort_unstable();
-    for (class, scan, i) in carries {
-        let info = terms.analysis.tables.scan(scan);
-        let (carry, depth) = (&info.carries[i as usize], info.depth());
-        let (init, next) = (carry.init, carry.next);
-        if terms.find(next) != terms.find(class) {
-            continue;
-        }
-        let domain = terms.analysis.tables.extents(terms[class].data.space).clone();
-        let results = (0..domain.len()).filter(|a| *a != depth).map(Expr::axis).collect();
-        let map = terms.analysis.tables.map_id(IndexMap { domain, results });
-        let repeated = terms.add(crate::language::Term::new(Head::Reindex(map), &[init]));
-        let last = terms.add(crate::language::Term::new(Head::ScanFinal(scan, i), &[init, next]));
-        changed |= terms.union(class, repeated);
-        changed |= terms.union(last, init);
-    }
-    terms.rebuild();
-    changed
 }
 
 fn extract<R>(

@@ -2,7 +2,7 @@
 
 use fuse_ir::device::DeviceModel;
 use fuse_ir::interp::{Precision, interpret};
-use fuse_ir::kernel::{KernelGraph, Loop, Step};
+use fuse_ir::kernel::{Element, KernelGraph, Loop, Step};
 use fuse_ir::testing::inputs_for;
 use fuse_ir::{DimEnv, interpret_kernels, parse, verify_kernels};
 use fuse_rewrite::{Optimized, Options, optimize};
@@ -224,4 +224,285 @@ fn loops_within_a_loop_share_one_too() {
     let nested: Vec<_> = outer.iter().filter(|l| l.body.iter().any(|s| matches!(s, Step::Loop(_)))).collect();
     let steps = |l: &Loop| l.body.iter().filter(|s| matches!(s, Step::Loop(_))).count();
     assert!(nested.iter().all(|l| steps(l) == 1), "{}", inner.kernels);
+}
+
+fn reductions(kernels: &KernelGraph) -> usize {
+    let all = kernels.kernels();
+    let elements = all.iter().flat_map(|(k, _)| &k.elements);
+    elements.filter(|e| matches!(e.element, Element::Reduce { .. })).count()
+}
+
+/// A scan over `x` and `z` with the states `h` and `a`; the body is given.
+fn accumulator(ty: &str, body: &str, result: &str) -> String {
+    format!(
+        "graph g(x: {ty}[T, B, 4], z: {ty}[T, B, 4], a: {ty}[B, 4], h: {ty}[B, 4], n: i64[B]) {{
+           {body}
+           return {result}
+         }}"
+    )
+}
+
+#[test]
+fn a_sum_that_only_the_end_needs_is_a_reduction_without_a_loop() {
+    for (op, reduces) in [("add", 1), ("mul", 1), ("maximum", 1), ("minimum", 1), ("sub", 0)] {
+        let body = format!(
+            "%l = scan over T carry (a = a) each (x = x, z = z) {{
+               %p = mul x, z
+               %s = {op} a, %p
+               next a = %s
+             }}"
+        );
+        let sum = fused(&accumulator("f32", &body, "l = %l"));
+        assert_eq!(sum.report.kernels_in_loops, 1 - reduces, "{op}: {}", sum.kernels);
+        assert_eq!(reductions(&sum.kernels), reduces, "{op}: {}", sum.kernels);
+    }
+}
+
+#[test]
+fn a_sum_of_products_over_time_is_one_contraction() {
+    let gradient = fused(
+        "graph g(x: f32[T, B, 4], z: f32[T, B, 5], a: f32[4, 5]) {
+           %l = scan over T reverse carry (a = a) each (x = x, z = z) {
+             %p = contract x, z axes=[0:0]
+             %s = add %p, a
+             next a = %s
+           }
+           return l = %l
+         }",
+    );
+    assert_eq!(gradient.report.kernels_in_loops, 0, "{}", gradient.kernels);
+    assert_eq!(gradient.report.kernels, 1, "{}", gradient.kernels);
+    let kernels = gradient.kernels.kernels();
+    let both = |e: &Element| matches!(e, Element::Reduce { axes, .. } if axes.len() == 2);
+    assert!(kernels[0].0.elements.iter().any(|e| both(&e.element)), "{}", gradient.kernels);
+}
+
+#[test]
+fn a_sum_of_products_of_states_is_taken_after_their_loop() {
+    let gradient = fused(
+        "graph g(x: f32[T, B, 4], h: f32[B, 4], a: f32[4, 4]) {
+           %h, %l = scan over T carry (h = h, a = a) each (x = x) {
+             %s = add h, x
+             %m = tanh %s
+             %p = contract %m, x axes=[0:0]
+             %b = add a, %p
+             next h = %m, a = %b
+           }
+           return l = %l
+         }",
+    );
+    let in_loop = gradient.kernels.kernels().into_iter().filter(|(_, depth)| *depth > 0);
+    let reduce = in_loop.flat_map(|(k, _)| &k.elements).any(|e| matches!(e.element, Element::Reduce { .. }));
+    assert!(!reduce, "{}", gradient.kernels);
+}
+
+#[test]
+fn rows_that_end_early_add_nothing() {
+    let sum = fused(&accumulator(
+        "f32",
+        "%l = scan over T carry (a = a) each (x = x) lengths n {
+           %s = add x, a
+           next a = %s
+         }",
+        "l = %l",
+    ));
+    assert_eq!(sum.report.kernels_in_loops, 0, "{}", sum.kernels);
+}
+
+#[test]
+fn a_sum_whose_history_is_needed_stays_in_its_loop() {
+    let running = fused(&accumulator(
+        "f32",
+        "%l, %y = scan over T carry (a = a) each (x = x) {
+           %s = add a, x
+           next a = %s
+           stack y = %s
+         }",
+        "l = %l, y = %y",
+    ));
+    assert_eq!(running.report.kernels_in_loops, 1, "{}", running.kernels);
+}
+
+#[test]
+fn a_sum_that_its_terms_depend_on_stays_in_its_loop() {
+    for term in ["%p = mul a, x", "%p = tanh a"] {
+        let body = format!(
+            "%l = scan over T carry (a = a) each (x = x) {{
+               {term}
+               %s = add a, %p
+               next a = %s
+             }}"
+        );
+        let dependent = fused(&accumulator("f32", &body, "l = %l"));
+        assert_eq!(dependent.report.kernels_in_loops, 1, "{term}: {}", dependent.kernels);
+    }
+}
+
+#[test]
+fn a_sum_that_another_state_reads_stays_in_its_loop() {
+    let read = fused(&accumulator(
+        "f32",
+        "%l, %m = scan over T carry (a = a, h = h) each (x = x) {
+           %s = add a, x
+           %g = mul h, a
+           %t = tanh %g
+           next a = %s, h = %t
+         }",
+        "l = %l, m = %m",
+    ));
+    assert_eq!(read.report.kernels_in_loops, 1, "{}", read.kernels);
+}
+
+#[test]
+fn a_plain_sum_of_states_does_not_keep_their_history() {
+    let sum = fused(&accumulator(
+        "f32",
+        "%m, %l = scan over T carry (h = h, a = a) each (x = x) {
+           %s = add h, x
+           %t = tanh %s
+           %b = add a, %t
+           next h = %t, a = %b
+         }",
+        "l = %l",
+    ));
+    assert_eq!(sum.report.kernels, sum.report.kernels_in_loops + 2, "{}", sum.kernels);
+    assert!(sum.kernels.buffers.iter().all(|b| b.ty.rank() < 3 || b.name == "x" || b.name == "z"));
+}
+
+#[test]
+fn a_sum_in_a_narrow_type_rounds_every_step() {
+    let graph = accumulator(
+        "bf16",
+        "%l = scan over T carry (a = a) each (x = x) {
+           %s = add a, x
+           next a = %s
+         }",
+        "l = %l",
+    );
+    let narrow = fused_for(&graph, &DeviceModel::cpu(), &[]);
+    assert_eq!(narrow.report.kernels_in_loops, 1, "{}", narrow.kernels);
+}
+
+#[test]
+fn the_last_step_of_a_history_is_the_final_state() {
+    let text = |start: &str| {
+        format!(
+            "graph g(x: f32[T, B, 4], h: f32[B, 4]) {{
+               %l, %y = scan over T carry (h = h) each (x = x) {{
+                 %s = add h, x
+                 %m = tanh %s
+                 next h = %m
+                 stack y = %m
+               }}
+               %last = slice %y start=[{start}, 0, 0] length=[1, B, 4] step=[1, 1, 1]
+               return y = %last
+             }}"
+        )
+    };
+    let stacks = |o: &Optimized| {
+        o.kernels.buffers.iter().any(|b| b.name != "x" && b.ty.rank() == 3 && !b.ty.shape[0].is_one())
+    };
+    let some = [(3, 2), (1, 1), (5, 3)];
+    let last = fused_for(&text("T - 1"), &DeviceModel::cpu(), &some);
+    assert!(!stacks(&last), "{}", last.kernels);
+    let first = fused_for(&text("0"), &DeviceModel::cpu(), &some);
+    println!("{}", first.kernels);
+}
+
+#[test]
+fn what_each_step_makes_of_its_state_is_made_once_if_the_last_alone_is_read() {
+    let last = fused_for(
+        "graph g(x: f32[T, B, 4], h: f32[B, 4], w: f32[4, 3]) {
+           %l, %y = scan over T carry (h = h) each (x = x) with (w = w) {
+             %s = add h, x
+             %m = tanh %s
+             %p = contract %m, w axes=[1:0]
+             next h = %m
+             stack y = %p
+           }
+           %last = slice %y start=[T - 1, 0, 0] length=[1, B, 3] step=[1, 1, 1]
+           return y = %last
+         }",
+        &DeviceModel::cpu(),
+        &[(3, 2), (1, 1), (5, 3)],
+    );
+    let history =
+        last.kernels.buffers.iter().any(|b| b.name != "x" && b.ty.rank() == 3 && !b.ty.shape[0].is_one());
+    assert!(!history, "{}", last.kernels);
+    let kernels = last.kernels.kernels();
+    let in_loop = kernels.iter().filter(|(_, d)| *d > 0).flat_map(|(k, _)| &k.elements);
+    assert_eq!(
+        in_loop.filter(|e| matches!(e.element, Element::Reduce { .. })).count(),
+        0,
+        "{}",
+        last.kernels
+    );
+}
+
+#[test]
+fn states_that_are_always_equal_are_one() {
+    let text = |second: &str, init: &str| {
+        format!(
+            "graph g(x: f32[T, B, 4], h: f32[B, 4], k: f32[B, 4]) {{
+               %a, %b = scan over T carry (a = h, b = {init}) each (x = x) {{
+                 %s = mul a, b
+                 %t = add %s, x
+                 %u = tanh %t
+                 %v = mul b, b
+                 %w = {second}
+                 %y = tanh %w
+                 next a = %u, b = %y
+               }}
+               return a = %a, b = %b
+             }}"
+        )
+    };
+    let states = |o: &Optimized| loops(&o.kernels)[0].carries.len();
+    assert_eq!(states(&fused(&text("add %v, x", "h"))), 1);
+    assert_eq!(states(&fused(&text("sub %v, x", "h"))), 2);
+    assert_eq!(states(&fused(&text("add %v, x", "k"))), 2);
+}
+
+#[test]
+fn states_that_nothing_reads_are_not_computed() {
+    let unused = fused(
+        "graph g(x: f32[T, B, 4], z: f32[T, B, 4], h: f32[B, 4], k: f32[B, 4]) {
+           %a, %b, %y = scan over T carry (a = h, b = k) each (x = x, z = z) {
+             %s = mul a, x
+             %t = tanh %s
+             %u = add b, z
+             %v = tanh %u
+             next a = %t, b = %v
+             stack y = %v
+           }
+           return a = %a
+         }",
+    );
+    assert_eq!(loops(&unused.kernels)[0].carries.len(), 1, "{}", unused.kernels);
+    let read = |name: &str| {
+        let id = unused.kernels.buffers.iter().position(|b| b.name == name).unwrap();
+        unused.kernels.kernels().iter().any(|(k, _)| k.loads().iter().any(|b| b.index() == id))
+    };
+    assert!(read("x") && !read("z") && !read("k"), "{}", unused.kernels);
+}
+
+#[test]
+fn one_step_is_no_loop_and_none_is_nothing() {
+    for (steps, body, direction) in [(1, 1, ""), (1, 1, "reverse"), (0, 0, ""), (2, 1, "")] {
+        let text = format!(
+            "graph g(x: f32[{steps}, B, 4], h: f32[B, 4], n: i64[B]) {{
+               %l, %y = scan over {steps} {direction} carry (h = h) each (x = x) lengths n {{
+                 %s = add h, x
+                 %m = tanh %s
+                 next h = %m
+                 stack y = %m
+               }}
+               return l = %l, y = %y
+             }}"
+        );
+        let found = fused(&text);
+        assert_eq!(loops(&found.kernels).len(), usize::from(steps > 1), "{}", found.kernels);
+        let tanh = found.kernels.kernels().iter().any(|(k, _)| k.ops.contains(&"tanh".to_string()));
+        assert_eq!(usize::from(tanh), body, "{}", found.kernels);
+    }
 }

@@ -1,13 +1,13 @@
 //! The e-graph in dense arrays, and the node that each class uses when it is computed in place.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use egg::Id;
 
 use super::Region;
 use super::cost::{cast_work, scalar_work};
 use crate::analysis::{ClassData, Terms, gathered_inside, kept_inside, shallower};
-use crate::language::{Head, Tables, Term};
+use crate::language::{Head, MapId, Tables, Term};
 use crate::scan_set::ScanSet;
 
 /// A class, by position.
@@ -57,9 +57,27 @@ fn is_unchanged_state(terms: &Terms, term: &Term) -> bool {
     last.is_some_and(|last| last == terms.find(carry.init))
 }
 
+/// Whether a term of a class is made superfluous by another.
+fn is_retired(terms: &Terms, views: &HashSet<(MapId, Id)>, term: &Term) -> bool {
+    match term.head {
+        Head::Reindex(map) => views.contains(&(map, terms.find(term.children[0]))),
+        Head::ScanFinal(scan, i) => {
+            is_unchanged_state(terms, term) || terms.analysis.tables.retired.finals.contains(&(scan, i))
+        }
+        Head::Carry(..) => is_unchanged_state(terms, term),
+        Head::Leaf(_)
+        | Head::Constant(_)
+        | Head::Index(_)
+        | Head::Scalar(_)
+        | Head::Cast(_)
+        | Head::Reduce(..)
+        | Head::Gather(_) => false,
+    }
+}
+
 /// Whether a term of a class is considered.
-fn is_live(terms: &Terms, class: Id, term: &Term) -> bool {
-    !is_unchanged_state(terms, term) || terms[class].nodes.iter().all(|t| is_unchanged_state(terms, t))
+fn is_live(terms: &Terms, views: &HashSet<(MapId, Id)>, class: Id, term: &Term) -> bool {
+    !is_retired(terms, views, term) || terms[class].nodes.iter().all(|t| is_retired(terms, views, t))
 }
 
 /// Beyond this many classes the sets of classes that costs are summed over would take too much memory.
@@ -81,6 +99,8 @@ impl<'a> Dense<'a> {
             index: HashMap::new(),
             terms,
         };
+        let retired = terms.analysis.tables.retired.views.iter();
+        let views: HashSet<(MapId, Id)> = retired.map(|(map, x)| (*map, terms.find(*x))).collect();
         let mut pending: Vec<Id> = roots.iter().rev().copied().collect();
         while let Some(id) = pending.pop() {
             let id = terms.find(id);
@@ -90,7 +110,7 @@ impl<'a> Dense<'a> {
             dense.index.insert(id, dense.ids.len() as Class);
             dense.ids.push(id);
             for term in terms[id].nodes.iter().rev() {
-                if !is_live(terms, id, term) {
+                if !is_live(terms, &views, id, term) {
                     continue;
                 }
                 pending.extend(term.children.iter().rev());
@@ -106,7 +126,7 @@ impl<'a> Dense<'a> {
                 head: t.head,
                 children: t.children.iter().map(|c| dense.index[&terms.find(*c)]).collect(),
             };
-            let live = |t: &&Term| is_live(terms, *id, t);
+            let live = |t: &&Term| is_live(terms, &views, *id, t);
             dense.nodes.push(class.nodes.iter().filter(live).map(node).collect());
             dense.data.push(&class.data);
         }

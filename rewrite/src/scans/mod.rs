@@ -2,6 +2,15 @@
 //!
 //! | file | concept |
 //! |---|---|
+//! | `states` | states that never change, and states that are always equal |
+//! | `accumulation` | a sum that only the end of a loop needs is a sum over time |
+//! | `last_step` | what is read at the last step is computed from the final states |
 //! | `siblings` | loops that stand beside each other become one, in the arranged program |
+//!
+//! The first three are equalities, asserted in the e-graph. Where one side makes the other superfluous whatever
+//! else is decided, the other is *retired*: extraction does not consider it.
 
+pub mod accumulation;
+pub mod last_step;
 pub mod siblings;
+pub mod states;
