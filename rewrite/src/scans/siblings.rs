@@ -19,6 +19,8 @@ pub fn merge_siblings(evaluator: &mut Evaluator<'_>, plan: Plan) -> Plan {
     if plan.placement.parents.len() < 2 {
         return plan;
     }
+    // Walks belong to the evaluator that made them.
+    let Ok(plan) = evaluator.plan(&plan.memory) else { return plan };
     let mut merger = Merger { evaluator, plan: &plan };
     // What cannot be merged or arranged stays as it was.
     let merged = merger.level(plan.placement.clone(), &[]).and_then(|placement| {
