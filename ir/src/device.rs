@@ -21,6 +21,9 @@ pub struct DeviceModel {
     pub cores: u32,
     /// Points of an iteration space below which the device is not filled.
     pub parallel_points: f64,
+    /// Whether a reduction runs best along contiguous memory (vectors along the reduced axis), rather than with
+    /// neighbouring points reading neighbouring elements.
+    pub reduces_contiguously: bool,
 }
 
 impl DeviceModel {
@@ -41,6 +44,7 @@ impl DeviceModel {
             on_chip_bytes: 1 << 20,
             cores: 2,
             parallel_points: 64.0,
+            reduces_contiguously: true,
         }
     }
 
@@ -56,6 +60,7 @@ impl DeviceModel {
             on_chip_bytes: 227 << 10,
             cores: 132,
             parallel_points: 132.0 * 2048.0,
+            reduces_contiguously: false,
         }
     }
 }

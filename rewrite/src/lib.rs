@@ -15,6 +15,7 @@
 //! | `extract/` | which node of a class, and which classes are materialised |
 //! | `scans/` | rules about whole scans |
 //! | `lower` | chosen terms → kernels |
+//! | `pack` | parameters laid out as reductions read them |
 //! | `provenance` | what rules asserted, and proofs from it |
 //! | `unfused` | the baseline: one kernel per operation, without an e-graph |
 //! | `explain` | why the kernels are what they are |
@@ -32,6 +33,7 @@ mod language;
 mod layout;
 mod lower;
 mod optimize;
+mod pack;
 mod program_cost;
 mod provenance;
 mod push;

@@ -16,6 +16,7 @@ use crate::extract::greedy::Greedy;
 use crate::extract::{Evaluator, Extractor, Plan, Problem, Region};
 use crate::ingest::{Ingested, ingest};
 use crate::lower::lower;
+use crate::pack::pack_parameters;
 use crate::provenance::{Record, under};
 use crate::push::{Pusher, look_through_table_views};
 use crate::report::{Report, SaturationStats};
@@ -108,7 +109,10 @@ pub fn search<R>(
     let mut report = Report::of(graph);
     let (ingested, saturation) = saturate(graph, options, record)?;
     report.saturation = saturation;
-    let (kernels, seen) = extract(graph, &ingested, device, &mut report, look)?;
+    let (mut kernels, seen) = extract(graph, &ingested, device, &mut report, look)?;
+    if device.reduces_contiguously {
+        pack_parameters(graph, &mut kernels);
+    }
     Ok((finish(kernels, report), seen))
 }
 
