@@ -7,7 +7,7 @@ use cudarc::driver::CudaSlice;
 use fuse_codegen::kernel_ir::{Function, Mapping};
 use fuse_ir::bind::{bind_given_dims, concrete_shape};
 use fuse_ir::expr::DimEnv;
-use fuse_ir::kernel::{BufferKind, KernelGraph};
+use fuse_ir::kernel::{BufferId, BufferKind, KernelGraph};
 use fuse_ir::{DType, Graph, InputKind, Tensor};
 
 use crate::block::{Block, OutOfMemory};
@@ -16,6 +16,7 @@ use crate::cuda::{CudaCode, CudaDevice, CudaRun};
 use crate::device::{Device, Kind};
 use crate::error::{BuildError, RunError};
 use crate::plan::MemoryPlan;
+use crate::prepare::{self, Split, split};
 use crate::program::{Program, Quantities, RunState};
 
 /// Plans kept for dimensions seen before.
@@ -94,6 +95,14 @@ enum ParameterMemory {
     Cuda(CudaSlice<u8>),
 }
 
+/// What runs once the parameters are bound.
+struct Preparation {
+    kernels: KernelGraph,
+    program: Arc<Program>,
+    /// The buffers it computes, in order of the further parameters.
+    prepared: Vec<BufferId>,
+}
+
 /// What runs the program.
 enum Backend {
     Cpu { device: CpuDevice, module: Arc<dyn HostModule>, arenas: Mutex<Vec<Block>> },
@@ -118,8 +127,9 @@ pub struct Executable {
     program: Arc<Program>,
     device: Device,
     backend: Backend,
-    /// By position of the graph input.
+    /// By position of the graph input; then what was prepared from them.
     parameters: Vec<Option<Parameter>>,
+    preparation: Option<Preparation>,
     instances: Mutex<Instances>,
 }
 
@@ -140,6 +150,15 @@ impl Executable {
             .map_err(|e| BuildError::Kernels(e.to_string().trim_end().to_string()))?;
         check_interface(graph, &kernels)?;
         check_mapping(functions, device)?;
+        let (kernels, preparation) = match &device.kind {
+            Kind::Cpu(_) => {
+                let Split { preparation, main, prepared } = split(graph, &kernels);
+                let program = Arc::new(Program::new(&preparation, functions)?);
+                let preparation = Preparation { kernels: preparation, program, prepared };
+                (main, Some(preparation).filter(|p| !p.prepared.is_empty()))
+            }
+            Kind::Cuda(_) => (kernels, None),
+        };
         let program = Arc::new(Program::new(&kernels, functions)?);
         let foreign = |function: Option<&Function>| BuildError::Mapping {
             function: function.map_or_else(String::new, |f| f.name.clone()),
@@ -166,7 +185,10 @@ impl Executable {
             program,
             device: device.clone(),
             backend,
-            parameters: graph.inputs().iter().map(|_| None).collect(),
+            parameters: (0..graph.inputs().len() + preparation.as_ref().map_or(0, |p| p.prepared.len()))
+                .map(|_| None)
+                .collect(),
+            preparation,
             instances: Mutex::default(),
         })
     }
@@ -176,7 +198,7 @@ impl Executable {
         &self.graph
     }
 
-    /// The kernels that run.
+    /// The kernels that run at each call; on the CPU without those that [`Executable::bind`] runs.
     pub fn kernels(&self) -> &KernelGraph {
         &self.kernels
     }
@@ -186,7 +208,8 @@ impl Executable {
         &self.device
     }
 
-    /// Binds weights by name, copying them to the device; may be called again to bind more or others.
+    /// Binds weights by name, copying them to the device; may be called again to bind more or others. What depends
+    /// on weights alone is computed here, once all it needs are bound.
     ///
     /// # Errors
     /// Where a name is no parameter's or a tensor does not fit its declared type. Earlier parameters of the same
@@ -206,6 +229,45 @@ impl Executable {
             }
         }
         *lock(&self.instances) = Instances::default();
+        self.prepare()
+    }
+
+    /// Computes what the parameters alone decide, if all that it needs are bound.
+    fn prepare(&mut self) -> Result<(), RunError> {
+        let inputs = self.graph.inputs().len();
+        self.parameters[inputs..].fill_with(|| None);
+        let (Some(preparation), Backend::Cpu { device, module, .. }) = (&self.preparation, &self.backend)
+        else {
+            return Ok(());
+        };
+        let kernels = &preparation.kernels;
+        let mut addresses = vec![0u64; kernels.buffers.len()];
+        for (address, buffer) in addresses.iter_mut().zip(&kernels.buffers) {
+            let BufferKind::Input(i) = buffer.kind else { continue };
+            if let Some(Parameter { memory: ParameterMemory::Host(block), .. }) = &self.parameters[i] {
+                *address = block.address() as u64;
+            }
+        }
+        if prepare::needed(kernels).iter().any(|i| self.parameters[*i].is_none()) {
+            return Ok(());
+        }
+        let plan = MemoryPlan::new(kernels, &DimEnv::new())?;
+        plan.check_limit(self.device.memory_limit())?;
+        let quantities = preparation.program.quantities(&DimEnv::new())?;
+        let spread = Spread::over(self.device.threads(), &quantities);
+        let mut made = Vec::new();
+        for buffer in &preparation.prepared {
+            let mut memory = Block::zeroed(plan.buffer_bytes[buffer.index()])?;
+            addresses[buffer.index()] = memory.address_mut() as u64;
+            let declared = kernels.buffer(*buffer);
+            let (dtype, shape) = (declared.ty.dtype, prepare::extents(declared));
+            made.push(Some(Parameter { dtype, shape, memory: ParameterMemory::Host(memory) }));
+        }
+        let state = RunState { addresses, symbols: quantities.symbols.clone() };
+        let instance = Arc::new(Instance { plan: Arc::new(plan), quantities, spread, outputs: Vec::new() });
+        let (program, module) = (preparation.program.clone(), module.clone());
+        device.run(CpuRun { program, instance, module, state, error: Mutex::default() })?;
+        self.parameters.splice(inputs.., made);
         Ok(())
     }
 
@@ -403,7 +465,7 @@ impl Executable {
             Some(p) => Some((p.dtype, p.shape.as_slice())),
             None => given.get(i).copied().flatten().map(|t| (t.dtype(), t.shape())),
         };
-        self.parameters.iter().enumerate().map(shape).collect()
+        self.parameters.iter().take(self.graph.inputs().len()).enumerate().map(shape).collect()
     }
 
     /// The instance of a call, remembered from an earlier one where there was one with the same shapes.

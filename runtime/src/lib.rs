@@ -17,6 +17,7 @@ pub mod limits;
 pub mod liveness;
 pub mod plan;
 pub mod plan_checker;
+mod prepare;
 mod program;
 pub mod team;
 
