@@ -187,7 +187,8 @@ fn reduced_axes(kernel: &Kernel) -> Vec<Vec<Axis>> {
             | Element::Constant(_)
             | Element::Index(_)
             | Element::Scalar(..)
-            | Element::Cast(_) => {}
+            | Element::Cast(_)
+            | Element::Recurrence { .. } => {}
         }
         for operand in element.operands() {
             around[operand.index()].clone_from(&axes);

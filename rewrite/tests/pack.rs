@@ -1,0 +1,105 @@
+//! Which parameters are copied into another layout, and that the copies change nothing.
+
+use fuse_frontend::{DType, Tensor, Trace, trace};
+use fuse_ir::device::DeviceModel;
+use fuse_ir::interp::{Interpreter, Precision};
+use fuse_ir::kernel::KernelGraph;
+use fuse_ir::{DimEnv, Graph, interpret_kernels, verify_kernels};
+use fuse_rewrite::{Options, optimize};
+
+fn graph(program: impl FnOnce(&Trace) -> Tensor) -> Graph {
+    trace("g", |t| {
+        let y = program(t);
+        t.output("y", y);
+    })
+    .unwrap()
+}
+
+fn kernels(graph: &Graph, device: &DeviceModel) -> KernelGraph {
+    let kernels = optimize(graph, device, &Options::default()).unwrap().kernels;
+    verify_kernels(&kernels).unwrap();
+    kernels
+}
+
+fn copies(graph: &Graph, device: &DeviceModel) -> usize {
+    let kernels = kernels(graph, device);
+    kernels.kernels().iter().filter(|(k, depth)| *depth == 0 && k.ops == ["pack"]).count()
+}
+
+fn values(graph: &Graph, dims: &DimEnv) -> Vec<fuse_ir::Tensor> {
+    let value = |input: &fuse_ir::graph::Input| {
+        let shape: Vec<usize> =
+            graph.ty(input.value).shape.iter().map(|d| d.eval_dim(dims).unwrap() as usize).collect();
+        let count = shape.iter().product::<usize>() as u64;
+        let numbers: Vec<f32> = (0..count).map(|i| ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0).collect();
+        fuse_ir::Tensor::from_values(&shape, &numbers).unwrap()
+    };
+    graph.inputs().iter().map(value).collect()
+}
+
+/// A product of `[B, K]` with a weight of this shape, over these axes.
+fn product(rows: i64, shape: (i64, i64), axis: i64, parameter: bool) -> Graph {
+    graph(|t| {
+        let contracted = if axis == 0 { shape.0 } else { shape.1 };
+        let x = t.input("x", DType::F32, (rows, contracted));
+        let w = match parameter {
+            true => t.parameter("w", DType::F32, shape),
+            false => t.input("w", DType::F32, shape),
+        };
+        x.contract(&w, [], [(1, axis)])
+    })
+}
+
+#[test]
+fn a_weight_contracted_along_its_first_axis_is_copied_and_read_along_its_last() {
+    for columns in [48, 50, 51] {
+        let graph = product(20, (40, columns), 0, true);
+        assert_eq!(copies(&graph, &DeviceModel::cpu()), 1);
+        let dims = DimEnv::new();
+        let values = values(&graph, &dims);
+        let expected = Interpreter::new(Precision::F64).run(&graph, &values).unwrap();
+        let got = interpret_kernels(&kernels(&graph, &DeviceModel::cpu()), &values, &dims).unwrap();
+        for (e, g) in expected[0].to_f64().iter().zip(got[0].to_f64()) {
+            assert!((e - g).abs() <= 1e-5 * (1.0 + e.abs()), "{e} and {g}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_copied_where_the_layout_is_right_or_the_copy_would_not_pay() {
+    let cpu = DeviceModel::cpu();
+    assert_eq!(copies(&product(20, (48, 40), 1, true), &cpu), 0, "the contracted axis is last already");
+    assert_eq!(copies(&product(20, (40, 48), 0, false), &cpu), 0, "an input changes with every call");
+    assert_eq!(copies(&product(20, (8, 48), 0, true), &cpu), 0, "a short reduction");
+    assert_eq!(copies(&product(1, (40, 48), 0, true), &cpu), 0, "every element is read once");
+    assert_eq!(copies(&product(20, (40, 48), 0, true), &DeviceModel::cuda()), 0, "threads read neighbours");
+}
+
+#[test]
+fn the_weight_of_a_step_is_copied_whatever_the_batch() {
+    let graph = graph(|t| {
+        let (x, h0) = (t.input("x", DType::F32, ("T", 40)), t.input("h0", DType::F32, (40,)));
+        let w = t.parameter("w", DType::F32, (40, 40));
+        t.scan(h0, x, |h, x| {
+            let h = (h.unsqueeze(0).matmul(&w).squeeze(0) + x).tanh();
+            (h.clone(), h)
+        })
+        .1
+    });
+    assert_eq!(copies(&graph, &DeviceModel::cpu()), 1);
+}
+
+#[test]
+fn a_weight_that_is_read_in_both_ways_keeps_its_own_layout_for_one_of_them() {
+    let graph = graph(|t| {
+        let x = t.input("x", DType::F32, (20, 40));
+        let w = t.parameter("w", DType::F32, (40, 40));
+        x.matmul(&w).tanh().matmul(&w.transpose(0, 1))
+    });
+    let kernels = kernels(&graph, &DeviceModel::cpu());
+    let reads = |name: &str| {
+        let buffer = kernels.buffers.iter().position(|b| b.name == name).unwrap();
+        kernels.kernels().iter().filter(|(k, _)| k.loads().iter().any(|b| b.index() == buffer)).count()
+    };
+    assert_eq!((reads("w"), reads("w.packed")), (2, 1), "{kernels}");
+}
