@@ -81,9 +81,9 @@ impl Packer {
     /// Lets the reductions of a kernel read copies.
     fn redirect(&mut self, kernel: &mut Kernel, in_loop: bool) {
         let reduced = reduced_axes(kernel);
-        for i in 0..kernel.elements.len() {
+        for (i, reduced) in reduced.iter().enumerate() {
             let Element::Load { buffer, index } = &kernel.elements[i].element else { continue };
-            let Some(last) = self.wanted_last(kernel, *buffer, index, &reduced[i], in_loop) else { continue };
+            let Some(last) = self.wanted_last(kernel, *buffer, index, reduced, in_loop) else { continue };
             let mut index = index.clone();
             let coordinate = index.remove(last);
             index.push(coordinate);

@@ -94,7 +94,7 @@ fn a_weight_that_is_read_in_both_ways_keeps_its_own_layout_for_one_of_them() {
     let graph = graph(|t| {
         let x = t.input("x", DType::F32, (20, 40));
         let w = t.parameter("w", DType::F32, (40, 40));
-        x.matmul(&w).tanh().matmul(&w.transpose(0, 1))
+        x.matmul(&w).tanh().matmul(w.transpose(0, 1))
     });
     let kernels = kernels(&graph, &DeviceModel::cpu());
     let reads = |name: &str| {
