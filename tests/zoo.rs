@@ -73,8 +73,7 @@ fn the_input_projection_of_every_cell_is_outside_the_loop() {
 fn every_model_agrees_with_the_interpreter_rewritten_or_not() {
     let cpu = Device::cpu(&Default::default()).expect("a team of threads starts");
     let tolerance = Tolerance { ulp: 0.0, absolute: 1e-5, relative: 1e-4 };
-    // Extraction computes what the unrolled steps share once per use still: more loops than a kernel may have.
-    for model in models(Scale::Small).into_iter().filter(|m| m.graph.name() != "nas_unrolled5") {
+    for model in models(Scale::Small) {
         let graph = &model.graph;
         let dims = model.dims.iter().fold(DimEnv::new(), |dims, (name, value)| dims.with(name, *value));
         let values = fuse::random::values_for(graph, &dims, 1).expect("dimensions are given");

@@ -21,6 +21,8 @@ pub struct Shape {
     loop_kernels: usize,
     /// Distinct kernels.
     kernels: usize,
+    /// Copies of weights that are made once, when they are bound; not counted in the rest.
+    packed: usize,
     /// Launches of one run at the model's sizes.
     launches: i64,
     /// Launches without fusion.
@@ -44,12 +46,14 @@ impl Shape {
         times.sort_by(f64::total_cmp);
         let optimized = fuse::rewrite::optimize(&model.graph, &device, &fused.rewrite)?;
         let before = fuse::rewrite::optimize(&model.graph, &device, &unfused.rewrite)?;
+        let packed = optimized.report.packed;
         Ok(Shape {
             model: model.graph.name().to_owned(),
             target: if target == Target::Cpu { "cpu" } else { "cuda" },
             loop_kernels: optimized.report.kernels_in_loops,
             kernels: optimized.report.kernels,
-            launches: optimized.kernels.launches().eval_dim(&dims)?,
+            launches: optimized.kernels.launches().eval_dim(&dims)? - i64::try_from(packed)?,
+            packed,
             unfused_launches: before.kernels.launches().eval_dim(&dims)?,
             search_ms: times[SEARCHES / 2],
         })
@@ -57,17 +61,18 @@ impl Shape {
 
     /// The line above the rows.
     pub fn print_header() {
-        println!("model          target  in loop  kernels  launches   unfused  search ms");
+        println!("model          target  in loop  kernels  packed  launches   unfused  search ms");
     }
 
     /// A row of the table.
     pub fn print(&self) {
         println!(
-            "{:<14} {:>6} {:>8} {:>8} {:>9} {:>9} {:>10.2}",
+            "{:<14} {:>6} {:>8} {:>8} {:>7} {:>9} {:>9} {:>10.2}",
             self.model,
             self.target,
             self.loop_kernels,
             self.kernels,
+            self.packed,
             self.launches,
             self.unfused_launches,
             self.search_ms

@@ -109,11 +109,12 @@ pub fn search<R>(
     let mut report = Report::of(graph);
     let (ingested, saturation) = saturate(graph, options, record)?;
     report.saturation = saturation;
-    let (mut kernels, seen) = extract(graph, &ingested, device, &mut report, look)?;
+    let (kernels, seen) = extract(graph, &ingested, device, &mut report, look)?;
+    let mut optimized = finish(kernels, report);
     if device.reduces_contiguously {
-        pack_parameters(graph, &mut kernels);
+        optimized.report.packed = pack_parameters(graph, &mut optimized.kernels);
     }
-    Ok((finish(kernels, report), seen))
+    Ok((optimized, seen))
 }
 
 fn finish(kernels: KernelGraph, mut report: Report) -> Optimized {

@@ -29,8 +29,8 @@ const LEAST_REUSE: f64 = 16.0;
 /// read, and the lines that are written stay in the first-level cache until they are full.
 const LINE: [i64; 4] = [16, 8, 4, 2];
 
-/// Reads the parameters of `graph` through copies where reductions want another layout.
-pub fn pack_parameters(graph: &Graph, kernels: &mut KernelGraph) {
+/// Reads the parameters of `graph` through copies where reductions want another layout; the number of copies.
+pub fn pack_parameters(graph: &Graph, kernels: &mut KernelGraph) -> usize {
     let is_parameter = |b: &Buffer| match b.kind {
         BufferKind::Input(i) => graph.inputs().get(i).is_some_and(|input| input.kind == InputKind::Parameter),
         BufferKind::Output(_) | BufferKind::Temporary | BufferKind::State => false,
@@ -53,6 +53,7 @@ pub fn pack_parameters(graph: &Graph, kernels: &mut KernelGraph) {
     let copies: Vec<Step> = packer.order.clone().iter().map(|c| Step::Kernel(packer.kernel(*c))).collect();
     kernels.steps.splice(0..0, copies);
     kernels.buffers = packer.buffers;
+    packer.order.len()
 }
 
 /// A copy of a parameter: which one, and which of its axes comes last.

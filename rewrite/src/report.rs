@@ -47,6 +47,8 @@ pub struct Report {
     pub kernels_in_loops: usize,
     /// Launches of one run, as an expression of the dimensions.
     pub launches: String,
+    /// Copies of parameters, which are kernels too but made once, when the parameters are bound; not counted above.
+    pub packed: usize,
 }
 
 impl Report {
