@@ -19,6 +19,14 @@ pub enum RewriteError {
         /// The number of axes.
         rank: usize,
     },
+    /// The decisions that were to be replayed do not fit the graph.
+    #[error("the decisions on record do not fit `{graph}`: {problem}")]
+    Replay {
+        /// The graph's name.
+        graph: String,
+        /// What does not fit.
+        problem: String,
+    },
     /// No placement of the values in loops and memory was found. This is a bug of the compiler.
     #[error("internal error: no legal kernels for `{graph}`: {problem}")]
     Infeasible {

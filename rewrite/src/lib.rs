@@ -48,6 +48,7 @@ mod unfused;
 pub use error::RewriteError;
 pub use explain::{Explanation, explain};
 pub use extract::cost::assumed_dims;
+pub use extract::decisions::{Decision, Decisions, DecisionsError};
 pub use optimize::{Mode, Optimized, Options, dump_egraph, optimize};
 pub use program_cost::{KernelUse, ProgramCost, cost_of};
 pub use report::Report;

@@ -11,7 +11,10 @@ use fuse_ir::kernel::{BufferId, KernelGraph};
 use fuse_ir::types::ShapeText;
 
 use crate::error::RewriteError;
+use crate::extract::decisions::{Decisions, Replay};
 use crate::extract::dense::{Class, Dense};
+#[cfg(feature = "exact")]
+use crate::extract::exact::Exact;
 use crate::extract::greedy::Greedy;
 use crate::extract::{Evaluator, Extractor, Plan, Problem, Region};
 use crate::ingest::{Ingested, ingest};
@@ -49,6 +52,15 @@ pub struct Options {
     /// The most time for saturation; a guard, far above what models need, since stopping by time makes the
     /// result depend on the machine.
     pub time_limit: Duration,
+    /// The order in which the search tries things: the same seed, the same program.
+    pub seed: u64,
+    /// Whether to put the decisions on record.
+    pub record: bool,
+    /// Decisions to take instead of searching; they must be of this graph.
+    pub replay: Option<Decisions>,
+    /// The most decisions that the exact extractor may look at; 0 for the usual one.
+    #[cfg(feature = "exact")]
+    pub exact_decisions: usize,
 }
 
 impl Default for Options {
@@ -59,6 +71,11 @@ impl Default for Options {
             node_limit: 50_000,
             iteration_limit: 12,
             time_limit: Duration::from_secs(5),
+            seed: 0,
+            record: false,
+            replay: None,
+            #[cfg(feature = "exact")]
+            exact_decisions: 0,
         }
     }
 }
@@ -70,12 +87,15 @@ pub struct Optimized {
     pub kernels: KernelGraph,
     /// What happened.
     pub report: Report,
+    /// What was decided, if that was to be recorded.
+    pub decisions: Option<Decisions>,
 }
 
 /// Turns a graph into kernels. The same graph, device and options give the same kernels.
 ///
 /// # Errors
-/// [`RewriteError::Rank`] where a term needs too many axes.
+/// [`RewriteError::Rank`] where a term needs too many axes; [`RewriteError::Replay`] where decisions on record are
+/// not of this graph.
 pub fn optimize(graph: &Graph, device: &DeviceModel, options: &Options) -> Result<Optimized, RewriteError> {
     match options.mode {
         Mode::Off => Ok(finish(unfused(graph)?, Report::of(graph))),
@@ -109,8 +129,8 @@ pub fn search<R>(
     let mut report = Report::of(graph);
     let (ingested, saturation) = saturate(graph, options, record)?;
     report.saturation = saturation;
-    let (kernels, seen) = extract(graph, &ingested, device, &mut report, look)?;
-    let mut optimized = finish(kernels, report);
+    let (kernels, decisions, seen) = extract(graph, &ingested, (device, options), &mut report, look)?;
+    let mut optimized = Optimized { decisions, ..finish(kernels, report) };
     if device.reduces_contiguously {
         optimized.report.packed = pack_parameters(graph, &mut optimized.kernels);
     }
@@ -123,7 +143,7 @@ fn finish(kernels: KernelGraph, mut report: Report) -> Optimized {
     report.kernels_in_loops = all.iter().filter(|(_, depth)| *depth > 0).count();
     report.launches = kernels.launches().to_string();
     tracing::debug!(graph = report.graph, kernels = report.kernels, "rewritten");
-    Optimized { kernels, report }
+    Optimized { kernels, report, decisions: None }
 }
 
 /// The saturated e-graph of a graph, for people to read: one line a class, then one a node.
@@ -232,10 +252,10 @@ pub fn saturate(
 fn extract<R>(
     graph: &Graph,
     ingested: &Ingested,
-    device: &DeviceModel,
+    (device, options): (&DeviceModel, &Options),
     report: &mut Report,
     look: impl FnOnce(Found<'_>) -> R,
-) -> Result<(KernelGraph, R), RewriteError> {
+) -> Result<(KernelGraph, Option<Decisions>, R), RewriteError> {
     let start = Instant::now();
     let dense = Dense::new(&ingested.terms, &ingested.outputs);
     let mut stacked: Vec<_> = ingested.stacked.iter().filter_map(|id| dense.known(*id)).collect();
@@ -251,18 +271,33 @@ fn extract<R>(
     if let Some(class) = dense.unfounded(&problem.outputs) {
         return Err(infeasible(format!("class {class} is computed from itself")));
     }
-    let extractor = Greedy::default();
-    let (plan, mut stats) = extractor.extract(&problem).map_err(infeasible)?;
+    let (extractor, (plan, mut stats)) = match &options.replay {
+        Some(decisions) => {
+            let fit = |problem| RewriteError::Replay { graph: graph.name().to_string(), problem };
+            let replay = Replay(decisions);
+            (replay.name(), replay.extract(&problem).map_err(fit)?)
+        }
+        #[cfg(feature = "exact")]
+        None if options.exact_decisions > 0 => {
+            let exact = Exact { decisions: options.exact_decisions };
+            (exact.name(), exact.extract(&problem).map_err(infeasible)?)
+        }
+        None => {
+            let greedy = Greedy { seed: options.seed, ..Greedy::default() };
+            (greedy.name(), greedy.extract(&problem).map_err(infeasible)?)
+        }
+    };
+    let decisions = options.record.then(|| Decisions::of(graph.name(), &problem, &plan));
     let plan = merge_siblings(&mut Evaluator::new(&problem, &Region::default()), plan);
     stats.seconds = plan.seconds;
-    report.extractor = extractor.name().to_string();
+    report.extractor = extractor.to_string();
     report.extraction = stats;
     report.extraction_milliseconds = milliseconds(start);
     let start = Instant::now();
     let (kernels, storage) = lower(graph, &dense, &plan);
     report.lowering_milliseconds = milliseconds(start);
     let seen = look(Found { problem: &problem, plan: &plan, kernels: &kernels, storage });
-    Ok((kernels, seen))
+    Ok((kernels, decisions, seen))
 }
 
 fn milliseconds(since: Instant) -> f64 {

@@ -27,10 +27,16 @@ pub struct Pusher {
     /// The stacked results of scans.
     stacked: Vec<Id>,
     depth: usize,
+    /// From this many nodes on views stay where they are.
+    most_nodes: usize,
 }
 
 /// How deep one walk goes; a view this far down stays where it is, which is correct and only hides algebra.
 const MAX_DEPTH: usize = 256;
+
+/// How many times its size a graph may grow by pushing, and how small graphs may. Models grow less than threefold;
+/// sums of a value and a view of it, one upon the other, double with every link.
+const MAX_GROWTH: (usize, usize) = (8, 4096);
 
 impl Pusher {
     /// A pusher for a graph with these stacked results of scans.
@@ -38,8 +44,11 @@ impl Pusher {
         Pusher { stacked: stacked.to_vec(), ..Pusher::default() }
     }
 
-    /// Pushes every view of the graph. Stops early once the graph has `node_limit` nodes.
+    /// Pushes every view of the graph. Stops early, also within a walk, once the graph has `node_limit` nodes or
+    /// many times those it began with.
     pub fn run(&mut self, terms: &mut Terms, node_limit: usize) {
+        let (times, least) = MAX_GROWTH;
+        self.most_nodes = node_limit.min(times * terms.total_number_of_nodes() + least);
         let views = |t: &Term| match t.head {
             Head::Reindex(map) => Some((map, t.children[0])),
             Head::Leaf(_)
@@ -58,7 +67,7 @@ impl Pusher {
         }
         found.sort_unstable();
         for (class, map, x) in found {
-            if terms.total_number_of_nodes() >= node_limit {
+            if terms.total_number_of_nodes() >= self.most_nodes {
                 break;
             }
             let pushed = self.push(terms, map, x);
@@ -81,6 +90,7 @@ impl Pusher {
         // Set before the walk: a cyclic class must find itself.
         self.known.insert((map, x), whole);
         if self.depth < MAX_DEPTH
+            && terms.total_number_of_nodes() < self.most_nodes
             && let Some(term) = self.pushable(terms, map, x)
         {
             self.depth += 1;

@@ -99,11 +99,21 @@ impl KernelCost {
     /// Seconds of one launch: the launch itself, and the roofline. Five per cent of what the maximum hides
     /// counts too, so that a search does not stand still on its plateaus.
     pub fn seconds(&self, device: &DeviceModel) -> f64 {
+        self.seconds_with(device, self.reductions)
+    }
+
+    /// No kernel that does this and more takes less: what it does in addition can only help to fill the device.
+    #[cfg(feature = "exact")]
+    pub fn least_seconds(&self, device: &DeviceModel) -> f64 {
+        self.seconds_with(device, ACCUMULATIONS_IN_FLIGHT)
+    }
+
+    fn seconds_with(&self, device: &DeviceModel, accumulations: usize) -> f64 {
         let memory = (self.loaded + self.stored) / device.memory_bytes_per_second;
         // A space that does not fill the device leaves cores idle, one that fills it once has a ragged end.
         // Accumulations of one point do not wait for each other: four gates in a thread keep a core as busy as four
         // threads with a gate each, until the latency of a multiply-add is hidden.
-        let parallel = self.points * self.reductions.clamp(1, ACCUMULATIONS_IN_FLIGHT) as f64;
+        let parallel = self.points * accumulations.clamp(1, ACCUMULATIONS_IN_FLIGHT) as f64;
         let busy = parallel / (parallel + device.parallel_points);
         let compute = (self.work.flops / device.flops_per_second
             + self.work.transcendentals / device.transcendentals_per_second)

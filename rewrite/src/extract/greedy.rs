@@ -23,11 +23,13 @@ pub struct Greedy {
     /// The work of evaluating decisions, in visited points; then the search of a region stops with the best so
     /// far. A count and not a time, so that results do not depend on the machine.
     pub work: usize,
+    /// The order in which candidates are tried: 0 for that of the graph, others for shuffled ones.
+    pub seed: u64,
 }
 
 impl Default for Greedy {
     fn default() -> Self {
-        Greedy { passes: 6, work: 1_000_000 }
+        Greedy { passes: 6, work: 1_000_000, seed: 0 }
     }
 }
 
@@ -130,7 +132,7 @@ impl Run<'_> {
 
     /// Decides a region, in parts where it falls into some.
     fn decide(&mut self, region: &Region) -> Result<Plan, String> {
-        let candidates = Candidates::new(self.problem, region);
+        let candidates = Candidates::new(self.problem, region, 0);
         let mut search = Search::new(self.problem, region, self.greedy.work);
         if let Ok(least) = search.legal(least(self.problem)) {
             let matters = |c| candidates.instead.binary_search(&c).is_ok();
@@ -175,7 +177,7 @@ impl Greedy {
         search: &mut Search<'_>,
         stats: &mut ExtractionStats,
     ) -> Result<Plan, String> {
-        let candidates = Candidates::new(problem, region);
+        let candidates = Candidates::new(problem, region, self.seed);
         let mut best: Option<Plan> = None;
         let mut problem_text = String::new();
         for (i, start) in starts(problem, &candidates).into_iter().enumerate() {
@@ -193,6 +195,7 @@ impl Greedy {
             }
         }
         stats.evaluated += search.evaluator.evaluated;
+        stats.visited += search.evaluator.visited();
         stats.candidates += candidates.all.len();
         best.ok_or(problem_text)
     }
@@ -202,6 +205,8 @@ impl Greedy {
 struct Candidates {
     /// Those that may be tried alone, ascending.
     all: Vec<Class>,
+    /// The same in the order in which they are tried.
+    order: Vec<Class>,
     /// Those that may take the place of one that they are computed from, ascending.
     instead: Vec<Class>,
     /// Those that do not depend on a state that a user of theirs depends on, and reduce something.
@@ -213,7 +218,7 @@ struct Candidates {
 }
 
 impl Candidates {
-    fn new(problem: &Problem<'_>, region: &Region) -> Self {
+    fn new(problem: &Problem<'_>, region: &Region, seed: u64) -> Self {
         let dense = problem.dense;
         let reached = dense.used_in(&region.entries(problem), region);
         let n = dense.nodes.len();
@@ -231,6 +236,7 @@ impl Candidates {
         }
         let mut out = Candidates {
             all: vec![],
+            order: vec![],
             instead: vec![],
             hoistable: vec![],
             reductions: vec![],
@@ -275,12 +281,26 @@ impl Candidates {
             groups.entry((dense.data[class].space, head)).or_default().push(id);
         }
         out.groups = groups.into_values().filter(|g| g.len() > 1).collect();
+        out.order = shuffled(out.all.clone(), seed);
         out
     }
 }
 
 /// The position of the start that is tried only if no other leads anywhere.
 const LAST_RESORT: usize = 4;
+
+/// In an order that depends on nothing but the seed (Fisher-Yates, numbers by SplitMix64); as they are for 0.
+fn shuffled(mut classes: Vec<Class>, seed: u64) -> Vec<Class> {
+    let mut state = seed;
+    for i in (1..classes.len()).rev().filter(|_| seed != 0) {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        classes.swap(i, ((z ^ (z >> 31)) % (i as u64 + 1)) as usize);
+    }
+    classes
+}
 
 /// In memory is only what lets every loop be separated from what follows it.
 fn least(problem: &Problem<'_>) -> Materialised {
@@ -367,7 +387,7 @@ impl<'a> Search<'a> {
         for _ in 0..passes {
             let before = best.seconds;
             let mut computed = computed(&best);
-            for class in &candidates.all {
+            for class in &candidates.order {
                 let toggled = !best.memory.contains(*class);
                 // What no kernel computes changes nothing by being stored.
                 if (!toggled || computed.contains(class)) && self.try_move(&mut best, &[*class], toggled) {
@@ -382,7 +402,7 @@ impl<'a> Search<'a> {
                 self.try_move(&mut best, group, true);
                 self.try_move(&mut best, group, false);
             }
-            for class in &candidates.all {
+            for class in &candidates.order {
                 self.try_instead(&mut best, *class, candidates);
             }
             for class in best.memory.iter().collect::<Vec<_>>() {

@@ -5,7 +5,10 @@
 
 pub mod canonical;
 pub mod cost;
+pub mod decisions;
 pub mod dense;
+#[cfg(feature = "exact")]
+pub mod exact;
 pub mod greedy;
 pub mod placement;
 pub mod points;
@@ -59,8 +62,12 @@ pub struct ExtractionStats {
     pub candidates: usize,
     /// Regions that were decided as an equal one was.
     pub reused: usize,
+    /// Points that were visited to evaluate decisions: the work of the search, whatever the machine.
+    pub visited: usize,
     /// Classes that were materialised.
     pub materialised: usize,
+    /// Whether nothing else is better, in what could be stored without repetition.
+    pub proven: bool,
     /// Seconds of one run by the model.
     pub seconds: f64,
 }
@@ -116,6 +123,13 @@ impl<'a> Evaluator<'a> {
         self.walker.visited
     }
 
+    /// What must be stored while some is undecided, and what would have to be in memory.
+    #[cfg(feature = "exact")]
+    pub fn collect_partly(&mut self, memory: &Materialised) -> (Roots, Vec<Class>) {
+        self.evaluated += 1;
+        self.collected(memory)
+    }
+
     /// The kernels and the cost of a decision.
     ///
     /// # Errors
@@ -136,6 +150,12 @@ impl<'a> Evaluator<'a> {
 
     /// Everything that must be stored, from the outputs down. Classes that nothing reads do not appear.
     fn collect(&mut self, memory: &Materialised) -> Result<Roots, Vec<Class>> {
+        let (roots, needs) = self.collected(memory);
+        if needs.is_empty() { Ok(roots) } else { Err(needs) }
+    }
+
+    /// The same, and the classes that would have to be in memory for it to be possible.
+    fn collected(&mut self, memory: &Materialised) -> (Roots, Vec<Class>) {
         let mut roots = Roots::default();
         let mut needs = Vec::new();
         let mut pending: Vec<(RootKind, Class)> = Vec::new();
@@ -199,7 +219,7 @@ impl<'a> Evaluator<'a> {
             }
             roots.roots.push(Root { kind, class, walk });
         }
-        if needs.is_empty() { Ok(roots) } else { Err(needs) }
+        (roots, needs)
     }
 
     /// Sees to it that a state is initialised and stepped.
