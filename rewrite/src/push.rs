@@ -36,7 +36,7 @@ const MAX_DEPTH: usize = 256;
 
 /// How many times its size a graph may grow by pushing, and how small graphs may. Models grow less than threefold;
 /// sums of a value and a view of it, one upon the other, double with every link.
-const MAX_GROWTH: (usize, usize) = (8, 4096);
+const MAX_GROWTH: (usize, usize) = (4, 1024);
 
 impl Pusher {
     /// A pusher for a graph with these stacked results of scans.

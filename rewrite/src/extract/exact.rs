@@ -68,9 +68,7 @@ impl Search<'_> {
             return;
         }
         self.left -= 1;
-        let (roots, illegal) = match self.evaluator.collect_partly(&self.memory) {
-            (roots, needs) => (roots, !needs.is_empty()),
-        };
+        let (roots, needs) = self.evaluator.collect_partly(&self.memory);
         if self.bound(&roots) >= self.best.seconds * (1.0 - 1e-9) {
             return;
         }
@@ -83,7 +81,7 @@ impl Search<'_> {
                 self.memory.set(class, false);
                 self.decided.set(class, false);
             }
-            None if illegal => {}
+            None if !needs.is_empty() => {}
             None => {
                 if let Ok(plan) = self.evaluator.plan(&self.memory)
                     && plan.seconds < self.best.seconds * (1.0 - 1e-9)
