@@ -77,7 +77,8 @@ fn every_step_of_an_unrolled_cell_is_one_kernel_at_a_third_of_the_cost() {
 
 #[test]
 fn an_unrolled_chain_takes_work_in_proportion_to_its_length() {
-    let (short, long) = (fused(&nas(6, 512)), fused(&nas(24, 512)));
+    let of = |steps| fused_for(&nas(steps, 512), &DeviceModel::cuda());
+    let (short, long) = (of(6), of(24));
     assert_eq!(long.report.kernels, 24);
     let (short, long) = (&short.report.extraction, &long.report.extraction);
     assert!(long.evaluated <= short.evaluated + 8, "{long:?}");
@@ -183,7 +184,7 @@ fn a_chain_of_products_is_not_computed_within_itself() {
         t.output("y", x);
     })
     .unwrap();
-    let fused = fused(&graph);
+    let fused = fused_for(&graph, &DeviceModel::cuda());
     bounded(&fused);
     assert_eq!(fused.report.kernels, 12, "{}", fused.kernels);
     check(&graph, &fused, &[("B", 2)]);
