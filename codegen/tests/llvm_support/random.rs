@@ -193,7 +193,7 @@ fn conversion(pool: &Pool, to: LaneType, choice: &mut Choice) -> Operation {
     Operation::Convert(conversion, pool.pick(from, choice))
 }
 
-/// Mixes every value's bits, those of NaNs replaced by one NaN's.
+/// Mixes every value's bits, a NaN's replaced by those of 0.
 fn checksum(maker: &mut Maker, pool: &Pool, lanes: u8) -> ValueId {
     let wide = Type { lane: LaneType::I64, lanes };
     let mut sum = maker.constant(wide, Literal::from_i64(DType::I64, 0));
@@ -222,8 +222,9 @@ fn checksum(maker: &mut Maker, pool: &Pool, lanes: u8) -> ValueId {
     sum
 }
 
+/// Not by another NaN: a compiler may take `x == x ? x : NaN` for `x`, whose bits are then any NaN's.
 fn without_nan(maker: &mut Maker, value: ValueId, dtype: DType) -> ValueId {
-    let nan = maker.constant(maker.ty(value), Literal::from_f64(dtype, f64::NAN));
+    let zero = maker.constant(maker.ty(value), Literal::from_f64(dtype, 0.0));
     let number = maker.compare(Condition::Eq, value, value);
-    maker.let_(maker.ty(value), Operation::Select(number, value, nan))
+    maker.let_(maker.ty(value), Operation::Select(number, value, zero))
 }
