@@ -190,6 +190,28 @@ impl Context {
                 let depends = full_bits(&egraph.analysis.tables, init.space);
                 ClassData { inside, heavy: true, constant: None, depends, ..init }
             }
+            Head::Recurrence { axis, .. } => {
+                let (init, factor, term) = (child(0), child(1), child(2));
+                let below = (1u64 << axis) - 1;
+                let along = 1u64 << axis;
+                let of_init = (init.depends & below) | ((init.depends & !below) << 1);
+                let tables = &egraph.analysis.tables;
+                let depends =
+                    (of_init | factor.depends | term.depends | along) & full_bits(tables, term.space);
+                let mut inside = shallower(tables, init.inside, axis as usize);
+                inside.union_with(&factor.inside);
+                inside.union_with(&term.inside);
+                ClassData { depends, inside, heavy: true, constant: None, ..term }
+            }
+            Head::RecurrenceFinal(axis) => {
+                let (init, states) = (child(0), child(1));
+                let tables = &egraph.analysis.tables;
+                let mut inside = init.inside;
+                inside.union_with(&states.inside);
+                let inside = shallower(tables, inside, axis as usize);
+                let depends = full_bits(tables, init.space);
+                ClassData { space: init.space, inside, depends, constant: None, ..states }
+            }
         }
     }
 }

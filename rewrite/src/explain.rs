@@ -297,6 +297,10 @@ impl Writer<'_> {
             Head::Gather(_) => format!("gather({}, {})", operand(0), operand(1)),
             Head::Carry(scan, i) => tables.scan(scan).carries[i as usize].name.clone(),
             Head::ScanFinal(scan, i) => format!("last({})", tables.scan(scan).carries[i as usize].name),
+            Head::Recurrence { .. } => {
+                format!("recurrence({}, {}, {})", operand(0), operand(1), operand(2))
+            }
+            Head::RecurrenceFinal(_) => format!("last({})", operand(1)),
         }
     }
 

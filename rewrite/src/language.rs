@@ -87,6 +87,17 @@ pub enum Head {
     Carry(ScanId, u32),
     /// The state after the last step. Operands: the initial state, and the state after each step.
     ScanFinal(ScanId, u32),
+    /// The state of a linear recurrence `s(t) = factor(t)·s(t-1) + term(t)` along an axis of the space. Operands:
+    /// the initial state, over the space without the axis, the factor and the term.
+    Recurrence {
+        /// The axis it runs along.
+        axis: u8,
+        /// Whether this is the state before each point, rather than the one after it.
+        exclusive: bool,
+    },
+    /// The state of a recurrence after the last point of that axis, over the space without it. Operands: the
+    /// initial state, and the state after each point.
+    RecurrenceFinal(u8),
 }
 
 /// A term: a head and operands.
@@ -332,6 +343,9 @@ impl Tables {
             }
             Head::Carry(scan, i) => format!("carry {} of scan {}", i, scan.0),
             Head::ScanFinal(scan, i) => format!("final {} of scan {}", i, scan.0),
+            Head::Recurrence { axis, exclusive: false } => format!("recurrence along {axis}"),
+            Head::Recurrence { axis, exclusive: true } => format!("recurrence before {axis}"),
+            Head::RecurrenceFinal(axis) => format!("last of recurrence along {axis}"),
         }
     }
 }

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use fuse_ir::expr::Symbol;
 use fuse_ir::kernel::{
-    Buffer, BufferId, BufferKind, Carry, Coordinate, ElementId, Kernel, KernelGraph, Loop, Step, Store,
+    Buffer, BufferId, BufferKind, Carry, Coordinate, Element, ElementId, Kernel, KernelGraph, Loop,
+    Recurrence, Step, Store,
 };
 use fuse_ir::ops::{Direction, ReduceOp, ScalarOp};
 use fuse_ir::types::Shape;
@@ -222,9 +223,8 @@ impl<'a> Lowering<'a> {
         let role = self.role(members, chain, loops);
         let name = self.kernel_names.unique(&format!("{}_{role}", self.graph_name));
         let roots = &self.plan.roots.roots;
-        let values = members.iter().filter(|r| roots[**r].kind == RootKind::Value);
-        let inside: Vec<Class> = values.map(|r| roots[*r].class).collect();
-        let space = self.dense.tables.extents(self.dense.data[roots[members[0]].class as usize].space);
+        let inside = self.plan.roots.computed_here(members);
+        let space = self.dense.tables.extents(self.dense.data[roots[members[0]].computed as usize].space);
         let counters: HashMap<usize, Expr> = chain
             .iter()
             .map(|s| (self.dense.tables.scan(*s).depth(), Expr::symbol(self.counters[s].name())))
@@ -253,13 +253,14 @@ impl<'a> Lowering<'a> {
             if targets.is_empty() {
                 continue;
             }
-            let value = kernel.element(root.class, own.clone());
+            let value = kernel.element(root.computed, own.clone());
+            let mut point = own.clone();
+            if let (_, Some(axis)) = kernel.lowering.dense.computed(root.class) {
+                point.remove(axis);
+            }
             for target in targets {
-                kernel.builder.store(Store {
-                    buffer: target.buffer,
-                    index: target.layout.index(&own),
-                    value,
-                });
+                let index = target.layout.index(&point);
+                kernel.builder.store(Store { buffer: target.buffer, index, value });
             }
         }
         kernel.builder.finish(name)
@@ -308,6 +309,8 @@ impl<'a> Lowering<'a> {
         let finals = |r: &RootId| !roots[*r].walk.finals.is_empty() && roots[*r].walk.computed.is_empty();
         if all(&|k| matches!(k, RootKind::Init(..))) {
             "init"
+        } else if members.iter().any(|r| roots[*r].walk.recurrence.is_some()) {
+            "recurrence"
         } else if members.iter().all(finals) {
             "final"
         } else if !chain.is_empty() {
@@ -333,8 +336,19 @@ enum Form {
     Index(Expr),
     Scalar(ScalarOp, Vec<Key>),
     Cast(Key),
+    /// The state of a recurrence along an axis of the kernel: initial state, factor, term.
+    Recurrence {
+        axis: Axis,
+        exclusive: bool,
+        operands: [Key; 3],
+    },
     Reduce(ReduceOp, Vec<Axis>, Key),
-    Gather { storage: Storage, coordinates: Vec<Expr>, axis: usize, index: Key },
+    Gather {
+        storage: Storage,
+        coordinates: Vec<Expr>,
+        axis: usize,
+        index: Key,
+    },
 }
 
 impl Form {
@@ -344,6 +358,7 @@ impl Form {
             Form::Same(key) | Form::Cast(key) | Form::Reduce(_, _, key) => std::slice::from_ref(key),
             Form::Gather { index, .. } => std::slice::from_ref(index),
             Form::Scalar(_, keys) => keys,
+            Form::Recurrence { operands, .. } => operands,
         }
     }
 }
@@ -412,6 +427,19 @@ impl KernelLowering<'_, '_> {
                 let key = |c: &Class| (*c, coordinates.clone());
                 Form::Scalar(op, node.children.iter().map(key).collect())
             }
+            Head::Recurrence { axis, exclusive } => {
+                let along = coordinates[axis as usize].as_axis();
+                let along = along.expect("extraction runs recurrences along an axis of the kernel");
+                let mut without = coordinates.clone();
+                without.remove(axis as usize);
+                let [factor, term] = [1, 2].map(|i| (node.children[i], coordinates.clone()));
+                Form::Recurrence {
+                    axis: along,
+                    exclusive,
+                    operands: [(node.children[0], without), factor, term],
+                }
+            }
+            Head::RecurrenceFinal(_) => unreachable!("extraction materialises final states"),
             Head::Cast(_) => Form::Cast((node.children[0], coordinates.clone())),
             Head::Reindex(map) => Form::Same((node.children[0], through(&self.builder, map))),
             Head::Reduce(op, count) => {
@@ -451,6 +479,11 @@ impl KernelLowering<'_, '_> {
             Form::Scalar(op, keys) => {
                 let operands: Vec<ElementId> = keys.iter().map(|k| self.known[k]).collect();
                 self.builder.scalar(*op, &operands, dtype)
+            }
+            Form::Recurrence { axis, exclusive, operands } => {
+                let [init, factor, term] = [0, 1, 2].map(|i| self.known[&operands[i]]);
+                let state = Recurrence { axis: *axis, init, factor, term };
+                self.builder.add(Element::Recurrence { state, exclusive: *exclusive }, dtype)
             }
             Form::Cast(key) => self.builder.cast(self.known[key], dtype),
             Form::Reduce(op, axes, key) => self.builder.reduce(*op, axes, self.known[key]),
@@ -494,7 +527,9 @@ impl Lowering<'_> {
             | Head::Cast(_)
             | Head::Reindex(_)
             | Head::Reduce(..)
-            | Head::Gather(_) => unreachable!("extraction materialises the tables of gathers"),
+            | Head::Gather(_)
+            | Head::Recurrence { .. }
+            | Head::RecurrenceFinal(_) => unreachable!("extraction materialises the tables of gathers"),
         }
     }
 }

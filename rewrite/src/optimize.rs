@@ -12,11 +12,11 @@ use fuse_ir::types::ShapeText;
 
 use crate::error::RewriteError;
 use crate::extract::decisions::{Decisions, Replay};
-use crate::extract::dense::{Class, Dense};
+use crate::extract::dense::{Class, Dense, States, has_recurrences};
 #[cfg(feature = "exact")]
 use crate::extract::exact::Exact;
 use crate::extract::greedy::Greedy;
-use crate::extract::{Evaluator, Extractor, Plan, Problem, Region};
+use crate::extract::{Evaluator, ExtractionStats, Extractor, Plan, Problem, Region};
 use crate::ingest::{Ingested, ingest};
 use crate::lower::lower;
 use crate::pack::pack_parameters;
@@ -24,6 +24,7 @@ use crate::provenance::{Record, under};
 use crate::push::{Pusher, look_through_table_views};
 use crate::report::{Report, SaturationStats};
 use crate::rules::{Limits, chains, rewrites, rule_name};
+use crate::scans::linear;
 use crate::scans::siblings::merge_siblings;
 use crate::scans::{accumulation, last_step, states};
 use crate::unfused::unfused;
@@ -236,6 +237,12 @@ pub fn saturate(
         }
         stats.stop = runner.stop_reason.map_or_else(String::new, |r| format!("{r:?}"));
         terms = runner.egraph;
+        // Afterwards more may be pushed and simplified: the states lie outside the loop.
+        let recurrences = under(&mut terms, linear::RULE, linear::recognise_recurrences);
+        if recurrences > 0 {
+            changed = true;
+            *stats.applied.entry(linear::RULE.to_string()).or_default() += recurrences;
+        }
         if !changed || round == 1 {
             break;
         }
@@ -257,47 +264,82 @@ fn extract<R>(
     look: impl FnOnce(Found<'_>) -> R,
 ) -> Result<(KernelGraph, Option<Decisions>, R), RewriteError> {
     let start = Instant::now();
-    let dense = Dense::new(&ingested.terms, &ingested.outputs);
+    // States with a linear recurrence go through a loop or not: what is in the loop differs, and with it
+    // everything else, so each way is a search of its own.
+    let with = |states| Dense::new(&ingested.terms, &ingested.outputs, states);
+    let mut ways = vec![with(States::Loops)];
+    if has_recurrences(&ingested.terms) {
+        ways.push(with(States::Recurrences));
+    }
+    let problems: Vec<Problem<'_>> = ways.iter().map(|dense| problem_of(ingested, dense, device)).collect();
+    let mut best: Option<(&Problem<'_>, Decided)> = None;
+    let mut reason = None;
+    for problem in &problems {
+        match decide(graph, problem, options) {
+            Ok(decided) => {
+                if best.as_ref().is_none_or(|(_, b)| decided.plan.seconds < b.plan.seconds) {
+                    best = Some((problem, decided));
+                }
+            }
+            Err(error) => reason = Some(error),
+        }
+    }
+    let Some((problem, Decided { extractor, plan, stats, decisions })) = best else {
+        let none = || RewriteError::Infeasible { graph: graph.name().to_string(), problem: "nothing".into() };
+        return Err(reason.unwrap_or_else(none));
+    };
+    let dense = problem.dense;
+    report.extractor = extractor.to_string();
+    report.extraction = stats;
+    report.extraction_milliseconds = milliseconds(start);
+    let start = Instant::now();
+    let (kernels, storage) = lower(graph, dense, &plan);
+    report.lowering_milliseconds = milliseconds(start);
+    let seen = look(Found { problem, plan: &plan, kernels: &kernels, storage });
+    Ok((kernels, decisions, seen))
+}
+
+fn problem_of<'a>(ingested: &Ingested, dense: &'a Dense<'a>, device: &'a DeviceModel) -> Problem<'a> {
     let mut stacked: Vec<_> = ingested.stacked.iter().filter_map(|id| dense.known(*id)).collect();
     stacked.sort_unstable();
     stacked.dedup();
-    let problem = Problem {
-        outputs: ingested.outputs.iter().map(|id| dense.class(*id)).collect(),
-        dense: &dense,
-        stacked,
-        device,
-    };
+    let outputs = ingested.outputs.iter().map(|id| dense.class(*id)).collect();
+    Problem { outputs, dense, stacked, device }
+}
+
+/// What was decided for one way of computing states.
+struct Decided {
+    extractor: &'static str,
+    plan: Plan,
+    stats: ExtractionStats,
+    decisions: Option<Decisions>,
+}
+
+fn decide(graph: &Graph, problem: &Problem<'_>, options: &Options) -> Result<Decided, RewriteError> {
     let infeasible = |problem| RewriteError::Infeasible { graph: graph.name().to_string(), problem };
-    if let Some(class) = dense.unfounded(&problem.outputs) {
+    if let Some(class) = problem.dense.unfounded(&problem.outputs) {
         return Err(infeasible(format!("class {class} is computed from itself")));
     }
     let (extractor, (plan, mut stats)) = match &options.replay {
         Some(decisions) => {
             let fit = |problem| RewriteError::Replay { graph: graph.name().to_string(), problem };
             let replay = Replay(decisions);
-            (replay.name(), replay.extract(&problem).map_err(fit)?)
+            (replay.name(), replay.extract(problem).map_err(fit)?)
         }
         #[cfg(feature = "exact")]
         None if options.exact_decisions > 0 => {
             let exact = Exact { decisions: options.exact_decisions };
-            (exact.name(), exact.extract(&problem).map_err(infeasible)?)
+            (exact.name(), exact.extract(problem).map_err(infeasible)?)
         }
         None => {
             let greedy = Greedy { seed: options.seed, ..Greedy::default() };
-            (greedy.name(), greedy.extract(&problem).map_err(infeasible)?)
+            (greedy.name(), greedy.extract(problem).map_err(infeasible)?)
         }
     };
-    let decisions = options.record.then(|| Decisions::of(graph.name(), &problem, &plan));
-    let plan = merge_siblings(&mut Evaluator::new(&problem, &Region::default()), plan);
+    let decisions = options.record.then(|| Decisions::of(graph.name(), problem, &plan));
+    let plan = merge_siblings(&mut Evaluator::new(problem, &Region::default()), plan);
     stats.seconds = plan.seconds;
-    report.extractor = extractor.to_string();
-    report.extraction = stats;
-    report.extraction_milliseconds = milliseconds(start);
-    let start = Instant::now();
-    let (kernels, storage) = lower(graph, &dense, &plan);
-    report.lowering_milliseconds = milliseconds(start);
-    let seen = look(Found { problem: &problem, plan: &plan, kernels: &kernels, storage });
-    Ok((kernels, decisions, seen))
+    Ok(Decided { extractor, plan, stats, decisions })
 }
 
 fn milliseconds(since: Instant) -> f64 {

@@ -59,7 +59,9 @@ impl Pusher {
             | Head::Reduce(..)
             | Head::Gather(_)
             | Head::Carry(..)
-            | Head::ScanFinal(..) => None,
+            | Head::ScanFinal(..)
+            | Head::Recurrence { .. }
+            | Head::RecurrenceFinal(_) => None,
         };
         let mut found: Vec<(Id, MapId, Id)> = Vec::new();
         for class in terms.classes() {
@@ -131,7 +133,11 @@ impl Pusher {
             Head::Reindex(_) => Some(1),
             Head::Scalar(_) | Head::Cast(_) | Head::Gather(_) => Some(2),
             Head::Reduce(..) => Some(3),
-            Head::Leaf(_) | Head::Carry(..) | Head::ScanFinal(..) => None,
+            Head::Leaf(_)
+            | Head::Carry(..)
+            | Head::ScanFinal(..)
+            | Head::Recurrence { .. }
+            | Head::RecurrenceFinal(_) => None,
         };
         if terms[x].nodes.iter().any(|t| rank(&t).is_none()) {
             return None;
@@ -149,7 +155,9 @@ impl Pusher {
             | Head::Reduce(..)
             | Head::Leaf(_)
             | Head::Carry(..)
-            | Head::ScanFinal(..) => &[],
+            | Head::ScanFinal(..)
+            | Head::Recurrence { .. }
+            | Head::RecurrenceFinal(_) => &[],
         };
         may_substitute(expressions, &map.results).then(|| term.clone())
     }
@@ -196,7 +204,11 @@ impl Pusher {
                 terms.add(Term::new(head, &[term.children[0], index]))
             }
             // Never pushable: these are read from memory.
-            Head::Leaf(_) | Head::Carry(..) | Head::ScanFinal(..) => terms.add(term.clone()),
+            Head::Leaf(_)
+            | Head::Carry(..)
+            | Head::ScanFinal(..)
+            | Head::Recurrence { .. }
+            | Head::RecurrenceFinal(_) => terms.add(term.clone()),
         }
     }
 }
@@ -251,7 +263,9 @@ fn table_view(terms: &Terms, gather: &GatherTerm, table: Id, seen: &[Id]) -> Opt
         | Head::Reduce(..)
         | Head::Gather(_)
         | Head::Carry(..)
-        | Head::ScanFinal(..) => None,
+        | Head::ScanFinal(..)
+        | Head::Recurrence { .. }
+        | Head::RecurrenceFinal(_) => None,
     });
     for (map, source) in views {
         let on_axis = |e: &Expr| e.as_axis().is_some_and(|a| a.index() == gather.axis);

@@ -107,7 +107,9 @@ impl Walk<'_> {
             | Head::Cast(_)
             | Head::Reindex(_)
             | Head::Reduce(..)
-            | Head::Gather(_)) => head,
+            | Head::Gather(_)
+            | Head::Recurrence { .. }
+            | Head::RecurrenceFinal(_)) => head,
         };
         let stacked = self.problem.stacked.binary_search(&class).is_ok();
         let flags = [stacked, data.constant.is_some(), data.heavy, dense.gathered[class as usize]];

@@ -190,7 +190,9 @@ fn class_name(dense: &Dense<'_>, class: Class) -> String {
         | Head::Cast(_)
         | Head::Reindex(_)
         | Head::Reduce(..)
-        | Head::Gather(_) => class_text(dense, class),
+        | Head::Gather(_)
+        | Head::Recurrence { .. }
+        | Head::RecurrenceFinal(_) => class_text(dense, class),
     }
 }
 

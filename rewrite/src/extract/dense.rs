@@ -71,13 +71,38 @@ fn is_retired(terms: &Terms, views: &HashSet<(MapId, Id)>, term: &Term) -> bool 
         | Head::Scalar(_)
         | Head::Cast(_)
         | Head::Reduce(..)
-        | Head::Gather(_) => false,
+        | Head::Gather(_)
+        | Head::Recurrence { .. }
+        | Head::RecurrenceFinal(_) => false,
     }
 }
 
+/// How states that have a linear recurrence are computed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum States {
+    /// All by loops.
+    Loops,
+    /// As recurrences where they have one.
+    Recurrences,
+}
+
+fn is_recurrence(term: &Term) -> bool {
+    matches!(term.head, Head::Recurrence { .. } | Head::RecurrenceFinal(_))
+}
+
+/// Whether any state has a linear recurrence.
+pub fn has_recurrences(terms: &Terms) -> bool {
+    terms.classes().any(|class| class.nodes.iter().any(is_recurrence))
+}
+
 /// Whether a term of a class is considered.
-fn is_live(terms: &Terms, views: &HashSet<(MapId, Id)>, class: Id, term: &Term) -> bool {
-    !is_retired(terms, views, term) || terms[class].nodes.iter().all(|t| is_retired(terms, views, t))
+fn is_live(terms: &Terms, states: States, views: &HashSet<(MapId, Id)>, class: Id, term: &Term) -> bool {
+    let nodes = &terms[class].nodes;
+    if states == States::Recurrences && nodes.iter().any(is_recurrence) {
+        return is_recurrence(term);
+    }
+    let retired = |t: &Term| is_retired(terms, views, t);
+    !is_recurrence(term) && (!retired(term) || nodes.iter().filter(|t| !is_recurrence(t)).all(retired))
 }
 
 /// Beyond this many classes the sets of classes that costs are summed over would take too much memory.
@@ -85,7 +110,7 @@ const MAX_CLASSES_FOR_SETS: usize = 8192;
 
 impl<'a> Dense<'a> {
     /// The classes reachable from `roots`, and through the states of the scans met.
-    pub fn new(terms: &'a Terms, roots: &[Id]) -> Self {
+    pub fn new(terms: &'a Terms, roots: &[Id], states: States) -> Self {
         let mut dense = Dense {
             tables: &terms.analysis.tables,
             nodes: Vec::new(),
@@ -110,7 +135,7 @@ impl<'a> Dense<'a> {
             dense.index.insert(id, dense.ids.len() as Class);
             dense.ids.push(id);
             for term in terms[id].nodes.iter().rev() {
-                if !is_live(terms, &views, id, term) {
+                if !is_live(terms, states, &views, id, term) {
                     continue;
                 }
                 pending.extend(term.children.iter().rev());
@@ -126,7 +151,7 @@ impl<'a> Dense<'a> {
                 head: t.head,
                 children: t.children.iter().map(|c| dense.index[&terms.find(*c)]).collect(),
             };
-            let live = |t: &&Term| is_live(terms, &views, *id, t);
+            let live = |t: &&Term| is_live(terms, states, &views, *id, t);
             dense.nodes.push(class.nodes.iter().filter(live).map(node).collect());
             dense.data.push(&class.data);
         }
@@ -159,7 +184,8 @@ impl<'a> Dense<'a> {
             let inside = match node.head {
                 Head::Leaf(_) | Head::Constant(_) | Head::Index(_) => ScanSet::new(),
                 Head::Carry(scan, _) => ScanSet::of(scan),
-                Head::Scalar(_) | Head::Cast(_) => all(&node.children),
+                Head::Scalar(_) | Head::Cast(_) | Head::Recurrence { .. } => all(&node.children),
+                Head::RecurrenceFinal(axis) => shallower(self.tables, all(&node.children), axis as usize),
                 Head::Reindex(map) => kept_inside(self.tables, of(0), &self.tables.map(map).results),
                 Head::Reduce(..) => shallower(self.tables, of(0).clone(), rank),
                 Head::Gather(id) => gathered_inside(self.tables, self.tables.gather(id), of(0), of(1)),
@@ -196,6 +222,26 @@ impl<'a> Dense<'a> {
         self.index.get(&self.terms.find(id)).copied()
     }
 
+    /// What a kernel computes to store a class, and the axis of that which the class lacks: the final state of a
+    /// recurrence is stored by a kernel over all of its axis.
+    pub fn computed(&self, class: Class) -> (Class, Option<usize>) {
+        let node = self.chosen(class);
+        match node.head {
+            Head::RecurrenceFinal(axis) => (node.children[1], Some(axis as usize)),
+            Head::Leaf(_)
+            | Head::Constant(_)
+            | Head::Index(_)
+            | Head::Scalar(_)
+            | Head::Cast(_)
+            | Head::Reindex(_)
+            | Head::Reduce(..)
+            | Head::Gather(_)
+            | Head::Carry(..)
+            | Head::ScanFinal(..)
+            | Head::Recurrence { .. } => (class, None),
+        }
+    }
+
     /// The node that computes a class in place.
     pub fn chosen(&self, class: Class) -> &Node {
         &self.nodes[class as usize][self.choice[class as usize]]
@@ -214,6 +260,8 @@ impl<'a> Dense<'a> {
                 (16.0 * cast_work(from, to).weight()) as u64
             }
             Head::Gather(_) => 64,
+            Head::Recurrence { .. } => 32,
+            Head::RecurrenceFinal(_) => 1,
             Head::Reduce(..) => 4096,
         }
     }

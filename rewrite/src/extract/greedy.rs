@@ -247,7 +247,8 @@ impl Candidates {
             let id = class as Class;
             let head = dense.chosen(id).head;
             let computes =
-                matches!(head, Head::Scalar(_) | Head::Cast(_) | Head::Reduce(..) | Head::Gather(_));
+                matches!(head, Head::Scalar(_) | Head::Cast(_) | Head::Reduce(..) | Head::Gather(_))
+                    || matches!(head, Head::Recurrence { .. });
             if !computes || !covers_space(dense, id) || dense.data[class].constant.is_some() {
                 continue;
             }
@@ -262,7 +263,9 @@ impl Candidates {
                 | Head::Reduce(..)
                 | Head::Gather(_)
                 | Head::Carry(..)
-                | Head::ScanFinal(..) => false,
+                | Head::ScanFinal(..)
+                | Head::Recurrence { .. }
+                | Head::RecurrenceFinal(_) => false,
             };
             let alone = reduces || boundary[class] || summed[class] || uses[class] > 1;
             if alone || transcendental {

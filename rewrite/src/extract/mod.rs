@@ -24,7 +24,7 @@ use placement::{Item, Misplaced, Placement, Root, RootId, RootKind, Roots, arran
 pub use region::Region;
 use walk::{Materialised, Walk, Walker};
 
-use crate::language::ScanId;
+use crate::language::{Head, ScanId};
 
 /// What is to be extracted.
 pub struct Problem<'a> {
@@ -185,9 +185,21 @@ impl<'a> Evaluator<'a> {
                 }
                 continue;
             }
-            let inside = [class];
-            let inside = if kind == RootKind::Value { &inside[..] } else { &[] };
-            let walk = self.walker.walk(&[class], inside, memory);
+            let (computed, last) = self.problem.dense.computed(class);
+            let inside = [computed];
+            let inside = if kind == RootKind::Value || last.is_some() { &inside[..] } else { &[] };
+            let loops = match kind {
+                RootKind::Next(scan, _) => self.problem.dense.tables.scan(scan).depth() + 1,
+                RootKind::Init(scan, _) => self.problem.dense.tables.scan(scan).depth(),
+                RootKind::Value | RootKind::Output(_) => 0,
+            };
+            let walk = self.walker.walk(&[computed], inside, memory);
+            // Neither can the recurrence of a state's kernel run along the axis of the state's loop.
+            if walk.recurrence.is_some_and(|axis| axis < loops) {
+                let is_state =
+                    |c: &Class| matches!(self.problem.dense.chosen(*c).head, Head::Recurrence { .. });
+                needs.extend(walk.classes.iter().copied().filter(is_state));
+            }
             needs.extend_from_slice(&walk.needs);
             for read in walk.reads.iter().rev() {
                 if self.region.is_foreign(read.class) {
@@ -217,7 +229,7 @@ impl<'a> Evaluator<'a> {
                 }
                 RootKind::Output(_) => {}
             }
-            roots.roots.push(Root { kind, class, walk });
+            roots.roots.push(Root { kind, class, computed, walk });
         }
         (roots, needs)
     }
@@ -251,7 +263,7 @@ impl<'a> Evaluator<'a> {
     ) -> f64 {
         let (device, mut sum) = (self.problem.device, 0.0);
         self.visit_kernels(roots, items, memory, time, &mut |walker, members, walk, time| {
-            let space = self.problem.dense.data[roots.roots[members[0]].class as usize].space;
+            let space = self.problem.dense.data[roots.roots[members[0]].computed as usize].space;
             sum += walker.seconds(device, space, walk, &stored_classes(roots, members), time);
         });
         sum
@@ -267,7 +279,7 @@ impl<'a> Evaluator<'a> {
     ) -> f64 {
         let mut bytes: HashMap<Class, f64> = HashMap::new();
         self.visit_kernels(roots, items, memory, time, &mut |walker, members, walk, time| {
-            let space = self.problem.dense.data[roots.roots[members[0]].class as usize].space;
+            let space = self.problem.dense.data[roots.roots[members[0]].computed as usize].space;
             for (class, size) in walker.invariant_loads(space, walk, time) {
                 let known = bytes.entry(class).or_default();
                 *known = known.max(size);
@@ -299,9 +311,9 @@ impl<'a> Evaluator<'a> {
                     let walk = match &members[..] {
                         [one] => &roots.roots[*one].walk,
                         _ => {
-                            let classes: Vec<Class> = members.iter().map(|r| roots.roots[*r].class).collect();
-                            let values = members.iter().filter(|r| roots.roots[**r].kind == RootKind::Value);
-                            let inside: Vec<Class> = values.map(|r| roots.roots[*r].class).collect();
+                            let classes: Vec<Class> =
+                                members.iter().map(|r| roots.roots[*r].computed).collect();
+                            let inside = roots.computed_here(members);
                             joined = self.walker.walk(&classes, &inside, memory);
                             &joined
                         }

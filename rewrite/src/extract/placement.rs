@@ -39,6 +39,8 @@ pub struct Root {
     pub kind: RootKind,
     /// What is stored.
     pub class: Class,
+    /// What is computed to store it, over the space of the kernel; see [`Dense::computed`].
+    pub computed: Class,
     /// What lies between it and memory.
     pub walk: Rc<Walk>,
 }
@@ -127,6 +129,13 @@ impl Roots {
         let deeper = states.filter(move |s| dense.tables.scan(s.scan).depth() > depth);
         let states = deeper.filter_map(|s| self.states.get(&(s.scan, s.carry)));
         reads.chain(states.flat_map(|(init, next)| [*init, *next]))
+    }
+
+    /// The classes in memory that a kernel with these roots computes itself.
+    pub fn computed_here(&self, members: &[RootId]) -> Vec<Class> {
+        let roots = members.iter().map(|r| &self.roots[*r]);
+        let here = roots.filter(|r| r.kind == RootKind::Value || r.computed != r.class);
+        here.map(|r| r.computed).collect()
     }
 
     fn live_scans(&self) -> Vec<ScanId> {
@@ -298,6 +307,9 @@ fn check(dense: &Dense<'_>, roots: &Roots, placement: &Placement, region: &Regio
                 return fail("a loop reads another step of a value made in it".into());
             }
         }
+        if root.walk.recurrence.is_some_and(|axis| chain.iter().any(|s| depth(*s) == axis)) {
+            return fail("a recurrence runs along the axis of a loop around it".into());
+        }
         if root.walk.carries.iter().any(|c| c.steps <= depth(c.scan) || !chain.contains(&c.scan)) {
             return fail("a state is read outside its step".into());
         }
@@ -456,7 +468,12 @@ impl Levels<'_> {
         root: RootId,
         join: &mut impl FnMut(&[RootId], RootId) -> bool,
     ) -> Option<usize> {
-        let space = |r: RootId| self.dense.data[self.roots.roots[r].class as usize].space;
+        let space = |r: RootId| self.dense.data[self.roots.roots[r].computed as usize].space;
+        let along = |r: RootId| self.roots.roots[r].walk.recurrence;
+        let same_axis = |r: RootId| match (along(r), along(root)) {
+            (Some(a), Some(b)) => a == b,
+            (None, _) | (_, None) => true,
+        };
         let reads = &self.roots.roots[root].walk.reads;
         let members = |g: usize| {
             groups[g].parts.iter().filter_map(|p| match p {
@@ -472,7 +489,7 @@ impl Levels<'_> {
             };
             let kernel = matches!(groups[*g].parts.first(), Some(Part::Root(_)));
             kernel
-                && members(*g).all(|r| space(r) == space(root) && same_point(r))
+                && members(*g).all(|r| space(r) == space(root) && same_point(r) && same_axis(r))
                 && before.iter().all(|b| b == g || !reaches(groups, *b, *g))
         };
         // Where it reads from first: that saves loads; then the earliest.

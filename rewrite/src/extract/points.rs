@@ -36,6 +36,10 @@ pub enum Expansion {
     View(PointId),
     /// The coordinates would become too long; the class must be read from memory.
     TooLong,
+    /// The state of a recurrence along that axis of the space: initial state, factor and term.
+    Recurrence(usize, [PointId; 3]),
+    /// The final state of a recurrence, which only the kernel that runs it has.
+    RecurrenceFinal,
     /// Arithmetic on points.
     Op(SmallVec<[PointId; 3]>),
     /// Reads a class in memory at the value of a point.
@@ -317,6 +321,17 @@ impl Points {
                 self.points[id as usize].work.flops = last;
                 Expansion::Op(SmallVec::from_slice(&[body]))
             }
+            Head::Recurrence { axis, .. } => {
+                let Some(along) = self.runs_along(at, axis as usize) else { return Expansion::TooLong };
+                let mut without = self.coordinates[at as usize].expressions.clone();
+                without.remove(axis as usize);
+                let without = self.intern(without);
+                let init = self.point(dense, node.children[0], without);
+                let (factor, term) =
+                    (self.point(dense, node.children[1], at), self.point(dense, node.children[2], at));
+                Expansion::Recurrence(along, [init, factor, term])
+            }
+            Head::RecurrenceFinal(_) => Expansion::RecurrenceFinal,
             Head::Gather(gather) => {
                 let gather = dense.tables.gather(gather);
                 let coordinates = &self.coordinates[at as usize].expressions;
@@ -333,6 +348,17 @@ impl Points {
                 Expansion::Gather { table: node.children[0], index, steps }
             }
         }
+    }
+
+    /// The axis of the space that a recurrence along `axis` of a class runs along at these coordinates: exactly
+    /// one axis must lead through its points in order, and nothing else may vary with that or with a reduction.
+    fn runs_along(&self, at: CoordinatesId, axis: usize) -> Option<usize> {
+        let coordinates = &self.coordinates[at as usize];
+        let along = coordinates.expressions[axis].as_axis()?.index();
+        let own = |(i, (used, bound)): (usize, &(u64, SmallVec<[u32; 2]>))| {
+            bound.is_empty() && (i == axis || used & (1 << along) == 0)
+        };
+        (along < self.space.len() && coordinates.axes.iter().enumerate().all(own)).then_some(along)
     }
 
     /// A new axis for the reduction at a point.
@@ -360,7 +386,7 @@ fn own_work(dense: &Dense<'_>, class: Class) -> Work {
     match node.head {
         Head::Scalar(op) => scalar_work(op),
         Head::Cast(to) => cast_work(dense.data[node.children[0] as usize].dtype, to),
-        Head::Gather(_) => Work { flops: 2.0, transcendentals: 0.0 },
+        Head::Gather(_) | Head::Recurrence { .. } => Work { flops: 2.0, transcendentals: 0.0 },
         // A reduction's work is its body's; see its expansion.
         Head::Leaf(_)
         | Head::Constant(_)
@@ -368,6 +394,7 @@ fn own_work(dense: &Dense<'_>, class: Class) -> Work {
         | Head::Reindex(_)
         | Head::Reduce(..)
         | Head::Carry(..)
-        | Head::ScanFinal(..) => Work::default(),
+        | Head::ScanFinal(..)
+        | Head::RecurrenceFinal(_) => Work::default(),
     }
 }

@@ -88,6 +88,8 @@ pub struct Walk {
     pub classes: Vec<Class>,
     /// Points that are loaded.
     pub loaded: Vec<PointId>,
+    /// The axis of the space that recurrences run along, if there are any.
+    pub recurrence: Option<usize>,
     /// Classes that must be materialised for this to be a kernel.
     pub needs: Vec<Class>,
     /// What was asked of memory on the way: words of classes, which bits of each, and the answers. A walk with
@@ -184,6 +186,7 @@ impl<'a> Walker<'a> {
         let space = self.dense.data[*first as usize].space;
         let points = self.spaces.entry(space).or_insert_with(|| Points::new(self.dense, space));
         let stamps = self.stamps.entry(space).or_default();
+        let loops = roots.iter().map(|r| self.dense.least_steps[*r as usize]).max().unwrap_or(0);
         self.stamp += 1;
         let mut asked = Asked { memory, classes: Vec::new() };
         let mut recomputed = 0;
@@ -198,7 +201,7 @@ impl<'a> Walker<'a> {
             }
             self.visited += 1;
             let before = walk.computed.len();
-            visit(self.dense, points, (id, cut), inside, &mut asked, &mut walk, &mut pending);
+            visit(self.dense, points, (id, cut), (inside, loops), &mut asked, &mut walk, &mut pending);
             if walk.computed.len() > before {
                 let class = points.get(id).class;
                 let last = std::mem::replace(&mut self.computed_in[class as usize], self.stamp);
@@ -243,13 +246,18 @@ impl<'a> Walker<'a> {
         }
         let all: f64 = points.sizes[..points.space.len()].iter().product();
         let space_points = all / steps(&|_| true);
-        let sizes = stored.iter().map(|c| self.dense.data[*c as usize].dtype.size() as f64);
+        let bytes = |c: &Class| {
+            let elements = space_points.min(self.buffer_elements(*c));
+            elements * self.dense.data[*c as usize].dtype.size() as f64
+        };
+        // The points along the axis of a recurrence wait for each other.
+        let sequential = walk.recurrence.map_or(1.0, |axis| points.sizes[axis]);
         KernelCost {
             loaded,
-            stored: sizes.sum::<f64>() * space_points,
+            stored: stored.iter().map(bytes).sum(),
             work,
             reductions,
-            points: space_points,
+            points: space_points / sequential,
         }
     }
 
@@ -331,7 +339,7 @@ fn visit(
     dense: &Dense<'_>,
     points: &mut Points,
     (id, cut): (PointId, Cut),
-    inside: &[Class],
+    (inside, loops): (&[Class], usize),
     memory: &mut Asked<'_>,
     walk: &mut Walk,
     pending: &mut Vec<(PointId, Cut)>,
@@ -383,6 +391,19 @@ fn visit(
         }
         Some(Expansion::TooLong) => walk.needs.push(class),
         Some(Expansion::View(source)) => pending.push((*source, cut)),
+        // The axis of a loop around the kernel has one point here.
+        Some(Expansion::Recurrence(along, _))
+            if *along < loops || walk.recurrence.is_some_and(|axis| axis != *along) =>
+        {
+            walk.needs.push(class);
+        }
+        Some(Expansion::Recurrence(along, operands)) => {
+            walk.recurrence = Some(*along);
+            walk.computed.push(id);
+            walk.classes.push(class);
+            pending.extend(operands.iter().rev().map(|o| (*o, cut)));
+        }
+        Some(Expansion::RecurrenceFinal) => walk.needs.push(class),
         Some(Expansion::Op(children)) => {
             walk.computed.push(id);
             walk.classes.push(class);
@@ -416,7 +437,9 @@ fn read_table(dense: &Dense<'_>, table: Class, steps: usize, memory: &mut Asked<
         | Head::Cast(_)
         | Head::Reindex(_)
         | Head::Reduce(..)
-        | Head::Gather(_) => walk.needs.push(table),
+        | Head::Gather(_)
+        | Head::Recurrence { .. }
+        | Head::RecurrenceFinal(_) => walk.needs.push(table),
     }
 }
 

@@ -98,6 +98,7 @@ pub fn catalogue() -> Vec<RuleEntry> {
             .map(|p| RuleEntry::new(Family::Terms, p.name, (p.left, p.right), p.guard, p.contract, p.test)),
     );
     out.extend(chains::ENTRIES.iter().cloned());
+    out.push(crate::scans::linear::ENTRY);
     out
 }
 

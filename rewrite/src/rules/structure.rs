@@ -97,7 +97,9 @@ pub fn index_value(terms: &Terms, class: Id) -> Option<Expr> {
         | Head::Reduce(..)
         | Head::Gather(_)
         | Head::Carry(..)
-        | Head::ScanFinal(..) => None,
+        | Head::ScanFinal(..)
+        | Head::Recurrence { .. }
+        | Head::RecurrenceFinal(_) => None,
     })
 }
 

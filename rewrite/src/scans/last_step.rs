@@ -115,6 +115,8 @@ impl Reader {
             // The state at the start of the last step is not kept; the rest does not lie in a loop, or is rare.
             Head::Carry(..)
             | Head::ScanFinal(..)
+            | Head::Recurrence { .. }
+            | Head::RecurrenceFinal(_)
             | Head::Gather(_)
             | Head::Leaf(_)
             | Head::Constant(_)

@@ -5,6 +5,7 @@
 //! | `states` | states that never change, and states that are always equal |
 //! | `accumulation` | a sum that only the end of a loop needs is a sum over time |
 //! | `last_step` | what is read at the last step is computed from the final states |
+//! | `linear` | states that are linear in themselves become recurrences, in the e-graph |
 //! | `siblings` | loops that stand beside each other become one, in the arranged program |
 //!
 //! The first three are equalities, asserted in the e-graph. Where one side makes the other superfluous whatever
@@ -12,5 +13,6 @@
 
 pub mod accumulation;
 pub mod last_step;
+pub mod linear;
 pub mod siblings;
 pub mod states;
