@@ -30,7 +30,7 @@ const KERNELS_A_STEP: [(&str, usize); 12] = [
     ("milstm_b64", 1),
     ("slstm_b16", 1),
     ("sru_b32", 1),
-    ("mingru_b32", 1),
+    ("mingru_b32", 0),
     ("nas_taso_b1", 1),
     ("peephole_b32", 2),
 ];

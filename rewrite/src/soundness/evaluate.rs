@@ -131,6 +131,20 @@ impl<'a> Evaluator<'a> {
                 self.read(term.children[0], &at)
             }
             Head::Carry(scan, i) => self.carry(scan, i as usize, point),
+            Head::Recurrence { axis, exclusive } => {
+                let axis = axis as usize;
+                self.recurrence(term, axis, point, point[axis] + i64::from(!exclusive))
+            }
+            Head::RecurrenceFinal(axis) => {
+                let steps = self.extents(term.children[1])[axis as usize];
+                let mut at = point.to_vec();
+                at.insert(axis as usize, steps - 1);
+                if steps == 0 {
+                    self.value(term.children[0], point)
+                } else {
+                    self.value(term.children[1], &at)
+                }
+            }
             Head::ScanFinal(scan, _) => {
                 let (depth, trip) = self.scan(scan);
                 let mut at = point.to_vec();
@@ -142,6 +156,20 @@ impl<'a> Evaluator<'a> {
                 }
             }
         }
+    }
+
+    /// The state of a recurrence after the points of its axis before `end`.
+    fn recurrence(&mut self, term: &Term, axis: usize, point: &[i64], end: i64) -> Option<Literal> {
+        let mut at = point.to_vec();
+        at.remove(axis);
+        let mut state = self.value(term.children[0], &at)?;
+        let mut at = point.to_vec();
+        for position in 0..end {
+            at[axis] = position;
+            let (factor, added) = (self.value(term.children[1], &at)?, self.value(term.children[2], &at)?);
+            state = apply(ScalarOp::Add, &[apply(ScalarOp::Mul, &[factor, state]), added]);
+        }
+        Some(state)
     }
 
     /// The time axis of a scan and its number of steps.
@@ -263,7 +291,9 @@ impl<'a> Evaluator<'a> {
             | Head::Reduce(..)
             | Head::Gather(_)
             | Head::Carry(..)
-            | Head::ScanFinal(..) => 1.0,
+            | Head::ScanFinal(..)
+            | Head::Recurrence { .. }
+            | Head::RecurrenceFinal(_) => 1.0,
         };
         a.dtype().is_float() && (x - y).abs() <= tolerance * size.max(x.abs())
     }
@@ -358,6 +388,8 @@ fn jumps(head: Head) -> bool {
         | Head::Reindex(_)
         | Head::Gather(_)
         | Head::Carry(..)
-        | Head::ScanFinal(..) => false,
+        | Head::ScanFinal(..)
+        | Head::Recurrence { .. }
+        | Head::RecurrenceFinal(_) => false,
     }
 }
