@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use fuse_ir::expr::Axis;
 use fuse_ir::kernel::{Element, ElementId, Recurrence};
-use fuse_ir::{Literal, ScalarOp};
+use fuse_ir::{DType, Literal, ScalarOp};
 
 use super::emitter::{Emitted, Emitter, Key, Point};
 use super::vectors::Class;
@@ -143,13 +143,26 @@ impl Emitter<'_> {
             _ => false,
         };
         if one {
-            return Ok(decompose::scalar(&mut self.b, ScalarOp::Add, dtype, &[before, term]));
+            let after = decompose::scalar(&mut self.b, ScalarOp::Add, dtype, &[before, term]);
+            return Ok(self.rounded(after, dtype));
         }
         if dtype.is_float() {
-            return Ok(self.b.fma(factor_value, before, term));
+            let after = self.b.fma(factor_value, before, term);
+            return Ok(self.rounded(after, dtype));
         }
         let kept = decompose::scalar(&mut self.b, ScalarOp::Mul, dtype, &[factor_value, before]);
         Ok(decompose::scalar(&mut self.b, ScalarOp::Add, dtype, &[kept, term]))
+    }
+
+    /// A state as its element type holds it: one of a narrow type is rounded at every step.
+    fn rounded(&mut self, state: ValueId, dtype: DType) -> ValueId {
+        match dtype {
+            DType::F16 | DType::Bf16 => {
+                let bits = decompose::to_memory(&mut self.b, dtype, state);
+                decompose::from_memory(&mut self.b, dtype, bits)
+            }
+            DType::F32 | DType::F64 | DType::I32 | DType::I64 | DType::U8 | DType::Bool => state,
+        }
     }
 
     fn store_finals(

@@ -81,8 +81,11 @@ fn recognise_once(terms: &mut Terms) -> bool {
         let last = Term::new(Head::ScanFinal(scan, i), &[init, next]);
         equal(terms, carry, Some(Term::leaf(Head::Carry(scan, i))), before);
         let after_id = equal(terms, next, None, after);
-        let last_id = terms.add(last.clone());
-        equal(terms, last_id, Some(last), Term::new(Head::RecurrenceFinal(axis), &[init, after_id]));
+        // A sum over time in its place needs no order.
+        if !terms.analysis.tables.retired.finals.contains(&(scan, i)) {
+            let last_id = terms.add(last.clone());
+            equal(terms, last_id, Some(last), Term::new(Head::RecurrenceFinal(axis), &[init, after_id]));
+        }
         terms.rebuild();
         return true;
     }
