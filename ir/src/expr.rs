@@ -380,6 +380,12 @@ impl Expr {
         self.lower_bound(extents).is_some_and(|lower| lower.terms.iter().all(|(_, c)| *c >= 0))
     }
 
+    /// An upper bound free of axes, for axes that run over `extents`.
+    pub fn upper_bound(&self, extents: &[Dim]) -> Option<Expr> {
+        let negated = Expr::constant(-1) * self.clone();
+        negated.lower_bound(extents).map(|least| Expr::constant(-1) * least)
+    }
+
     /// A lower bound free of axes: each axis at the end of its range that makes its term least.
     fn lower_bound(&self, extents: &[Dim]) -> Option<Expr> {
         let mut out = Expr::default();

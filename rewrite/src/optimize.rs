@@ -24,6 +24,7 @@ use crate::provenance::{Record, under};
 use crate::push::{Pusher, look_through_table_views};
 use crate::report::{Report, SaturationStats};
 use crate::rules::{Limits, chains, rewrites, rule_name};
+use crate::scans::demand::compute_what_is_read;
 use crate::scans::linear;
 use crate::scans::siblings::merge_siblings;
 use crate::scans::{accumulation, last_step, states};
@@ -293,7 +294,8 @@ fn extract<R>(
     report.extraction = stats;
     report.extraction_milliseconds = milliseconds(start);
     let start = Instant::now();
-    let (kernels, storage) = lower(graph, dense, &plan);
+    let (mut kernels, storage) = lower(graph, dense, &plan);
+    compute_what_is_read(&mut kernels);
     report.lowering_milliseconds = milliseconds(start);
     let seen = look(Found { problem, plan: &plan, kernels: &kernels, storage });
     Ok((kernels, decisions, seen))

@@ -7,11 +7,15 @@
 //! | `last_step` | what is read at the last step is computed from the final states |
 //! | `linear` | states that are linear in themselves become recurrences, in the e-graph |
 //! | `siblings` | loops that stand beside each other become one, in the arranged program |
+//! | `demand` | loops run as many steps as are read, in the kernels |
+//! | `catalogue` | all of them, as lines of the page of rules |
 //!
 //! The first three are equalities, asserted in the e-graph. Where one side makes the other superfluous whatever
 //! else is decided, the other is *retired*: extraction does not consider it.
 
 pub mod accumulation;
+pub mod catalogue;
+pub mod demand;
 pub mod last_step;
 pub mod linear;
 pub mod siblings;
