@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use fuse_ir::expr::Symbol;
+use fuse_ir::expr::{Atom, Symbol};
 use fuse_ir::kernel::{BufferId, BufferKind, Coordinate, Element, Kernel, KernelGraph, Loop, Step};
 use fuse_ir::{Dim, Expr};
 
@@ -44,7 +44,7 @@ impl Demand {
                     if self.counters.is_empty()
                         && let Some(trip) = self.trip(buffers, l)
                     {
-                        l.trip = l.trip.minimum(&trip);
+                        l.trip = fewer(&l.trip, &trip);
                     }
                     self.counters.push((l.counter.clone(), l.trip.clone()));
                     self.steps(buffers, &mut l.body);
@@ -113,7 +113,7 @@ impl Demand {
             let stores = kernel.stores.iter();
             let needed = Self::most(stores.map(|s| self.read_along(buffers, (s.buffer, &s.index), &axis)));
             if let Some(needed) = needed {
-                kernel.extents[a] = kernel.extents[a].minimum(&needed);
+                kernel.extents[a] = fewer(&kernel.extents[a], &needed);
             }
         }
     }
@@ -146,6 +146,17 @@ impl Demand {
         }
         Some(greatest + Expr::constant(1))
     }
+}
+
+/// The less of an extent and what is needed of it, which may be bounded by the extent already.
+fn fewer(extent: &Dim, needed: &Expr) -> Dim {
+    let mut bounded = false;
+    needed.visit_atoms(&mut |atom| {
+        if let Atom::Min(a, b) = atom {
+            bounded |= (**a == *extent || **b == *extent) && a.minimum(b) == *needed;
+        }
+    });
+    if bounded { needed.clone() } else { extent.minimum(needed) }
 }
 
 fn collect_stores(steps: &[Step], out: &mut Vec<(BufferId, Vec<Expr>)>) {
