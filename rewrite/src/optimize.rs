@@ -216,6 +216,8 @@ pub fn saturate(
         under(&mut terms, last_step::NAME, |terms| last_step::read_final_states(terms, &ingested.outputs));
         look_through_table_views(&mut terms);
         under(&mut terms, "push-view", |terms| pusher.run(terms, options.node_limit));
+        // Views of views are known by now.
+        under(&mut terms, last_step::NAME, |terms| last_step::read_final_states(terms, &ingested.outputs));
         under(&mut terms, states::UNCHANGED, states::drop_unchanged);
         under(&mut terms, states::DUPLICATE, states::merge_duplicates);
         for (rule, count) in chains::normalise(&mut terms) {
