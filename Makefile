@@ -4,6 +4,9 @@ CARGO ?= cargo
 # The committed Cargo.lock decides the versions. To change dependencies: make ... LOCKED=
 LOCKED ?= --locked
 
+# How long make soak looks.
+SOAK_MINUTES ?= 60
+
 .DEFAULT_GOAL := help
 # Cargo is parallel already; two cargos at once would only wait for each other's lock.
 .NOTPARALLEL:
@@ -49,9 +52,12 @@ lint: ## Clippy without warnings, with LLVM and without
 doc: ## Build the API documentation, without warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
 
-.PHONY: coverage bench clean
+.PHONY: coverage soak bench clean
 coverage: setup-llvm ## Line coverage of ir/ and rewrite/; fails below 85 %
 	@scripts/coverage.sh --minimum 85
+
+soak: setup-llvm ## Look for unsound rules in random programs, for SOAK_MINUTES (60)
+	@CARGO="$(CARGO)" scripts/soak.sh $(SOAK_MINUTES)
 
 bench: setup-llvm ## Run the criterion benchmarks
 	$(CARGO) bench $(LOCKED) -p fuse

@@ -300,3 +300,15 @@ fn show() {
         println!("{}\n{}", fused.report, fused.kernels);
     }
 }
+
+/// `1 - z` beside `z` is one subtraction, not another sigmoid; the rule that equates the two must not cost anything.
+#[test]
+fn a_gru_computes_each_gate_once() {
+    let fused = optimized(&zoo::gru_graph(8, 8).unwrap(), Mode::On);
+    let kernels = fused.kernels.kernels();
+    let elements = kernels.iter().flat_map(|(k, _)| &k.elements);
+    let sigmoid = |e: &&fuse_ir::kernel::TypedElement| {
+        matches!(e.element, fuse_ir::kernel::Element::Scalar(fuse_ir::ScalarOp::Sigmoid, _))
+    };
+    assert_eq!(elements.filter(sigmoid).count(), 2, "{}", fused.kernels);
+}

@@ -182,3 +182,65 @@ fn a_state_that_never_changes_needs_no_loop() {
     );
     assert_eq!(unchanged.report.kernels_in_loops, 0, "{}", unchanged.kernels);
 }
+
+/// General associativity would make more terms of ten summands than fit into memory.
+#[test]
+fn a_sum_of_a_hundred_terms_saturates_at_once() {
+    let inputs: Vec<String> = (0..50).map(|i| format!("x{i}: f32[T]")).collect();
+    let mut text = format!("graph g({}) -> (y: f32[T]) {{\n%s0 = add x0, x1\n", inputs.join(", "));
+    // Each input twice, far apart.
+    for i in 1..99 {
+        text += &format!("%s{i} = add x{}, %s{}\n", (i * 37 + 13) % 50, i - 1);
+    }
+    text += "return y = %s98 }";
+    let start = std::time::Instant::now();
+    let sum = optimize(&parse(&text).unwrap(), &DeviceModel::cpu(), &Options::default()).unwrap();
+    let saturation = &sum.report.saturation;
+    assert!(saturation.nodes < 3 * saturation.nodes_before, "{saturation:?}");
+    assert!(start.elapsed().as_secs() < 2, "{:?}", start.elapsed());
+    let additions = count(&sum.kernels, |e| matches!(e, Element::Scalar(ScalarOp::Add, _)));
+    assert!(additions < 60, "{additions} additions of {} inputs", 50);
+    fused(&text);
+}
+
+#[test]
+fn sums_of_the_same_terms_are_computed_once() {
+    let twice = fused(
+        "graph g(a: f32[T], b: f32[T], c: f32[T]) -> (y: f32[T], z: f32[T]) {
+           %1 = add a, b
+           %y = add %1, c
+           %2 = add c, a
+           %z = add b, %2
+           return y = %y, z = %z
+         }",
+    );
+    assert_eq!(
+        count(&twice.kernels, |e| matches!(e, Element::Scalar(ScalarOp::Add, _))),
+        2,
+        "{}",
+        twice.kernels
+    );
+}
+
+#[test]
+fn a_factor_is_applied_after_the_sum() {
+    let scaled = fused(
+        "graph g(x: f32[B, 64], w: f32[64, 32], g: f32[32]) -> (y: f32[B, 32]) {
+           %g = broadcast g axes=[1] : f32[64, 32]
+           %v = mul w, %g
+           %y = contract x, %v axes=[1:0]
+           return y = %y
+         }",
+    );
+    let reduces_one_product = |kernel: &fuse_ir::kernel::Kernel| {
+        let products =
+            kernel.elements.iter().filter(|e| matches!(e.element, Element::Scalar(ScalarOp::Mul, _)));
+        products.count() == 2 && kernel.elements.iter().any(|e| matches!(e.element, Element::Reduce { .. }))
+    };
+    let last_is_a_product = |kernel: &fuse_ir::kernel::Kernel| {
+        matches!(kernel.elements.last().map(|e| &e.element), Some(Element::Scalar(ScalarOp::Mul, _)))
+    };
+    let kernels = scaled.kernels.kernels();
+    assert!(kernels.len() == 1 && reduces_one_product(kernels[0].0), "{}", scaled.kernels);
+    assert!(last_is_a_product(kernels[0].0), "{}", scaled.kernels);
+}

@@ -6,6 +6,7 @@
 //! pushing views. How to add one: `docs/add-a-rule.md`; the float policy: `docs/adr/0006-float-policy.md`.
 
 pub mod algebra;
+pub mod associate;
 pub mod catalogue;
 pub mod chains;
 pub mod contraction;
@@ -190,7 +191,9 @@ fn compile(fast_math: bool) -> Compiled {
 
 /// The rules in code.
 pub fn procedures() -> impl Iterator<Item = &'static Procedure> {
-    [structure::PROCEDURES, pointwise::PROCEDURES, contraction::PROCEDURES].into_iter().flatten()
+    let families =
+        [structure::PROCEDURES, pointwise::PROCEDURES, contraction::PROCEDURES, associate::PROCEDURES];
+    families.into_iter().flatten()
 }
 
 impl Rule {
@@ -267,7 +270,9 @@ impl Applier<Term, Context> for RuleApplier {
         _: Option<&PatternAst<Term>>,
         _: Symbol,
     ) -> Vec<Id> {
-        if limits_reached(terms) || !self.admits(terms, root, subst) {
+        // Nothing is simpler than a constant, and there are endlessly many terms equal to one.
+        let known = terms[root].data.constant.is_some();
+        if known || limits_reached(terms) || !self.admits(terms, root, subst) {
             return Vec::new();
         }
         let data = &terms[root].data;
@@ -317,6 +322,9 @@ impl Applier<Term, Context> for ProcedureApplier {
         _: Option<&PatternAst<Term>>,
         _: Symbol,
     ) -> Vec<Id> {
+        if terms[root].data.constant.is_some() {
+            return Vec::new();
+        }
         let nodes: Vec<Term> = terms[root].nodes.iter().filter(|t| (self.0.candidate)(t)).cloned().collect();
         let mut changed = false;
         for term in nodes {

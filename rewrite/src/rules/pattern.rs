@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use egg::{ENodeOrVar, Id, PatternAst, RecExpr, Subst, Var};
 use fuse_ir::interp::fold_scalar;
-use fuse_ir::ops::{ResultRule, ScalarOp};
+use fuse_ir::ops::{Law, ResultRule, ScalarOp};
 use fuse_ir::{DType, Literal};
 
 use crate::analysis::Terms;
@@ -60,7 +60,7 @@ impl Side {
             let mut swapped = operands.clone();
             swapped.reverse();
             out.push(Side::Apply(*op, operands));
-            if op.has(fuse_ir::ops::Law::Commutative) {
+            if op.has(Law::Commutative) {
                 out.push(Side::Apply(*op, swapped));
             }
         }
@@ -121,7 +121,8 @@ impl Side {
             Side::Apply(op, operands) => {
                 let children: Vec<Id> =
                     operands.iter().map(|o| o.instantiate(terms, subst, space, dtype)).collect();
-                terms.add(Term::new(Head::Scalar(*op), &children))
+                let term = in_order(terms, *op, &children);
+                terms.add(term)
             }
         }
     }
@@ -130,7 +131,7 @@ impl Side {
     pub fn outermost(&self, terms: &mut Terms, subst: &Subst, space: SpaceId, dtype: DType) -> Option<Term> {
         let Side::Apply(op, operands) = self else { return None };
         let children: Vec<Id> = operands.iter().map(|o| o.instantiate(terms, subst, space, dtype)).collect();
-        Some(Term::new(Head::Scalar(*op), &children))
+        Some(in_order(terms, *op, &children))
     }
 
     /// The type of the result where values have the type `dtype`: conditions are bools.
@@ -177,6 +178,17 @@ impl Side {
             }
         }
     }
+}
+
+/// The term of an op with its operands, those of a commutative one in the order in which it is known, or else by
+/// age: both orders of one sum would be two classes, and four of the next.
+pub fn in_order(terms: &Terms, op: ScalarOp, operands: &[Id]) -> Term {
+    let term = Term::new(Head::Scalar(op), operands);
+    if !op.has(Law::Commutative) || terms.lookup(term.clone()).is_some() {
+        return term;
+    }
+    let swapped = Term::new(Head::Scalar(op), &[operands[1], operands[0]]);
+    if terms.lookup(swapped.clone()).is_some() { swapped } else { swapped.min(term) }
 }
 
 /// The matcher's name of a variable.

@@ -7,7 +7,7 @@ use egg::Id;
 use fuse_ir::ops::ScalarOp;
 use fuse_ir::{DType, Dim, Literal, TensorType};
 
-use super::pattern::Side;
+use super::pattern::{Side, in_order};
 use super::*;
 use crate::analysis::Context;
 use crate::language::{Head, Term};
@@ -217,7 +217,8 @@ fn add(terms: &mut Terms, leaves: &BTreeMap<String, Id>, side: &Side, result: DT
                 add(terms, leaves, o, Side::operand_type(*op, i, result, dtype), dtype)
             };
             let children: Vec<Id> = operands.iter().enumerate().map(operand).collect();
-            terms.add(Term::new(Head::Scalar(*op), &children))
+            let term = in_order(terms, *op, &children);
+            terms.add(term)
         }
     }
 }
