@@ -221,26 +221,3 @@ fn sums_of_the_same_terms_are_computed_once() {
         twice.kernels
     );
 }
-
-#[test]
-fn a_factor_is_applied_after_the_sum() {
-    let scaled = fused(
-        "graph g(x: f32[B, 64], w: f32[64, 32], g: f32[32]) -> (y: f32[B, 32]) {
-           %g = broadcast g axes=[1] : f32[64, 32]
-           %v = mul w, %g
-           %y = contract x, %v axes=[1:0]
-           return y = %y
-         }",
-    );
-    let reduces_one_product = |kernel: &fuse_ir::kernel::Kernel| {
-        let products =
-            kernel.elements.iter().filter(|e| matches!(e.element, Element::Scalar(ScalarOp::Mul, _)));
-        products.count() == 2 && kernel.elements.iter().any(|e| matches!(e.element, Element::Reduce { .. }))
-    };
-    let last_is_a_product = |kernel: &fuse_ir::kernel::Kernel| {
-        matches!(kernel.elements.last().map(|e| &e.element), Some(Element::Scalar(ScalarOp::Mul, _)))
-    };
-    let kernels = scaled.kernels.kernels();
-    assert!(kernels.len() == 1 && reduces_one_product(kernels[0].0), "{}", scaled.kernels);
-    assert!(last_is_a_product(kernels[0].0), "{}", scaled.kernels);
-}
