@@ -44,7 +44,7 @@ fn nudged(inputs: &[Tensor], round: u64) -> Vec<Tensor> {
         let dtype = tensor.dtype();
         for (i, chunk) in out.bytes_mut().chunks_exact_mut(dtype.size()).enumerate() {
             let Some(value) = tensor.get(i).filter(|_| dtype.is_float()) else { continue };
-            let sign = if (i as u64).wrapping_mul(0x9e37_79b9).wrapping_add(round * 7) % 3 == 0 {
+            let sign = if (i as u64).wrapping_mul(0x9e37_79b9).wrapping_add(round * 7).is_multiple_of(3) {
                 -1.0
             } else {
                 1.0
