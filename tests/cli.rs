@@ -79,8 +79,9 @@ const EXPLAINED: &str = "graph decay(x: f32[T, B, 4], h: f32[B, 8], w: f32[4, 8]
     %t = tanh %p
     %n = neg %t
     %a = add h0, %n
-    next h1 = %a
-    stack y = %a
+    %r = sin %a
+    next h1 = %r
+    stack y = %r
   }
   return y = %s
 }";
