@@ -26,6 +26,8 @@ pub struct FunctionBuilder {
     types: Vec<Type>,
     homes: Vec<Home>,
     literals: FxHashMap<ValueId, Literal>,
+    /// Integer scalars that are another one plus a constant.
+    offsets: FxHashMap<ValueId, (ValueId, i64)>,
     blocks: Vec<OpenBlock>,
     next_block: u32,
 }
@@ -74,6 +76,7 @@ impl FunctionBuilder {
             types: Vec::new(),
             homes: Vec::new(),
             literals: FxHashMap::default(),
+            offsets: FxHashMap::default(),
             blocks: vec![root],
             next_block: 1,
         }
@@ -291,7 +294,11 @@ impl FunctionBuilder {
         if let Some(folded) = self.fold(op, x, y) {
             return folded;
         }
-        self.operation(self.ty(x), Operation::Binary(op, x, y))
+        let value = self.operation(self.ty(x), Operation::Binary(op, x, y));
+        if let (BinaryOp::Add, Some(offset)) = (op, self.as_integer(y)) {
+            self.offsets.insert(value, (x, offset));
+        }
+        value
     }
 
     /// Integer identities, so that index arithmetic written in general reads well once built.
@@ -307,6 +314,13 @@ impl FunctionBuilder {
             (BinaryOp::Add, Some(a), Some(b)) => Some(self.integer(ty, a.wrapping_add(b))),
             (BinaryOp::Sub, Some(a), Some(b)) => Some(self.integer(ty, a.wrapping_sub(b))),
             (BinaryOp::Mul, Some(a), Some(b)) => Some(self.integer(ty, a.wrapping_mul(b))),
+            // Addresses of neighbouring rows then differ by a constant, which needs no register.
+            (BinaryOp::Mul, None, Some(by)) if self.offsets.contains_key(&x) => {
+                let (base, offset) = self.offsets[&x];
+                let (product, offset) = (self.mul(y, base), self.integer(ty, offset.wrapping_mul(by)));
+                Some(self.add(product, offset))
+            }
+            (BinaryOp::Mul, Some(_), None) if self.offsets.contains_key(&y) => Some(self.mul(y, x)),
             (BinaryOp::And, Some(a), Some(b)) => Some(self.integer(ty, a & b)),
             (BinaryOp::Min, Some(a), Some(b)) => Some(self.integer(ty, a.min(b))),
             (BinaryOp::Max, Some(a), Some(b)) => Some(self.integer(ty, a.max(b))),

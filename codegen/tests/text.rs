@@ -6,7 +6,7 @@ use fuse_codegen::schedule::{ScheduleTarget, schedule};
 use fuse_codegen::text::{parse, print};
 use fuse_codegen::verify::verify;
 use fuse_ir::kernel::Step;
-use kernel_support::{lstm_step, s};
+use kernel_support::{Weights, lstm_step, s};
 use proptest::prelude::*;
 
 const SAMPLE: &str = r#"function "a name" threads 64 {
@@ -152,7 +152,7 @@ fn the_verifier_rejects_what_breaks_an_invariant() {
 }
 
 fn scheduled() -> String {
-    let graph = lstm_step(s("B"), 6, false);
+    let graph = lstm_step(s("B"), 6, Weights::Rows);
     let Step::Kernel(kernel) = &graph.steps[0] else { panic!("one kernel") };
     print(&schedule(&graph, kernel, ScheduleTarget::cpu()).unwrap())
 }

@@ -17,6 +17,10 @@ use crate::builder::{Depth, FunctionBuilder};
 use crate::decompose;
 use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Operation, Type, ValueId};
 
+/// Points whose operations alternate. A point of several transcendental functions is one long chain of dependent
+/// operations, and the next point's stands too far behind it to run meanwhile.
+pub(super) const INTERLEAVED_POINTS: usize = 4;
+
 /// Values of axes; at most one of them stands for several consecutive lanes from its value on.
 #[derive(Clone, Debug)]
 pub(super) struct Point {
@@ -175,10 +179,32 @@ impl<'a> Emitter<'a> {
 
     /// Computes elements, and what they need first.
     pub(super) fn evaluate(&mut self, targets: &[ElementId], point: &Point) -> Emitted<()> {
-        let last = targets.iter().map(|t| t.index()).max().unwrap_or(0);
-        let mut wanted = vec![false; last + 1];
+        self.evaluate_each(targets, std::slice::from_ref(point))
+    }
+
+    /// Computes elements at several points, operation by operation: while one point's operation waits for its
+    /// operands, another's can run.
+    fn evaluate_each(&mut self, targets: &[ElementId], points: &[Point]) -> Emitted<()> {
+        let wanted: Vec<Vec<bool>> = points.iter().map(|point| self.wanted(targets, point)).collect();
+        let count = wanted.first().map_or(0, Vec::len) as u32;
+        for id in (0..count).map(ElementId) {
+            for (wanted, point) in wanted.iter().zip(points) {
+                // Another point may have the same value.
+                if wanted[id.index()] && self.known(id, point).is_none() {
+                    let value = self.element(id, point)?;
+                    self.remember(id, point, value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What must be computed at a point for some elements to be known.
+    fn wanted(&self, targets: &[ElementId], point: &Point) -> Vec<bool> {
+        let count = targets.iter().map(|t| t.index() + 1).max().unwrap_or(0);
+        let mut wanted = vec![false; count];
         targets.iter().for_each(|t| wanted[t.index()] = true);
-        for id in (0..=last as u32).rev().map(ElementId) {
+        for id in (0..count as u32).rev().map(ElementId) {
             if !wanted[id.index()] {
                 continue;
             }
@@ -192,11 +218,7 @@ impl<'a> Emitter<'a> {
                 }
             }
         }
-        for id in (0..=last as u32).map(ElementId).filter(|id| wanted[id.index()]) {
-            let value = self.element(id, point)?;
-            self.remember(id, point, value);
-        }
-        Ok(())
+        wanted
     }
 
     /// The scalar points of the lanes of a point, or the point itself.
@@ -368,8 +390,19 @@ impl<'a> Emitter<'a> {
         Ok(floor_division(&mut self.b, value, divisor, nonnegative))
     }
 
-    /// Stores every value of the kernel at a point.
-    pub(super) fn store(&mut self, point: &Point) -> Emitted<()> {
+    /// Stores every value of the kernel at some points.
+    pub(super) fn stores(&mut self, points: &[Point]) -> Emitted<()> {
+        for together in points.chunks(INTERLEAVED_POINTS) {
+            let of_vectors = |v: &ElementId| together.iter().all(|p| self.class(*v, p) != Class::Lanewise);
+            let stored = self.analysis.stores.iter().map(|s| s.value);
+            let values: Vec<ElementId> = stored.filter(of_vectors).collect();
+            self.evaluate_each(&values, together)?;
+            together.iter().try_for_each(|point| self.store(point))?;
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, point: &Point) -> Emitted<()> {
         let analysis = self.analysis;
         for store in &analysis.stores {
             if moves_whole(&store.access, self.class(store.value, point), point) {

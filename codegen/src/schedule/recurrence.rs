@@ -26,7 +26,7 @@ impl Emitter<'_> {
             Some(axis) => self.recurrences(axis, points, rows),
             None => {
                 self.reductions(points, rows, |_| true)?;
-                points.iter().try_for_each(|point| self.store(point))
+                self.stores(points)
             }
         }
     }
@@ -59,7 +59,7 @@ impl Emitter<'_> {
             next.push(after);
         }
         self.reductions(&inside, rows, |carried| carried)?;
-        inside.iter().try_for_each(|point| self.store(point))?;
+        self.stores(&inside)?;
         self.set_guards_aside(depth - 1);
         let finals = self.b.close_loop(open, begin, end, 1, &next);
         self.store_finals(axis, points, &states, &finals)

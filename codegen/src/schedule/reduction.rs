@@ -6,17 +6,23 @@ use std::rc::Rc;
 use fuse_ir::expr::Axis;
 use fuse_ir::kernel::{Element, ElementId};
 use fuse_ir::{DType, ReduceOp, ScalarOp};
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::analysis::Group;
-use super::emitter::{Emitted, Emitter, Point};
+use super::emitter::{Emitted, Emitter, Key, Point};
 use super::vectors::{Class, Classes};
 use crate::builder::FunctionBuilder;
 use crate::decompose::register_type;
 use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Operation, Type, ValueId};
 
-/// Accumulators that one loop carries at most: what stays in 16 vector registers beside operands.
-pub(super) const MAX_ACCUMULATORS: usize = 12;
+/// Accumulators that one loop carries at most: what stays in the 16 vector registers of x86-64 without AVX-512
+/// (whose further ones Cranelift does not use) beside operands and copies of them. One that is spilled costs more
+/// than two that are missing.
+pub(super) const MAX_ACCUMULATORS: usize = 8;
+
+/// Elements that an accumulator takes an iteration where there are accumulators enough.
+const REPEAT: usize = 2;
 
 /// Chains of dependent additions that keep two fused multiply-adds of four cycles' latency busy.
 const INDEPENDENT_CHAINS: usize = 8;
@@ -43,12 +49,18 @@ struct Reduction {
     dtype: DType,
 }
 
+/// How many chains take an operand at a point.
+type Uses = FxHashMap<Key, usize>;
+
 /// How the innermost loop runs.
 struct Plan {
     /// Lanes along the reduced axis, if it is vectorised.
     vector: Option<Rc<Classes>>,
     /// Accumulators a chain.
     unroll: usize,
+    /// Elements that each accumulator takes an iteration: what moves values to where the next iteration expects
+    /// them is shared.
+    repeat: usize,
 }
 
 impl Emitter<'_> {
@@ -120,8 +132,11 @@ impl Emitter<'_> {
         let depth = home.max(self.floor(&group.symbols)).max(self.b.barrier());
         let aside = self.b.enter_depth(depth);
         let guards = self.set_guards_aside(depth);
-        let size = batch_size(fresh.len(), members.len(), rows);
-        let result = fresh.chunks(size).try_for_each(|batch| self.batch(&members, batch));
+        let together = even_share(members.len(), MAX_ACCUMULATORS / fresh.len());
+        let size = batch_size(fresh.len(), together, rows);
+        let result = members.chunks(together).try_for_each(|members| {
+            fresh.chunks(size).try_for_each(|batch| self.batch(members, batch, rows))
+        });
         self.restore_guards(guards);
         self.b.restore(aside);
         result
@@ -164,16 +179,15 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    fn batch(&mut self, members: &[ElementId], points: &[Point]) -> Emitted<()> {
+    /// Reduces at the points of one loop.
+    fn batch(&mut self, members: &[ElementId], points: &[Point], rows: usize) -> Emitted<()> {
         let mut chains = Vec::new();
-        for (i, point) in points.iter().enumerate() {
-            for member in members {
-                let lanes = match &point.vector {
-                    Some(v) if v.of(*member) == Class::Vector => v.lanes,
-                    _ => 1,
-                };
-                chains.push(Chain { reduction: self.reduction(*member)?, point: i, lanes });
-            }
+        for (member, i) in in_order(members, points.len(), rows) {
+            let lanes = match &points[i].vector {
+                Some(v) if v.of(member) == Class::Vector => v.lanes,
+                _ => 1,
+            };
+            chains.push(Chain { reduction: self.reduction(member)?, point: i, lanes });
         }
         let Some(first) = chains.first() else { return Ok(()) };
         let axes = self.bound_axes(first.reduction.element);
@@ -270,8 +284,7 @@ impl Emitter<'_> {
         let level = axes.len() - 1;
         let extent = self.analysis.extent(axes[level]).clone();
         let plan = self.plan(chains, level);
-        let lanes = plan.first_lanes();
-        let span = lanes * plan.unroll as i64;
+        let span = plan.span();
         let (zero, end) = (self.b.index(0), self.dimension(&extent)?);
         if span == 1 {
             let body = Body { chains, points, level, extent: &extent };
@@ -292,9 +305,9 @@ impl Emitter<'_> {
     }
 
     fn plan(&self, chains: &[Chain], level: usize) -> Plan {
-        let Some(first) = chains.first() else { return Plan { vector: None, unroll: 1 } };
+        let Some(first) = chains.first() else { return Plan { vector: None, unroll: 1, repeat: 1 } };
         if chains.iter().any(|c| c.reduction.op.is_arg()) {
-            return Plan { vector: None, unroll: 1 };
+            return Plan { vector: None, unroll: 1, repeat: 1 };
         }
         // A known small extent limits what a main loop can use.
         let extent = self
@@ -306,7 +319,10 @@ impl Emitter<'_> {
         let lanes = vector.as_ref().map_or(1, |v| i64::from(v.lanes));
         let wanted = INDEPENDENT_CHAINS.div_ceil(chains.len());
         let useful = |u: &usize| *u <= wanted && *u as i64 * lanes <= extent;
-        Plan { vector, unroll: [4, 2].into_iter().find(useful).unwrap_or(1) }
+        let unroll = [4, 2].into_iter().find(useful).unwrap_or(1);
+        let whole = |r: &usize| extent % (lanes * (unroll * r) as i64) == 0;
+        let repeat = if unroll > 1 { 1 } else { [REPEAT].into_iter().find(whole).unwrap_or(1) };
+        Plan { vector, unroll, repeat }
     }
 
     /// The classes along the reduced axis, if every body is a vector along it and the points are scalars.
@@ -350,9 +366,7 @@ impl Emitter<'_> {
         let counter = open.counter;
         let points = self.bind(body.chains, body.points, body.level, &mut |p, axis| p.with(axis, counter));
         let mut next = reshape(&states, &open.current);
-        for (chain, state) in body.chains.iter().zip(&mut next) {
-            self.step(chain, &points[chain.point], counter, state)?;
-        }
+        self.steps(body.chains, &points, counter, &mut next)?;
         self.set_guards_aside(depth - 1);
         Ok(reshape(&states, &self.b.close_loop(open, begin, end, 1, &flatten(&next))))
     }
@@ -376,26 +390,53 @@ impl Emitter<'_> {
         self.guard(body.extent.symbols());
         let depth = self.b.depth();
         let mut next = reshape(&inits, &open.current);
-        for (u, states) in next.chunks_mut(body.chains.len()).enumerate() {
-            let offset = self.b.index(u as i64 * lanes);
+        for step in 0..plan.unroll * plan.repeat {
+            let offset = self.b.index(step as i64 * lanes);
             let position = self.b.add(open.counter, offset);
             let points = self.bind(body.chains, body.points, body.level, &mut |p, axis| match &plan.vector {
                 Some(classes) => p.with_lanes(classes, position),
                 None => p.with(axis, position),
             });
-            for (chain, state) in body.chains.iter().zip(states) {
-                self.step(chain, &points[chain.point], position, state)?;
-            }
+            let first = step % plan.unroll * body.chains.len();
+            let states = &mut next[first..first + body.chains.len()];
+            self.steps(body.chains, &points, position, states)?;
         }
         self.set_guards_aside(depth - 1);
-        let span = lanes * plan.unroll as i64;
+        let span = plan.span();
         let results = reshape(&inits, &self.b.close_loop(open, begin, end, span, &flatten(&next)));
         let chains = body.chains.len();
         Ok((0..chains).map(|c| results.iter().skip(c).step_by(chains).cloned().collect()).collect())
     }
 
+    /// Adds one element to each state.
+    fn steps(
+        &mut self,
+        chains: &[Chain],
+        points: &[Point],
+        position: ValueId,
+        states: &mut [State],
+    ) -> Emitted<()> {
+        let mut uses = Uses::default();
+        for chain in chains {
+            for factor in self.analysis.element(chain.reduction.body).operands() {
+                *uses.entry(self.key(factor, &points[chain.point])).or_default() += 1;
+            }
+        }
+        for (chain, state) in chains.iter().zip(states) {
+            self.step(chain, &points[chain.point], position, &uses, state)?;
+        }
+        Ok(())
+    }
+
     /// Adds one element to a state.
-    fn step(&mut self, chain: &Chain, point: &Point, position: ValueId, state: &mut State) -> Emitted<()> {
+    fn step(
+        &mut self,
+        chain: &Chain,
+        point: &Point,
+        position: ValueId,
+        uses: &Uses,
+        state: &mut State,
+    ) -> Emitted<()> {
         let Reduction { op, body, dtype, .. } = chain.reduction;
         let lanes = self.b.ty(state[0]).lanes;
         // A sum of products is one fused multiply-add an element.
@@ -403,7 +444,14 @@ impl Emitter<'_> {
             (op, dtype.is_float(), self.analysis.element(body))
         {
             let (x, y) = (factors[0], factors[1]);
-            self.evaluate(&[x, y], point)?;
+            // A scalar comes last, so that nothing stands between its load and its use in all lanes: one
+            // instruction does both.
+            let is_scalar = |e: &ElementId| self.class(*e, point) == Class::Uniform;
+            let order = if is_scalar(&x) && !is_scalar(&y) { [y, x] } else { [x, y] };
+            order.iter().try_for_each(|factor| self.evaluate(&[*factor], point))?;
+            // An instruction that overwrites a factor had better overwrite the one that is needed less.
+            let needed = |e| uses.get(&self.key(e, point)).copied().unwrap_or(0);
+            let (x, y) = if needed(x) <= needed(y) { (x, y) } else { (y, x) };
             let (x, y) = (self.value(x, point)?, self.value(y, point)?);
             let (x, y) = (self.b.splat(x, lanes), self.b.splat(y, lanes));
             state[0] = self.b.fma(x, y, state[0]);
@@ -459,6 +507,11 @@ impl Plan {
     fn first_lanes(&self) -> i64 {
         self.vector.as_ref().map_or(1, |v| i64::from(v.lanes))
     }
+
+    /// The elements that an iteration reduces.
+    fn span(&self) -> i64 {
+        self.first_lanes() * (self.unroll * self.repeat) as i64
+    }
 }
 
 /// What a loop runs.
@@ -501,9 +554,29 @@ fn reshape(like: &[State], values: &[ValueId]) -> Vec<State> {
     like.iter().map(|state| values.by_ref().take(state.len()).collect()).collect()
 }
 
+/// The order in which a loop takes members at points, of which `rows` stand together. A member has an operand for
+/// each column (the weight), a row one for all members and columns; those that are fewer stay in registers, each of
+/// the others is used up before the next is loaded.
+fn in_order(members: &[ElementId], points: usize, rows: usize) -> Vec<(ElementId, usize)> {
+    let rows = rows.clamp(1, points.max(1));
+    let columns = points.div_ceil(rows);
+    let of_columns = (0..columns).flat_map(|c| members.iter().map(move |m| (*m, c * rows)));
+    let in_columns: Vec<(ElementId, usize)> = of_columns.collect();
+    let all: Vec<(ElementId, usize)> = if in_columns.len() <= rows {
+        (0..rows).flat_map(|r| in_columns.iter().map(move |(m, first)| (*m, first + r))).collect()
+    } else {
+        in_columns.iter().flat_map(|(m, first)| (0..rows).map(move |r| (*m, first + r))).collect()
+    };
+    all.into_iter().filter(|(_, point)| *point < points).collect()
+}
+
 /// How many points one loop takes: as many as accumulators allow, evenly, in whole rows.
 fn batch_size(points: usize, members: usize, rows: usize) -> usize {
-    let most = (MAX_ACCUMULATORS / members.max(1)).max(1);
-    let size = points.div_ceil(points.div_ceil(most).max(1)).max(1);
+    let size = even_share(points, MAX_ACCUMULATORS / members);
     if size > rows && rows > 0 { size / rows * rows } else { size }
+}
+
+/// How many of `all` go together if at most `most` can: as few times as possible, evenly.
+fn even_share(all: usize, most: usize) -> usize {
+    all.div_ceil(all.div_ceil(most.max(1)).max(1)).max(1)
 }

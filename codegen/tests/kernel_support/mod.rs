@@ -294,23 +294,33 @@ pub fn env(values: &[(&str, i64)]) -> DimEnv {
     env
 }
 
-/// One LSTM step over `[B, H]` from `[B, H]` states and a precomputed input projection, with the weights
-/// `[4H, H]` as PyTorch keeps them, or `[H, 4H]` if `by_column`.
-pub fn lstm_step(batch: Dim, hidden: i64, by_column: bool) -> KernelGraph {
+/// How the recurrent weights of [`lstm_step`] lie in memory.
+#[derive(Clone, Copy)]
+pub enum Weights {
+    /// `[4H, H]`: along the contracted axis, as PyTorch keeps them.
+    Rows,
+    /// `[H, 4H]`: along the hidden units.
+    Columns,
+}
+
+/// One LSTM step over `[B, H]` from `[B, H]` states and a precomputed input projection.
+pub fn lstm_step(batch: Dim, hidden: i64, layout: Weights) -> KernelGraph {
     let h = c(hidden);
     let mut m = Maker::new(&[batch.clone(), h.clone()]);
     let gates = m.input(DType::F32, &[batch.clone(), c(4 * hidden)]);
-    let weight_shape = if by_column { [h.clone(), c(4 * hidden)] } else { [c(4 * hidden), h.clone()] };
-    let weights = m.input(DType::F32, &weight_shape);
+    let weights = match layout {
+        Weights::Rows => m.input(DType::F32, &[c(4 * hidden), h.clone()]),
+        Weights::Columns => m.input(DType::F32, &[h.clone(), c(4 * hidden)]),
+    };
     let state = m.input(DType::F32, &[batch.clone(), h.clone()]);
     let cell = m.input(DType::F32, &[batch, h.clone()]);
     let gate = |m: &mut Maker, g: i64| {
         let column = a(1) + c(g * hidden);
-        let product = m.contract(
-            h.clone(),
-            (state, &|k| vec![a(0), k]),
-            (weights, &|k| if by_column { vec![k, column.clone()] } else { vec![column.clone(), k] }),
-        );
+        let weight = |k: Expr| match layout {
+            Weights::Rows => vec![column.clone(), k],
+            Weights::Columns => vec![k, column.clone()],
+        };
+        let product = m.contract(h.clone(), (state, &|k| vec![a(0), k]), (weights, &weight));
         let x = m.load(gates, &[a(0), column.clone()]);
         m.apply(ScalarOp::Add, &[x, product])
     };
