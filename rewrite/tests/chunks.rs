@@ -202,13 +202,13 @@ fn rows_frozen_past_their_length_are_divided() {
 #[test]
 fn a_result_with_time_inside_is_stored_in_place() {
     let text = "graph g(x: f64[B, T], h0: f64[B]) {
-      %xt = transpose x axes=[1, 0]
+      %xt = transpose x permutation=[1, 0]
       %last, %y = scan over T carry (h = h0) each (x = %xt) {
         %n = add h, x
         next h = %n
         stack y = %n
       }
-      %yt = transpose %y axes=[1, 0]
+      %yt = transpose %y permutation=[1, 0]
       return y = %yt, last = %last
     }";
     divided(text, 4);
