@@ -23,11 +23,6 @@ fn optimized(graph: &Graph, device: &DeviceModel, options: &Options) -> Optimize
     optimized
 }
 
-/// In chunks wherever that can be.
-fn always_optimized(graph: &Graph) -> Optimized {
-    optimized(graph, &DeviceModel::cpu(), &always())
-}
-
 /// The first difference between what kernels compute and what their graph means, in words.
 fn difference(graph: &Graph, kernels: &KernelGraph, t: i64, b: i64) -> Option<String> {
     let mut dims = DimEnv::new();
@@ -67,14 +62,17 @@ fn agrees(graph: &Graph, kernels: &KernelGraph, lengths: &[i64]) {
     }
 }
 
-/// The graph divided into that many kernels, which agree with it.
+/// The graph divided into that many kernels for both kinds of device, which agree with it; those for the second.
 fn divided(text: &str, kernels: usize) -> KernelGraph {
     let graph = graph(text);
-    let Optimized { kernels: got, report, .. } = always_optimized(&graph);
-    assert_eq!(report.divided.len(), 1, "{got}");
-    assert_eq!(got.kernels().len(), kernels, "{got}");
-    agrees(&graph, &got, &LENGTHS);
-    got
+    let [_, last] = [DeviceModel::cpu(), DeviceModel::cuda()].map(|device| {
+        let Optimized { kernels: got, report, .. } = optimized(&graph, &device, &always());
+        assert_eq!(report.divided.len(), 1, "{got}");
+        assert_eq!(got.kernels().len(), kernels, "{got}");
+        agrees(&graph, &got, &LENGTHS);
+        got
+    });
+    last
 }
 
 /// One scan over `x`, `z` and `n` of `[T, B, width]` from `h0`, with all states and the last one as outputs.
@@ -209,7 +207,7 @@ fn a_result_with_time_inside_is_stored_in_place() {
         stack y = %n
       }
       %yt = transpose %y permutation=[1, 0]
-      return y = %yt, last = %last
+      return y = %yt
     }";
     divided(text, 4);
 }
@@ -219,13 +217,13 @@ fn a_known_number_of_steps_has_a_known_number_of_chunks() {
     for (t, kernels) in [(64, 3), (65, 4), (1000, 4)] {
         let text = scan("f64", 3, "", &gated("f64", 3), "y = %y").replace('T', &t.to_string());
         let graph = graph(&text);
-        let Optimized { kernels: got, report, .. } = always_optimized(&graph);
+        let Optimized { kernels: got, report, .. } = optimized(&graph, &DeviceModel::cpu(), &always());
         assert_eq!((report.divided.len(), got.kernels().len()), (1, kernels), "{got}");
         agrees(&graph, &got, &[t]);
     }
     // Too short for a chunk.
     let text = scan("f64", 3, "", &gated("f64", 3), BOTH).replace('T', "12");
-    assert_eq!(always_optimized(&graph(&text)).report.divided, []);
+    assert_eq!(optimized(&graph(&text), &DeviceModel::cpu(), &always()).report.divided, []);
 }
 
 #[test]
@@ -252,7 +250,7 @@ fn a_product_of_factors_that_overflows_is_not_a_number() {
       return last = %last
     }";
     let graph = graph(text);
-    let kernels = always_optimized(&graph).kernels;
+    let kernels = optimized(&graph, &DeviceModel::cpu(), &always()).kernels;
     let dims = DimEnv::new().with("T", 100);
     let inputs = [
         fuse_ir::Tensor::zeros(fuse_ir::DType::F64, &[100]).unwrap(),
@@ -308,7 +306,7 @@ proptest! {
     ) {
         let direction = if reverse { "reverse" } else { "" };
         let graph = graph(&scan("f64", 2, direction, &body, outputs));
-        let Optimized { kernels, report, .. } = always_optimized(&graph);
+        let Optimized { kernels, report, .. } = optimized(&graph, &DeviceModel::cpu(), &always());
         prop_assert_eq!(report.divided.len(), 1);
         let difference = difference(&graph, &kernels, t, b);
         prop_assert!(difference.is_none(), "{difference:?}\n{graph}\n{kernels}");

@@ -115,7 +115,8 @@ impl KernelCost {
         // A space that does not fill the device leaves cores idle, one that fills it once has a ragged end.
         // Accumulations of one point do not wait for each other: four gates in a thread keep a core as busy as four
         // threads with a gate each, until the latency of a multiply-add is hidden.
-        let parallel = self.points * accumulations.clamp(1, ACCUMULATIONS_IN_FLIGHT) as f64;
+        let ahead = if self.steps > 0.0 { device.steps_in_flight } else { 1.0 };
+        let parallel = self.points * ahead * accumulations.clamp(1, ACCUMULATIONS_IN_FLIGHT) as f64;
         let busy = parallel / (parallel + device.parallel_points);
         let compute = (self.work.flops / device.flops_per_second
             + self.work.transcendentals / device.transcendentals_per_second)

@@ -57,6 +57,11 @@ const SHORTEST: i64 = 16;
 const MOST: i64 = 256;
 /// Fewer chunks than this cannot pay, since the work is done twice.
 const FEWEST: i64 = 4;
+/// The chunks that a core with vectors takes at once. They are not neighbours in memory, so vectors do not run along
+/// them, but their states do not wait for each other.
+const CHUNKS_A_CORE: f64 = 4.0;
+/// How many times as long one kernel must take by the model, which knows less of cores and caches than it claims.
+const LEAST_GAIN: f64 = 1.25;
 
 /// When recurrences run in chunks of time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -66,7 +71,7 @@ pub enum ChunkPolicy {
     ByCost,
     /// Never: what the other policies are measured against.
     Never,
-    /// Wherever they can, in as many chunks as there may be; for tests and measurements.
+    /// Wherever they can, whatever it costs; for tests and measurements.
     Always,
 }
 
@@ -143,12 +148,16 @@ impl Division<'_> {
     /// The kernels in place of this one, if it can be divided and that costs less.
     fn divide(&mut self, kernel: &Kernel) -> Option<Vec<Kernel>> {
         let (axis, states) = divisible(kernel, &self.counters)?;
-        let most = if self.always { MOST } else { most_chunks(kernel, axis, self.device)? };
-        let chunks = Chunks::new(&kernel.extents[axis.index()], most)?;
+        let most = most_chunks(kernel, axis, self.device);
+        if most < FEWEST && !self.always {
+            return None;
+        }
+        let chunks = Chunks::new(&kernel.extents[axis.index()], most.max(FEWEST))?;
         let known = self.graph.buffers.len();
         let kernels = self.kernels(kernel, axis, &states, &chunks);
         let seconds = |kernel: &Kernel| kernel_seconds(self.graph, kernel, self.device, &DimEnv::new());
-        if !self.always && kernels.iter().map(seconds).sum::<f64>() >= seconds(kernel) {
+        let divided: f64 = kernels.iter().map(seconds).sum();
+        if !self.always && seconds(kernel) < LEAST_GAIN * divided {
             self.graph.buffers.truncate(known);
             return None;
         }
@@ -179,12 +188,14 @@ impl Chunks {
     }
 }
 
-/// As many chunks as fill a device with the other points of a kernel, if they are enough to pay.
-fn most_chunks(kernel: &Kernel, axis: Axis, device: &DeviceModel) -> Option<i64> {
+/// As many chunks as fill a device with the other points of a kernel.
+fn most_chunks(kernel: &Kernel, axis: Axis, device: &DeviceModel) -> i64 {
     let others = kernel.space().iter().enumerate().filter(|(i, _)| *i != axis.index());
     let others: f64 = others.map(|(_, extent)| assumed(extent)).product();
-    let wanted = (device.parallel_points / others).clamp(1.0, MOST as f64).ceil() as u64;
-    i64::try_from(wanted.next_power_of_two()).ok().filter(|n| *n >= FEWEST)
+    let fill = device.parallel_points / others;
+    let vectors = device.reduces_contiguously;
+    let wanted = if vectors { fill.min(f64::from(device.cores) * CHUNKS_A_CORE) } else { fill };
+    (wanted.clamp(1.0, MOST as f64).ceil() as u32).next_power_of_two().into()
 }
 
 /// The axis and the states of a kernel's recurrences, if they can be computed in chunks.
