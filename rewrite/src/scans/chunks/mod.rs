@@ -57,9 +57,6 @@ const SHORTEST: i64 = 16;
 const MOST: i64 = 256;
 /// Fewer chunks than this cannot pay, since the work is done twice.
 const FEWEST: i64 = 4;
-/// The chunks that a core with vectors takes at once. They are not neighbours in memory, so vectors do not run along
-/// them, but their states do not wait for each other.
-const CHUNKS_A_CORE: f64 = 4.0;
 /// How many times as long one kernel must take by the model, which knows less of cores and caches than it claims.
 const LEAST_GAIN: f64 = 1.25;
 
@@ -193,8 +190,10 @@ fn most_chunks(kernel: &Kernel, axis: Axis, device: &DeviceModel) -> i64 {
     let others = kernel.space().iter().enumerate().filter(|(i, _)| *i != axis.index());
     let others: f64 = others.map(|(_, extent)| assumed(extent)).product();
     let fill = device.parallel_points / others;
-    let vectors = device.reduces_contiguously;
-    let wanted = if vectors { fill.min(f64::from(device.cores) * CHUNKS_A_CORE) } else { fill };
+    // Steps of a chunk are neighbours in memory, chunks are not: they keep cores busy, and vectors only where no other
+    // points do. Measured in docs/perf/rewriting.md.
+    let by_core = device.reduces_contiguously && others > 1.0;
+    let wanted = if by_core { fill.min(f64::from(device.cores)) } else { fill };
     (wanted.clamp(1.0, MOST as f64).ceil() as u32).next_power_of_two().into()
 }
 
