@@ -57,8 +57,8 @@ const SHORTEST: i64 = 16;
 const MOST: i64 = 256;
 /// Fewer chunks than this cannot pay, since the work is done twice.
 const FEWEST: i64 = 4;
-/// How many times as long one kernel must take by the model, which knows less of cores and caches than it claims.
-const LEAST_GAIN: f64 = 1.25;
+/// How many times as long the one kernel must take by the model: what it gains is at most as sure as the device figures.
+const LEAST_GAIN: f64 = 1.2;
 
 /// When recurrences run in chunks of time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
