@@ -17,8 +17,6 @@ pub struct DeviceModel {
     pub barrier_seconds: f64,
     /// Seconds from one point of a recurrence to the next where no other work hides them.
     pub step_seconds: f64,
-    /// Points of a recurrence whose other work one core does at the same time, looking ahead.
-    pub steps_in_flight: f64,
     /// Bytes of memory on the chip that one core (or block) can keep to itself.
     pub on_chip_bytes: u64,
     /// Cores (or multiprocessors).
@@ -45,10 +43,8 @@ impl DeviceModel {
             memory_bytes_per_second: 40e9,
             launch_seconds: 1e-6,
             barrier_seconds: 0.2e-6,
-            // A fused multiply-add: 4 cycles. With 8 steps in flight the model meets what `examples/recurrences.rs`
-            // measures for gated states.
+            // A fused multiply-add, 4 cycles; `examples/recurrences.rs` measures it.
             step_seconds: 1e-9,
-            steps_in_flight: 8.0,
             on_chip_bytes: 1 << 20,
             cores: 2,
             parallel_points: 64.0,
@@ -67,7 +63,6 @@ impl DeviceModel {
             barrier_seconds: 1e-6,
             // A load from memory: some 480 cycles (arXiv 2402.13499).
             step_seconds: 0.28e-6,
-            steps_in_flight: 1.0,
             on_chip_bytes: 227 << 10,
             cores: 132,
             parallel_points: 132.0 * 2048.0,

@@ -78,7 +78,7 @@ const REDUCTION_LATENCY: f64 = 0.05;
 
 /// Independent accumulations that hide each other's latency: a multiply-add takes four cycles on current CPUs
 /// and GPUs.
-const ACCUMULATIONS_IN_FLIGHT: f64 = 4.0;
+const ACCUMULATIONS_IN_FLIGHT: usize = 4;
 
 /// One launch of a kernel.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -101,29 +101,21 @@ impl KernelCost {
     /// Seconds of one launch: the launch itself, and the roofline. Five per cent of what the maximum hides
     /// counts too, so that a search does not stand still on its plateaus. Recurrences wait in addition.
     pub fn seconds(&self, device: &DeviceModel) -> f64 {
-        self.seconds_with(device, self.at_once(device))
+        self.seconds_with(device, self.reductions)
     }
 
     /// No kernel that does this and more takes less: what it does in addition can only help to fill the device.
     #[cfg(feature = "exact")]
     pub fn least_seconds(&self, device: &DeviceModel) -> f64 {
-        self.seconds_with(device, ACCUMULATIONS_IN_FLIGHT.max(device.steps_in_flight))
+        self.seconds_with(device, ACCUMULATIONS_IN_FLIGHT)
     }
 
-    /// What a core does of one point at the same time. Accumulations do not wait for each other: four gates in a thread
-    /// keep a core as busy as four threads with a gate each, until the latency of a multiply-add is hidden. Where steps
-    /// of a recurrence are short, a core looks ahead.
-    fn at_once(&self, device: &DeviceModel) -> f64 {
-        match self.reductions {
-            0 if self.steps > 0.0 => device.steps_in_flight,
-            n => (n as f64).clamp(1.0, ACCUMULATIONS_IN_FLIGHT),
-        }
-    }
-
-    fn seconds_with(&self, device: &DeviceModel, at_once: f64) -> f64 {
+    fn seconds_with(&self, device: &DeviceModel, accumulations: usize) -> f64 {
         let memory = (self.loaded + self.stored) / device.memory_bytes_per_second;
         // A space that does not fill the device leaves cores idle, one that fills it once has a ragged end.
-        let parallel = self.points * at_once;
+        // Accumulations of one point do not wait for each other: four gates in a thread keep a core as busy as four
+        // threads with a gate each, until the latency of a multiply-add is hidden.
+        let parallel = self.points * accumulations.clamp(1, ACCUMULATIONS_IN_FLIGHT) as f64;
         let busy = parallel / (parallel + device.parallel_points);
         let compute = (self.work.flops / device.flops_per_second
             + self.work.transcendentals / device.transcendentals_per_second)

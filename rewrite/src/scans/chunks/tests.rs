@@ -2,6 +2,17 @@ use fuse_ir::{parse_kernels, verify_kernels};
 
 use super::*;
 
+/// Four points and 100 steps, of which each takes as long as ten launches, leave it idle; its cores have no vectors.
+fn idle() -> DeviceModel {
+    DeviceModel {
+        parallel_points: 64.0,
+        launch_seconds: 1e-6,
+        step_seconds: 1e-5,
+        reduces_contiguously: false,
+        ..DeviceModel::cpu()
+    }
+}
+
 /// Whether the kernels of a graph can be divided.
 fn divisible(text: &str) -> bool {
     divides(text, &DeviceModel::cpu(), ChunkPolicy::Always)
@@ -107,13 +118,6 @@ fn kernels_without_recurrences_are_left_alone() {
 #[test]
 fn nothing_is_divided_that_costs_more() {
     let divided = |device| divides(&sum_of("f32"), &device, ChunkPolicy::ByCost);
-    // Four points and 100 steps, of which each takes as long as ten launches.
-    let idle = || DeviceModel {
-        parallel_points: 64.0,
-        launch_seconds: 1e-6,
-        step_seconds: 1e-5,
-        ..DeviceModel::cpu()
-    };
     assert!(divided(idle()));
     assert!(!divided(DeviceModel { launch_seconds: 1.0, ..idle() }), "four launches for one");
     let quick = DeviceModel { launch_seconds: 0.0, step_seconds: 0.0, flops_per_second: 1e18, ..idle() };
@@ -122,11 +126,25 @@ fn nothing_is_divided_that_costs_more() {
 }
 
 #[test]
+fn chunks_fill_cores_with_vectors_and_no_vectors_but_of_one_point() {
+    let text = |width: &str| {
+        let text = sum_of("f32").replace("[T, 4]", &format!("[T, {width}]"));
+        text.replace("[3, 4]", &format!("[3, {width}]")).replace("i1 < 4", &format!("i1 < {width}"))
+    };
+    let cores = |cores| DeviceModel { cores, step_seconds: 1e-5, ..DeviceModel::cpu() };
+    assert!(
+        !divides(&text("4"), &cores(2), ChunkPolicy::ByCost),
+        "two cores do twice the work in the same time"
+    );
+    assert!(divides(&text("4"), &cores(8), ChunkPolicy::ByCost));
+    assert!(divides(&text("1"), &cores(2), ChunkPolicy::ByCost), "vectors run across chunks");
+}
+
+#[test]
 fn policies_are_kept() {
     let expensive = DeviceModel { launch_seconds: 1.0, ..DeviceModel::cpu() };
     assert!(divides(&sum_of("f32"), &expensive, ChunkPolicy::Always));
-    let idle = DeviceModel { step_seconds: 1.0, ..DeviceModel::cpu() };
-    assert!(!divides(&sum_of("f32"), &idle, ChunkPolicy::Never));
+    assert!(!divides(&sum_of("f32"), &idle(), ChunkPolicy::Never));
 }
 
 #[test]
