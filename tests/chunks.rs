@@ -41,7 +41,7 @@ fn agrees(graph: &Graph, dims: &[&[(&str, i64)]]) {
         let model = compiled(graph, Target::Cpu).load(&device).expect("loads");
         for dims in dims {
             for t in LENGTHS {
-                let dims = dims.iter().fold(DimEnv::new().with("T", t), |env, (n, v)| env.with(*n, *v));
+                let dims = dims.iter().fold(DimEnv::new().with("T", t), |env, (n, v)| env.with(n, *v));
                 let values = fuse::random::values_for(graph, &dims, 3).expect("values");
                 let (_, inputs) = fuse::random::by_kind(graph, &values);
                 let expected = Interpreter::new(Precision::F64).with_dims(dims.clone()).run(graph, &values);
