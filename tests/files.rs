@@ -6,6 +6,7 @@
 //!   `clif`, `llvm`, `ptx`, `error` (parsing or verifying must fail), `run` (every way to run here must agree
 //!   with the interpreter);
 //! * `device:` cpu (default) or cuda; `arch:` of PTX; `rewrite:` on (default) or off;
+//! * `chunks:` whether recurrences run in chunks of time: cost (default), never or always;
 //! * `dims:` `T=3 B=2`, for `run`; several lines give several runs of one compiled artefact;
 //! * `atol:` for `run`, 1e-5 by default.
 //!
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use fuse::ir::compare::{Tolerance, compare};
 use fuse::ir::interp::{Interpreter, Precision};
+use fuse::rewrite::ChunkPolicy;
 use fuse::{CompileOptions, Device, DimEnv, Graph, Target};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -70,7 +72,7 @@ impl Case {
     }
 
     fn run(&self) -> Result<(), Failed> {
-        let known = ["stage", "device", "arch", "rewrite", "dims", "atol"];
+        let known = ["stage", "device", "arch", "rewrite", "chunks", "dims", "atol"];
         if let Some((key, _)) = self.header.iter().find(|(k, _)| !known.contains(&k.as_str())) {
             return Err(format!("unknown header `{key}`; known are {known:?}").into());
         }
@@ -97,11 +99,18 @@ impl Case {
             "cuda" => Target::Cuda,
             other => return Err(format!("unknown device `{other}`").into()),
         };
-        match self.value("rewrite", "on") {
-            "on" => Ok(CompileOptions::new(target)),
-            "off" => Ok(CompileOptions::unfused(target)),
-            other => Err(format!("rewrite is on or off, not `{other}`").into()),
-        }
+        let mut options = match self.value("rewrite", "on") {
+            "on" => CompileOptions::new(target),
+            "off" => CompileOptions::unfused(target),
+            other => return Err(format!("rewrite is on or off, not `{other}`").into()),
+        };
+        options.rewrite.chunks = match self.value("chunks", "cost") {
+            "cost" => ChunkPolicy::ByCost,
+            "never" => ChunkPolicy::Never,
+            "always" => ChunkPolicy::Always,
+            other => return Err(format!("chunks are by cost, never or always, not `{other}`").into()),
+        };
+        Ok(options)
     }
 
     fn print(&self, stage: &str) -> Result<String, Failed> {
@@ -170,7 +179,8 @@ impl Case {
         Ok(())
     }
 
-    /// One compiled artefact, fused and unfused, at all the header's dimensions, against the interpreter.
+    /// One compiled artefact, fused, in chunks of time and unfused, at all the header's dimensions, against the
+    /// interpreter.
     fn run_and_compare(&self) -> Result<(), Failed> {
         let graph = self.graph()?;
         let absolute: f64 = self.value("atol", "1e-5").parse()?;
@@ -179,7 +189,10 @@ impl Case {
         if runs.is_empty() {
             runs.push(DimEnv::new());
         }
-        for options in [CompileOptions::new(Target::Cpu), CompileOptions::unfused(Target::Cpu)] {
+        let fused = CompileOptions::new(Target::Cpu);
+        let mut in_chunks = fused.clone();
+        in_chunks.rewrite.chunks = ChunkPolicy::Always;
+        for options in [fused, in_chunks, CompileOptions::unfused(Target::Cpu)] {
             let mut model = fuse::compile(&graph, &options)?.load(&cpu())?;
             for (seed, dims) in runs.iter().enumerate() {
                 let values = fuse::random::values_for(&graph, dims, seed as u64)?;

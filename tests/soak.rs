@@ -9,6 +9,7 @@
 use fuse::ir::interp::{Interpreter, Precision};
 use fuse::ir::testing::{GraphConfig, arb_dims, arb_graph, dims_for, inputs_for};
 use fuse::ir::{DType, Literal, Tensor};
+use fuse::rewrite::ChunkPolicy;
 use fuse::{CompileOptions, Device, DimEnv, Graph, Target};
 use proptest::prelude::*;
 
@@ -116,7 +117,10 @@ proptest! {
     ) {
         let device = Device::cpu(&Default::default()).expect("a team of threads starts");
         let dims = dims_for(&graph.0, &dims);
-        for options in [CompileOptions::new(Target::Cpu), CompileOptions::unfused(Target::Cpu)] {
+        let fused = CompileOptions::new(Target::Cpu);
+        let mut in_chunks = fused.clone();
+        in_chunks.rewrite.chunks = ChunkPolicy::Always;
+        for options in [fused, in_chunks, CompileOptions::unfused(Target::Cpu)] {
             check(&graph.0, &dims, &options, &device, seed)?;
         }
     }

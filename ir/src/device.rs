@@ -15,6 +15,8 @@ pub struct DeviceModel {
     pub launch_seconds: f64,
     /// Seconds for all cores to meet once inside a kernel.
     pub barrier_seconds: f64,
+    /// Seconds from one point of a recurrence to the next where no other work hides them.
+    pub step_seconds: f64,
     /// Bytes of memory on the chip that one core (or block) can keep to itself.
     pub on_chip_bytes: u64,
     /// Cores (or multiprocessors).
@@ -41,6 +43,8 @@ impl DeviceModel {
             memory_bytes_per_second: 40e9,
             launch_seconds: 1e-6,
             barrier_seconds: 0.2e-6,
+            // A fused multiply-add, 4 cycles; `examples/recurrences.rs` measures it.
+            step_seconds: 1e-9,
             on_chip_bytes: 1 << 20,
             cores: 2,
             parallel_points: 64.0,
@@ -57,6 +61,8 @@ impl DeviceModel {
             memory_bytes_per_second: 3e12,
             launch_seconds: 2e-6,
             barrier_seconds: 1e-6,
+            // A load from memory: some 480 cycles (arXiv 2402.13499).
+            step_seconds: 0.28e-6,
             on_chip_bytes: 227 << 10,
             cores: 132,
             parallel_points: 132.0 * 2048.0,

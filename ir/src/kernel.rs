@@ -47,7 +47,7 @@ index_type!(
 pub enum BufferKind {
     /// The graph input of that position (inputs and parameters alike); provided by the caller, never written.
     Input(usize),
-    /// The graph output of that position; written by exactly one store.
+    /// The graph output of that position; each of its elements is written by one kernel.
     Output(usize),
     /// An intermediate tensor; lives in the arena between its first store and its last load.
     Temporary,

@@ -4,7 +4,8 @@
 //! Floats of every width stay f64 and integers have their declared width, as under
 //! [`Precision::F64`](crate::interp::Precision::F64), so that results can be compared with the reference
 //! interpreter's. It is strict where a device would silently go on: a load outside its buffer, a load of an
-//! element that nothing has written, and two stores of one element in one launch are errors.
+//! element that nothing has written, two stores of one element in one launch, and stores of one element of an
+//! output by two kernels are errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,7 +73,7 @@ pub enum KernelInterpError {
         /// The coordinates.
         index: Vec<i64>,
     },
-    /// Two stores of one element in one launch.
+    /// Two stores of one element in one launch, or of one element of an output by two kernels.
     #[error("kernel {kernel}: stores {buffer}{index:?} twice")]
     StoredTwice {
         /// The kernel's name.
@@ -99,7 +100,7 @@ pub fn interpret_kernels(graph: &KernelGraph, inputs: &[Tensor], dims: &DimEnv) 
     for buffer in &graph.buffers {
         memory.push(Memory::new(buffer, dims)?);
     }
-    let mut run = Run { graph, memory, dims: dims.clone(), launches: 0 };
+    let mut run = Run { graph, memory, dims: dims.clone(), launches: 0, kernels: BTreeMap::new() };
     run.bind_inputs(inputs)?;
     run.steps(&graph.steps)?;
     run.outputs()
@@ -109,8 +110,17 @@ pub fn interpret_kernels(graph: &KernelGraph, inputs: &[Tensor], dims: &DimEnv) 
 struct Memory {
     shape: Vec<i64>,
     elements: Vec<Option<ScalarValue>>,
-    /// The launch that last wrote each element.
-    written: Vec<u64>,
+    /// Who last wrote each element.
+    written: Vec<Writer>,
+}
+
+/// Who wrote an element.
+#[derive(Clone, Copy, PartialEq, Default)]
+struct Writer {
+    /// The launch, from 1 on; 0 for none.
+    launch: u64,
+    /// The launched kernel, by the order in which kernels were met.
+    kernel: usize,
 }
 
 impl Memory {
@@ -121,7 +131,7 @@ impl Memory {
         let product = |n: usize, d: &i64| usize::try_from(*d).ok().and_then(|d| n.checked_mul(d));
         match shape.iter().try_fold(1usize, product) {
             Some(n) if n <= MAX_ELEMENTS => {
-                Ok(Memory { shape, elements: vec![None; n], written: vec![0; n] })
+                Ok(Memory { shape, elements: vec![None; n], written: vec![Writer::default(); n] })
             }
             _ => Err(KernelInterpError::Size { buffer: buffer.name.clone(), shape }),
         }
@@ -151,6 +161,8 @@ struct Run<'a> {
     memory: Vec<Memory>,
     dims: DimEnv,
     launches: u64,
+    /// The kernels met so far, by name.
+    kernels: BTreeMap<String, usize>,
 }
 
 impl Run<'_> {
@@ -230,6 +242,8 @@ impl Run<'_> {
 
     fn kernel(&mut self, kernel: &Kernel) -> Result<()> {
         self.launches += 1;
+        let next = self.kernels.len();
+        self.kernels.entry(kernel.name.clone()).or_insert(next);
         let mut extents = Vec::with_capacity(kernel.extents.len());
         for extent in &kernel.extents {
             extents.push(extent.eval_dim(&self.dims)?);
@@ -264,6 +278,8 @@ impl Run<'_> {
 
     /// The stores that happen at every point, or those of final states.
     fn store(&mut self, kernel: &Kernel, point: &Point, finals: bool) -> Result<()> {
+        let number = self.kernels.get(&kernel.name).copied().unwrap_or(0);
+        let writer = Writer { launch: self.launches, kernel: number };
         for store in kernel.stores.iter().filter(|store| kernel.is_final(store) == finals) {
             let index = self.indices(&store.index, &point.axes)?;
             let element = kernel.elements.get(store.value.index());
@@ -271,7 +287,8 @@ impl Run<'_> {
                 Some(recurrence) => point.state(recurrence)?,
                 None => point.value(store.value)?,
             };
-            let buffer = self.buffer(store.buffer)?.name.clone();
+            let Buffer { name, kind, .. } = self.buffer(store.buffer)?;
+            let (buffer, is_output) = (name.clone(), matches!(kind, BufferKind::Output(_)));
             let memory = &mut self.memory[store.buffer.index()];
             let name = || kernel.name.clone();
             let Some(at) = memory.position(&index) else {
@@ -284,7 +301,8 @@ impl Run<'_> {
                     shape,
                 });
             };
-            if std::mem::replace(&mut memory.written[at], self.launches) == self.launches {
+            let before = std::mem::replace(&mut memory.written[at], writer);
+            if before == writer || (is_output && before.launch > 0 && before.kernel != writer.kernel) {
                 return Err(KernelInterpError::StoredTwice { kernel: name(), buffer, index });
             }
             memory.elements[at] = Some(value);
@@ -666,6 +684,27 @@ mod tests {
     fn storing_an_element_twice_is_an_error() {
         let graph = copy(axis(0), axis(0).floor_div(&Expr::constant(2)), &[Dim::constant(3)]);
         let error = run(&graph, &three()).unwrap_err();
+        assert!(matches!(error, KernelInterpError::StoredTwice { .. }), "{error}");
+    }
+
+    #[test]
+    fn kernels_may_store_parts_of_an_output_but_no_element_twice() {
+        let halves = |from: i64| {
+            let mut graph = copy(axis(0), axis(0), &[Dim::constant(3)]);
+            let Step::Kernel(kernel) = &mut graph.steps[0] else { panic!("the step is a kernel") };
+            let mut rest = kernel.clone();
+            kernel.extents[0] = Dim::constant(2);
+            rest.name = "rest".into();
+            rest.extents[0] = Dim::constant(3 - from);
+            let at = axis(0) + Expr::constant(from);
+            rest.elements[0].element =
+                Element::Load { buffer: BufferId(0), index: smallvec![Coordinate::Static(at.clone())] };
+            rest.stores[0].index = smallvec![at];
+            graph.steps.push(Step::Kernel(rest));
+            graph
+        };
+        assert_eq!(run(&halves(2), &three()).unwrap()[0].to_f64(), [1.0, 2.0, 3.0]);
+        let error = run(&halves(1), &three()).unwrap_err();
         assert!(matches!(error, KernelInterpError::StoredTwice { .. }), "{error}");
     }
 

@@ -18,7 +18,8 @@
 //!    state is stored at an index without the axis of the recurrence; without that, points would write the
 //!    same element.
 //! 8. A kernel stores something, and loads nothing that it stores.
-//! 9. Inputs are never stored. An output is stored by exactly one store of the program.
+//! 9. Inputs are never stored. An output is stored, and by a kernel at most once; several kernels may each store a
+//!    part of it, as those that take a recurrence in chunks do.
 //! 10. Buffers are written before they are read, in order of execution. What a loop writes counts as written
 //!     afterwards.
 //! 11. A carry's two buffers are different states of one type, belong to no other carry, and every state
@@ -29,7 +30,7 @@
 //!     which is numeric, and depend on axes of the space alone; the initial state does not depend on the axis
 //!     that the recurrence runs along.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use crate::dtype::DType;
 use crate::expr::{Axis, Expr, Symbol};
@@ -148,13 +149,11 @@ pub enum KernelVerifyCause {
     #[error("`{0}` is an input, and inputs are never stored")]
     StoresInput(String),
     /// Invariant 9.
-    #[error("the output `{buffer}` is stored by {stores} stores, not by one")]
-    OutputStores {
-        /// The buffer's name.
-        buffer: String,
-        /// The number of stores.
-        stores: usize,
-    },
+    #[error("the output `{0}` is never stored")]
+    OutputNotStored(String),
+    /// Invariant 9.
+    #[error("the kernel stores the output `{0}` twice")]
+    OutputStoredTwice(String),
     /// Invariant 10.
     #[error("`{0}` is read before anything writes it")]
     ReadBeforeWrite(String),
@@ -231,8 +230,8 @@ struct Walk<'g> {
     current: BTreeSet<BufferId>,
     /// The states that loops carry.
     carried: BTreeSet<BufferId>,
-    /// How many stores each buffer has.
-    stores: BTreeMap<BufferId, usize>,
+    /// What some kernel stores.
+    stored: BTreeSet<BufferId>,
     kernel_names: HashSet<&'g str>,
 }
 
@@ -247,7 +246,7 @@ impl<'g> Walk<'g> {
             written: BTreeSet::new(),
             current: BTreeSet::new(),
             carried: BTreeSet::new(),
-            stores: BTreeMap::new(),
+            stored: BTreeSet::new(),
             kernel_names: HashSet::new(),
         })
     }
@@ -374,11 +373,9 @@ impl<'g> Walk<'g> {
     fn leftovers(&self) -> Checked {
         for (i, buffer) in self.graph.buffers.iter().enumerate() {
             let id = BufferId::from(i);
-            let stores = self.stores.get(&id).copied().unwrap_or(0);
             match buffer.kind {
-                BufferKind::Output(_) if stores != 1 => {
-                    let buffer = buffer.name.clone();
-                    return Err(KernelVerifyCause::OutputStores { buffer, stores }.into());
+                BufferKind::Output(_) if !self.stored.contains(&id) => {
+                    return Err(KernelVerifyCause::OutputNotStored(buffer.name.clone()).into());
                 }
                 BufferKind::State if !self.carried.contains(&id) => {
                     return Err(KernelVerifyCause::LooseState(buffer.name.clone()).into());

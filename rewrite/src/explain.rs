@@ -10,7 +10,7 @@ use std::fmt;
 use egg::Id;
 use fuse_ir::Graph;
 use fuse_ir::device::DeviceModel;
-use fuse_ir::kernel::{BufferKind, Kernel, KernelGraph};
+use fuse_ir::kernel::{BufferKind, Kernel, KernelGraph, Store};
 use fuse_ir::ops::ScalarOp;
 use fuse_ir::types::ShapeText;
 
@@ -23,6 +23,7 @@ use crate::language::{Head, Term};
 use crate::optimize::{Found, Options, search};
 use crate::provenance::{ProofStep, Proofs, Record};
 use crate::report::Report;
+use crate::scans::chunks;
 use crate::unfused::unfused;
 
 /// How a program came about.
@@ -127,7 +128,41 @@ pub fn explain(graph: &Graph, device: &DeviceModel, options: &Options) -> Result
         };
         explainer.kernels()
     })?;
-    Ok(Explanation { before, after: optimized.kernels, report: optimized.report, kernels })
+    let (after, report) = (optimized.kernels, optimized.report);
+    let kernels = after.kernels().iter().map(|(k, _)| of_kernel(k, &after, &kernels, &report)).collect();
+    Ok(Explanation { before, after, report, kernels })
+}
+
+/// The explanation of a kernel, given those of the kernels that extraction chose: it may be one of them, take its
+/// part in computing one in chunks of time, or copy a parameter.
+fn of_kernel(
+    kernel: &Kernel,
+    after: &KernelGraph,
+    chosen: &[KernelExplanation],
+    report: &Report,
+) -> KernelExplanation {
+    let divided = report.divided.iter().find(|d| d.parts.contains(&kernel.name));
+    let origin = divided.map_or(&kernel.name, |d| &d.kernel);
+    let mut out = chosen.iter().find(|k| k.name == *origin).cloned().unwrap_or_default();
+    out.name.clone_from(&kernel.name);
+    if let Some(divided) = divided {
+        let (before, after) = (divided.kernel.clone(), divided.parts.join(", "));
+        out.proof.push(RuleApplication { rule: chunks::RULE.to_string(), before, after });
+    }
+    let why = match divided {
+        Some(_) => "it leads from one chunk of time to the next",
+        None => "it is a parameter in the layout that reductions read",
+    };
+    let reason = |buffer: &str| {
+        let known = out.boundaries.iter().find(|b| b.buffer == buffer);
+        known.map_or_else(|| BoundaryReason::Needed(why.to_string()), |b| b.reason.clone())
+    };
+    let boundary = |store: &Store| {
+        let buffer = after.buffer(store.buffer).name.clone();
+        Boundary { reason: reason(&buffer), buffer }
+    };
+    out.boundaries = kernel.stores.iter().map(boundary).collect();
+    out
 }
 
 /// The terms of each class, as they were added, in that order.

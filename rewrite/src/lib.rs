@@ -52,3 +52,4 @@ pub use extract::decisions::{Decision, Decisions, DecisionsError};
 pub use optimize::{Mode, Optimized, Options, dump_egraph, optimize};
 pub use program_cost::{KernelUse, ProgramCost, cost_of};
 pub use report::Report;
+pub use scans::chunks::ChunkPolicy;

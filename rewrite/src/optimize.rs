@@ -24,6 +24,7 @@ use crate::provenance::{Record, under};
 use crate::push::{Pusher, look_through_table_views};
 use crate::report::{Report, SaturationStats};
 use crate::rules::{Limits, chains, rewrites, rule_name};
+use crate::scans::chunks::{ChunkPolicy, divide_recurrences};
 use crate::scans::demand::compute_what_is_read;
 use crate::scans::linear;
 use crate::scans::siblings::merge_siblings;
@@ -54,6 +55,8 @@ pub struct Options {
     /// The most time for saturation; a guard, far above what models need, since stopping by time makes the
     /// result depend on the machine.
     pub time_limit: Duration,
+    /// When recurrences run in chunks of time.
+    pub chunks: ChunkPolicy,
     /// The order in which the search tries things: the same seed, the same program.
     pub seed: u64,
     /// Whether to put the decisions on record.
@@ -73,6 +76,7 @@ impl Default for Options {
             node_limit: 50_000,
             iteration_limit: 12,
             time_limit: Duration::from_secs(5),
+            chunks: ChunkPolicy::ByCost,
             seed: 0,
             record: false,
             replay: None,
@@ -131,7 +135,8 @@ pub fn search<R>(
     let mut report = Report::of(graph);
     let (ingested, saturation) = saturate(graph, options, record)?;
     report.saturation = saturation;
-    let (kernels, decisions, seen) = extract(graph, &ingested, (device, options), &mut report, look)?;
+    let (mut kernels, decisions, seen) = extract(graph, &ingested, (device, options), &mut report, look)?;
+    report.divided = divide_recurrences(&mut kernels, device, options.chunks);
     let mut optimized = Optimized { decisions, ..finish(kernels, report) };
     if device.reduces_contiguously {
         optimized.report.packed = pack_parameters(graph, &mut optimized.kernels);

@@ -61,6 +61,11 @@ pub fn cost_of(kernels: &KernelGraph, device: &DeviceModel, dims: &DimEnv) -> Pr
     out
 }
 
+/// Modelled seconds of one launch of a kernel, at dimensions as for [`cost_of`].
+pub fn kernel_seconds(graph: &KernelGraph, kernel: &Kernel, device: &DeviceModel, dims: &DimEnv) -> f64 {
+    launch_cost(graph, kernel, &Sizes(dims)).seconds(device)
+}
+
 /// Values of dimensions.
 struct Sizes<'a>(&'a DimEnv);
 
@@ -119,8 +124,12 @@ fn launch_cost(graph: &KernelGraph, kernel: &Kernel, sizes: &Sizes<'_>) -> Kerne
     let evaluated = evaluated(kernel, &extents);
     let points: f64 = extents[..kernel.rank].iter().product();
     // The points along the axis of a recurrence wait for each other, and its final states have no such axis.
-    let steps = kernel.recurrence_axis().map_or(1.0, |axis| extents[axis.index()].max(1.0));
-    let mut cost = KernelCost { points: points / steps, ..KernelCost::default() };
+    let steps = kernel.recurrence_axis().map_or(0.0, |axis| extents[axis.index()]);
+    let across: f64 = match kernel.recurrence_axis() {
+        Some(axis) => (0..kernel.rank).filter(|a| *a != axis.index()).map(|a| extents[a]).product(),
+        None => points,
+    };
+    let mut cost = KernelCost { points: across, steps, ..KernelCost::default() };
     let mut loads: Vec<(BufferId, f64)> = Vec::new();
     for (typed, at) in kernel.elements.iter().zip(&evaluated) {
         let (times, work) = match &typed.element {
@@ -153,7 +162,7 @@ fn launch_cost(graph: &KernelGraph, kernel: &Kernel, sizes: &Sizes<'_>) -> Kerne
         cost.loaded += elements.min(all) * ty.dtype.size() as f64;
     }
     let stored = |store: &Store| {
-        let points = if kernel.is_final(store) { points / steps } else { points };
+        let points = if kernel.is_final(store) { across } else { points };
         points * graph.buffer(store.buffer).ty.dtype.size() as f64
     };
     cost.stored = kernel.stores.iter().map(stored).sum();

@@ -6,6 +6,7 @@ use std::fmt;
 use fuse_ir::Graph;
 
 pub use crate::extract::ExtractionStats;
+pub use crate::scans::chunks::Divided;
 
 /// How saturation went.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -47,6 +48,8 @@ pub struct Report {
     pub kernels_in_loops: usize,
     /// Launches of one run, as an expression of the dimensions.
     pub launches: String,
+    /// The kernels whose recurrences run in chunks of time.
+    pub divided: Vec<Divided>,
     /// Copies of parameters, which are kernels too but made once, when the parameters are bound; not counted above.
     pub packed: usize,
 }
@@ -82,6 +85,9 @@ impl fmt::Display for Report {
                 "  extraction ({}): {} of {} candidates materialised, {} decisions, {:.2} ms",
                 self.extractor, e.materialised, e.candidates, e.evaluated, self.extraction_milliseconds
             )?;
+        }
+        for Divided { kernel, parts } in &self.divided {
+            writeln!(f, "  in chunks of time: {kernel}, as {}", parts.join(", "))?;
         }
         writeln!(
             f,

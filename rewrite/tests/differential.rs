@@ -4,7 +4,7 @@ use fuse_ir::device::DeviceModel;
 use fuse_ir::interp::{Interpreter, Precision};
 use fuse_ir::testing::{GraphConfig, arb_dims, arb_graph, dims_for, inputs_for};
 use fuse_ir::{DType, DimEnv, Graph, Tensor, interpret_kernels, verify_kernels};
-use fuse_rewrite::{Mode, Options, optimize};
+use fuse_rewrite::{ChunkPolicy, Mode, Options, optimize};
 use proptest::prelude::*;
 
 /// The first difference of two outputs, in words. A difference of the last bits can flip a comparison or a
@@ -27,9 +27,12 @@ fn difference(expected: &[Tensor], got: &[Tensor], tolerance: f64) -> Option<Str
     (expected.len() != got.len()).then(|| "the number of outputs differs".to_string())
 }
 
-fn run(graph: &Graph, mode: Mode, inputs: &[Tensor], dims: &DimEnv) -> Result<Vec<Tensor>, String> {
-    let options = Options { mode, ..Options::default() };
-    let optimized = optimize(graph, &DeviceModel::cpu(), &options).map_err(|e| e.to_string())?;
+fn options(mode: Mode) -> Options {
+    Options { mode, ..Options::default() }
+}
+
+fn run(graph: &Graph, options: &Options, inputs: &[Tensor], dims: &DimEnv) -> Result<Vec<Tensor>, String> {
+    let optimized = optimize(graph, &DeviceModel::cpu(), options).map_err(|e| e.to_string())?;
     verify_kernels(&optimized.kernels).map_err(|e| format!("{e}\n{}", optimized.kernels))?;
     interpret_kernels(&optimized.kernels, inputs, dims).map_err(|e| format!("{e}\n{}", optimized.kernels))
 }
@@ -49,7 +52,7 @@ fn every_op_keeps_its_meaning() {
             }
         }
         for mode in [Mode::On, Mode::Off] {
-            match run(&case.graph, mode, &case.inputs, &dims) {
+            match run(&case.graph, &options(mode), &case.inputs, &dims) {
                 Ok(got) => {
                     // Kernels run in f64 here; expected values are rounded to the declared type.
                     let narrow = ["f16", "bf16"].iter().any(|t| case.name.ends_with(t));
@@ -65,17 +68,18 @@ fn every_op_keeps_its_meaning() {
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
 
-fn agrees(graph: &Graph, dims: &DimEnv, mode: Mode, tolerance: f64) -> Result<(), TestCaseError> {
+fn agrees(graph: &Graph, dims: &DimEnv, options: &Options, tolerance: f64) -> Result<(), TestCaseError> {
     let dims = dims_for(graph, dims);
     let inputs = inputs_for(graph, &dims, 7).map_err(|e| TestCaseError::fail(e.to_string()))?;
     let expected = Interpreter::new(Precision::F64)
         .with_dims(dims.clone())
         .run(graph, &inputs)
         .map_err(|e| TestCaseError::fail(e.to_string()))?;
-    let got = run(graph, mode, &inputs, &dims).map_err(|e| TestCaseError::fail(format!("{e}\n{graph}")))?;
+    let got =
+        run(graph, options, &inputs, &dims).map_err(|e| TestCaseError::fail(format!("{e}\n{graph}")))?;
     match difference(&expected, &got, tolerance) {
         None => Ok(()),
-        Some(text) => Err(TestCaseError::fail(format!("{mode:?} {dims:?} {text}\n{graph}"))),
+        Some(text) => Err(TestCaseError::fail(format!("{:?} {dims:?} {text}\n{graph}", options.mode))),
     }
 }
 
@@ -106,12 +110,17 @@ proptest! {
 
     #[test]
     fn random_graphs_keep_their_meaning_unfused(graph in graphs(GraphConfig::default()), dims in arb_dims()) {
-        agrees(&graph.0, &dims, Mode::Off, 1e-9)?;
+        agrees(&graph.0, &dims, &options(Mode::Off), 1e-9)?;
     }
 
     #[test]
     fn random_graphs_keep_their_meaning_fused(graph in graphs(wide()), dims in arb_dims()) {
-        agrees(&graph.0, &dims, Mode::On, 1e-9)?;
+        agrees(&graph.0, &dims, &options(Mode::On), 1e-9)?;
+    }
+
+    #[test]
+    fn random_graphs_keep_their_meaning_in_chunks_of_time(graph in graphs(wide()), dims in arb_dims()) {
+        agrees(&graph.0, &dims, &Options { chunks: ChunkPolicy::Always, ..options(Mode::On) }, 1e-9)?;
     }
 
     #[test]
@@ -119,7 +128,7 @@ proptest! {
         graph in graphs(GraphConfig::default()),
         dims in arb_dims(),
     ) {
-        agrees(&graph.0, &dims, Mode::On, f64::INFINITY)?;
+        agrees(&graph.0, &dims, &options(Mode::On), f64::INFINITY)?;
     }
 
     #[test]

@@ -5,7 +5,7 @@ use fuse_ir::interp::{Precision, interpret};
 use fuse_ir::kernel::{Element, KernelGraph};
 use fuse_ir::testing::inputs_for;
 use fuse_ir::{DimEnv, interpret_kernels, parse, verify_kernels};
-use fuse_rewrite::{Options, optimize};
+use fuse_rewrite::{ChunkPolicy, Options, optimize};
 
 /// The kernels of a graph for both kinds of device, which compute what it means at every length.
 fn both(text: &str) -> [KernelGraph; 2] {
@@ -14,7 +14,9 @@ fn both(text: &str) -> [KernelGraph; 2] {
 
 fn checked(text: &str, device: &DeviceModel) -> KernelGraph {
     let graph = parse(text).unwrap_or_else(|e| panic!("{e}"));
-    let kernels = optimize(&graph, device, &Options::default()).unwrap().kernels;
+    // Chunks of time have tests of their own.
+    let options = Options { chunks: ChunkPolicy::Never, ..Options::default() };
+    let kernels = optimize(&graph, device, &options).unwrap().kernels;
     verify_kernels(&kernels).unwrap_or_else(|e| panic!("{e}\n{kernels}"));
     for (t, b) in [(0, 2), (1, 1), (7, 3), (20, 1), (3, 0)] {
         let mut dims = DimEnv::new();

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-use fuse_ir::expr::{DimEnv, Expr, Symbol};
-use fuse_ir::kernel::{BufferId, BufferKind, Kernel, KernelGraph, Loop, Step};
+use fuse_ir::expr::{Dim, DimEnv, Expr, Symbol};
+use fuse_ir::kernel::{BufferId, BufferKind, Kernel, KernelGraph, Loop, Step, Store};
 
 use crate::plan::{ALIGNMENT, MemoryPlan};
 
@@ -164,8 +164,15 @@ impl Paper<'_> {
         self.graph.buffer(buffer).ty.shape.iter().any(|d| d.eval_dim(&self.dims) == Ok(0))
     }
 
+    /// Whether there are points at which a store happens; that of a final state needs none along its recurrence.
+    fn happens(&self, kernel: &Kernel, store: &Store) -> bool {
+        let along = kernel.recurrence_axis().filter(|_| kernel.is_final(store));
+        let counts = |(i, _): &(usize, &Dim)| along.is_none_or(|axis| axis.index() != *i);
+        !kernel.space().iter().enumerate().filter(counts).any(|(_, d)| d.eval_dim(&self.dims) == Ok(0))
+    }
+
     fn kernel(&mut self, kernel: &Kernel) -> Result<(), Conflict> {
-        if kernel.space().iter().any(|d| d.eval_dim(&self.dims) == Ok(0)) {
+        if !kernel.stores.iter().any(|store| self.happens(kernel, store)) {
             return Ok(());
         }
         let loads = kernel.loads();
@@ -173,7 +180,7 @@ impl Paper<'_> {
             self.load(kernel, buffer)?;
         }
         for (i, store) in kernel.stores.iter().enumerate() {
-            if self.in_arena(store.buffer) {
+            if self.in_arena(store.buffer) && self.happens(kernel, store) {
                 self.store(kernel, i, store.buffer, &loads)?;
                 self.note_piece(kernel, i);
             }

@@ -240,7 +240,9 @@ fn vectorised(analysis: &Analysis, axis: Axis, reduces: bool, vector_bits: u32) 
         LaneType::F32 | LaneType::I32 | LaneType::Bool => 32,
         LaneType::F64 | LaneType::I64 => 64,
     };
-    let narrow = analysis.stores.iter().any(|s| bits(register_type(s.access.dtype)) == 32);
+    let finals = analysis.finals.iter().map(|f| &f.access);
+    let mut stored = analysis.stores.iter().map(|s| &s.access).chain(finals);
+    let narrow = stored.any(|access| bits(register_type(access.dtype)) == 32);
     let lanes = if narrow { vector_bits / 32 } else { vector_bits / 64 };
     let classes = Classes::new(analysis, vec![axis], u8::try_from(lanes).ok()?, vector_bits);
     // A state is one vector, or one scalar.

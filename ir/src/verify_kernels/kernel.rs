@@ -41,10 +41,16 @@ impl<'g> Walk<'g> {
         let loaded = kernel.loads();
         for (i, store) in kernel.stores.iter().enumerate() {
             self.store(kernel, store, &axes, &loaded).map_err(here(Place::Store(i)))?;
+            let target = graph.buffer(store.buffer);
+            let again = kernel.stores[..i].iter().any(|earlier| earlier.buffer == store.buffer);
+            if again && matches!(target.kind, BufferKind::Output(_)) {
+                let cause = KernelVerifyCause::OutputStoredTwice(target.name.clone());
+                return Err(here(Place::Store(i))(cause.into()));
+            }
         }
         for store in &kernel.stores {
             self.written.insert(store.buffer);
-            *self.stores.entry(store.buffer).or_default() += 1;
+            self.stored.insert(store.buffer);
         }
         Ok(())
     }

@@ -91,13 +91,15 @@ pub struct KernelCost {
     pub work: Work,
     /// Reductions.
     pub reductions: usize,
-    /// Points of the iteration space.
+    /// Points of the iteration space that do not wait for each other.
     pub points: f64,
+    /// Points along the axis of recurrences, each of which waits for the one before; 0 without any.
+    pub steps: f64,
 }
 
 impl KernelCost {
     /// Seconds of one launch: the launch itself, and the roofline. Five per cent of what the maximum hides
-    /// counts too, so that a search does not stand still on its plateaus.
+    /// counts too, so that a search does not stand still on its plateaus. Recurrences wait in addition.
     pub fn seconds(&self, device: &DeviceModel) -> f64 {
         self.seconds_with(device, self.reductions)
     }
@@ -119,6 +121,9 @@ impl KernelCost {
             + self.work.transcendentals / device.transcendentals_per_second)
             / busy;
         let latency = 1.0 + REDUCTION_LATENCY * self.reductions as f64;
-        device.launch_seconds * latency + memory.max(compute) + 0.05 * memory.min(compute)
+        // The steps of a recurrence wait for each other, and only other points can hide that.
+        let idle = device.parallel_points / (self.points + device.parallel_points);
+        let waits = self.steps * device.step_seconds * idle;
+        device.launch_seconds * latency + memory.max(compute) + 0.05 * memory.min(compute) + waits
     }
 }

@@ -251,13 +251,14 @@ impl<'a> Walker<'a> {
             elements * self.dense.data[*c as usize].dtype.size() as f64
         };
         // The points along the axis of a recurrence wait for each other.
-        let sequential = walk.recurrence.map_or(1.0, |axis| points.sizes[axis]);
+        let waiting = walk.recurrence.map_or(0.0, |axis| points.sizes[axis]);
         KernelCost {
             loaded,
             stored: stored.iter().map(bytes).sum(),
             work,
             reductions,
-            points: space_points / sequential,
+            points: space_points / waiting.max(1.0),
+            steps: waiting,
         }
     }
 

@@ -99,6 +99,7 @@ pub fn catalogue() -> Vec<RuleEntry> {
     );
     out.extend(chains::ENTRIES.iter().cloned());
     out.push(crate::scans::linear::ENTRY);
+    out.push(crate::scans::chunks::ENTRY);
     out.extend(crate::scans::catalogue::ENTRIES.iter().cloned());
     out
 }

@@ -6,6 +6,7 @@
 //! | `accumulation` | a sum that only the end of a loop needs is a sum over time |
 //! | `last_step` | what is read at the last step is computed from the final states |
 //! | `linear` | states that are linear in themselves become recurrences, in the e-graph |
+//! | `chunks` | recurrences run in chunks of time, in the kernels, where a device would stay idle |
 //! | `siblings` | loops that stand beside each other become one, in the arranged program |
 //! | `demand` | loops run as many steps as are read, in the kernels |
 //! | `catalogue` | all of them, as lines of the page of rules |
@@ -15,6 +16,7 @@
 
 pub mod accumulation;
 pub mod catalogue;
+pub mod chunks;
 pub mod demand;
 pub mod last_step;
 pub mod linear;
