@@ -2,7 +2,7 @@
 
 use fuse_ir::device::DeviceModel;
 use fuse_ir::interp::{Precision, interpret};
-use fuse_ir::kernel::{Element, KernelGraph, Loop, Step};
+use fuse_ir::kernel::{BufferKind, Element, KernelGraph, Loop, Step};
 use fuse_ir::testing::inputs_for;
 use fuse_ir::{DimEnv, interpret_kernels, parse, verify_kernels};
 use fuse_rewrite::{Optimized, Options, optimize};
@@ -542,6 +542,57 @@ fn a_loop_runs_as_many_steps_as_are_read() {
     assert_eq!(trip(&last), "T", "{}", last.kernels);
     let whole = fused_for(&text("return y = %two, z = %y"), &device, &some);
     assert_eq!(trip(&whole), "T", "{}", whole.kernels);
+}
+
+#[test]
+fn a_history_keeps_the_last_steps_if_those_alone_are_read() {
+    let text = |stacked: &str, result: &str| {
+        format!(
+            "graph g(x: f32[T, B, 4], h: f32[B, 4]) {{
+               %l, %y = scan over T carry (h = h) each (x = x) {{
+                 %s = add h, x
+                 %m = tanh %s
+                 next h = %m
+                 stack y = {stacked}
+               }}
+               {result}
+             }}"
+        )
+    };
+    let rows = |o: &Optimized| {
+        let stored = o.kernels.buffers.iter().find(|b| b.kind == BufferKind::Temporary);
+        stored.unwrap_or_else(|| panic!("{}", o.kernels)).ty.shape[0].to_string()
+    };
+    let slice = |start: &str, length: &str| {
+        format!("%two = slice %y start=[{start}, 0, 0] length=[{length}, B, 4] step=[1, 1, 1]")
+    };
+    let some = [(3, 2), (2, 1), (5, 3)];
+    let device = DeviceModel::cpu();
+    let two = fused_for(&text("%m", &(slice("T - 2", "2") + " return y = %two")), &device, &some);
+    assert_eq!(rows(&two), "min(2, T)", "{}", two.kernels);
+    // Of fewer steps than that, all there are.
+    let up_to_two = slice("max(0, T - 2)", "min(2, T)") + " return y = %two";
+    let up_to_two = fused(&text("%m", &up_to_two));
+    assert_eq!(rows(&up_to_two), "T - max(0, T - 2)", "{}", up_to_two.kernels);
+    let backwards = slice("T - 3", "3") + " %back = reverse %two axes=[0] return y = %back";
+    let backwards = fused_for(&text("%m", &backwards), &device, &[(3, 2), (5, 1)]);
+    assert_eq!(rows(&backwards), "min(3, T)", "{}", backwards.kernels);
+    // Most of the steps, the first ones too, or a reader in the loop of another scan.
+    let most = fused_for(&text("%m", &(slice("1", "T - 1") + " return y = %two")), &device, &some);
+    assert_eq!(rows(&most), "T", "{}", most.kernels);
+    let ends = slice("T - 2", "2")
+        + " %first = slice %y start=[0, 0, 0] length=[1, B, 4] step=[1, 1, 1] return y = %two, z = %first";
+    let ends = fused_for(&text("%m", &ends), &device, &some);
+    assert_eq!(rows(&ends), "T", "{}", ends.kernels);
+    let read_by_step = slice("T - 2", "2")
+        + " %k = scan over T carry (h = h) each (y = %y) {
+              %p = mul h, y
+              %q = tanh %p
+              next h = %q
+            }
+            return y = %two, k = %k";
+    let read_by_step = fused_for(&text("%m", &read_by_step), &device, &some);
+    assert_eq!(rows(&read_by_step), "T", "{}", read_by_step.kernels);
 }
 
 /// What does not depend on the state is computed for all steps at once, and stored: hoisted. Where storing it costs

@@ -10,6 +10,7 @@
 use egg::Id;
 use fuse_ir::ops::{ReduceOp, ScalarOp};
 
+use super::pattern::in_order;
 use super::structure::{at_zero, reduced_axes};
 use super::{Contract, Procedure};
 use crate::analysis::Terms;
@@ -47,6 +48,16 @@ pub const PROCEDURES: &[Procedure] = &[
         apply: share_contracted_operand,
         contract: Contract::Reassociates,
     },
+    Procedure {
+        name: "distribute-contraction",
+        left: "contract(a, b ± c)",
+        right: "contract(a, b) ± contract(a, c)",
+        guard: "both are computed already",
+        test: "rewrite/tests/rules/distribute-contraction.fuse",
+        candidate: |t| matches!(t.head, Head::Reduce(ReduceOp::Sum, _)),
+        apply: distribute_contraction,
+        contract: Contract::Reassociates,
+    },
 ];
 
 /// The most factors of a product that are told apart.
@@ -68,7 +79,7 @@ fn operands(terms: &Terms, class: Id, op: ScalarOp) -> Option<Vec<Id>> {
 }
 
 /// The factors of a product of products.
-fn factors(terms: &Terms, class: Id) -> Vec<Id> {
+pub fn factors(terms: &Terms, class: Id) -> Vec<Id> {
     let mut out = Vec::new();
     let mut pending = vec![class];
     let mut expanded = Vec::new();
@@ -86,11 +97,13 @@ fn factors(terms: &Terms, class: Id) -> Vec<Id> {
     out
 }
 
-fn scalar(terms: &mut Terms, op: ScalarOp, operands: &[Id]) -> Id {
+/// The class of an op of some operands.
+pub fn scalar(terms: &mut Terms, op: ScalarOp, operands: &[Id]) -> Id {
     terms.add(Term::new(Head::Scalar(op), operands))
 }
 
-fn product(terms: &mut Terms, factors: &[Id]) -> Option<Id> {
+/// The class of a product; `None` of nothing.
+pub fn product(terms: &mut Terms, factors: &[Id]) -> Option<Id> {
     let (first, rest) = factors.split_first()?;
     Some(rest.iter().fold(*first, |x, y| scalar(terms, ScalarOp::Mul, &[x, *y])))
 }
@@ -174,6 +187,27 @@ fn share_contracted_operand(terms: &mut Terms, term: &Term) -> Option<Id> {
             let rest = scalar(terms, op, &[xs[1 - i], ys[1 - j]]);
             let joined = scalar(terms, ScalarOp::Mul, &[xs[i], rest]);
             return Some(terms.add(Term::new(Head::Reduce(ReduceOp::Sum, axes), &[joined])));
+        }
+    }
+    None
+}
+
+/// The other way round, where it needs no further sum: of two products that are there anyway, the product with the
+/// sum of the weights is the sum.
+fn distribute_contraction(terms: &mut Terms, term: &Term) -> Option<Id> {
+    let x = terms.find(term.children[0]);
+    let pair = operands(terms, x, ScalarOp::Mul)?;
+    for (shared, sum) in [(pair[0], pair[1]), (pair[1], pair[0])] {
+        for op in [ScalarOp::Add, ScalarOp::Sub] {
+            let Some(parts) = operands(terms, sum, op) else { continue };
+            let known = |part: Id| {
+                let product = in_order(terms, ScalarOp::Mul, &[shared, part]);
+                let product = terms.lookup(product)?;
+                terms.lookup(Term::new(term.head, &[product]))
+            };
+            if let (Some(b), Some(c)) = (known(parts[0]), known(parts[1])) {
+                return Some(scalar(terms, op, &[b, c]));
+            }
         }
     }
     None

@@ -10,6 +10,7 @@ pub mod associate;
 pub mod catalogue;
 pub mod chains;
 pub mod contraction;
+pub mod joined;
 pub mod pattern;
 pub mod pointwise;
 pub mod structure;
@@ -191,8 +192,13 @@ fn compile(fast_math: bool) -> Compiled {
 
 /// The rules in code.
 pub fn procedures() -> impl Iterator<Item = &'static Procedure> {
-    let families =
-        [structure::PROCEDURES, pointwise::PROCEDURES, contraction::PROCEDURES, associate::PROCEDURES];
+    let families = [
+        structure::PROCEDURES,
+        pointwise::PROCEDURES,
+        contraction::PROCEDURES,
+        associate::PROCEDURES,
+        joined::PROCEDURES,
+    ];
     families.into_iter().flatten()
 }
 

@@ -8,6 +8,7 @@
 //! | `linear` | states that are linear in themselves become recurrences, in the e-graph |
 //! | `siblings` | loops that stand beside each other become one, in the arranged program |
 //! | `demand` | loops run as many steps as are read, in the kernels |
+//! | `recent` | histories of which the last steps are read keep those, in the kernels |
 //! | `catalogue` | all of them, as lines of the page of rules |
 //!
 //! The first three are equalities, asserted in the e-graph. Where one side makes the other superfluous whatever
@@ -18,5 +19,6 @@ pub mod catalogue;
 pub mod demand;
 pub mod last_step;
 pub mod linear;
+pub mod recent;
 pub mod siblings;
 pub mod states;
