@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use fuse_ir::expr::Atom;
 use fuse_ir::kernel::{BufferId, BufferKind, Coordinate, Element, Kernel, KernelGraph, Step};
 use fuse_ir::{Dim, Expr};
 
@@ -112,8 +113,17 @@ impl BufferUses {
     }
 }
 
-/// The least value of a coordinate, at the beginning of all axes or at their end.
+/// The least value of a coordinate: of what clamps it at the bound, otherwise at the beginning of all axes or at
+/// their end.
 fn least(coordinate: &Expr, extents: &[Dim]) -> Option<Expr> {
+    let mut terms = coordinate.terms();
+    if let (Some(([atom], 1)), None) = (terms.next(), terms.next()) {
+        match atom {
+            Atom::Min(a, b) => return Some(least(a, extents)?.minimum(&least(b, extents)?)),
+            Atom::Max(a, b) => return Some(least(a, extents)?.maximum(&least(b, extents)?)),
+            Atom::Axis(_) | Atom::Symbol(_) | Atom::FloorDiv(..) | Atom::Mod(..) => {}
+        }
+    }
     let begin = vec![Expr::constant(0); extents.len()];
     let end: Vec<Expr> = extents.iter().map(|n| n.clone() - Expr::constant(1)).collect();
     let corners = [begin, end].map(|corner| coordinate.substitute_axes(&corner));
