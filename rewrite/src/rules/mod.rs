@@ -10,6 +10,7 @@ pub mod associate;
 pub mod catalogue;
 pub mod chains;
 pub mod contraction;
+pub mod invariant;
 pub mod joined;
 pub mod pattern;
 pub mod pointwise;
@@ -198,6 +199,7 @@ pub fn procedures() -> impl Iterator<Item = &'static Procedure> {
         contraction::PROCEDURES,
         associate::PROCEDURES,
         joined::PROCEDURES,
+        invariant::PROCEDURES,
     ];
     families.into_iter().flatten()
 }

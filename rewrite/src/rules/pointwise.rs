@@ -69,7 +69,7 @@ fn div_by_power_of_two(terms: &mut Terms, term: &Term) -> Option<Id> {
 }
 
 /// Functions of one operand that are dearer than choosing between operands.
-fn is_dear(op: ScalarOp) -> bool {
+pub fn is_dear(op: ScalarOp) -> bool {
     op.arity() == 1 && op.tolerance_ulp() > 0.0
 }
 
