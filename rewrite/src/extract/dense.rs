@@ -63,15 +63,24 @@ fn retired_today(terms: &Terms) -> Retired {
     Retired {
         views: retired.views.iter().map(|(map, x)| (*map, terms.find(*x))).collect(),
         finals: retired.finals.clone(),
-        sums: retired.sums.iter().map(|(head, x)| (*head, terms.find(*x))).collect(),
+        terms: retired.terms.iter().map(|term| today(terms, term)).collect(),
     }
+}
+
+/// A term with the classes of its operands as they are called now.
+fn today(terms: &Terms, term: &Term) -> Term {
+    let mut term = term.clone();
+    term.children.iter_mut().for_each(|c| *c = terms.find(*c));
+    term
 }
 
 /// Whether a term of a class is made superfluous by another.
 fn is_retired(terms: &Terms, retired: &Retired, term: &Term) -> bool {
+    if !retired.terms.is_empty() && retired.terms.contains(&today(terms, term)) {
+        return true;
+    }
     match term.head {
         Head::Reindex(map) => retired.views.contains(&(map, terms.find(term.children[0]))),
-        Head::Reduce(..) => retired.sums.contains(&(term.head, terms.find(term.children[0]))),
         Head::ScanFinal(scan, i) => is_unchanged_state(terms, term) || retired.finals.contains(&(scan, i)),
         Head::Carry(..) => is_unchanged_state(terms, term),
         Head::Leaf(_)
@@ -79,6 +88,7 @@ fn is_retired(terms: &Terms, retired: &Retired, term: &Term) -> bool {
         | Head::Index(_)
         | Head::Scalar(_)
         | Head::Cast(_)
+        | Head::Reduce(..)
         | Head::Gather(_)
         | Head::Recurrence { .. }
         | Head::RecurrenceFinal(_) => false,

@@ -3,13 +3,13 @@
 //! A captured tensor repeats along time, and so does what is computed of captured tensors alone: `tanh(w)`, the product
 //! of two weights. Over the space of the loop it could be stored for every step or computed in every step, neither of
 //! which is what one wants. The rule makes it a view of the value without the axis of time, which stands outside of
-//! the loop, to be stored once.
+//! the loop, to be stored once; the term over all steps is retired.
 
 use egg::Id;
 use fuse_ir::{Expr, IndexMap};
 
 use super::pointwise::is_dear;
-use super::structure::at_zero;
+use super::structure::zero_map;
 use super::{Contract, Procedure};
 use crate::analysis::Terms;
 use crate::language::{Head, Term};
@@ -33,7 +33,14 @@ fn hoist_invariant(terms: &mut Terms, term: &Term) -> Option<Id> {
         return None;
     }
     let axis = invariant_time(terms, root)?;
-    let children: Vec<Id> = term.children.iter().map(|c| at_zero(terms, *c, &[axis])).collect();
+    let mut children = Vec::with_capacity(term.children.len());
+    for child in &term.children {
+        let map = zero_map(terms, *child, &[axis]);
+        children.push(terms.add(Term::new(Head::Reindex(map), &[*child])));
+        // Read from a step of the loop, the value would depend on what depends on it.
+        terms.analysis.tables.retired.views.insert((map, *child));
+    }
+    terms.analysis.tables.retired.terms.insert(term.clone());
     let once = terms.add(Term::new(term.head, &children));
     let domain = terms.analysis.tables.extents(terms[root].data.space).clone();
     let results = (0..domain.len()).filter(|a| *a != axis).map(Expr::axis).collect();

@@ -44,8 +44,7 @@ struct Seam {
 
 fn split_joined_sum(terms: &mut Terms, term: &Term) -> Option<Id> {
     let (_, reduced) = reduced_axes(terms, term)?;
-    let retired = (term.head, terms.find(term.children[0]));
-    if terms.analysis.tables.retired.sums.contains(&retired) {
+    if terms.analysis.tables.retired.terms.contains(term) {
         return None;
     }
     let factors = factors(terms, term.children[0]);
@@ -63,7 +62,7 @@ fn split_joined_sum(terms: &mut Terms, term: &Term) -> Option<Id> {
         let product = product(terms, &read)?;
         sums.push(terms.add(Term::new(term.head, &[product])));
     }
-    terms.analysis.tables.retired.sums.insert(retired);
+    terms.analysis.tables.retired.terms.insert(term.clone());
     Some(scalar(terms, ScalarOp::Add, &sums))
 }
 
