@@ -120,10 +120,7 @@ impl Number {
     }
 
     fn is_negative(self) -> bool {
-        match self {
-            Number::Float(x) => x < 0.0,
-            Number::Int(x) => x < 0,
-        }
+        self.float() < 0.0
     }
 
     fn negated(self) -> Number {

@@ -84,7 +84,10 @@ fn condition(terms: &Terms, condition: Id, reduced: &std::ops::Range<usize>) -> 
             _ => return None,
         };
         let (position, at) = (index_value(terms, t.children[0])?, index_value(terms, t.children[1])?);
-        let axis = position.as_axis()?.index();
+        // Parts of parts begin further on.
+        let axes = position.axes();
+        let axis = axes.first().filter(|_| axes.len() == 1)?.index();
+        let at = at - (position - Expr::axis(axis));
         let inside = at.is_nonnegative(space) && (space[axis].clone() - at.clone()).is_nonnegative(space);
         (reduced.contains(&axis) && at.axes().is_empty() && inside).then_some(Seam {
             axis,

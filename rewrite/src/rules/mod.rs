@@ -221,8 +221,7 @@ impl Rule {
                 guards: self.guards.clone(),
                 numbers,
             };
-            let name = if i == 0 { self.name.clone() } else { format!("{}/{i}", self.name) };
-            out.push(Rewrite::new(name, Pattern::new(ast), applier)?);
+            out.push(Rewrite::new(format!("{}/{i}", self.name), Pattern::new(ast), applier)?);
         }
         Ok(out)
     }
