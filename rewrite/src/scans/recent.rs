@@ -44,11 +44,14 @@ struct History {
     rows: Dim,
 }
 
+/// A loop around a kernel: its counter and trip count.
+type Around = (Expr, Dim);
+
 /// How a buffer is used.
 #[derive(Default)]
 struct BufferUses {
-    /// The indices it is stored at, with the counters and trip counts of the loops around.
-    stores: Vec<(Vec<Expr>, Vec<(Expr, Dim)>)>,
+    /// The indices it is stored at, and the loops around.
+    stores: Vec<(Vec<Expr>, Vec<Around>)>,
     /// The indices it is loaded from, with the extents of the kernel; `None` inside loops.
     loads: Vec<Option<(Vec<Coordinate>, Vec<Dim>)>>,
 }
@@ -57,7 +60,7 @@ struct BufferUses {
 struct Uses(BTreeMap<BufferId, BufferUses>);
 
 impl Uses {
-    fn collect(&mut self, steps: &[Step], around: &[(Expr, Dim)]) {
+    fn collect(&mut self, steps: &[Step], around: &[Around]) {
         for step in steps {
             match step {
                 Step::Kernel(kernel) => self.kernel(kernel, around),
@@ -70,7 +73,7 @@ impl Uses {
         }
     }
 
-    fn kernel(&mut self, kernel: &Kernel, around: &[(Expr, Dim)]) {
+    fn kernel(&mut self, kernel: &Kernel, around: &[Around]) {
         for store in &kernel.stores {
             let uses = self.0.entry(store.buffer).or_default();
             uses.stores.push((store.index.to_vec(), around.to_vec()));
