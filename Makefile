@@ -6,6 +6,8 @@ LOCKED ?= --locked
 
 # How long make soak looks.
 SOAK_MINUTES ?= 60
+# Which part of the mutants make mutants tries, for example 0/16; all where empty.
+SHARD ?=
 
 .DEFAULT_GOAL := help
 # Cargo is parallel already; two cargos at once would only wait for each other's lock.
@@ -52,12 +54,15 @@ lint: ## Clippy without warnings, with LLVM and without
 doc: ## Build the API documentation, without warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
 
-.PHONY: coverage soak bench clean
+.PHONY: coverage soak mutants bench clean
 coverage: setup-llvm ## Line coverage of ir/ and rewrite/; fails below 85 %
 	@scripts/coverage.sh --minimum 85
 
 soak: setup-llvm ## Look for unsound rules in random programs, for SOAK_MINUTES (60)
 	@CARGO="$(CARGO)" scripts/soak.sh $(SOAK_MINUTES)
+
+mutants: ## Whether a test notices each change of a rule (cargo-mutants, hours; SHARD=0/16 for a part)
+	@CARGO="$(CARGO)" scripts/mutants.sh $(SHARD)
 
 bench: setup-llvm ## Run the criterion benchmarks
 	$(CARGO) bench $(LOCKED) -p fuse

@@ -1,23 +1,47 @@
 #!/bin/sh
-# Looks for unsound rules and miscompiled programs for a while: every rule on 100,000 random operands, then random
+# Looks for unsound rules and miscompiled programs for a while: every rule on 100,000 random instances, then random
 # programs, new ones each round, until the time is up. Stops at the first mismatch, which it shows shrunk.
 #
-# Usage: scripts/soak.sh [MINUTES]
+# Usage: scripts/soak.sh [MINUTES] [INSTANCES]
 set -eu
 cd "$(dirname "$0")/.."
 minutes=${1:-60}
+instances=${2:-100000}
 cargo=${CARGO:-cargo}
-end=$(($(date +%s) + 60 * minutes))
-left() { echo $((end - $(date +%s))); }
+begin=$(date +%s)
+end=$((begin + 60 * minutes))
 
-echo "soak: every rule, 100000 times"
-FUSE_SOAK=100000 $cargo test -q --locked -p fuse-rewrite --lib -- rules:: soundness::cases
+# stage WHAT PACKAGE TARGET [FILTER...]: one step, with what it looks at and how long it took; its output only if it
+# fails. The environment says how often.
+stage() {
+    what=$1 package=$2 target=$3
+    shift 3
+    start=$(date +%s)
+    printf 'soak: %3d of %s min: %s ... ' $(((start - begin) / 60)) "$minutes" "$what"
+    # shellcheck disable=SC2086  # A target is an option and its value.
+    if ! output=$($cargo test -q --locked -p "$package" $target -- "$@" 2>&1); then
+        printf 'FAILED\n%s\n' "$output"
+        exit 1
+    fi
+    printf '%s s\n' $(($(date +%s) - start))
+}
+
+echo "soak: building"
+$cargo test -q --locked -p fuse-rewrite -p fuse --lib --tests --no-run
+
+export FUSE_SOAK="$instances"
+stage "$instances operands of every rule of the table" fuse-rewrite --lib rules::
+stage "$instances inputs of the cases of every rule in code" fuse-rewrite --lib soundness::cases
+stage "$instances inputs of every rule about scans" fuse-rewrite "--test scans"
+stage "$instances inputs of recurrences" fuse-rewrite "--test recurrences"
+
 round=0
-while [ "$(left)" -gt 0 ]; do
+while [ "$(date +%s)" -lt "$end" ]; do
     round=$((round + 1))
-    echo "soak: round $round, $(($(left) / 60)) minutes left"
-    FUSE_SOAK=1000 $cargo test -q --locked -p fuse-rewrite --lib -- soundness::random
-    PROPTEST_CASES=1000 $cargo test -q --locked -p fuse-rewrite --test differential
-    FUSE_SOAK=500 $cargo test -q --locked -p fuse --test soak
+    export FUSE_SOAK=1000 PROPTEST_CASES=1000
+    stage "round $round: every class of 1000 random e-graphs" fuse-rewrite --lib soundness::random
+    stage "round $round: kernels of 1000 random programs, fused and not" fuse-rewrite "--test differential"
+    export FUSE_SOAK=500
+    stage "round $round: 500 random programs compiled for the CPU, fused and not" fuse "--test soak"
 done
 echo "soak: no mismatch in $round rounds"

@@ -153,6 +153,8 @@ impl Context {
             Head::Reindex(map) => {
                 let x = child(0);
                 let map = egraph.analysis.tables.map(map).clone();
+                let rank = egraph.analysis.tables.extents(x.space).len();
+                debug_assert_eq!(map.results.len(), rank, "a view has a coordinate for each axis it reads");
                 egraph.analysis.reindexed(&map, x)
             }
             Head::Reduce(op, axes) => {

@@ -248,6 +248,8 @@ pub struct Retired {
     pub views: HashSet<(MapId, Id)>,
     /// States after the loop.
     pub finals: HashSet<(ScanId, u32)>,
+    /// Terms of any other kind.
+    pub terms: HashSet<Term>,
 }
 
 /// The attributes of heads.

@@ -27,6 +27,7 @@ use crate::rules::{Limits, chains, rewrites, rule_name};
 use crate::scans::chunks::{ChunkPolicy, divide_recurrences};
 use crate::scans::demand::compute_what_is_read;
 use crate::scans::linear;
+use crate::scans::recent::keep_recent_steps;
 use crate::scans::siblings::merge_siblings;
 use crate::scans::{accumulation, last_step, states};
 use crate::unfused::unfused;
@@ -303,6 +304,7 @@ fn extract<R>(
     let start = Instant::now();
     let (mut kernels, storage) = lower(graph, dense, &plan);
     compute_what_is_read(&mut kernels);
+    keep_recent_steps(&mut kernels);
     report.lowering_milliseconds = milliseconds(start);
     let seen = look(Found { problem, plan: &plan, kernels: &kernels, storage });
     Ok((kernels, decisions, seen))

@@ -7,6 +7,13 @@ use fuse_ir::testing::inputs_for;
 use fuse_ir::{DimEnv, interpret_kernels, parse, verify_kernels};
 use fuse_rewrite::{ChunkPolicy, Options, optimize};
 
+/// How many random inputs each graph gets at each length: one, or more where `FUSE_SOAK` says how often a rule is
+/// tried.
+fn seeds() -> u64 {
+    let soak = std::env::var("FUSE_SOAK").ok().and_then(|n| n.parse::<u64>().ok());
+    soak.map_or(1, |n| n.div_ceil(200))
+}
+
 /// The kernels of a graph for both kinds of device, which compute what it means at every length.
 fn both(text: &str) -> [KernelGraph; 2] {
     [DeviceModel::cpu(), DeviceModel::cuda()].map(|device| checked(text, &device))
@@ -23,14 +30,18 @@ fn checked(text: &str, device: &DeviceModel) -> KernelGraph {
         for symbol in graph.symbols() {
             dims.set(symbol.clone(), if symbol.name() == "T" { t } else { b });
         }
-        let inputs = inputs_for(&graph, &dims, 5).unwrap();
-        let expected = interpret(&graph, &inputs, Precision::F64).unwrap();
-        let got = interpret_kernels(&kernels, &inputs, &dims).unwrap_or_else(|e| panic!("{e}\n{kernels}"));
-        for (k, (e, g)) in expected.iter().zip(&got).enumerate() {
-            assert_eq!(e.shape(), g.shape());
-            for (e, g) in e.to_f64().iter().zip(g.to_f64()) {
-                let close = (e - g).abs() <= 1e-6 * (1.0 + e.abs()) || *e == g || (e.is_nan() && g.is_nan());
-                assert!(close, "output {k} at T={t}: {e} and {g}\n{kernels}");
+        for seed in 5..5 + seeds() {
+            let inputs = inputs_for(&graph, &dims, seed).unwrap();
+            let expected = interpret(&graph, &inputs, Precision::F64).unwrap();
+            let got =
+                interpret_kernels(&kernels, &inputs, &dims).unwrap_or_else(|e| panic!("{e}\n{kernels}"));
+            for (k, (e, g)) in expected.iter().zip(&got).enumerate() {
+                assert_eq!(e.shape(), g.shape());
+                for (e, g) in e.to_f64().iter().zip(g.to_f64()) {
+                    let close =
+                        (e - g).abs() <= 1e-6 * (1.0 + e.abs()) || *e == g || (e.is_nan() && g.is_nan());
+                    assert!(close, "output {k} at T={t}, seed {seed}: {e} and {g}\n{kernels}");
+                }
             }
         }
     }
@@ -254,4 +265,63 @@ fn two_states_that_feed_each_other_stay_in_the_loop() {
       return a = %a, b = %b
     }";
     assert_loop(text);
+}
+
+/// A quotient of integers is rounded: what it makes of a sum is not the sum of what it makes of both.
+#[test]
+fn a_state_that_is_divided_is_linear_for_floats_alone() {
+    let text = |ty: &str| {
+        format!(
+            "graph g(x: {ty}[T, B, 8], z: {ty}[B, 8], h0: {ty}[B, 8]) {{
+               %last, %y = scan over T carry (h = h0) each (x = x) with (z = z) {{
+                 %s = add h, x
+                 %next = div %s, z
+                 next h = %next
+                 stack y = %next
+               }}
+               return y = %y, last = %last
+             }}"
+        )
+    };
+    assert_parallel(&text("f64"), 1);
+    assert_loop(&text("i32"));
+}
+
+/// Bytes wrap at every step, and no kernel has recurrences of them.
+#[test]
+fn a_state_of_bytes_stays_in_its_loop() {
+    assert_loop(
+        "graph g(x: u8[T, B, 8], h0: u8[B, 8]) {
+           %last, %y = scan over T carry (h = h0) each (x = x) {
+             %p = mul h, x
+             %next = add %p, x
+             next h = %next
+             stack y = %next
+           }
+           return y = %y, last = %last
+         }",
+    );
+}
+
+/// The search for the state ends somewhere.
+#[test]
+fn a_state_far_below_its_next_one_stays_in_its_loop() {
+    let steps = |pairs: usize| {
+        let mut body = "%s0 = mul h, x\n".to_string();
+        for i in 0..pairs {
+            body += &format!("%a{i} = add %s{i}, z\n%s{} = mul %a{i}, n\n", i + 1);
+        }
+        cell(&format!("{body}%next = add %s{pairs}, x"))
+    };
+    for graph in both(&steps(3)) {
+        assert!(recurrences(&graph) > 0, "{graph}");
+    }
+    assert_loop(&steps(20));
+}
+
+#[test]
+fn the_report_counts_recurrences() {
+    let graph = parse(&cell(GATED)).unwrap();
+    let report = optimize(&graph, &DeviceModel::cpu(), &Options::default()).unwrap().report;
+    assert_eq!(report.saturation.applied.get("linear-recurrence"), Some(&1));
 }

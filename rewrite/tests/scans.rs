@@ -2,12 +2,19 @@
 
 use fuse_ir::device::DeviceModel;
 use fuse_ir::interp::{Precision, interpret};
-use fuse_ir::kernel::{Element, KernelGraph, Loop, Step};
+use fuse_ir::kernel::{BufferKind, Element, KernelGraph, Loop, Step};
 use fuse_ir::testing::inputs_for;
 use fuse_ir::{DimEnv, interpret_kernels, parse, verify_kernels};
 use fuse_rewrite::{Optimized, Options, optimize};
 
 const LENGTHS: [(i64, i64); 5] = [(3, 2), (1, 1), (0, 2), (5, 3), (2, 0)];
+
+/// How many random inputs each graph gets at each length: one, or more where `FUSE_SOAK` says how often a rule is
+/// tried, for which there are about four graphs and five lengths.
+fn seeds() -> u64 {
+    let soak = std::env::var("FUSE_SOAK").ok().and_then(|n| n.parse::<u64>().ok());
+    soak.map_or(1, |n| n.div_ceil(20))
+}
 
 /// The kernels of a graph for a device, which compute what it means at these lengths of `T` and `B`.
 fn fused_for(text: &str, device: &DeviceModel, lengths: &[(i64, i64)]) -> Optimized {
@@ -19,14 +26,17 @@ fn fused_for(text: &str, device: &DeviceModel, lengths: &[(i64, i64)]) -> Optimi
         for symbol in graph.symbols() {
             dims.set(symbol.clone(), if symbol.name() == "B" { *b } else { *t });
         }
-        let inputs = inputs_for(&graph, &dims, 3).unwrap();
-        let expected = interpret(&graph, &inputs, Precision::F64).unwrap();
-        let got = interpret_kernels(&optimized.kernels, &inputs, &dims).unwrap();
-        for (e, g) in expected.iter().zip(&got) {
-            assert_eq!(e.shape(), g.shape());
-            for (e, g) in e.to_f64().iter().zip(g.to_f64()) {
-                let close = (e - g).abs() <= 1e-6 * (1.0 + e.abs()) || *e == g || (e.is_nan() && g.is_nan());
-                assert!(close, "{e} and {g} at T={t} B={b}\n{}", optimized.kernels);
+        for seed in 3..3 + seeds() {
+            let inputs = inputs_for(&graph, &dims, seed).unwrap();
+            let expected = interpret(&graph, &inputs, Precision::F64).unwrap();
+            let got = interpret_kernels(&optimized.kernels, &inputs, &dims).unwrap();
+            for (e, g) in expected.iter().zip(&got) {
+                assert_eq!(e.shape(), g.shape());
+                for (e, g) in e.to_f64().iter().zip(g.to_f64()) {
+                    let close =
+                        (e - g).abs() <= 1e-6 * (1.0 + e.abs()) || *e == g || (e.is_nan() && g.is_nan());
+                    assert!(close, "{e} and {g} at T={t} B={b}, seed {seed}\n{}", optimized.kernels);
+                }
             }
         }
     }
@@ -308,6 +318,84 @@ fn rows_that_end_early_add_nothing() {
         "l = %l",
     ));
     assert_eq!(sum.report.kernels_in_loops, 0, "{}", sum.kernels);
+    assert_eq!(reductions(&sum.kernels), 1, "{}", sum.kernels);
+    for (ty, op) in [("i32", "add"), ("f32", "mul"), ("f32", "maximum"), ("i32", "minimum")] {
+        let body = format!(
+            "%l = scan over T carry (a = a) each (x = x) lengths n {{
+               %s = {op} x, a
+               next a = %s
+             }}"
+        );
+        let found = fused(&accumulator(ty, &body, "l = %l").replace("n: i64", "n: i32"));
+        assert_eq!(found.report.kernels_in_loops, 0, "{op}: {}", found.kernels);
+        assert_eq!(reductions(&found.kernels), 1, "{op}: {}", found.kernels);
+    }
+}
+
+/// What a step puts in place of the state where it adds nothing must be the state.
+#[test]
+fn a_sum_that_begins_anew_is_no_reduction() {
+    let again = fused(&accumulator(
+        "f32",
+        "%l = scan over T carry (a = a) each (x = x, z = z) {
+           %c = lt x, z
+           %s = add a, x
+           %r = select %c, %s, z
+           next a = %r
+         }",
+        "l = %l",
+    ));
+    assert_eq!(reductions(&again.kernels), 0, "{}", again.kernels);
+}
+
+#[test]
+fn a_sum_that_is_needed_at_every_step_is_no_reduction() {
+    for (what, stacked) in [("before a step", "a"), ("negated", "%n"), ("before it is frozen", "%s")] {
+        let body = format!(
+            "%l, %y = scan over T carry (a = a) each (x = x) lengths n {{
+               %s = maximum a, x
+               %n = neg %s
+               next a = %s
+               stack y = {stacked}
+             }}"
+        );
+        let needed = fused(&accumulator("f32", &body, "l = %l, y = %y"));
+        assert_eq!(reductions(&needed.kernels), 0, "{what}: {}", needed.kernels);
+        assert_eq!(needed.report.kernels_in_loops, 1, "{what}: {}", needed.kernels);
+    }
+}
+
+/// A sum over an axis that a step adds is one with the sum over time, but the largest of sums is not.
+#[test]
+fn only_the_same_reduction_is_taken_with_time() {
+    let text = |inner: &str, op: &str, more: &str| {
+        format!(
+            "graph g(x: f32[T, B, 4], h: f32[B, 4], a: f32[B]) {{
+               %h, %l{more_result} = scan over T carry (h = h, a = a) each (x = x) {{
+                 %s = add h, x
+                 %m = tanh %s
+                 %p = {inner} %m axes=[1]
+                 %b = {op} a, %p
+                 next h = %m, a = %b
+                 {more}
+               }}
+               return l = %l{more_output}
+             }}",
+            more_result = if more.is_empty() { "" } else { ", %z" },
+            more_output = if more.is_empty() { "" } else { ", z = %z" },
+        )
+    };
+    let both = |o: &Optimized| {
+        let kernels = o.kernels.kernels();
+        let elements = kernels.iter().flat_map(|(k, _)| &k.elements);
+        elements.filter(|e| matches!(&e.element, Element::Reduce { axes, .. } if axes.len() == 2)).count()
+    };
+    let of = |inner, op, more| fused(&text(inner, op, more));
+    assert_eq!(both(&of("sum", "add", "")), 1);
+    assert_eq!(both(&of("max", "maximum", "")), 1);
+    assert_eq!(both(&of("max", "add", "")), 0);
+    // Each step's own sum is needed too.
+    assert_eq!(both(&of("sum", "add", "stack z = %p")), 0);
 }
 
 #[test]
@@ -542,6 +630,57 @@ fn a_loop_runs_as_many_steps_as_are_read() {
     assert_eq!(trip(&last), "T", "{}", last.kernels);
     let whole = fused_for(&text("return y = %two, z = %y"), &device, &some);
     assert_eq!(trip(&whole), "T", "{}", whole.kernels);
+}
+
+#[test]
+fn a_history_keeps_the_last_steps_if_those_alone_are_read() {
+    let text = |stacked: &str, result: &str| {
+        format!(
+            "graph g(x: f32[T, B, 4], h: f32[B, 4]) {{
+               %l, %y = scan over T carry (h = h) each (x = x) {{
+                 %s = add h, x
+                 %m = tanh %s
+                 next h = %m
+                 stack y = {stacked}
+               }}
+               {result}
+             }}"
+        )
+    };
+    let rows = |o: &Optimized| {
+        let stored = o.kernels.buffers.iter().find(|b| b.kind == BufferKind::Temporary);
+        stored.unwrap_or_else(|| panic!("{}", o.kernels)).ty.shape[0].to_string()
+    };
+    let slice = |start: &str, length: &str| {
+        format!("%two = slice %y start=[{start}, 0, 0] length=[{length}, B, 4] step=[1, 1, 1]")
+    };
+    let some = [(3, 2), (2, 1), (5, 3)];
+    let device = DeviceModel::cpu();
+    let two = fused_for(&text("%m", &(slice("T - 2", "2") + " return y = %two")), &device, &some);
+    assert_eq!(rows(&two), "min(2, T)", "{}", two.kernels);
+    // Of fewer steps than that, all there are.
+    let up_to_two = slice("max(0, T - 2)", "min(2, T)") + " return y = %two";
+    let up_to_two = fused(&text("%m", &up_to_two));
+    assert!(rows(&up_to_two).contains("T - 2"), "{}", up_to_two.kernels);
+    let backwards = slice("T - 3", "3") + " %back = reverse %two axes=[0] return y = %back";
+    let backwards = fused_for(&text("%m", &backwards), &device, &[(3, 2), (5, 1)]);
+    assert_eq!(rows(&backwards), "min(3, T)", "{}", backwards.kernels);
+    // Most of the steps, the first ones too, or a reader in the loop of another scan.
+    let most = fused_for(&text("%m", &(slice("1", "T - 1") + " return y = %two")), &device, &some);
+    assert_eq!(rows(&most), "T", "{}", most.kernels);
+    let ends = slice("T - 2", "2")
+        + " %first = slice %y start=[0, 0, 0] length=[1, B, 4] step=[1, 1, 1] return y = %two, z = %first";
+    let ends = fused_for(&text("%m", &ends), &device, &some);
+    assert_eq!(rows(&ends), "T", "{}", ends.kernels);
+    let read_by_step = slice("T - 2", "2")
+        + " %k = scan over T carry (h = h) each (y = %y) {
+              %p = mul h, y
+              %q = tanh %p
+              next h = %q
+            }
+            return y = %two, k = %k";
+    let read_by_step = fused_for(&text("%m", &read_by_step), &device, &some);
+    assert_eq!(rows(&read_by_step), "T", "{}", read_by_step.kernels);
 }
 
 /// What does not depend on the state is computed for all steps at once, and stored: hoisted. Where storing it costs

@@ -221,3 +221,54 @@ fn sums_of_the_same_terms_are_computed_once() {
         twice.kernels
     );
 }
+
+fn ops(o: &Optimized) -> Vec<String> {
+    o.kernels.kernels().into_iter().flat_map(|(k, _)| k.ops.clone()).collect()
+}
+
+#[test]
+fn a_product_with_joined_parts_selects_nothing() {
+    let three = fused(
+        "graph g(x: f64[B, 3], h: f64[B, 4], c: f64[B, 2], w: f64[9, 5]) -> (y: f64[B, 5]) {
+           %j = concat x, h, c axis=1
+           %y = contract %j, w axes=[1:0]
+           return y = %y
+         }",
+    );
+    assert_eq!((reductions(&three), selects(&three)), (3, 0), "{}", three.kernels);
+}
+
+/// What is taken away twice is multiplied by two and taken away, not by minus two and added; integers likewise.
+#[test]
+fn differences_stay_differences() {
+    for ty in ["f64", "i64"] {
+        let twice = fused(&format!(
+            "graph g(x: {ty}[T], y: {ty}[T], z: {ty}[T]) -> (s: {ty}[T]) {{
+               %1 = sub x, y
+               %2 = add %1, z
+               %s = sub %2, y
+               return s = %s
+             }}"
+        ));
+        let mut found = ops(&twice);
+        found.sort();
+        assert_eq!(found, ["add", "mul", "sub"], "{}", twice.kernels);
+        assert!(twice.kernels.to_string().contains("constant 2"), "{}", twice.kernels);
+    }
+}
+
+/// Sums are looked at as a whole up to a number of operands.
+#[test]
+fn a_sum_of_very_many_terms_stays_as_it_is() {
+    let multiplied = |terms: usize| {
+        let mut text = "graph g(x: f64[T]) -> (y: f64[T]) {\n%s1 = neg x\n".to_string();
+        for i in 1..terms {
+            text += &format!("%s{} = add %s{i}, x\n", i + 1);
+        }
+        text += &format!("return y = %s{terms} }}");
+        let sum = optimize(&parse(&text).unwrap(), &DeviceModel::cpu(), &Options::default()).unwrap();
+        ops(&sum).contains(&"mul".to_string())
+    };
+    assert!(multiplied(1000));
+    assert!(!multiplied(1100));
+}

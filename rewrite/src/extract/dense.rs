@@ -1,13 +1,13 @@
 //! The e-graph in dense arrays, and the node that each class uses when it is computed in place.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use egg::Id;
 
 use super::Region;
 use super::cost::{cast_work, scalar_work};
 use crate::analysis::{ClassData, Terms, gathered_inside, kept_inside, shallower};
-use crate::language::{Head, MapId, Tables, Term};
+use crate::language::{Head, Retired, Tables, Term};
 use crate::scan_set::ScanSet;
 
 /// A class, by position.
@@ -57,13 +57,31 @@ fn is_unchanged_state(terms: &Terms, term: &Term) -> bool {
     last.is_some_and(|last| last == terms.find(carry.init))
 }
 
+/// What extraction need not consider, with the classes as they are called now.
+fn retired_today(terms: &Terms) -> Retired {
+    let retired = &terms.analysis.tables.retired;
+    Retired {
+        views: retired.views.iter().map(|(map, x)| (*map, terms.find(*x))).collect(),
+        finals: retired.finals.clone(),
+        terms: retired.terms.iter().map(|term| today(terms, term)).collect(),
+    }
+}
+
+/// A term with the classes of its operands as they are called now.
+fn today(terms: &Terms, term: &Term) -> Term {
+    let mut term = term.clone();
+    term.children.iter_mut().for_each(|c| *c = terms.find(*c));
+    term
+}
+
 /// Whether a term of a class is made superfluous by another.
-fn is_retired(terms: &Terms, views: &HashSet<(MapId, Id)>, term: &Term) -> bool {
+fn is_retired(terms: &Terms, retired: &Retired, term: &Term) -> bool {
+    if !retired.terms.is_empty() && retired.terms.contains(&today(terms, term)) {
+        return true;
+    }
     match term.head {
-        Head::Reindex(map) => views.contains(&(map, terms.find(term.children[0]))),
-        Head::ScanFinal(scan, i) => {
-            is_unchanged_state(terms, term) || terms.analysis.tables.retired.finals.contains(&(scan, i))
-        }
+        Head::Reindex(map) => retired.views.contains(&(map, terms.find(term.children[0]))),
+        Head::ScanFinal(scan, i) => is_unchanged_state(terms, term) || retired.finals.contains(&(scan, i)),
         Head::Carry(..) => is_unchanged_state(terms, term),
         Head::Leaf(_)
         | Head::Constant(_)
@@ -96,13 +114,14 @@ pub fn has_recurrences(terms: &Terms) -> bool {
 }
 
 /// Whether a term of a class is considered.
-fn is_live(terms: &Terms, states: States, views: &HashSet<(MapId, Id)>, class: Id, term: &Term) -> bool {
+fn is_live(terms: &Terms, states: States, retired: &Retired, class: Id, term: &Term) -> bool {
     let nodes = &terms[class].nodes;
     if states == States::Recurrences && nodes.iter().any(is_recurrence) {
         return is_recurrence(term);
     }
-    let retired = |t: &Term| is_retired(terms, views, t);
-    !is_recurrence(term) && (!retired(term) || nodes.iter().filter(|t| !is_recurrence(t)).all(retired))
+    let superfluous = |t: &Term| is_retired(terms, retired, t);
+    !is_recurrence(term)
+        && (!superfluous(term) || nodes.iter().filter(|t| !is_recurrence(t)).all(superfluous))
 }
 
 /// Beyond this many classes the sets of classes that costs are summed over would take too much memory.
@@ -124,8 +143,7 @@ impl<'a> Dense<'a> {
             index: HashMap::new(),
             terms,
         };
-        let retired = terms.analysis.tables.retired.views.iter();
-        let views: HashSet<(MapId, Id)> = retired.map(|(map, x)| (*map, terms.find(*x))).collect();
+        let retired = retired_today(terms);
         let mut pending: Vec<Id> = roots.iter().rev().copied().collect();
         while let Some(id) = pending.pop() {
             let id = terms.find(id);
@@ -135,7 +153,7 @@ impl<'a> Dense<'a> {
             dense.index.insert(id, dense.ids.len() as Class);
             dense.ids.push(id);
             for term in terms[id].nodes.iter().rev() {
-                if !is_live(terms, states, &views, id, term) {
+                if !is_live(terms, states, &retired, id, term) {
                     continue;
                 }
                 pending.extend(term.children.iter().rev());
@@ -151,7 +169,7 @@ impl<'a> Dense<'a> {
                 head: t.head,
                 children: t.children.iter().map(|c| dense.index[&terms.find(*c)]).collect(),
             };
-            let live = |t: &&Term| is_live(terms, states, &views, *id, t);
+            let live = |t: &&Term| is_live(terms, states, &retired, *id, t);
             dense.nodes.push(class.nodes.iter().filter(live).map(node).collect());
             dense.data.push(&class.data);
         }

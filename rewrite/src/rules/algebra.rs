@@ -104,6 +104,7 @@ const ORDER: &[Row] = &[
     ("clamp-clamp", "(clamp (clamp ?x ?y ?z) ?y ?z)", "(clamp ?x ?y ?z)", &[], EXACT),
     ("clamp-relu", "(clamp (relu ?x) 0 ?y)", "(clamp ?x 0 ?y)", &[], EXACT),
     ("min-relu", "(minimum (relu ?x) ?y)", "(clamp ?x 0 ?y)", &[], EXACT),
+    ("min-of-max", "(minimum (maximum ?x ?y) ?z)", "(clamp ?x ?y ?z)", &[], EXACT),
 ];
 
 /// Bools, and integers bit by bit.
@@ -213,6 +214,8 @@ const FUNCTIONS: &[Row] = &[
     ("div-exp", "(div ?y (exp ?x))", "(mul ?y (exp (neg ?x)))", &[], REASSOCIATES),
     ("one-minus-sigmoid", "(sub 1 (sigmoid ?x))", "(sigmoid (neg ?x))", &[], REASSOCIATES),
     ("sigmoid-from-exp", "(reciprocal (add 1 (exp ?x)))", "(sigmoid (neg ?x))", &[], REASSOCIATES),
+    // The division by an infinite exponential is the product with a sigmoid that underflows.
+    ("div-one-plus-exp", "(div ?x (add 1 (exp ?y)))", "(mul ?x (sigmoid (neg ?y)))", &[], REASSOCIATES),
     ("sigmoid-from-odds", "(div (exp ?x) (add 1 (exp ?x)))", "(sigmoid ?x)", &[], REASSOCIATES),
     ("sigmoid-from-tanh", "(mul 0.5 (add 1 (tanh (mul 0.5 ?x))))", "(sigmoid ?x)", &[], REASSOCIATES),
     ("tanh-from-sigmoid", "(sub (mul 2 (sigmoid (mul 2 ?x))) 1)", "(tanh ?x)", &[], REASSOCIATES),

@@ -7,10 +7,10 @@
 use egg::Id;
 use fuse_ir::ops::{ReduceOp, ScalarOp};
 use fuse_ir::types::Shape;
-use fuse_ir::{Expr, IndexMap};
+use fuse_ir::{Axis, Expr, IndexMap};
 
 use super::{Contract, Procedure};
-use crate::analysis::{Terms, axes_bits};
+use crate::analysis::Terms;
 use crate::extract::cost::assumed;
 use crate::language::{Head, Term};
 use crate::push::extend;
@@ -60,9 +60,9 @@ impl View {
         View { results, source: self.source }
     }
 
-    /// The axes it runs along, as bits.
-    fn axes(&self) -> u64 {
-        self.results.iter().fold(0, |bits, e| bits | axes_bits(e))
+    /// Whether it runs along an axis.
+    fn runs_along(&self, axis: usize) -> bool {
+        self.results.iter().any(|e| e.uses_axis(Axis(axis as u32)))
     }
 
     /// Its term over a space.
@@ -114,15 +114,13 @@ fn attempt(terms: &mut Terms, term: &Term, x: Id, c: Id) -> Option<Id> {
     let whole = extend(&IndexMap { domain: space.clone(), results: product.results }, &inner_space, inner);
     let (domain, coordinates) = (whole.domain, whole.results);
     let c = View::of(terms, c);
-    let outer_bits = (kept..space.len()).fold(0, |bits, a| bits | 1u64 << a);
     let before = points(&inner_space) + points(&space);
     for [a, b] in [pair, [pair[1], pair[0]]] {
         let (a, b) = (View::of(terms, a).at(&coordinates), View::of(terms, b).at(&coordinates));
-        if a.axes() & outer_bits != 0 {
+        if (kept..space.len()).any(|axis| a.runs_along(axis)) {
             continue;
         }
-        let runs = b.axes() | c.axes();
-        let left: Vec<usize> = (0..kept).filter(|axis| runs & (1 << axis) != 0).collect();
+        let left: Vec<usize> = (0..kept).filter(|axis| b.runs_along(*axis) || c.runs_along(*axis)).collect();
         let split = Split { domain: &domain, kept, outer: outer as usize, left: &left };
         let after = points(&split.second()) + points(&split.first());
         if 2.0 * after <= before {

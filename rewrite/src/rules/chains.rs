@@ -120,10 +120,7 @@ impl Number {
     }
 
     fn is_negative(self) -> bool {
-        match self {
-            Number::Float(x) => x < 0.0,
-            Number::Int(x) => x < 0,
-        }
+        self.float() < 0.0
     }
 
     fn negated(self) -> Number {
@@ -253,8 +250,9 @@ fn flatten(terms: &Terms, kind: Kind, users: &Users, root: Id) -> Option<Chain> 
             chain.take_constant(Number::of(value).times(coefficient));
             continue;
         }
-        let inner = class == root || (users.sole(class).is_some() && !expanded.contains(&class));
-        if let Some(term) = link(terms, kind, class).filter(|_| inner) {
+        let opens = |class: Id| class == root || (users.sole(class).is_some() && !expanded.contains(&class));
+        let stops = |class: Id| opens(class) && link(terms, kind, class).is_some();
+        if let Some(term) = link(terms, kind, class).filter(|_| opens(class)) {
             expanded.push(class);
             let minus = term.head == Head::Scalar(ScalarOp::Sub);
             let second = if minus { coefficient.negated() } else { coefficient };
@@ -268,7 +266,7 @@ fn flatten(terms: &Terms, kind: Kind, users: &Users, root: Id) -> Option<Chain> 
             }
             pending.push((term.children[1], second));
             pending.push((term.children[0], coefficient));
-        } else if let Some((inner, factor)) = multiple(terms, kind, class) {
+        } else if let Some((inner, factor)) = multiple_of(terms, kind, class, &stops) {
             let factor = coefficient.times(factor);
             // Of products the factor is one of the chain.
             chain.written += usize::from(kind == Kind::Product);
@@ -280,6 +278,23 @@ fn flatten(terms: &Terms, kind: Kind, users: &Users, root: Id) -> Option<Chain> 
     // With what cancels a NaN would be lost.
     let cancels = dtype.is_float() && chain.operands.values().any(|n| n.is(0));
     (!cancels).then_some(chain)
+}
+
+/// What a class is a multiple of, looking through multiples of multiples as far as a class where to stop. `-(-x)` is
+/// `x`, so that the two classes are multiples of each other: of those that go round in circles the first met counts.
+fn multiple_of(terms: &Terms, kind: Kind, class: Id, stops: &impl Fn(Id) -> bool) -> Option<(Id, Number)> {
+    let mut seen = vec![(class, Number::integer(terms[class].data.dtype, 1))];
+    while let Some((last, coefficient)) =
+        seen.last().copied().filter(|(last, _)| seen.len() == 1 || !stops(*last))
+    {
+        let Some((inner, factor)) = multiple(terms, kind, last) else { break };
+        if let Some(first) = seen.iter().position(|(known, _)| *known == inner) {
+            seen.truncate(first + 1);
+            break;
+        }
+        seen.push((inner, coefficient.times(factor)));
+    }
+    seen.pop().filter(|(inner, _)| *inner != class)
 }
 
 /// `-x`, and in sums `c · x`, as `x` and its coefficient.

@@ -10,6 +10,7 @@
 use egg::Id;
 use fuse_ir::ops::{ReduceOp, ScalarOp};
 
+use super::pattern::in_order;
 use super::structure::{at_zero, reduced_axes};
 use super::{Contract, Procedure};
 use crate::analysis::Terms;
@@ -47,17 +48,31 @@ pub const PROCEDURES: &[Procedure] = &[
         apply: share_contracted_operand,
         contract: Contract::Reassociates,
     },
+    Procedure {
+        name: "distribute-contraction",
+        left: "contract(a, b ± c)",
+        right: "contract(a, b) ± contract(a, c)",
+        guard: "both are computed already",
+        test: "rewrite/tests/rules/distribute-contraction.fuse",
+        candidate: |t| matches!(t.head, Head::Reduce(ReduceOp::Sum, _)),
+        apply: distribute_contraction,
+        contract: Contract::Reassociates,
+    },
 ];
 
 /// The most factors of a product that are told apart.
 const MAX_FACTORS: usize = 8;
 
-/// The reduced axes as bits, where there surely is a position on all of them.
-fn surely_reduced(terms: &Terms, term: &Term) -> Option<u64> {
+/// The reduced axes, where there surely is a position on all of them. Constant ones that have none make a constant.
+fn surely_reduced(terms: &Terms, term: &Term) -> Option<Vec<usize>> {
     let (_, axes) = reduced_axes(terms, term)?;
     let extents = terms.analysis.tables.extents(terms[term.children[0]].data.space);
-    let some = |a: usize| extents[a].as_constant().is_some_and(|n| n > 0);
-    axes.clone().all(some).then(|| axes.fold(0, |bits, a| bits | 1 << a))
+    axes.clone().all(|a| extents[a].as_constant().is_some()).then(|| axes.collect())
+}
+
+/// Whether a class is the same at all positions of some axes.
+fn independent(terms: &Terms, class: Id, axes: &[usize]) -> bool {
+    axes.iter().all(|a| terms[class].data.depends & (1 << a) == 0)
 }
 
 /// The operands of the first node of a class with that op.
@@ -68,7 +83,7 @@ fn operands(terms: &Terms, class: Id, op: ScalarOp) -> Option<Vec<Id>> {
 }
 
 /// The factors of a product of products.
-fn factors(terms: &Terms, class: Id) -> Vec<Id> {
+pub fn factors(terms: &Terms, class: Id) -> Vec<Id> {
     let mut out = Vec::new();
     let mut pending = vec![class];
     let mut expanded = Vec::new();
@@ -86,11 +101,13 @@ fn factors(terms: &Terms, class: Id) -> Vec<Id> {
     out
 }
 
-fn scalar(terms: &mut Terms, op: ScalarOp, operands: &[Id]) -> Id {
+/// The class of an op of some operands.
+pub fn scalar(terms: &mut Terms, op: ScalarOp, operands: &[Id]) -> Id {
     terms.add(Term::new(Head::Scalar(op), operands))
 }
 
-fn product(terms: &mut Terms, factors: &[Id]) -> Option<Id> {
+/// The class of a product; `None` of nothing.
+pub fn product(terms: &mut Terms, factors: &[Id]) -> Option<Id> {
     let (first, rest) = factors.split_first()?;
     Some(rest.iter().fold(*first, |x, y| scalar(terms, ScalarOp::Mul, &[x, *y])))
 }
@@ -98,9 +115,7 @@ fn product(terms: &mut Terms, factors: &[Id]) -> Option<Id> {
 fn factor_out_of_sum(terms: &mut Terms, term: &Term) -> Option<Id> {
     let reduced = surely_reduced(terms, term)?;
     let x = terms.find(term.children[0]);
-    let dropped: Vec<usize> = (0..64).filter(|a| reduced & (1 << a) != 0).collect();
-    let independent = |terms: &Terms, class: Id| terms[class].data.depends & reduced == 0;
-    if independent(terms, x) {
+    if independent(terms, x, &reduced) {
         return None;
     }
     if let Some(inner) = operands(terms, x, ScalarOp::Neg) {
@@ -109,20 +124,20 @@ fn factor_out_of_sum(terms: &mut Terms, term: &Term) -> Option<Id> {
     }
     if let Some(parts) = operands(terms, x, ScalarOp::Div)
         && terms[x].data.dtype.is_float()
-        && independent(terms, parts[1])
+        && independent(terms, parts[1], &reduced)
     {
         let sum = terms.add(Term::new(term.head, &[parts[0]]));
-        let divisor = at_zero(terms, parts[1], &dropped);
+        let divisor = at_zero(terms, parts[1], &reduced);
         return Some(scalar(terms, ScalarOp::Div, &[sum, divisor]));
     }
     let (outside, inside): (Vec<Id>, Vec<Id>) =
-        factors(terms, x).into_iter().partition(|f| independent(terms, *f));
+        factors(terms, x).into_iter().partition(|f| independent(terms, *f, &reduced));
     if outside.is_empty() {
         return None;
     }
     let inside = product(terms, &inside)?;
     let sum = terms.add(Term::new(term.head, &[inside]));
-    let outside: Vec<Id> = outside.into_iter().map(|f| at_zero(terms, f, &dropped)).collect();
+    let outside: Vec<Id> = outside.into_iter().map(|f| at_zero(terms, f, &reduced)).collect();
     let factor = product(terms, &outside)?;
     Some(scalar(terms, ScalarOp::Mul, &[factor, sum]))
 }
@@ -133,16 +148,15 @@ fn shift_out_of_extremum(terms: &mut Terms, term: &Term) -> Option<Id> {
     if !terms[x].data.dtype.is_float() {
         return None;
     }
-    let dropped: Vec<usize> = (0..64).filter(|a| reduced & (1 << a) != 0).collect();
     let parts = operands(terms, x, ScalarOp::Add)?;
-    let independent = |i: usize| terms[parts[i]].data.depends & reduced == 0;
-    let (inside, shift) = match (independent(0), independent(1)) {
+    let repeats = |i: usize| independent(terms, parts[i], &reduced);
+    let (inside, shift) = match (repeats(0), repeats(1)) {
         (false, true) => (parts[0], parts[1]),
         (true, false) => (parts[1], parts[0]),
         (true, true) | (false, false) => return None,
     };
     let extremum = terms.add(Term::new(term.head, &[inside]));
-    let shift = at_zero(terms, shift, &dropped);
+    let shift = at_zero(terms, shift, &reduced);
     Some(scalar(terms, ScalarOp::Add, &[extremum, shift]))
 }
 
@@ -161,19 +175,38 @@ fn share_contracted_operand(terms: &mut Terms, term: &Term) -> Option<Id> {
     let Head::Scalar(op) = term.head else { return None };
     let (left, right) = (sums(terms, term.children[0]), sums(terms, term.children[1]));
     let pairs = left.iter().flat_map(|l| right.iter().map(move |r| (*l, *r)));
-    for ((axes, x), (other, y)) in pairs {
-        if axes != other || terms[x].data.space != terms[y].data.space {
-            continue;
-        }
+    for ((axes, x), (_, y)) in pairs {
         let (Some(xs), Some(ys)) = (operands(terms, x, ScalarOp::Mul), operands(terms, y, ScalarOp::Mul))
         else {
             continue;
         };
+        // What shares a factor stands over one space, and what can be added is summed over as many axes of it.
         let shared = [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().find(|(i, j)| xs[*i] == ys[*j]);
         if let Some((i, j)) = shared {
             let rest = scalar(terms, op, &[xs[1 - i], ys[1 - j]]);
             let joined = scalar(terms, ScalarOp::Mul, &[xs[i], rest]);
             return Some(terms.add(Term::new(Head::Reduce(ReduceOp::Sum, axes), &[joined])));
+        }
+    }
+    None
+}
+
+/// The other way round, where it needs no further sum: of two products that are there anyway, the product with the
+/// sum of the weights is the sum.
+fn distribute_contraction(terms: &mut Terms, term: &Term) -> Option<Id> {
+    let x = terms.find(term.children[0]);
+    let pair = operands(terms, x, ScalarOp::Mul)?;
+    for (shared, sum) in [(pair[0], pair[1]), (pair[1], pair[0])] {
+        for op in [ScalarOp::Add, ScalarOp::Sub] {
+            let Some(parts) = operands(terms, sum, op) else { continue };
+            let known = |part: Id| {
+                let product = in_order(terms, ScalarOp::Mul, &[shared, part]);
+                let product = terms.lookup(product)?;
+                terms.lookup(Term::new(term.head, &[product]))
+            };
+            if let (Some(b), Some(c)) = (known(parts[0]), known(parts[1])) {
+                return Some(scalar(terms, op, &[b, c]));
+            }
         }
     }
     None

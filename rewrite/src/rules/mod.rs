@@ -10,6 +10,8 @@ pub mod associate;
 pub mod catalogue;
 pub mod chains;
 pub mod contraction;
+pub mod invariant;
+pub mod joined;
 pub mod pattern;
 pub mod pointwise;
 pub mod structure;
@@ -191,8 +193,14 @@ fn compile(fast_math: bool) -> Compiled {
 
 /// The rules in code.
 pub fn procedures() -> impl Iterator<Item = &'static Procedure> {
-    let families =
-        [structure::PROCEDURES, pointwise::PROCEDURES, contraction::PROCEDURES, associate::PROCEDURES];
+    let families = [
+        structure::PROCEDURES,
+        pointwise::PROCEDURES,
+        contraction::PROCEDURES,
+        associate::PROCEDURES,
+        joined::PROCEDURES,
+        invariant::PROCEDURES,
+    ];
     families.into_iter().flatten()
 }
 
@@ -213,8 +221,7 @@ impl Rule {
                 guards: self.guards.clone(),
                 numbers,
             };
-            let name = if i == 0 { self.name.clone() } else { format!("{}/{i}", self.name) };
-            out.push(Rewrite::new(name, Pattern::new(ast), applier)?);
+            out.push(Rewrite::new(format!("{}/{i}", self.name), Pattern::new(ast), applier)?);
         }
         Ok(out)
     }

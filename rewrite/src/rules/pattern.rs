@@ -73,21 +73,6 @@ impl Side {
         distinct
     }
 
-    /// The variables, each once, in order of appearance.
-    pub fn variables(&self) -> Vec<String> {
-        let mut out = Vec::new();
-        self.collect_variables(&mut out);
-        out
-    }
-
-    fn collect_variables(&self, out: &mut Vec<String>) {
-        match self {
-            Side::Variable(name) if !out.contains(name) => out.push(name.clone()),
-            Side::Variable(_) | Side::Number(_) => {}
-            Side::Apply(_, operands) => operands.iter().for_each(|o| o.collect_variables(out)),
-        }
-    }
-
     /// The pattern for the e-matcher; numbers become variables, returned with their value.
     pub fn pattern(&self) -> (PatternAst<Term>, Vec<(Var, f64)>) {
         let (mut ast, mut numbers) = (RecExpr::default(), Vec::new());

@@ -57,9 +57,7 @@ fn div_by_power_of_two(terms: &mut Terms, term: &Term) -> Option<Id> {
     let (divisor, dtype, space) = (data.constant?, data.dtype, data.space);
     let inverse = Literal::from_f64(dtype, 1.0 / divisor.as_f64());
     // The reciprocal of any other number rounds, and rounding twice differs.
-    let exact = inverse.as_f64() * divisor.as_f64() == 1.0
-        && inverse.as_f64() == 1.0 / divisor.as_f64()
-        && inverse.as_f64().abs().log2().fract() == 0.0;
+    let exact = inverse.as_f64() == 1.0 / divisor.as_f64() && inverse.as_f64().abs().log2().fract() == 0.0;
     if !dtype.is_float() || !exact {
         return None;
     }
@@ -69,7 +67,7 @@ fn div_by_power_of_two(terms: &mut Terms, term: &Term) -> Option<Id> {
 }
 
 /// Functions of one operand that are dearer than choosing between operands.
-fn is_dear(op: ScalarOp) -> bool {
+pub fn is_dear(op: ScalarOp) -> bool {
     op.arity() == 1 && op.tolerance_ulp() > 0.0
 }
 

@@ -6,7 +6,7 @@ use fuse_ir::{DType, Expr, IndexMap, Literal};
 
 use super::{Contract, Procedure};
 use crate::analysis::Terms;
-use crate::language::{Head, Term};
+use crate::language::{Head, MapId, Term};
 
 /// The rules in code.
 pub const PROCEDURES: &[Procedure] = &[
@@ -134,11 +134,10 @@ fn compare_index(terms: &mut Terms, term: &Term) -> Option<Id> {
     Some(terms.add(Term::leaf(head)))
 }
 
-/// Whether every value of `from` is a value of `to`.
+/// Whether every value of `from` is a value of `to`, another type.
 fn embeds(from: DType, to: DType) -> bool {
     use DType::{Bf16, Bool, F16, F32, F64, I32, I64, U8};
     match (from, to) {
-        (a, b) if a == b => true,
         (Bool, _) => true,
         (_, Bool) => false,
         (U8, I32 | I64 | F32 | F64 | F16 | Bf16) => true,
@@ -174,6 +173,12 @@ pub fn reduced_axes(terms: &Terms, term: &Term) -> Option<(ReduceOp, std::ops::R
 
 /// Reads `x` with the axes of `dropped` at 0.
 pub fn at_zero(terms: &mut Terms, x: Id, dropped: &[usize]) -> Id {
+    let map = zero_map(terms, x, dropped);
+    terms.add(Term::new(Head::Reindex(map), &[x]))
+}
+
+/// The map to the space of `x` from that without the axes of `dropped`, which are at 0.
+pub fn zero_map(terms: &mut Terms, x: Id, dropped: &[usize]) -> MapId {
     let space = terms.analysis.tables.extents(terms[x].data.space).clone();
     let kept: Vec<usize> = (0..space.len()).filter(|a| !dropped.contains(a)).collect();
     let position = |a: usize| kept.iter().position(|k| *k == a).map_or(Expr::constant(0), Expr::axis);
@@ -181,8 +186,7 @@ pub fn at_zero(terms: &mut Terms, x: Id, dropped: &[usize]) -> Id {
         domain: kept.iter().map(|a| space[*a].clone()).collect(),
         results: (0..space.len()).map(position).collect(),
     };
-    let map = terms.analysis.tables.map_id(map);
-    terms.add(Term::new(Head::Reindex(map), &[x]))
+    terms.analysis.tables.map_id(map)
 }
 
 /// An axis of extent 1 needs no reduction.

@@ -359,3 +359,32 @@ const NARROWER_THAN_NEEDED: &[&str] = &[
     "select-gt-max-fast",
     "select-relu-fast",
 ];
+
+/// A graph with many places for one rule, its limits, and how many terms that rule adds.
+fn terms_added(limits: Limits) -> usize {
+    let rule = rules().into_iter().find(|r| r.name == "factor").unwrap();
+    let (mut terms, leaves) = graph_of(&[&sides(&rule).0], DType::F64);
+    let mut x = leaves["?x"];
+    for _ in 0..200 {
+        let product = |terms: &mut Terms, y: Id| terms.add(Term::new(Head::Scalar(ScalarOp::Mul), &[x, y]));
+        let [a, b] = ["?y", "?z"].map(|name| product(&mut terms, leaves[name]));
+        x = terms.add(Term::new(Head::Scalar(ScalarOp::Add), &[a, b]));
+    }
+    terms.analysis.limits = Some(limits);
+    terms.rebuild();
+    let before = terms.total_number_of_nodes();
+    let own = rule.compile().unwrap();
+    let runner = egg::Runner::<_, _, ()>::new(Context::default()).with_egraph(terms).with_iter_limit(1);
+    runner.run(&own).egraph.total_number_of_nodes() - before
+}
+
+/// The matcher's own limits are looked at between rules; a rule with many matches must stop by itself.
+#[test]
+fn a_rule_stops_at_its_limits_in_the_middle() {
+    let far = Instant::now() + std::time::Duration::from_secs(600);
+    let all = terms_added(Limits { nodes: usize::MAX, deadline: far });
+    assert!(all >= 200, "{all}");
+    let some = terms_added(Limits { nodes: 650, deadline: far });
+    assert!((1..100).contains(&some), "{some} of {all}");
+    assert_eq!(terms_added(Limits { nodes: usize::MAX, deadline: Instant::now() }), 0);
+}

@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use egg::Id;
 use fuse_ir::ops::{ReduceOp, ScalarOp};
-use fuse_ir::{DType, Expr, IndexMap, Literal};
+use fuse_ir::{DType, Expr, IndexMap};
 
 use crate::analysis::Terms;
 use crate::language::{Head, ScanId, Term};
@@ -146,11 +146,7 @@ impl Accumulation {
     fn nothing_past_the_end(&self, terms: &mut Terms, running: Id) -> Id {
         let data = &terms[self.term].data;
         let (dtype, space) = (data.dtype, data.space);
-        let neutral = match self.reduction {
-            // Adding zero to negative zero would change it.
-            ReduceOp::Sum if dtype.is_float() => Literal::from_f64(dtype, -0.0),
-            op => op.identity(dtype),
-        };
+        let neutral = self.reduction.identity(dtype);
         let head = terms.analysis.tables.constant_head(neutral, space);
         let neutral = terms.add(Term::leaf(head));
         terms.add(Term::new(Head::Scalar(ScalarOp::Select), &[running, self.term, neutral]))

@@ -1,6 +1,6 @@
 //! The rules about scans, as lines of the page of rules.
 
-use super::{accumulation, last_step, states};
+use super::{accumulation, last_step, recent, states};
 use crate::rules::{Contract, Family, RuleEntry};
 
 /// The rules about scans.
@@ -79,6 +79,13 @@ pub const ENTRIES: &[RuleEntry] = &[
         "its final states are not read",
         Contract::Exact,
         "rewrite/tests/scans.rs::a_loop_runs_as_many_steps_as_are_read",
+    ),
+    entry(
+        recent::NAME,
+        ("a history of T steps of which the last k are read", "a history of k steps"),
+        "k is at most half of T, for the assumed dimensions; nothing in a loop reads it",
+        Contract::Exact,
+        "rewrite/tests/scans.rs::a_history_keeps_the_last_steps_if_those_alone_are_read",
     ),
 ];
 

@@ -9,6 +9,7 @@
 //! | `chunks` | recurrences run in chunks of time, in the kernels, where a device would stay idle |
 //! | `siblings` | loops that stand beside each other become one, in the arranged program |
 //! | `demand` | loops run as many steps as are read, in the kernels |
+//! | `recent` | histories of which the last steps are read keep those, in the kernels |
 //! | `catalogue` | all of them, as lines of the page of rules |
 //!
 //! The first three are equalities, asserted in the e-graph. Where one side makes the other superfluous whatever
@@ -20,5 +21,6 @@ pub mod chunks;
 pub mod demand;
 pub mod last_step;
 pub mod linear;
+pub mod recent;
 pub mod siblings;
 pub mod states;
