@@ -401,10 +401,17 @@ impl Expr {
     }
 
     /// Rewrites divisions and modulos that the ranges of the axes decide: with `i1 < n`,
-    /// `(i0·n + i1) / n` is `i0` and `(i0·n + i1) mod n` is `i1`; a clamp that cannot bind disappears.
+    /// `(i0·n + i1) / n` is `i0` and `(i0·n + i1) mod n` is `i1`; a clamp that cannot bind disappears, and so does,
+    /// beside other terms, an axis with one position.
     pub fn simplify(&self, extents: &[Dim]) -> Expr {
         let mut out = Expr::default();
+        let is_zero =
+            |atom: &Atom| matches!(atom, Atom::Axis(a) if extents.get(a.index()).is_some_and(Expr::is_one));
         for (monomial, c) in &self.terms {
+            // An axis alone is left, by which identities are known.
+            if self.terms.len() > 1 && monomial.iter().any(is_zero) {
+                continue;
+            }
             let mut product = Expr::constant(*c);
             for atom in monomial {
                 product = product * simplify_atom(atom, extents);

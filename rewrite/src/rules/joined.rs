@@ -7,6 +7,8 @@
 //!
 //! The sum as it was is retired: it multiplies as often, and selects besides.
 
+use std::ops::Range;
+
 use egg::Id;
 use fuse_ir::ops::{ReduceOp, ScalarOp};
 use fuse_ir::types::Shape;
@@ -30,16 +32,22 @@ pub const PROCEDURES: &[Procedure] = &[Procedure {
     contract: Contract::Reassociates,
 }];
 
-/// A place where two parts meet.
+/// A factor that is two joined parts, perhaps seen through a view.
+struct Joined {
+    seam: Seam,
+    /// The coordinates at which the view reads the parts.
+    results: Vec<Expr>,
+    first: Id,
+    second: Id,
+}
+
+/// Where two parts meet.
+#[derive(PartialEq)]
 struct Seam {
     /// The joined axis.
     axis: usize,
     /// The first position of the second part.
     at: Expr,
-    /// The class that is true before it, or from it on.
-    condition: Id,
-    /// Whether the condition holds before it.
-    before: bool,
 }
 
 fn split_joined_sum(terms: &mut Terms, term: &Term) -> Option<Id> {
@@ -48,17 +56,21 @@ fn split_joined_sum(terms: &mut Terms, term: &Term) -> Option<Id> {
         return None;
     }
     let factors = factors(terms, term.children[0]);
-    let seam = factors.iter().find_map(|f| seam(terms, *f, &reduced))?;
     let space = terms.analysis.tables.extents(terms[term.children[0]].data.space).clone();
+    let joined: Vec<Vec<Joined>> = factors.iter().map(|f| joined(terms, *f, &space, &reduced)).collect();
+    let seam = &joined.iter().flatten().next()?.seam;
     let rest = space[seam.axis].clone() - seam.at.clone();
     let parts = [(Expr::constant(0), seam.at.clone(), true), (seam.at.clone(), rest, false)];
     let mut sums = Vec::with_capacity(parts.len());
-    for (start, length, first) in parts {
+    for (start, length, is_first) in parts {
         let part = Part { space: &space, axis: seam.axis, start, length };
-        let chosen = |terms: &Terms, factor: Id| {
-            selected(terms, factor, seam.condition, first == seam.before).unwrap_or(factor)
-        };
-        let read = factors.iter().map(|f| part.read(terms, chosen(terms, *f))).collect::<Vec<Id>>();
+        let mut read = Vec::with_capacity(factors.len());
+        for (factor, joined) in factors.iter().zip(&joined) {
+            read.push(match joined.iter().find(|j| j.seam == *seam) {
+                Some(j) => part.read(terms, if is_first { j.first } else { j.second }, &j.results),
+                None => part.read(terms, *factor, &IndexMap::identity(space.clone()).results),
+            });
+        }
         let product = product(terms, &read)?;
         sums.push(terms.add(Term::new(term.head, &[product])));
     }
@@ -66,44 +78,59 @@ fn split_joined_sum(terms: &mut Terms, term: &Term) -> Option<Id> {
     Some(scalar(terms, ScalarOp::Add, &sums))
 }
 
-/// Where two parts meet along a reduced axis of a factor, if it selects between them.
-fn seam(terms: &Terms, factor: Id, reduced: &std::ops::Range<usize>) -> Option<Seam> {
-    let mut selections: Vec<&Term> =
-        terms[factor].nodes.iter().filter(|t| t.head == Head::Scalar(ScalarOp::Select)).collect();
-    selections.sort();
-    selections.into_iter().find_map(|t| condition(terms, terms.find(t.children[0]), reduced))
+/// The ways in which a factor is two parts that are joined along a reduced axis of the space. A view that repeats a
+/// part which holds products is not pushed into it, so the parts may lie behind one.
+fn joined(terms: &Terms, factor: Id, space: &Shape, reduced: &Range<usize>) -> Vec<Joined> {
+    let mut sources = vec![(IndexMap::identity(space.clone()).results, terms.find(factor))];
+    let mut views: Vec<&Term> = terms[factor].nodes.iter().collect();
+    views.sort();
+    for view in views {
+        if let Head::Reindex(map) = view.head {
+            let results = terms.analysis.tables.map(map).results.clone();
+            sources.push((results, terms.find(view.children[0])));
+        }
+    }
+    let mut out = Vec::new();
+    for (results, source) in sources {
+        let selects = |t: &&Term| t.head == Head::Scalar(ScalarOp::Select);
+        let mut selections: Vec<&Term> = terms[source].nodes.iter().filter(selects).collect();
+        selections.sort();
+        for selection in selections {
+            let [x, y] = [1, 2].map(|i| terms.find(selection.children[i]));
+            if let Some((seam, before)) = seam(terms, selection.children[0], &results, space, reduced) {
+                let (first, second) = if before { (x, y) } else { (y, x) };
+                out.push(Joined { seam, results: results.clone(), first, second });
+            }
+        }
+    }
+    out
 }
 
-/// What a condition says of a position on a reduced axis.
-fn condition(terms: &Terms, condition: Id, reduced: &std::ops::Range<usize>) -> Option<Seam> {
-    let space = terms.analysis.tables.extents(terms[condition].data.space);
+/// The seam that a condition on a position draws, and whether it holds before it.
+fn seam(
+    terms: &Terms,
+    condition: Id,
+    results: &[Expr],
+    space: &Shape,
+    reduced: &Range<usize>,
+) -> Option<(Seam, bool)> {
     terms[condition].nodes.iter().find_map(|t| {
         let before = match t.head {
             Head::Scalar(ScalarOp::Lt) => true,
             Head::Scalar(ScalarOp::Ge) => false,
             _ => return None,
         };
-        let (position, at) = (index_value(terms, t.children[0])?, index_value(terms, t.children[1])?);
+        let value =
+            |i: usize| Some(index_value(terms, t.children[i])?.substitute_axes(results).simplify(space));
+        let (position, at) = (value(0)?, value(1)?);
         // Parts of parts begin further on.
         let axes = position.axes();
         let axis = axes.first().filter(|_| axes.len() == 1)?.index();
         let at = at - (position - Expr::axis(axis));
         let inside = at.is_nonnegative(space) && (space[axis].clone() - at.clone()).is_nonnegative(space);
-        (reduced.contains(&axis) && at.axes().is_empty() && inside).then_some(Seam {
-            axis,
-            at,
-            condition,
-            before,
-        })
+        let draws = reduced.contains(&axis) && at.axes().is_empty() && inside;
+        draws.then_some((Seam { axis, at }, before))
     })
-}
-
-/// The operand of a selection by that condition which is taken where it is true, or where it is not.
-fn selected(terms: &Terms, factor: Id, condition: Id, holds: bool) -> Option<Id> {
-    let by_condition =
-        |t: &&Term| t.head == Head::Scalar(ScalarOp::Select) && terms.find(t.children[0]) == condition;
-    let selection = terms[factor].nodes.iter().filter(by_condition).min()?;
-    Some(terms.find(selection.children[if holds { 1 } else { 2 }]))
 }
 
 /// A part of an axis of a space.
@@ -115,12 +142,14 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// A class over the space, read over the part.
-    fn read(&self, terms: &mut Terms, class: Id) -> Id {
-        let mut map = IndexMap::identity(self.space.clone());
-        map.domain[self.axis] = self.length.clone();
-        map.results[self.axis] = Expr::axis(self.axis) + self.start.clone();
-        let map = terms.analysis.tables.map_id(map);
+    /// What the coordinates over the space read of a class, over the part.
+    fn read(&self, terms: &mut Terms, class: Id, coordinates: &[Expr]) -> Id {
+        let mut part = IndexMap::identity(self.space.clone());
+        part.domain[self.axis] = self.length.clone();
+        part.results[self.axis] = Expr::axis(self.axis) + self.start.clone();
+        let read = |e: &Expr| e.substitute_axes(&part.results).simplify(&part.domain);
+        let results = coordinates.iter().map(read).collect();
+        let map = terms.analysis.tables.map_id(IndexMap { domain: part.domain.clone(), results });
         terms.add(Term::new(Head::Reindex(map), &[class]))
     }
 }
