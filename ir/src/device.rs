@@ -11,6 +11,8 @@ pub struct DeviceModel {
     pub transcendentals_per_second: f64,
     /// Bytes per second between memory and the cores.
     pub memory_bytes_per_second: f64,
+    /// How much of the shorter of moving data and computing is not hidden behind the longer, from 0 to 1.
+    pub exposed: f64,
     /// Seconds to launch one kernel (on a CPU: to enter compiled code on all threads).
     pub launch_seconds: f64,
     /// Seconds for all cores to meet once inside a kernel.
@@ -41,6 +43,8 @@ impl DeviceModel {
             flops_per_second: 100e9,
             transcendentals_per_second: 2e9,
             memory_bytes_per_second: 40e9,
+            // What lies in a cache is moved faster than from memory, and then computing is what takes the time.
+            exposed: 0.5,
             launch_seconds: 1e-6,
             barrier_seconds: 0.2e-6,
             // A fused multiply-add, 4 cycles; `examples/recurrences.rs` measures it.
@@ -59,6 +63,7 @@ impl DeviceModel {
             flops_per_second: 50e12,
             transcendentals_per_second: 4e12,
             memory_bytes_per_second: 3e12,
+            exposed: 0.05,
             launch_seconds: 2e-6,
             barrier_seconds: 1e-6,
             // A load from memory that a step waits for, taken as 500 cycles of 1.8 GHz; not measured on a card yet.

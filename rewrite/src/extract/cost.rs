@@ -98,8 +98,8 @@ pub struct KernelCost {
 }
 
 impl KernelCost {
-    /// Seconds of one launch: the launch itself, and the roofline. Five per cent of what the maximum hides
-    /// counts too, so that a search does not stand still on its plateaus. Recurrences wait in addition.
+    /// Seconds of one launch: the launch itself, and the roofline. Some of what the maximum hides counts too, also so
+    /// that a search does not stand still on its plateaus. Recurrences wait in addition.
     pub fn seconds(&self, device: &DeviceModel) -> f64 {
         self.seconds_with(device, self.reductions)
     }
@@ -124,6 +124,6 @@ impl KernelCost {
         // The steps of a recurrence wait for each other, and only other points can hide that.
         let idle = device.parallel_points / (self.points + device.parallel_points);
         let waits = self.steps * device.step_seconds * idle;
-        device.launch_seconds * latency + memory.max(compute) + 0.05 * memory.min(compute) + waits
+        device.launch_seconds * latency + memory.max(compute) + device.exposed * memory.min(compute) + waits
     }
 }
