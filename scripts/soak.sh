@@ -26,8 +26,10 @@ stage() {
     printf '%s s\n' $(($(date +%s) - start))
 }
 
+# Apart, as they are run: built together the packages would have other features.
 echo "soak: building"
-$cargo test -q --locked -p fuse-rewrite -p fuse --lib --tests --no-run
+$cargo test -q --locked -p fuse-rewrite --no-run
+$cargo test -q --locked -p fuse --test soak --no-run
 
 export FUSE_SOAK="$instances"
 stage "$instances operands of every rule of the table" fuse-rewrite --lib rules::
