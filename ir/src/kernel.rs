@@ -298,6 +298,16 @@ pub enum Step {
     Loop(Loop),
 }
 
+impl Step {
+    /// The kernels of a step, in order of execution.
+    pub fn kernels(&self) -> Vec<&Kernel> {
+        match self {
+            Step::Kernel(kernel) => vec![kernel],
+            Step::Loop(l) => l.body.iter().flat_map(Step::kernels).collect(),
+        }
+    }
+}
+
 /// A whole program: buffers, and steps in order of execution.
 #[derive(Clone, PartialEq, Debug)]
 pub struct KernelGraph {

@@ -4,7 +4,8 @@
 //! Floats of every width stay f64 and integers have their declared width, as under
 //! [`Precision::F64`](crate::interp::Precision::F64), so that results can be compared with the reference
 //! interpreter's. It is strict where a device would silently go on: a load outside its buffer, a load of an
-//! element that nothing has written, and two stores of one element in one launch are errors.
+//! element that nothing has written, two stores of one element in one launch, and two of one element of an output are
+//! errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,7 +73,7 @@ pub enum KernelInterpError {
         /// The coordinates.
         index: Vec<i64>,
     },
-    /// Two stores of one element in one launch.
+    /// Two stores of one element in one launch, or of one element of an output.
     #[error("kernel {kernel}: stores {buffer}{index:?} twice")]
     StoredTwice {
         /// The kernel's name.
@@ -284,7 +285,10 @@ impl Run<'_> {
                     shape,
                 });
             };
-            if std::mem::replace(&mut memory.written[at], self.launches) == self.launches {
+            let before = std::mem::replace(&mut memory.written[at], self.launches);
+            // Nothing rewrites an output, whose parts may come from several kernels.
+            let output = matches!(self.graph.buffers[store.buffer.index()].kind, BufferKind::Output(_));
+            if before == self.launches || (output && before > 0) {
                 return Err(KernelInterpError::StoredTwice { kernel: name(), buffer, index });
             }
             memory.elements[at] = Some(value);

@@ -18,12 +18,13 @@
 //!    state is stored at an index without the axis of the recurrence; without that, points would write the
 //!    same element.
 //! 8. A kernel stores something, and loads nothing that it stores.
-//! 9. Inputs are never stored. An output is stored by exactly one store of the program.
+//! 9. Inputs are never stored. An output is stored by exactly one store of the program, or in parts by stores in
+//!    loops of their own, one in each outermost loop.
 //! 10. Buffers are written before they are read, in order of execution. What a loop writes counts as written
 //!     afterwards.
-//! 11. A carry's two buffers are different states of one type, belong to no other carry, and every state
-//!     belongs to one. `current` is written before the loop and not in its body; `next` is written in the body,
-//!     and read there only afterwards.
+//! 11. A carry's two buffers are different states of one type, and every state belongs to a carry, always with the
+//!     same other half. Loops that carry one state run one after the other. `current` is written before the loop
+//!     and not in its body; `next` is written in the body, and read there only afterwards.
 //! 12. Loops nest no deeper than scans may.
 //! 13. The recurrences of a kernel run along one axis, of the space. The operands of a recurrence have its type,
 //!     which is numeric, and depend on axes of the space alone; the initial state does not depend on the axis
@@ -148,7 +149,7 @@ pub enum KernelVerifyCause {
     #[error("`{0}` is an input, and inputs are never stored")]
     StoresInput(String),
     /// Invariant 9.
-    #[error("the output `{buffer}` is stored by {stores} stores, not by one")]
+    #[error("the output `{buffer}` is stored by {stores} stores, not by one, nor each in a loop of its own")]
     OutputStores {
         /// The buffer's name.
         buffer: String,
@@ -223,16 +224,16 @@ struct Walk<'g> {
     graph: &'g KernelGraph,
     /// The counters of all loops.
     counters: BTreeSet<Symbol>,
-    /// The counters of the loops around.
-    open: BTreeSet<Symbol>,
+    /// The counters of the loops around, outermost first.
+    open: Vec<Symbol>,
     /// What holds a value.
     written: BTreeSet<BufferId>,
     /// The current states of the loops around.
     current: BTreeSet<BufferId>,
-    /// The states that loops carry.
-    carried: BTreeSet<BufferId>,
-    /// How many stores each buffer has.
-    stores: BTreeMap<BufferId, usize>,
+    /// The carry that each half of a state belongs to.
+    carried: BTreeMap<BufferId, Carry>,
+    /// For each store of a buffer the outermost loop that it is in.
+    stores: BTreeMap<BufferId, Vec<Option<Symbol>>>,
     kernel_names: HashSet<&'g str>,
 }
 
@@ -243,10 +244,10 @@ impl<'g> Walk<'g> {
         Ok(Walk {
             graph,
             counters,
-            open: BTreeSet::new(),
+            open: Vec::new(),
             written: BTreeSet::new(),
             current: BTreeSet::new(),
-            carried: BTreeSet::new(),
+            carried: BTreeMap::new(),
             stores: BTreeMap::new(),
             kernel_names: HashSet::new(),
         })
@@ -327,12 +328,10 @@ impl<'g> Walk<'g> {
         self.dimension(&l.trip)?;
         for carry in &l.carries {
             self.carry(carry)?;
-        }
-        for carry in &l.carries {
-            self.written.remove(&carry.next);
             self.current.insert(carry.current);
         }
-        self.open.insert(l.counter.clone());
+        l.carries.iter().for_each(|carry| _ = self.written.remove(&carry.next));
+        self.open.push(l.counter.clone());
         Ok(())
     }
 
@@ -344,8 +343,10 @@ impl<'g> Walk<'g> {
             "both must be states"
         } else if current.ty != next.ty {
             "the types differ"
-        } else if !self.carried.insert(carry.current) || !self.carried.insert(carry.next) {
+        } else if [carry.current, carry.next].iter().any(|b| *self.carried.entry(*b).or_insert(*carry) != *carry) {
             "another carry has one of them"
+        } else if self.current.contains(&carry.current) {
+            "a loop around this one, or another carry of this one, is the same"
         } else if !self.written.contains(&carry.current) {
             "nothing writes the initial state"
         } else {
@@ -357,7 +358,7 @@ impl<'g> Walk<'g> {
 
     /// What holds after the last step of a loop.
     fn leave(&mut self, l: &Loop) -> Checked {
-        self.open.remove(&l.counter);
+        self.open.pop();
         for carry in &l.carries {
             self.current.remove(&carry.current);
             if !self.written.remove(&carry.next) {
@@ -370,17 +371,28 @@ impl<'g> Walk<'g> {
         Ok(())
     }
 
+    /// Invariant 9: one store, or one in each of several outermost loops.
+    fn is_stored_once(&self, output: BufferId) -> bool {
+        match self.stores.get(&output).map_or(&[][..], Vec::as_slice) {
+            [] => false,
+            [_] => true,
+            several => {
+                let loops: BTreeSet<&Symbol> = several.iter().flatten().collect();
+                loops.len() == several.len()
+            }
+        }
+    }
+
     /// What must have happened by the end of the program.
     fn leftovers(&self) -> Checked {
         for (i, buffer) in self.graph.buffers.iter().enumerate() {
             let id = BufferId::from(i);
-            let stores = self.stores.get(&id).copied().unwrap_or(0);
             match buffer.kind {
-                BufferKind::Output(_) if stores != 1 => {
-                    let buffer = buffer.name.clone();
+                BufferKind::Output(_) if !self.is_stored_once(id) => {
+                    let (buffer, stores) = (buffer.name.clone(), self.stores.get(&id).map_or(0, Vec::len));
                     return Err(KernelVerifyCause::OutputStores { buffer, stores }.into());
                 }
-                BufferKind::State if !self.carried.contains(&id) => {
+                BufferKind::State if !self.carried.contains_key(&id) => {
                     return Err(KernelVerifyCause::LooseState(buffer.name.clone()).into());
                 }
                 BufferKind::Input(_) | BufferKind::Output(_) | BufferKind::Temporary | BufferKind::State => {}

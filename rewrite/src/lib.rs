@@ -29,6 +29,7 @@ pub mod explain;
 mod extract;
 mod ingest;
 mod kernel_builder;
+mod kernel_copy;
 mod language;
 mod layout;
 mod lower;

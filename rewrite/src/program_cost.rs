@@ -3,9 +3,11 @@
 //! The model is that of extraction, read off the kernels themselves, so that any two programs can be compared
 //! and what a search believed can be checked against what came out.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use fuse_ir::device::DeviceModel;
 use fuse_ir::expr::Atom;
-use fuse_ir::kernel::{BufferId, Coordinate, Element, Kernel, KernelGraph, Step, Store};
+use fuse_ir::kernel::{BufferId, Coordinate, Element, Kernel, KernelGraph, Loop, Step, Store};
 use fuse_ir::{Dim, DimEnv, Expr};
 
 use crate::extract::cost::{KernelCost, Work, assumed_symbol, cast_work, scalar_work};
@@ -59,6 +61,35 @@ pub fn cost_of(kernels: &KernelGraph, device: &DeviceModel, dims: &DimEnv) -> Pr
         out.seconds += kernel.seconds;
     }
     out
+}
+
+/// The bytes that every step of a loop reads and none changes: weights. Dimensions have values as in [`cost_of`].
+pub fn resident_bytes(graph: &KernelGraph, l: &Loop, dims: &DimEnv) -> f64 {
+    let sizes = Sizes(dims);
+    let kernels: Vec<&Kernel> = l.body.iter().flat_map(Step::kernels).collect();
+    let mut changed: BTreeSet<BufferId> = l.carries.iter().flat_map(|c| [c.current, c.next]).collect();
+    changed.extend(kernels.iter().flat_map(|k| &k.stores).map(|s| s.buffer));
+    let mut elements: BTreeMap<BufferId, f64> = BTreeMap::new();
+    for kernel in kernels {
+        let extents: Vec<f64> = kernel.extents.iter().map(|n| sizes.of(n)).collect();
+        for (typed, at) in kernel.elements.iter().zip(evaluated(kernel, &extents)) {
+            let Element::Load { buffer, index } = &typed.element else { continue };
+            let moves = index.iter().any(|c| match c {
+                Coordinate::Static(e) => e.symbols().contains(&l.counter),
+                Coordinate::Dynamic(_) => true,
+            });
+            if !moves && !changed.contains(buffer) {
+                *elements.entry(*buffer).or_default() +=
+                    distinct(graph, *buffer, index, &at.axes, &extents, &sizes);
+            }
+        }
+    }
+    let bytes = |(buffer, elements): (&BufferId, &f64)| {
+        let ty = &graph.buffer(*buffer).ty;
+        let all: f64 = ty.shape.iter().map(|n| sizes.of(n)).product();
+        elements.min(all) * ty.dtype.size() as f64
+    };
+    elements.iter().map(bytes).sum()
 }
 
 /// Values of dimensions.

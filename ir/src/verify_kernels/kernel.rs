@@ -44,7 +44,7 @@ impl<'g> Walk<'g> {
         }
         for store in &kernel.stores {
             self.written.insert(store.buffer);
-            *self.stores.entry(store.buffer).or_default() += 1;
+            self.stores.entry(store.buffer).or_default().push(self.open.first().cloned());
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 //! | `last_step` | what is read at the last step is computed from the final states |
 //! | `linear` | states that are linear in themselves become recurrences, in the e-graph |
 //! | `siblings` | loops that stand beside each other become one, in the arranged program |
+//! | `wavefront/` | loops that stand upon each other run beside each other, a step apart, in the kernels |
 //! | `demand` | loops run as many steps as are read, in the kernels |
 //! | `catalogue` | all of them, as lines of the page of rules |
 //!
@@ -20,3 +21,4 @@ pub mod last_step;
 pub mod linear;
 pub mod siblings;
 pub mod states;
+pub mod wavefront;
