@@ -343,7 +343,10 @@ impl<'g> Walk<'g> {
             "both must be states"
         } else if current.ty != next.ty {
             "the types differ"
-        } else if [carry.current, carry.next].iter().any(|b| *self.carried.entry(*b).or_insert(*carry) != *carry) {
+        } else if [carry.current, carry.next]
+            .iter()
+            .any(|b| *self.carried.entry(*b).or_insert(*carry) != *carry)
+        {
             "another carry has one of them"
         } else if self.current.contains(&carry.current) {
             "a loop around this one, or another carry of this one, is the same"

@@ -233,10 +233,12 @@ impl Explainer<'_> {
             let reason = match buffer.kind {
                 BufferKind::Output(_) => BoundaryReason::Output,
                 BufferKind::State => BoundaryReason::State,
-                BufferKind::Input(_) | BufferKind::Temporary => match self.found.lowered.storage.get(&store.buffer) {
-                    Some(class) => self.without(*class, evaluator),
-                    None => BoundaryReason::Needed("what reads it has no other way".to_string()),
-                },
+                BufferKind::Input(_) | BufferKind::Temporary => {
+                    match self.found.lowered.storage.get(&store.buffer) {
+                        Some(class) => self.without(*class, evaluator),
+                        None => BoundaryReason::Needed("what reads it has no other way".to_string()),
+                    }
+                }
             };
             out.push(Boundary { buffer: buffer.name.clone(), reason });
         }

@@ -75,7 +75,10 @@ pub const ENTRIES: &[RuleEntry] = &[
     ),
     entry(
         wavefront::NAME,
-        ("a loop, and upon it a loop over what it stores", "one loop, in which the upper one is a step behind"),
+        (
+            "a loop, and upon it a loop over what it stores",
+            "one loop, in which the upper one is a step behind",
+        ),
         "equally many steps; each step of the upper one reads what the lower one stores at that step, and of it \
          nothing else; launches saved outweigh weights that are read every step or no longer fit the chip",
         Contract::Exact,

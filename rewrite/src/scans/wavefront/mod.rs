@@ -113,11 +113,8 @@ fn faster(graph: &KernelGraph, accesses: &[Access], loops: &[usize], device: &De
     let stack = Stack::new(graph, accesses, loops)?;
     let woven = weave(graph, &stack)?;
     let dims = DimEnv::new();
-    let program = |steps: Vec<Step>| KernelGraph {
-        name: graph.name.clone(),
-        buffers: stack.buffers.clone(),
-        steps,
-    };
+    let program =
+        |steps: Vec<Step>| KernelGraph { name: graph.name.clone(), buffers: stack.buffers.clone(), steps };
     let one_after_another = program(graph.steps[stack.range.clone()].to_vec());
     let beside = stack.before.iter().chain(&stack.after).cloned();
     let beside = program(beside.chain(woven.loops.iter().cloned().map(Step::Loop)).collect());

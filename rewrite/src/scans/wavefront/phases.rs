@@ -60,11 +60,8 @@ pub fn weave(graph: &KernelGraph, stack: &Stack) -> Option<Woven> {
 
 /// One step if a loop has more than `passed` steps, else none.
 fn at_most_one(trip: &Dim, passed: usize) -> Dim {
-    let left = if passed == 0 {
-        trip.clone()
-    } else {
-        at_least_none(trip.clone() - Expr::constant(passed as i64))
-    };
+    let left =
+        if passed == 0 { trip.clone() } else { at_least_none(trip.clone() - Expr::constant(passed as i64)) };
     left.minimum(&Expr::constant(1))
 }
 
@@ -136,7 +133,9 @@ impl<'s> Weaver<'s> {
             let mut earliest = 0;
             for member in &self.stack.layers[*l].kernels {
                 let fits = |group: &[(&Member, Running)]| {
-                    group.iter().all(|(other, (of, _))| of != l && other.kernel.space() == member.kernel.space())
+                    group
+                        .iter()
+                        .all(|(other, (of, _))| of != l && other.kernel.space() == member.kernel.space())
                 };
                 let host = (earliest..groups.len()).find(|g| fits(&groups[*g]));
                 let host = host.unwrap_or_else(|| {

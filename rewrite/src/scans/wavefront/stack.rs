@@ -126,7 +126,8 @@ impl Stack {
             after: among.steps(graph, Fate::After),
             buffers: graph.buffers.clone(),
         };
-        let mut elsewhere: BTreeSet<BufferId> = stack.after.iter().flat_map(|s| Access::of(s).reads).collect();
+        let mut elsewhere: BTreeSet<BufferId> =
+            stack.after.iter().flat_map(|s| Access::of(s).reads).collect();
         elsewhere.extend(accesses[range.end..].iter().flat_map(|a| &a.reads));
         stack.link(&elsewhere)?;
         Some(stack)
@@ -165,7 +166,13 @@ impl Stack {
     }
 
     /// The state of a layer that holds what it stored last in a history.
-    fn handed_up(&mut self, names: &mut Names, lower: usize, history: BufferId, axis: usize) -> Option<BufferId> {
+    fn handed_up(
+        &mut self,
+        names: &mut Names,
+        lower: usize,
+        history: BufferId,
+        axis: usize,
+    ) -> Option<BufferId> {
         let Buffer { name, ty, .. } = self.buffers[history.index()].clone();
         let mut shape = ty.shape;
         shape.remove(axis);
@@ -220,7 +227,8 @@ impl Among {
             needed[at] = (at + 1..=last).any(bound);
         }
         let mut fates = Vec::with_capacity(last + 1 - first);
-        let mut read: BTreeSet<BufferId> = accesses[last + 1..].iter().flat_map(|a| &a.reads).copied().collect();
+        let mut read: BTreeSet<BufferId> =
+            accesses[last + 1..].iter().flat_map(|a| &a.reads).copied().collect();
         for at in (first..=last).rev() {
             let fate = match (dependent[at], needed[at]) {
                 _ if loops.contains(&at) => Fate::Layer,
@@ -362,11 +370,8 @@ impl Layer {
     fn hand_up(&mut self, history: BufferId, axis: usize, carry: Carry) {
         for kernel in self.kernels_mut() {
             let stores = kernel.stores.iter().filter(|s| s.buffer == history);
-            let handed = stores.map(|s| Store {
-                buffer: carry.next,
-                index: without(&s.index, axis),
-                value: s.value,
-            });
+            let handed =
+                stores.map(|s| Store { buffer: carry.next, index: without(&s.index, axis), value: s.value });
             let handed: Vec<Store> = handed.collect();
             kernel.stores.extend(handed);
         }
