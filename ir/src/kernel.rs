@@ -21,7 +21,8 @@
 //!   one readable element**, whatever its shape, and a clamped index is at least 0.
 //! * A [`Loop`] runs its body once a step with its symbol set to the position; before the first step each
 //!   carry's `current` buffer holds the initial state, after each step `current` and `next` trade places, so
-//!   after the loop `current` holds the final state (with no steps: the initial one).
+//!   after the loop `current` holds the final state (with no steps: the initial one). A later loop may carry the same
+//!   state on from there.
 
 use std::fmt;
 
@@ -47,11 +48,12 @@ index_type!(
 pub enum BufferKind {
     /// The graph input of that position (inputs and parameters alike); provided by the caller, never written.
     Input(usize),
-    /// The graph output of that position; written by exactly one store.
+    /// The graph output of that position; each element is written once, by one store or by one in each of several
+    /// loops.
     Output(usize),
     /// An intermediate tensor; lives in the arena between its first store and its last load.
     Temporary,
-    /// One of the two halves of a carried state; lives as long as its loop.
+    /// One of the two halves of a carried state; lives as long as its loops.
     State,
 }
 

@@ -332,4 +332,24 @@ mod tests {
         assert_eq!(at(10).bytes - at(3).bytes, 7.0 * 4.0 * 3.0 * 8.0);
         assert_eq!(at(0).launches, 2.0, "the initial state is set and the final one is read");
     }
+
+    #[test]
+    fn weights_stay_in_a_loop_and_states_and_sequences_do_not() {
+        let text = "graph g(x: f32[T, 8], w: f32[8, 8], h: f32[8]) -> (y: f32[8]) {
+               %f = scan body over T carry (a: f32[8] = h) each (b: f32[8] = x) with (w: f32[8, 8] = w) -> (f32[8]) {
+                 %p = contract a, w axes=[0:0]
+                 %s = add %p, b
+                 %t = tanh %s
+                 next c = %t
+               }
+               return y = %f
+             }";
+        let graph =
+            optimize(&parse(text).unwrap(), &DeviceModel::cuda(), &Options::default()).unwrap().kernels;
+        let resident = |step: &Step| match step {
+            Step::Loop(l) => resident_bytes(&graph, l, &DimEnv::new()),
+            Step::Kernel(_) => 0.0,
+        };
+        assert_eq!(graph.steps.iter().map(resident).sum::<f64>(), 4.0 * 64.0, "{graph}");
+    }
 }

@@ -12,6 +12,8 @@
 mod access;
 mod phases;
 mod stack;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
