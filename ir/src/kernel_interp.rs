@@ -674,6 +674,16 @@ mod tests {
     }
 
     #[test]
+    fn storing_an_element_of_an_output_in_two_launches_is_an_error() {
+        let mut graph = copy(axis(0), axis(0), &[Dim::constant(3)]);
+        graph.steps.push(graph.steps[0].clone());
+        let error = run(&graph, &three()).unwrap_err();
+        assert!(matches!(error, KernelInterpError::StoredTwice { .. }), "{error}");
+        graph.buffers[1].kind = BufferKind::Temporary;
+        assert_eq!(run(&graph, &three()), Ok(vec![]));
+    }
+
+    #[test]
     fn a_missing_or_misshaped_input_is_an_error() {
         let graph = copy(axis(0), axis(0), &[Dim::constant(3)]);
         assert!(matches!(run(&graph, &[]), Err(KernelInterpError::Input { .. })));
