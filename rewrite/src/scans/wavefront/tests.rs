@@ -102,6 +102,55 @@ fn what_is_read_after_the_loops_is_still_stored() {
 }
 
 #[test]
+fn a_state_that_is_stored_in_another_order_is_not_what_is_handed_up() {
+    let text = STACK.replace("store h.next[i0]", "store h.next[B - 1 - i0]");
+    let (before, mut after) = (parsed(&text), parsed(&text));
+    assert!(!run_as_wavefronts(&mut after, &eager()).origins.is_empty());
+    assert_eq!(after.buffers.len(), before.buffers.len() + 2, "{after}");
+    for steps in 0..6 {
+        assert_eq!(results(&before, steps), results(&after, steps), "T={steps}\n{after}");
+    }
+}
+
+#[test]
+fn a_loop_that_reads_past_the_one_below_it_is_no_layer() {
+    let third = "  loop %r < T carry (k -> k.next) {
+    kernel third [i0 < B] {
+      e0: f32 = load k[i0]
+      e1: f32 = load z[%r, i0]
+      e2: f32 = load y[%r, i0]
+      e3: f32 = add e1, e2
+      e4: f32 = mul e0, e3
+      e5: f32 = tanh e4
+      store k.next[i0] = e5
+    }
+  }
+  kernel final [i0 < B] {
+    e0: f32 = load k[i0]
+";
+    let text = STACK
+        .replace("  kernel final [i0 < B] {\n    e0: f32 = load h[i0]\n", third)
+        .replace("  buffer y:", "  buffer k: f32[B] state\n  buffer k.next: f32[B] state\n  buffer y:")
+        .replace("store g[i0] = e0", "store g[i0] = e0\n    store k[i0] = e0")
+        .replace("y: f32[T, B] temporary", "y: f32[T, B] output 2");
+    let (before, mut after) = (parsed(&text), parsed(&text));
+    let wavefronts = run_as_wavefronts(&mut after, &eager());
+    assert!(wavefronts.origins.contains_key("stack_wave"), "{after}");
+    assert!(wavefronts.origins.values().all(|o| !o.contains("third")), "{after}");
+    for steps in 0..6 {
+        assert_eq!(results(&before, steps), results(&after, steps), "T={steps}\n{after}");
+    }
+    // Without what is read past it, there are three.
+    let three = text.replace("load y[%r, i0]", "load x[%r, i0]");
+    let (before, mut after) = (parsed(&three), parsed(&three));
+    let wavefronts = run_as_wavefronts(&mut after, &eager());
+    assert_eq!(wavefronts.origins["stack_wave"].len(), 4, "{after}");
+    for steps in 0..6 {
+        assert_eq!(results(&before, steps), results(&after, steps), "T={steps}\n{after}");
+    }
+}
+
+#[test]
 fn loops_that_do_not_fit_stay_as_they_are() {
     let carry = "e0: f32 = constant 0.0
     e2: f32 = load y[i0, i1]
