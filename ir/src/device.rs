@@ -19,6 +19,9 @@ pub struct DeviceModel {
     pub barrier_seconds: f64,
     /// Seconds from one point of a recurrence to the next where no other work hides them.
     pub step_seconds: f64,
+    /// Whether the cores run loops themselves and meet between the kernels of a step, rather than a host launching
+    /// each: what stands between two steps is a barrier then, and no launch.
+    pub loops_on_cores: bool,
     /// Bytes of memory on the chip that one core (or block) can keep to itself.
     pub on_chip_bytes: u64,
     /// Cores (or multiprocessors).
@@ -36,6 +39,11 @@ impl DeviceModel {
         self.on_chip_bytes as f64 * f64::from(self.cores)
     }
 
+    /// Seconds that a kernel in a loop takes beside its work.
+    pub fn seconds_between_steps(&self) -> f64 {
+        if self.loops_on_cores { self.barrier_seconds } else { self.launch_seconds }
+    }
+
     /// A two-core server CPU; figures as measured on a 2-core AVX-512 machine with 128-bit code.
     pub fn cpu() -> Self {
         DeviceModel {
@@ -49,6 +57,7 @@ impl DeviceModel {
             barrier_seconds: 0.2e-6,
             // A fused multiply-add, 4 cycles; `examples/recurrences.rs` measures it.
             step_seconds: 1e-9,
+            loops_on_cores: true,
             on_chip_bytes: 1 << 20,
             cores: 2,
             parallel_points: 64.0,
@@ -68,6 +77,7 @@ impl DeviceModel {
             barrier_seconds: 1e-6,
             // A load from memory that a step waits for, taken as 500 cycles of 1.8 GHz; not measured on a card yet.
             step_seconds: 0.28e-6,
+            loops_on_cores: false,
             on_chip_bytes: 227 << 10,
             cores: 132,
             parallel_points: 132.0 * 2048.0,

@@ -21,7 +21,8 @@
 //!   one readable element**, whatever its shape, and a clamped index is at least 0.
 //! * A [`Loop`] runs its body once a step with its symbol set to the position; before the first step each
 //!   carry's `current` buffer holds the initial state, after each step `current` and `next` trade places, so
-//!   after the loop `current` holds the final state (with no steps: the initial one).
+//!   after the loop `current` holds the final state (with no steps: the initial one). A later loop may carry the same
+//!   state on from there.
 
 use std::fmt;
 
@@ -51,7 +52,7 @@ pub enum BufferKind {
     Output(usize),
     /// An intermediate tensor; lives in the arena between its first store and its last load.
     Temporary,
-    /// One of the two halves of a carried state; lives as long as its loop.
+    /// One of the two halves of a carried state; lives as long as its loops.
     State,
 }
 
@@ -296,6 +297,16 @@ pub enum Step {
     Kernel(Kernel),
     /// Repeats steps.
     Loop(Loop),
+}
+
+impl Step {
+    /// The kernels of a step, in order of execution.
+    pub fn kernels(&self) -> Vec<&Kernel> {
+        match self {
+            Step::Kernel(kernel) => vec![kernel],
+            Step::Loop(l) => l.body.iter().flat_map(Step::kernels).collect(),
+        }
+    }
 }
 
 /// A whole program: buffers, and steps in order of execution.

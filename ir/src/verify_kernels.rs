@@ -22,15 +22,15 @@
 //!    part of it, as those that take a recurrence in chunks do.
 //! 10. Buffers are written before they are read, in order of execution. What a loop writes counts as written
 //!     afterwards.
-//! 11. A carry's two buffers are different states of one type, belong to no other carry, and every state
-//!     belongs to one. `current` is written before the loop and not in its body; `next` is written in the body,
-//!     and read there only afterwards.
+//! 11. A carry's two buffers are different states of one type, and every state belongs to a carry, always with the
+//!     same other half. Loops that carry one state run one after the other. `current` is written before the loop
+//!     and not in its body; `next` is written in the body, and read there only afterwards.
 //! 12. Loops nest no deeper than scans may.
 //! 13. The recurrences of a kernel run along one axis, of the space. The operands of a recurrence have its type,
 //!     which is numeric, and depend on axes of the space alone; the initial state does not depend on the axis
 //!     that the recurrence runs along.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::dtype::DType;
 use crate::expr::{Axis, Expr, Symbol};
@@ -222,14 +222,14 @@ struct Walk<'g> {
     graph: &'g KernelGraph,
     /// The counters of all loops.
     counters: BTreeSet<Symbol>,
-    /// The counters of the loops around.
-    open: BTreeSet<Symbol>,
+    /// The counters of the loops around, outermost first.
+    open: Vec<Symbol>,
     /// What holds a value.
     written: BTreeSet<BufferId>,
     /// The current states of the loops around.
     current: BTreeSet<BufferId>,
-    /// The states that loops carry.
-    carried: BTreeSet<BufferId>,
+    /// The carry that each half of a state belongs to.
+    carried: BTreeMap<BufferId, Carry>,
     /// What some kernel stores.
     stored: BTreeSet<BufferId>,
     kernel_names: HashSet<&'g str>,
@@ -242,10 +242,10 @@ impl<'g> Walk<'g> {
         Ok(Walk {
             graph,
             counters,
-            open: BTreeSet::new(),
+            open: Vec::new(),
             written: BTreeSet::new(),
             current: BTreeSet::new(),
-            carried: BTreeSet::new(),
+            carried: BTreeMap::new(),
             stored: BTreeSet::new(),
             kernel_names: HashSet::new(),
         })
@@ -326,12 +326,10 @@ impl<'g> Walk<'g> {
         self.dimension(&l.trip)?;
         for carry in &l.carries {
             self.carry(carry)?;
-        }
-        for carry in &l.carries {
-            self.written.remove(&carry.next);
             self.current.insert(carry.current);
         }
-        self.open.insert(l.counter.clone());
+        l.carries.iter().for_each(|carry| _ = self.written.remove(&carry.next));
+        self.open.push(l.counter.clone());
         Ok(())
     }
 
@@ -343,8 +341,13 @@ impl<'g> Walk<'g> {
             "both must be states"
         } else if current.ty != next.ty {
             "the types differ"
-        } else if !self.carried.insert(carry.current) || !self.carried.insert(carry.next) {
+        } else if [carry.current, carry.next]
+            .iter()
+            .any(|b| *self.carried.entry(*b).or_insert(*carry) != *carry)
+        {
             "another carry has one of them"
+        } else if self.current.contains(&carry.current) {
+            "a loop around this one, or another carry of this one, is the same"
         } else if !self.written.contains(&carry.current) {
             "nothing writes the initial state"
         } else {
@@ -356,7 +359,7 @@ impl<'g> Walk<'g> {
 
     /// What holds after the last step of a loop.
     fn leave(&mut self, l: &Loop) -> Checked {
-        self.open.remove(&l.counter);
+        self.open.pop();
         for carry in &l.carries {
             self.current.remove(&carry.current);
             if !self.written.remove(&carry.next) {
@@ -377,7 +380,7 @@ impl<'g> Walk<'g> {
                 BufferKind::Output(_) if !self.stored.contains(&id) => {
                     return Err(KernelVerifyCause::OutputNotStored(buffer.name.clone()).into());
                 }
-                BufferKind::State if !self.carried.contains(&id) => {
+                BufferKind::State if !self.carried.contains_key(&id) => {
                     return Err(KernelVerifyCause::LooseState(buffer.name.clone()).into());
                 }
                 BufferKind::Input(_) | BufferKind::Output(_) | BufferKind::Temporary | BufferKind::State => {}

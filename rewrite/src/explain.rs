@@ -17,9 +17,10 @@ use fuse_ir::types::ShapeText;
 use crate::analysis::Terms;
 use crate::error::RewriteError;
 use crate::extract::dense::Class;
-use crate::extract::placement::{Item, RootId};
+use crate::extract::placement::RootId;
 use crate::extract::{Evaluator, Illegal, Region};
 use crate::language::{Head, Term};
+use crate::lower::Lowered;
 use crate::optimize::{Found, Options, search};
 use crate::provenance::{ProofStep, Proofs, Record};
 use crate::report::Report;
@@ -183,19 +184,20 @@ struct Explainer<'a> {
 
 impl Explainer<'_> {
     fn kernels(&self) -> Vec<KernelExplanation> {
-        let mut roots = Vec::new();
-        collect_kernels(&self.found.plan.items, &mut roots);
-        let kernels = self.found.kernels.kernels();
+        let Lowered { kernels, roots, .. } = self.found.lowered;
         let region = Region::default();
         let mut evaluator = Evaluator::new(self.found.problem, &region);
-        let explain = |((kernel, depth), roots): ((&Kernel, usize), &&[RootId])| KernelExplanation {
-            name: kernel.name.clone(),
-            hoisted: depth == 0 && self.computed(roots).iter().any(|c| self.is_of_a_body(*c)),
-            in_registers: self.in_registers(roots),
-            proof: self.proof(roots),
-            boundaries: self.boundaries(kernel, &mut evaluator),
+        let explain = |(kernel, depth): (&Kernel, usize)| {
+            let roots = &roots[&kernel.name];
+            KernelExplanation {
+                name: kernel.name.clone(),
+                hoisted: depth == 0 && self.computed(roots).iter().any(|c| self.is_of_a_body(*c)),
+                in_registers: self.in_registers(roots),
+                proof: self.proof(roots),
+                boundaries: self.boundaries(kernel, &mut evaluator),
+            }
         };
-        kernels.into_iter().zip(&roots).map(explain).collect()
+        kernels.kernels().into_iter().map(explain).collect()
     }
 
     /// The classes that a kernel computes, each once.
@@ -262,14 +264,16 @@ impl Explainer<'_> {
     fn boundaries(&self, kernel: &Kernel, evaluator: &mut Evaluator<'_>) -> Vec<Boundary> {
         let mut out: Vec<Boundary> = Vec::new();
         for store in &kernel.stores {
-            let buffer = self.found.kernels.buffer(store.buffer);
+            let buffer = self.found.lowered.kernels.buffer(store.buffer);
             let reason = match buffer.kind {
                 BufferKind::Output(_) => BoundaryReason::Output,
                 BufferKind::State => BoundaryReason::State,
-                BufferKind::Input(_) | BufferKind::Temporary => match self.found.storage.get(&store.buffer) {
-                    Some(class) => self.without(*class, evaluator),
-                    None => BoundaryReason::Needed("what reads it has no other way".to_string()),
-                },
+                BufferKind::Input(_) | BufferKind::Temporary => {
+                    match self.found.lowered.storage.get(&store.buffer) {
+                        Some(class) => self.without(*class, evaluator),
+                        None => BoundaryReason::Needed("what reads it has no other way".to_string()),
+                    }
+                }
             };
             out.push(Boundary { buffer: buffer.name.clone(), reason });
         }
@@ -288,16 +292,6 @@ impl Explainer<'_> {
                 "it is read at another step of its loop, by a gather, or through indices too long to compute"
                     .into(),
             ),
-        }
-    }
-}
-
-/// The roots of each kernel, in order of execution.
-fn collect_kernels<'a>(items: &'a [Item], out: &mut Vec<&'a [RootId]>) {
-    for item in items {
-        match item {
-            Item::Kernel(roots) => out.push(roots),
-            Item::Loop(_, body) => collect_kernels(body, out),
         }
     }
 }

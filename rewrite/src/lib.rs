@@ -15,6 +15,7 @@
 //! | `extract/` | which node of a class, and which classes are materialised |
 //! | `scans/` | rules about whole scans |
 //! | `lower` | chosen terms → kernels |
+//! | `kernel_copy` | elements of one kernel in another |
 //! | `pack` | parameters laid out as reductions read them |
 //! | `provenance` | what rules asserted, and proofs from it |
 //! | `unfused` | the baseline: one kernel per operation, without an e-graph |
@@ -29,6 +30,7 @@ pub mod explain;
 mod extract;
 mod ingest;
 mod kernel_builder;
+mod kernel_copy;
 mod language;
 mod layout;
 mod lower;

@@ -4,8 +4,9 @@
 //! else is computed in place) and writes down elements. The axes of loops around a kernel are the loops'
 //! counters; a value in memory that only its own loop reads has no time axis.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use fuse_ir::device::DeviceModel;
 use fuse_ir::expr::Symbol;
 use fuse_ir::kernel::{
     Buffer, BufferId, BufferKind, Carry, Coordinate, Element, ElementId, Kernel, KernelGraph, Loop,
@@ -22,6 +23,7 @@ use crate::extract::placement::{Item, RootId, RootKind, StoredOutput};
 use crate::kernel_builder::{KernelBuilder, Names, identifier};
 use crate::language::{Head, ScanId};
 use crate::layout::Layout;
+use crate::scans::wavefront::{Wavefronts, drop_unused, run_as_wavefronts};
 
 /// Where a class lies in memory.
 #[derive(Clone, PartialEq, Debug)]
@@ -30,8 +32,19 @@ struct Storage {
     layout: Layout,
 }
 
-/// The kernels of a plan, and the class that lies in each temporary buffer.
-pub fn lower(graph: &Graph, dense: &Dense<'_>, plan: &Plan) -> (KernelGraph, HashMap<BufferId, Class>) {
+/// Kernels, and what of the plan each part of them is.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// The kernels.
+    pub kernels: KernelGraph,
+    /// The class that lies in each temporary buffer.
+    pub storage: HashMap<BufferId, Class>,
+    /// The roots that each kernel stores, by its name.
+    pub roots: HashMap<String, Vec<RootId>>,
+}
+
+/// The kernels of a plan.
+pub fn lower(graph: &Graph, dense: &Dense<'_>, plan: &Plan) -> Lowered {
     let mut lowering = Lowering::new(graph, dense, plan);
     lowering.name_counters(graph);
     lowering.place_states();
@@ -39,7 +52,8 @@ pub fn lower(graph: &Graph, dense: &Dense<'_>, plan: &Plan) -> (KernelGraph, Has
     let loops = plan.items.iter().filter(|i| matches!(i, Item::Loop(..))).count();
     let steps = lowering.steps(&plan.items, &[], loops);
     let storage = lowering.values.iter().map(|(class, storage)| (storage.buffer, *class)).collect();
-    (KernelGraph { name: graph.name().to_string(), buffers: lowering.buffers, steps }, storage)
+    let kernels = KernelGraph { name: graph.name().to_string(), buffers: lowering.buffers, steps };
+    Lowered { kernels, storage, roots: lowering.stored }
 }
 
 struct Lowering<'a> {
@@ -53,6 +67,8 @@ struct Lowering<'a> {
     states: BTreeMap<(ScanId, u32), (Storage, Storage)>,
     values: HashMap<Class, Storage>,
     counters: BTreeMap<ScanId, Symbol>,
+    /// The roots that each kernel stores, by its name.
+    stored: HashMap<String, Vec<RootId>>,
 }
 
 impl<'a> Lowering<'a> {
@@ -68,6 +84,7 @@ impl<'a> Lowering<'a> {
             states: BTreeMap::new(),
             values: HashMap::new(),
             counters: BTreeMap::new(),
+            stored: HashMap::new(),
         };
         for (i, input) in graph.inputs().iter().enumerate() {
             lowering.add_buffer(&input.name, graph.ty(input.value).clone(), BufferKind::Input(i));
@@ -222,6 +239,7 @@ impl<'a> Lowering<'a> {
     fn kernel(&mut self, members: &[RootId], chain: &[ScanId], loops: (usize, usize)) -> Kernel {
         let role = self.role(members, chain, loops);
         let name = self.kernel_names.unique(&format!("{}_{role}", self.graph_name));
+        self.stored.insert(name.clone(), members.to_vec());
         let roots = &self.plan.roots.roots;
         let inside = self.plan.roots.computed_here(members);
         let space = self.dense.tables.extents(self.dense.data[roots[members[0]].computed as usize].space);
@@ -500,6 +518,24 @@ impl KernelLowering<'_, '_> {
     fn load(&mut self, buffer: BufferId, index: Vec<Coordinate>, dtype: DType) -> ElementId {
         let shape = &self.lowering.buffers[buffer.index()].ty.shape;
         self.builder.load(buffer, index, shape, dtype)
+    }
+}
+
+impl Lowered {
+    /// Runs stacks of layers as wavefronts wherever that is faster; the modelled seconds gained.
+    pub fn run_as_wavefronts(&mut self, device: &DeviceModel) -> f64 {
+        let Wavefronts { seconds, origins } = run_as_wavefronts(&mut self.kernels, device);
+        if origins.is_empty() {
+            return seconds;
+        }
+        for (kernel, origins) in origins {
+            let roots: BTreeSet<RootId> = origins.iter().flat_map(|o| &self.roots[o]).copied().collect();
+            self.roots.insert(kernel, roots.into_iter().collect());
+        }
+        let places = drop_unused(&mut self.kernels);
+        let storage = std::mem::take(&mut self.storage).into_iter();
+        self.storage = storage.filter_map(|(b, class)| Some((*places.get(&b)?, class))).collect();
+        seconds
     }
 }
 

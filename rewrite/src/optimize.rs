@@ -1,24 +1,23 @@
 //! The stages of rewriting, in order.
 
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use egg::{Id, Runner};
 use fuse_ir::Graph;
 use fuse_ir::device::DeviceModel;
-use fuse_ir::kernel::{BufferId, KernelGraph};
+use fuse_ir::kernel::KernelGraph;
 use fuse_ir::types::ShapeText;
 
 use crate::error::RewriteError;
 use crate::extract::decisions::{Decisions, Replay};
-use crate::extract::dense::{Class, Dense, States, has_recurrences};
+use crate::extract::dense::{Dense, States, has_recurrences};
 #[cfg(feature = "exact")]
 use crate::extract::exact::Exact;
 use crate::extract::greedy::Greedy;
 use crate::extract::{Evaluator, ExtractionStats, Extractor, Plan, Problem, Region};
 use crate::ingest::{Ingested, ingest};
-use crate::lower::lower;
+use crate::lower::{Lowered, lower};
 use crate::pack::pack_parameters;
 use crate::provenance::{Record, under};
 use crate::push::{Pusher, look_through_table_views};
@@ -117,9 +116,7 @@ pub struct Found<'a> {
     /// The decision.
     pub plan: &'a Plan,
     /// Its kernels.
-    pub kernels: &'a KernelGraph,
-    /// What lies in each temporary buffer.
-    pub storage: HashMap<BufferId, Class>,
+    pub lowered: &'a Lowered,
 }
 
 /// Saturates, extracts and lowers; `look` sees what was found.
@@ -302,12 +299,13 @@ fn extract<R>(
     report.extraction = stats;
     report.extraction_milliseconds = milliseconds(start);
     let start = Instant::now();
-    let (mut kernels, storage) = lower(graph, dense, &plan);
-    compute_what_is_read(&mut kernels);
-    keep_recent_steps(&mut kernels);
+    let mut lowered = lower(graph, dense, &plan);
+    compute_what_is_read(&mut lowered.kernels);
+    report.extraction.seconds -= lowered.run_as_wavefronts(device);
+    keep_recent_steps(&mut lowered.kernels);
     report.lowering_milliseconds = milliseconds(start);
-    let seen = look(Found { problem, plan: &plan, kernels: &kernels, storage });
-    Ok((kernels, decisions, seen))
+    let seen = look(Found { problem, plan: &plan, lowered: &lowered });
+    Ok((lowered.kernels, decisions, seen))
 }
 
 fn problem_of<'a>(ingested: &Ingested, dense: &'a Dense<'a>, device: &'a DeviceModel) -> Problem<'a> {

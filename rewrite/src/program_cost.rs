@@ -3,9 +3,11 @@
 //! The model is that of extraction, read off the kernels themselves, so that any two programs can be compared
 //! and what a search believed can be checked against what came out.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use fuse_ir::device::DeviceModel;
 use fuse_ir::expr::Atom;
-use fuse_ir::kernel::{BufferId, Coordinate, Element, Kernel, KernelGraph, Step, Store};
+use fuse_ir::kernel::{BufferId, Coordinate, Element, Kernel, KernelGraph, Loop, Step, Store};
 use fuse_ir::{Dim, DimEnv, Expr};
 
 use crate::extract::cost::{KernelCost, Work, assumed_symbol, cast_work, scalar_work};
@@ -64,6 +66,35 @@ pub fn cost_of(kernels: &KernelGraph, device: &DeviceModel, dims: &DimEnv) -> Pr
 /// Modelled seconds of one launch of a kernel, at dimensions as for [`cost_of`].
 pub fn kernel_seconds(graph: &KernelGraph, kernel: &Kernel, device: &DeviceModel, dims: &DimEnv) -> f64 {
     launch_cost(graph, kernel, &Sizes(dims)).seconds(device)
+}
+
+/// The bytes that every step of a loop reads and none changes: weights. Dimensions have values as in [`cost_of`].
+pub fn resident_bytes(graph: &KernelGraph, l: &Loop, dims: &DimEnv) -> f64 {
+    let sizes = Sizes(dims);
+    let kernels: Vec<&Kernel> = l.body.iter().flat_map(Step::kernels).collect();
+    let mut changed: BTreeSet<BufferId> = l.carries.iter().flat_map(|c| [c.current, c.next]).collect();
+    changed.extend(kernels.iter().flat_map(|k| &k.stores).map(|s| s.buffer));
+    let mut elements: BTreeMap<BufferId, f64> = BTreeMap::new();
+    for kernel in kernels {
+        let extents: Vec<f64> = kernel.extents.iter().map(|n| sizes.of(n)).collect();
+        for (typed, at) in kernel.elements.iter().zip(evaluated(kernel, &extents)) {
+            let Element::Load { buffer, index } = &typed.element else { continue };
+            let moves = index.iter().any(|c| match c {
+                Coordinate::Static(e) => e.symbols().contains(&l.counter),
+                Coordinate::Dynamic(_) => true,
+            });
+            if !moves && !changed.contains(buffer) {
+                *elements.entry(*buffer).or_default() +=
+                    distinct(graph, *buffer, index, &at.axes, &extents, &sizes);
+            }
+        }
+    }
+    let bytes = |(buffer, elements): (&BufferId, &f64)| {
+        let ty = &graph.buffer(*buffer).ty;
+        let all: f64 = ty.shape.iter().map(|n| sizes.of(n)).product();
+        elements.min(all) * ty.dtype.size() as f64
+    };
+    elements.iter().map(bytes).sum()
 }
 
 /// Values of dimensions.
@@ -309,5 +340,25 @@ mod tests {
         assert_eq!(at(10).launches - at(3).launches, 7.0);
         assert_eq!(at(10).bytes - at(3).bytes, 7.0 * 4.0 * 3.0 * 8.0);
         assert_eq!(at(0).launches, 2.0, "the initial state is set and the final one is read");
+    }
+
+    #[test]
+    fn weights_stay_in_a_loop_and_states_and_sequences_do_not() {
+        let text = "graph g(x: f32[T, 8], w: f32[8, 8], h: f32[8]) -> (y: f32[8]) {
+               %f = scan body over T carry (a: f32[8] = h) each (b: f32[8] = x) with (w: f32[8, 8] = w) -> (f32[8]) {
+                 %p = contract a, w axes=[0:0]
+                 %s = add %p, b
+                 %t = tanh %s
+                 next c = %t
+               }
+               return y = %f
+             }";
+        let graph =
+            optimize(&parse(text).unwrap(), &DeviceModel::cuda(), &Options::default()).unwrap().kernels;
+        let resident = |step: &Step| match step {
+            Step::Loop(l) => resident_bytes(&graph, l, &DimEnv::new()),
+            Step::Kernel(_) => 0.0,
+        };
+        assert_eq!(graph.steps.iter().map(resident).sum::<f64>(), 4.0 * 64.0, "{graph}");
     }
 }

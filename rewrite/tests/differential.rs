@@ -1,5 +1,7 @@
 //! Kernels against graphs: whatever the graph, fused or not, its kernels verify and compute the same.
 
+use std::fmt::Write;
+
 use fuse_ir::device::DeviceModel;
 use fuse_ir::interp::{Interpreter, Precision};
 use fuse_ir::testing::{GraphConfig, arb_dims, arb_graph, dims_for, inputs_for};
@@ -27,12 +29,25 @@ fn difference(expected: &[Tensor], got: &[Tensor], tolerance: f64) -> Option<Str
     (expected.len() != got.len()).then(|| "the number of outputs differs".to_string())
 }
 
-fn options(mode: Mode) -> Options {
-    Options { mode, ..Options::default() }
+/// What a graph is rewritten for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// A CPU, fused or not.
+    Cpu(Mode),
+    /// A CPU, with every recurrence in chunks of time.
+    Chunks,
+    /// A device on which launches cost so much that whatever saves one is worth it.
+    SlowLaunches,
 }
 
-fn run(graph: &Graph, options: &Options, inputs: &[Tensor], dims: &DimEnv) -> Result<Vec<Tensor>, String> {
-    let optimized = optimize(graph, &DeviceModel::cpu(), options).map_err(|e| e.to_string())?;
+fn run(graph: &Graph, way: Way, inputs: &[Tensor], dims: &DimEnv) -> Result<Vec<Tensor>, String> {
+    let rewritten = Options::default();
+    let (options, device) = match way {
+        Way::Cpu(mode) => (Options { mode, ..rewritten }, DeviceModel::cpu()),
+        Way::Chunks => (Options { chunks: ChunkPolicy::Always, ..rewritten }, DeviceModel::cpu()),
+        Way::SlowLaunches => (rewritten, DeviceModel { launch_seconds: 1.0, ..DeviceModel::cuda() }),
+    };
+    let optimized = optimize(graph, &device, &options).map_err(|e| e.to_string())?;
     verify_kernels(&optimized.kernels).map_err(|e| format!("{e}\n{}", optimized.kernels))?;
     interpret_kernels(&optimized.kernels, inputs, dims).map_err(|e| format!("{e}\n{}", optimized.kernels))
 }
@@ -51,35 +66,34 @@ fn every_op_keeps_its_meaning() {
                 }
             }
         }
-        for mode in [Mode::On, Mode::Off] {
-            match run(&case.graph, &options(mode), &case.inputs, &dims) {
+        for way in [Way::Cpu(Mode::On), Way::Cpu(Mode::Off), Way::SlowLaunches] {
+            match run(&case.graph, way, &case.inputs, &dims) {
                 Ok(got) => {
                     // Kernels run in f64 here; expected values are rounded to the declared type.
                     let narrow = ["f16", "bf16"].iter().any(|t| case.name.ends_with(t));
                     let tolerance = if narrow { 1e-2 } else { 1e-6 };
                     if let Some(text) = difference(&case.expected, &got, tolerance) {
-                        failures.push(format!("{} {mode:?}: {text}", case.name));
+                        failures.push(format!("{} {way:?}: {text}", case.name));
                     }
                 }
-                Err(text) => failures.push(format!("{} {mode:?}: {text}", case.name)),
+                Err(text) => failures.push(format!("{} {way:?}: {text}", case.name)),
             }
         }
     }
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
 
-fn agrees(graph: &Graph, dims: &DimEnv, options: &Options, tolerance: f64) -> Result<(), TestCaseError> {
+fn agrees(graph: &Graph, dims: &DimEnv, way: Way, tolerance: f64) -> Result<(), TestCaseError> {
     let dims = dims_for(graph, dims);
     let inputs = inputs_for(graph, &dims, 7).map_err(|e| TestCaseError::fail(e.to_string()))?;
     let expected = Interpreter::new(Precision::F64)
         .with_dims(dims.clone())
         .run(graph, &inputs)
         .map_err(|e| TestCaseError::fail(e.to_string()))?;
-    let got =
-        run(graph, options, &inputs, &dims).map_err(|e| TestCaseError::fail(format!("{e}\n{graph}")))?;
+    let got = run(graph, way, &inputs, &dims).map_err(|e| TestCaseError::fail(format!("{e}\n{graph}")))?;
     match difference(&expected, &got, tolerance) {
         None => Ok(()),
-        Some(text) => Err(TestCaseError::fail(format!("{:?} {dims:?} {text}\n{graph}", options.mode))),
+        Some(text) => Err(TestCaseError::fail(format!("{way:?} {dims:?} {text}\n{graph}"))),
     }
 }
 
@@ -105,22 +119,137 @@ fn wide() -> GraphConfig {
     GraphConfig { dtypes: vec![DType::F64, DType::I32, DType::I64, DType::U8], ..GraphConfig::default() }
 }
 
+/// A layer of a random stack.
+#[derive(Clone, Copy, Debug)]
+struct Layer {
+    /// Which values the step computes of its input and state: a cell of one product, or of two with two states.
+    gated: bool,
+    /// Whether the input goes through a product before the scan.
+    projected: bool,
+    /// Whether what a step hands up is its state with its input.
+    residual: bool,
+    /// What is read beside what the layer below made: nothing, the input of the stack, or the first layer.
+    beside: u8,
+    /// Whether rows end early.
+    lengths: bool,
+    /// Whether its history is an output.
+    output: bool,
+    /// 0: runs in reverse; 1: begins with the last state of the layer below; others: neither.
+    unfit: u8,
+}
+
+fn layers() -> impl Strategy<Value = Vec<Layer>> {
+    let flags = (any::<[bool; 5]>(), 0u8..6, 0u8..12);
+    let layer = flags.prop_map(|([gated, projected, residual, lengths, output], beside, unfit)| Layer {
+        gated,
+        projected,
+        residual,
+        beside,
+        lengths,
+        output,
+        unfit,
+    });
+    proptest::collection::vec(layer, 2..6)
+}
+
+/// A stack of recurrent layers, of 3 units each.
+fn stack(layers: &[Layer]) -> Graph {
+    let mut text = "graph stack(x: f64[T, B, 3], h: f64[B, 3], n: i64[B]".to_string();
+    for l in 0..layers.len() {
+        let _ = write!(text, ", u{l}: f64[3, 3], v{l}: f64[3, 3], w{l}: f64[3, 3]");
+    }
+    text.push_str(") {\n");
+    let mut outputs = vec![format!("y = %y{}", layers.len() - 1)];
+    for (l, layer) in layers.iter().enumerate() {
+        let below = if l == 0 { "x".to_string() } else { format!("%y{}", l - 1) };
+        let mut input = below.clone();
+        let other = match layer.beside {
+            0 if l > 0 => Some("x"),
+            1 if l > 1 => Some("%y0"),
+            _ => None,
+        };
+        if let Some(other) = other {
+            let _ = writeln!(text, "%s{l} = add {input}, {other}");
+            input = format!("%s{l}");
+        }
+        if layer.projected {
+            let _ = writeln!(text, "%q{l} = contract {input}, w{l} axes=[2:0]");
+            input = format!("%q{l}");
+        }
+        let init = if layer.unfit == 1 && l > 0 { format!("%h{}", l - 1) } else { "h".to_string() };
+        let direction = if layer.unfit == 0 { " reverse" } else { "" };
+        let lengths = if layer.lengths { " lengths n" } else { "" };
+        let _ = writeln!(text, "{}", scan(l, layer, (&init, &input), (direction, lengths)));
+        outputs.push(format!("h{l} = %h{l}"));
+        if layer.output && l + 1 < layers.len() {
+            outputs.push(format!("y{l} = %y{l}"));
+        }
+    }
+    let _ = writeln!(text, "return {}\n}}", outputs.join(", "));
+    fuse_ir::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
+fn scan(l: usize, layer: &Layer, (init, input): (&str, &str), (direction, lengths): (&str, &str)) -> String {
+    let (results, carries, weights, step, next) = if layer.gated {
+        let step = "%p = contract h, u axes=[1:0]
+           %o = contract h, v axes=[1:0]
+           %a = add %p, i
+           %g = sigmoid %a
+           %k = mul %g, c
+           %d = add %k, %o
+           %t = tanh %d
+           %m = mul %t, %g";
+        let (results, carries) = (format!("%h{l}, %c{l}"), format!("h = {init}, c = h"));
+        (results, carries, format!("u = u{l}, v = v{l}"), step, "next h = %m, c = %d")
+    } else {
+        let step = "%p = contract h, u axes=[1:0]
+           %a = add %p, i
+           %m = tanh %a";
+        (format!("%h{l}"), format!("h = {init}"), format!("u = u{l}"), step, "next h = %m")
+    };
+    let made = if layer.residual { "%r" } else { "%m" };
+    format!(
+        "{results}, %y{l} = scan over T{direction} carry ({carries}) each (i = {input}) with ({weights}){lengths} {{
+           {step}
+           %r = add %m, i
+           {next}
+           stack y = {made}
+         }}"
+    )
+}
+
+#[test]
+fn random_stacks_are_wavefronts_often_enough_to_tell() {
+    let plain = Layer {
+        gated: true,
+        projected: true,
+        residual: true,
+        beside: 2,
+        lengths: true,
+        output: true,
+        unfit: 2,
+    };
+    let device = DeviceModel { launch_seconds: 1.0, ..DeviceModel::cuda() };
+    let kernels = optimize(&stack(&[plain; 3]), &device, &Options::default()).unwrap().kernels;
+    assert!(kernels.to_string().contains("stack_wave"), "{kernels}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_graphs_keep_their_meaning_unfused(graph in graphs(GraphConfig::default()), dims in arb_dims()) {
-        agrees(&graph.0, &dims, &options(Mode::Off), 1e-9)?;
+        agrees(&graph.0, &dims, Way::Cpu(Mode::Off), 1e-9)?;
     }
 
     #[test]
     fn random_graphs_keep_their_meaning_fused(graph in graphs(wide()), dims in arb_dims()) {
-        agrees(&graph.0, &dims, &options(Mode::On), 1e-9)?;
+        agrees(&graph.0, &dims, Way::Cpu(Mode::On), 1e-9)?;
     }
 
     #[test]
     fn random_graphs_keep_their_meaning_in_chunks_of_time(graph in graphs(wide()), dims in arb_dims()) {
-        agrees(&graph.0, &dims, &Options { chunks: ChunkPolicy::Always, ..options(Mode::On) }, 1e-9)?;
+        agrees(&graph.0, &dims, Way::Chunks, 1e-9)?;
     }
 
     #[test]
@@ -128,7 +257,18 @@ proptest! {
         graph in graphs(GraphConfig::default()),
         dims in arb_dims(),
     ) {
-        agrees(&graph.0, &dims, &options(Mode::On), f64::INFINITY)?;
+        agrees(&graph.0, &dims, Way::Cpu(Mode::On), f64::INFINITY)?;
+    }
+
+    #[test]
+    fn random_graphs_keep_their_meaning_where_launches_are_slow(graph in graphs(wide()), dims in arb_dims()) {
+        agrees(&graph.0, &dims, Way::SlowLaunches, 1e-9)?;
+    }
+
+    #[test]
+    fn random_stacks_keep_their_meaning_where_launches_are_slow(layers in layers(), steps in 0i64..9) {
+        let dims = DimEnv::new().with("T", steps).with("B", 2);
+        agrees(&stack(&layers), &dims, Way::SlowLaunches, 1e-9)?;
     }
 
     #[test]

@@ -118,7 +118,9 @@ fn loops_of_which_one_needs_the_other_stay_apart() {
                stack y = %m
              }}"
         )));
-        assert_eq!(loops(&chained.kernels).len(), 2, "{what}: {}", chained.kernels);
+        // A step apart they may run together: a wavefront has loops for its two ends.
+        let expected = if what == "history" { 3 } else { 2 };
+        assert_eq!(loops(&chained.kernels).len(), expected, "{what}: {}", chained.kernels);
     }
 }
 

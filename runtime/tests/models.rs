@@ -2,14 +2,18 @@
 
 mod compiled;
 
-use fuse_frontend::zoo;
+use fuse_frontend::trace;
+use fuse_frontend::zoo::cells::Lstm;
+use fuse_frontend::zoo::{self, StackForm};
 use fuse_ir::bind::concrete_shape;
 use fuse_ir::compare::{Tolerance, compare};
+use fuse_ir::device::DeviceModel;
 use fuse_ir::expr::DimEnv;
 use fuse_ir::interp::{Interpreter, Precision};
 use fuse_ir::{DType, Graph, Tensor};
 use fuse_rewrite::Mode;
-use fuse_runtime::{Device, DeviceOptions};
+use fuse_runtime::plan_checker::check;
+use fuse_runtime::{Device, DeviceOptions, Executable, MemoryPlan};
 
 fn device(threads: usize) -> Device {
     Device::cpu(&DeviceOptions { threads: Some(threads), memory_limit: None }).expect("threads start")
@@ -33,11 +37,14 @@ fn values(graph: &Graph, dims: &DimEnv, seed: u64) -> Vec<Tensor> {
 }
 
 fn agrees_at(graph: &Graph, mode: Mode, threads: usize, sizes: &[(i64, i64)]) {
-    let mut executable = compiled::compile(graph, mode, &device(threads)).expect("compiles");
+    agrees(graph, &mut compiled::compile(graph, mode, &device(threads)).expect("compiles"), sizes);
+}
+
+fn agrees(graph: &Graph, executable: &mut Executable, sizes: &[(i64, i64)]) {
     for (t, b) in sizes.iter().copied() {
         let dims = DimEnv::new().with("T", t).with("B", b);
         let values = values(graph, &dims, 1 + t as u64 * 1000 + b as u64);
-        let inputs = compiled::bind(&mut executable, &values).expect("binds");
+        let inputs = compiled::bind(executable, &values).expect("binds");
         let outputs = executable.run(inputs.as_slice(), &DimEnv::new()).expect("runs");
         let expected = Interpreter::new(Precision::F64).run(graph, &values).expect("interprets");
         assert_eq!(outputs.len(), expected.len());
@@ -79,6 +86,48 @@ fn the_other_models_of_the_zoo_agree() {
     ] {
         agrees_at(&graph, Mode::On, 2, &[(0, 2), (1, 1), (7, 3), (40, 64)]);
     }
+}
+
+#[test]
+fn stacks_that_run_as_wavefronts_agree_and_their_plans_hold() {
+    let model = DeviceModel { barrier_seconds: 1.0, ..DeviceModel::cpu() };
+    for layers in [2, 3, 4] {
+        let form = StackForm { layers, ..StackForm::ONE_LAYER };
+        let plain = zoo::stack_of::<2, Lstm>("stack", 8, 16, form).expect("traces");
+        let residual = residual_stack(layers);
+        for graph in [plain, residual] {
+            let mut executable =
+                compiled::compile_for(&graph, &model, Mode::On, &device(2)).expect("compiles");
+            let kernels = executable.kernels();
+            assert!(kernels.kernels().iter().any(|(k, _)| k.name == "stack_wave"), "{kernels}");
+            for steps in 0..6 {
+                let dims = DimEnv::new().with("T", steps).with("B", 3);
+                let plan = MemoryPlan::new(kernels, &dims).expect("plans");
+                check(kernels, &plan).unwrap_or_else(|e| panic!("T={steps}: {e}\n{kernels}"));
+            }
+            let sizes = [(0, 3), (1, 3), (2, 3), (3, 1), (7, 3), (40, 64), (7, 0)];
+            agrees(&graph, &mut executable, &sizes);
+        }
+    }
+}
+
+/// Layers that hand up their state with their input, so that what they hand up is no state of theirs.
+fn residual_stack(layers: usize) -> Graph {
+    trace("stack", |t| {
+        let mut y = t.input("x", DType::F32, ("T", "B", 16));
+        for layer in 0..layers {
+            let w = t.parameter(&format!("w{layer}"), DType::F32, (16, 16));
+            let h = t.zeros(DType::F32, ("B", 16));
+            let (last, out) = t.scan(h, y, |h, x| {
+                let h = (h.matmul(&w) + &x).tanh();
+                (h.clone(), h + x)
+            });
+            t.output(&format!("h{layer}"), last);
+            y = out;
+        }
+        t.output("y", y);
+    })
+    .expect("traces")
 }
 
 #[test]

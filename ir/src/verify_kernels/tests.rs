@@ -279,6 +279,51 @@ fn inputs_are_never_stored_and_outputs_once_by_a_kernel() {
     assert_eq!(verify_kernels(&parts), Ok(()));
 }
 
+/// The loop over time, once more.
+fn again(graph: &mut KernelGraph) -> Loop {
+    let mut again = time_loop(graph).clone();
+    again.counter = Symbol::new("%again");
+    let Step::Kernel(kernel) = &mut again.body[0] else { panic!("the body begins with a loop") };
+    kernel.name = "again".into();
+    let counter = |atom: &crate::expr::Atom| match atom {
+        crate::expr::Atom::Symbol(s) if s.name() == "%t" => Some(Expr::symbol("%again")),
+        _ => None,
+    };
+    for typed in &mut kernel.elements {
+        let Element::Load { index, .. } = &mut typed.element else { continue };
+        for coordinate in index {
+            if let Coordinate::Static(e) = coordinate {
+                *e = e.substitute(&counter);
+            }
+        }
+    }
+    kernel.stores.iter_mut().flat_map(|s| &mut s.index).for_each(|e| *e = e.substitute(&counter));
+    again
+}
+
+#[test]
+fn loops_one_after_the_other_may_carry_one_state_and_store_parts_of_an_output() {
+    let mut graph = recurrence();
+    let second = again(&mut graph);
+    graph.steps.insert(2, Step::Loop(second));
+    assert_eq!(verify_kernels(&graph), Ok(()));
+}
+
+#[test]
+fn loops_within_each_other_carry_states_of_their_own() {
+    let nested = cause(|g| {
+        let mut inner = again(g);
+        inner.body.iter_mut().for_each(|step| {
+            if let Step::Kernel(kernel) = step {
+                kernel.stores.truncate(1);
+            }
+        });
+        time_loop(g).body.push(Step::Loop(inner));
+    });
+    let KernelVerifyCause::Carry { problem, .. } = nested else { panic!("{nested}") };
+    assert_eq!(problem, "a loop around this one, or another carry of this one, is the same");
+}
+
 #[test]
 fn buffers_are_written_before_they_are_read() {
     let early = cause(|g| kernel_at(g, 2).elements[0] = load(3, &[0, 1]));
@@ -302,7 +347,14 @@ fn carries_are_two_states_with_a_beginning() {
         let carry = time_loop(g).carries[0];
         time_loop(g).carries.push(carry);
     };
-    assert_eq!(problem(again), "another carry has one of them");
+    assert_eq!(problem(again), "a loop around this one, or another carry of this one, is the same");
+    let crossed = |g: &mut KernelGraph| {
+        let Carry { current, next } = time_loop(g).carries[0];
+        let mut second = super::tests::again(g);
+        second.carries = vec![Carry { current: next, next: current }];
+        g.steps.insert(2, Step::Loop(second));
+    };
+    assert_eq!(problem(crossed), "another carry has one of them");
     let current = cause(|g| step_kernel(g).stores[0].buffer = BufferId(2));
     assert_eq!(current, KernelVerifyCause::StoresCurrent("h".into()));
     let loose = cause(|g| g.buffers.push(buffer("s", f32s(&["B"]), BufferKind::State)));

@@ -1,6 +1,6 @@
 //! The rules about scans, as lines of the page of rules.
 
-use super::{accumulation, last_step, recent, states};
+use super::{accumulation, last_step, recent, states, wavefront};
 use crate::rules::{Contract, Family, RuleEntry};
 
 /// The rules about scans.
@@ -72,6 +72,17 @@ pub const ENTRIES: &[RuleEntry] = &[
         "neither needs the other; launches saved outweigh weights that no longer fit the chip",
         Contract::Exact,
         "rewrite/tests/scans.rs::both_directions_share_a_loop_of_one_kernel",
+    ),
+    entry(
+        wavefront::NAME,
+        (
+            "a loop, and upon it a loop over what it stores",
+            "one loop, in which the upper one is a step behind",
+        ),
+        "equally many steps; each step of the upper one reads what the lower one stores at that step, and of it \
+         nothing else; launches saved outweigh weights that are read every step or no longer fit the chip",
+        Contract::Exact,
+        "rewrite/tests/wavefront.rs::a_stack_of_layers_is_a_launch_a_step",
     ),
     entry(
         "steps-read",

@@ -8,6 +8,7 @@
 //! | `linear` | states that are linear in themselves become recurrences, in the e-graph |
 //! | `chunks` | recurrences run in chunks of time, in the kernels, where a device would stay idle |
 //! | `siblings` | loops that stand beside each other become one, in the arranged program |
+//! | `wavefront/` | loops that stand upon each other run beside each other, a step apart, in the kernels |
 //! | `demand` | loops run as many steps as are read, in the kernels |
 //! | `recent` | histories of which the last steps are read keep those, in the kernels |
 //! | `catalogue` | all of them, as lines of the page of rules |
@@ -24,3 +25,4 @@ pub mod linear;
 pub mod recent;
 pub mod siblings;
 pub mod states;
+pub mod wavefront;

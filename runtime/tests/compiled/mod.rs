@@ -11,8 +11,18 @@ use fuse_runtime::{Code, Device, Executable};
 
 /// Compiles a graph for the CPU.
 pub fn compile(graph: &Graph, mode: Mode, device: &Device) -> Result<Executable, String> {
+    compile_for(graph, &DeviceModel::cpu(), mode, device)
+}
+
+/// The same, with kernels chosen for another device.
+pub fn compile_for(
+    graph: &Graph,
+    model: &DeviceModel,
+    mode: Mode,
+    device: &Device,
+) -> Result<Executable, String> {
     let options = Options { mode, ..Options::default() };
-    let kernels = optimize(graph, &DeviceModel::cpu(), &options).map_err(|e| e.to_string())?.kernels;
+    let kernels = optimize(graph, model, &options).map_err(|e| e.to_string())?.kernels;
     let functions = kernels
         .kernels()
         .into_iter()
