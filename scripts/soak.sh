@@ -1,6 +1,6 @@
 #!/bin/sh
 # Looks for unsound rules and miscompiled programs for a while: every rule on 100,000 random instances, then random
-# programs, new ones each round, until the time is up. Stops at the first mismatch, which it shows shrunk.
+# programs, new ones each round, until the time is up, but one round at least. Stops at the first mismatch, which it shows shrunk.
 #
 # Usage: scripts/soak.sh [MINUTES] [INSTANCES]
 set -eu
@@ -38,7 +38,7 @@ stage "$instances inputs of every rule about scans" fuse-rewrite "--test scans"
 stage "$instances inputs of recurrences" fuse-rewrite "--test recurrences"
 
 round=0
-while [ "$(date +%s)" -lt "$end" ]; do
+while [ "$round" -eq 0 ] || [ "$(date +%s)" -lt "$end" ]; do
     round=$((round + 1))
     export FUSE_SOAK=1000 PROPTEST_CASES=1000
     stage "round $round: every class of 1000 random e-graphs" fuse-rewrite --lib soundness::random
