@@ -107,17 +107,18 @@ fn a_custom_cell_fuses_by_the_same_rules() {
     assert!(fused.report.kernels_in_loops <= 2);
 }
 
-/// A stack of LSTM layers, of one or two directions, whose rows end where `lengths` says.
+/// A stack of LSTM layers, of one or two directions, whose rows end where `lengths` says. It has one input more than
+/// units.
 fn lstm_stack(layers: usize, bidirectional: bool, lengths: bool) -> Graph {
     lstm_stack_of(2, layers, bidirectional, lengths)
 }
 
 fn lstm_stack_of(units: i64, layers: usize, bidirectional: bool, lengths: bool) -> Graph {
     trace("stack", |t| {
-        let x = t.input("x", DType::F32, ("T", "B", 3));
+        let x = t.input("x", DType::F32, ("T", "B", units + 1));
         let lengths = lengths.then(|| t.input("lengths", DType::I32, ("B",)));
         let options = nn::StackOptions { layers, bidirectional };
-        let layers = nn::declare_stack(t, nn::Gates::Lstm, "", 3, units, options);
+        let layers = nn::declare_stack(t, nn::Gates::Lstm, "", units + 1, units, options);
         let (y, (h, c)) = nn::lstm(&x, &layers, None, lengths.as_ref());
         t.output("y", y);
         t.output("h", h);
