@@ -417,7 +417,8 @@ impl KernelLowering<'_, '_> {
     fn form(&mut self, (class, coordinates): &Key) -> Form {
         let (dense, memory) = (self.lowering.dense, &self.lowering.plan.memory);
         let here = self.inside.contains(class) && *coordinates == self.own;
-        if memory.contains(*class) && !here {
+        let constant = dense.is_constant(*class);
+        if memory.contains(*class) && !here && !constant {
             return Form::Load(self.lowering.values[class].clone(), coordinates.clone());
         }
         let through = |builder: &KernelBuilder, map: crate::language::MapId| -> Vec<Expr> {
@@ -428,7 +429,7 @@ impl KernelLowering<'_, '_> {
             let Head::Reindex(map) = node.head else { continue };
             let source = node.children[0];
             let short = may_substitute(&dense.tables.map(map).results, coordinates);
-            if short && dense.below(source, *class) && memory.contains(source) {
+            if !constant && short && dense.below(source, *class) && memory.contains(source) {
                 return Form::Same((source, through(&self.builder, map)));
             }
         }

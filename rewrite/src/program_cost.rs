@@ -174,9 +174,9 @@ fn launch_cost(graph: &KernelGraph, kernel: &Kernel, sizes: &Sizes<'_>) -> Kerne
             Element::Scalar(op, _) => (at.times, scalar_work(*op)),
             Element::Cast(x) => (at.times, cast_work(kernel.element(*x).dtype, typed.dtype)),
             Element::Reduce { axes, .. } => {
-                cost.reductions += 1;
                 // One combination for every evaluation of the body.
                 let passes: f64 = axes.iter().map(|a| extents[a.index()]).product();
+                cost.reductions.add(at.times * passes);
                 (at.times * passes, Work { flops: 1.0, transcendentals: 0.0 })
             }
             // A multiplication and an addition.

@@ -76,9 +76,34 @@ pub fn cast_work(_from: DType, _to: DType) -> Work {
 /// of combining lanes. Small products inside a loop are bound by it, and it is why they belong outside.
 const REDUCTION_LATENCY: f64 = 0.05;
 
-/// Independent accumulations that hide each other's latency: a multiply-add takes four cycles on current CPUs
-/// and GPUs.
-const ACCUMULATIONS_IN_FLIGHT: usize = 4;
+/// Independent accumulations that hide each other's latency: a multiply-add takes four cycles on current CPUs and
+/// GPUs, a CPU starts two a cycle, and on a GPU the second half hides what a thread waits for memory.
+const ACCUMULATIONS_IN_FLIGHT: f64 = 8.0;
+
+/// The reductions of a kernel.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Reductions {
+    /// How many there are.
+    pub count: usize,
+    /// The combinations of all.
+    all: f64,
+    /// Those of the longest.
+    longest: f64,
+}
+
+impl Reductions {
+    /// One more, of so many combinations.
+    pub fn add(&mut self, combinations: f64) {
+        self.count += 1;
+        self.all += combinations;
+        self.longest = self.longest.max(combinations);
+    }
+
+    /// How many are under way at once on average, while the longest runs.
+    fn in_flight(&self) -> f64 {
+        if self.longest > 0.0 { self.all / self.longest } else { 1.0 }
+    }
+}
 
 /// One launch of a kernel.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -90,7 +115,7 @@ pub struct KernelCost {
     /// Arithmetic.
     pub work: Work,
     /// Reductions.
-    pub reductions: usize,
+    pub reductions: Reductions,
     /// Points of the iteration space that do not wait for each other.
     pub points: f64,
     /// Points along the axis of recurrences, each of which waits for the one before; 0 without any.
@@ -101,7 +126,7 @@ impl KernelCost {
     /// Seconds of one launch: the launch itself, and the roofline. Some of what the maximum hides counts too, also so
     /// that a search does not stand still on its plateaus. Recurrences wait in addition.
     pub fn seconds(&self, device: &DeviceModel) -> f64 {
-        self.seconds_with(device, self.reductions)
+        self.seconds_with(device, self.reductions.in_flight())
     }
 
     /// No kernel that does this and more takes less: what it does in addition can only help to fill the device.
@@ -110,17 +135,17 @@ impl KernelCost {
         self.seconds_with(device, ACCUMULATIONS_IN_FLIGHT)
     }
 
-    fn seconds_with(&self, device: &DeviceModel, accumulations: usize) -> f64 {
+    fn seconds_with(&self, device: &DeviceModel, accumulations: f64) -> f64 {
         let memory = (self.loaded + self.stored) / device.memory_bytes_per_second;
         // A space that does not fill the device leaves cores idle, one that fills it once has a ragged end.
         // Accumulations of one point do not wait for each other: four gates in a thread keep a core as busy as four
         // threads with a gate each, until the latency of a multiply-add is hidden.
-        let parallel = self.points * accumulations.clamp(1, ACCUMULATIONS_IN_FLIGHT) as f64;
+        let parallel = self.points * accumulations.clamp(1.0, ACCUMULATIONS_IN_FLIGHT);
         let busy = parallel / (parallel + device.parallel_points);
         let compute = (self.work.flops / device.flops_per_second
             + self.work.transcendentals / device.transcendentals_per_second)
             / busy;
-        let latency = 1.0 + REDUCTION_LATENCY * self.reductions as f64;
+        let latency = 1.0 + REDUCTION_LATENCY * self.reductions.count as f64;
         // The steps of a recurrence wait for each other, and only other points can hide that.
         let idle = device.parallel_points / (self.points + device.parallel_points);
         let waits = self.steps * device.step_seconds * idle;

@@ -74,6 +74,19 @@ fn today(terms: &Terms, term: &Term) -> Term {
     term
 }
 
+/// Considers the retired terms of some classes after all, which without them could be computed from themselves alone:
+/// two rules may each have relied on what the other retired. Whether there were any.
+fn reinstate(terms: &Terms, retired: &mut Retired, classes: &[Id]) -> bool {
+    let mut any = false;
+    for term in classes.iter().flat_map(|id| &terms[*id].nodes) {
+        any |= retired.terms.remove(&today(terms, term));
+        if let Head::Reindex(map) = term.head {
+            any |= retired.views.remove(&(map, terms.find(term.children[0])));
+        }
+    }
+    any
+}
+
 /// Whether a term of a class is made superfluous by another.
 fn is_retired(terms: &Terms, retired: &Retired, term: &Term) -> bool {
     if !retired.terms.is_empty() && retired.terms.contains(&today(terms, term)) {
@@ -130,6 +143,25 @@ const MAX_CLASSES_FOR_SETS: usize = 8192;
 impl<'a> Dense<'a> {
     /// The classes reachable from `roots`, and through the states of the scans met.
     pub fn new(terms: &'a Terms, roots: &[Id], states: States) -> Self {
+        let mut retired = retired_today(terms);
+        let mut dense = loop {
+            let mut dense = Dense::reachable(terms, roots, states, &retired);
+            dense.choose();
+            let ranks = dense.ids.iter().zip(&dense.rank);
+            let unfounded: Vec<Id> = ranks.filter(|(_, r)| **r == u64::MAX).map(|(id, _)| *id).collect();
+            if !reinstate(terms, &mut retired, &unfounded) {
+                break dense;
+            }
+        };
+        dense.prefer_views();
+        let roots: Vec<Class> = roots.iter().map(|r| dense.class(*r)).collect();
+        dense.share(&roots);
+        dense.place_inside();
+        dense
+    }
+
+    /// The classes that terms which are not retired reach.
+    fn reachable(terms: &'a Terms, roots: &[Id], states: States, retired: &Retired) -> Self {
         let mut dense = Dense {
             tables: &terms.analysis.tables,
             nodes: Vec::new(),
@@ -143,7 +175,6 @@ impl<'a> Dense<'a> {
             index: HashMap::new(),
             terms,
         };
-        let retired = retired_today(terms);
         let mut pending: Vec<Id> = roots.iter().rev().copied().collect();
         while let Some(id) = pending.pop() {
             let id = terms.find(id);
@@ -153,7 +184,7 @@ impl<'a> Dense<'a> {
             dense.index.insert(id, dense.ids.len() as Class);
             dense.ids.push(id);
             for term in terms[id].nodes.iter().rev() {
-                if !is_live(terms, states, &retired, id, term) {
+                if !is_live(terms, states, retired, id, term) {
                     continue;
                 }
                 pending.extend(term.children.iter().rev());
@@ -169,7 +200,7 @@ impl<'a> Dense<'a> {
                 head: t.head,
                 children: t.children.iter().map(|c| dense.index[&terms.find(*c)]).collect(),
             };
-            let live = |t: &&Term| is_live(terms, states, &retired, *id, t);
+            let live = |t: &&Term| is_live(terms, states, retired, *id, t);
             dense.nodes.push(class.nodes.iter().filter(live).map(node).collect());
             dense.data.push(&class.data);
         }
@@ -177,11 +208,6 @@ impl<'a> Dense<'a> {
         for node in dense.nodes.iter().flatten().filter(|n| matches!(n.head, Head::Gather(_))) {
             dense.gathered[node.children[0] as usize] = true;
         }
-        dense.choose();
-        dense.prefer_views();
-        let roots: Vec<Class> = roots.iter().map(|r| dense.class(*r)).collect();
-        dense.share(&roots);
-        dense.place_inside();
         dense
     }
 
@@ -227,6 +253,12 @@ impl<'a> Dense<'a> {
     /// The position of a class of the e-graph.
     pub fn class(&self, id: Id) -> Class {
         self.index[&self.terms.find(id)]
+    }
+
+    /// Whether a class has one value everywhere, which is never read from memory: a view of it may clamp its
+    /// coordinates to a tensor that is empty, and there memory has no value.
+    pub fn is_constant(&self, class: Class) -> bool {
+        self.data[class as usize].constant.is_some()
     }
 
     /// A class that the outputs use and that can only be computed from itself; there should be none.

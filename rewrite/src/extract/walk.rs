@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use fuse_ir::device::DeviceModel;
 
-use super::cost::{KernelCost, Work};
+use super::cost::{KernelCost, Reductions, Work};
 use super::dense::{Class, Dense};
 use super::points::{Expansion, PointId, Points};
 use crate::analysis::full_bits;
@@ -223,11 +223,13 @@ impl<'a> Walker<'a> {
             time.iter().filter(|d| within(**d)).map(|d| points.sizes[*d]).product()
         };
         let mut work = Work::default();
-        let mut reductions = 0;
+        let mut reductions = Reductions::default();
         for id in &walk.computed {
             let point = points.get(*id);
-            reductions += usize::from(matches!(self.dense.chosen(point.class).head, Head::Reduce(..)));
             let launches = steps(&|d| d < point.levels);
+            if matches!(self.dense.chosen(point.class).head, Head::Reduce(..)) {
+                reductions.add(point.work.flops / launches);
+            }
             work.flops += point.work.flops / launches;
             work.transcendentals += point.work.transcendentals / launches;
         }
@@ -348,7 +350,8 @@ fn visit(
     let point = points.get(id);
     let (class, steps, identity) = (point.class, point.steps, point.identity);
     let here = identity && inside.contains(&class);
-    if memory.contains(class) && !here {
+    let constant = dense.is_constant(class);
+    if memory.contains(class) && !here && !constant {
         walk.loaded.push(id);
         walk.reads.push(Read { class, steps, identity });
         return;
@@ -373,7 +376,8 @@ fn visit(
         return;
     }
     points.expand(dense, id);
-    if let Some(view) = points.views_of(id).iter().find(|v| memory.contains(points.get(**v).class)) {
+    let stored = |v: &&PointId| !constant && memory.contains(points.get(**v).class);
+    if let Some(view) = points.views_of(id).iter().find(stored) {
         pending.push((*view, cut));
         return;
     }
