@@ -1,6 +1,7 @@
 #!/bin/sh
 # Looks for unsound rules and miscompiled programs for a while: every rule on 100,000 random instances, then random
-# programs, new ones each round, until the time is up, but one round at least. Stops at the first mismatch, which it shows shrunk.
+# programs, new ones each round, until the time is up, but one round at least. Stops at the first mismatch, which it
+# shows shrunk.
 #
 # Usage: scripts/soak.sh [MINUTES] [INSTANCES]
 set -eu
