@@ -80,6 +80,10 @@ const REDUCTION_LATENCY: f64 = 0.05;
 /// GPUs, a CPU starts two a cycle, and on a GPU the second half hides what a thread waits for memory.
 const ACCUMULATIONS_IN_FLIGHT: f64 = 8.0;
 
+/// How much longer products take within a recurrence, whose points come one after the other: no two rows share a load
+/// of the weights. Measured for minGRU on a CPU (`docs/perf/rewriting.md`).
+const PRODUCTS_IN_SEQUENCE: f64 = 1.5;
+
 /// The reductions of a kernel.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Reductions {
@@ -145,6 +149,8 @@ impl KernelCost {
         let compute = (self.work.flops / device.flops_per_second
             + self.work.transcendentals / device.transcendentals_per_second)
             / busy;
+        let in_sequence = self.steps > 0.0 && self.reductions.count > 0;
+        let compute = if in_sequence { compute * PRODUCTS_IN_SEQUENCE } else { compute };
         let latency = 1.0 + REDUCTION_LATENCY * self.reductions.count as f64;
         // The steps of a recurrence wait for each other, and only other points can hide that.
         let idle = device.parallel_points / (self.points + device.parallel_points);
