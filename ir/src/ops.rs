@@ -105,7 +105,7 @@ macro_rules! scalar_op_table {
             { Div, div, (x, y), Numeric, Same, [], 0.5, "The quotient; of integers truncated, and 0 where `y` is 0." }
             { Mod, modulo, (x, y), Numeric, Same, [], 0.0, "The remainder with the sign of `y`; of integers 0 where `y` is 0." }
             { Rem, rem, (x, y), Numeric, Same, [], 0.0, "The remainder with the sign of `x` (C's fmod); of integers 0 where `y` is 0." }
-            { Pow, pow, (x, y), Float, Same, [], 8.0, "`x` to the power `y`." }
+            { Pow, pow, (x, y), Float, Same, [], 8.0, "`x` to the power `y`; 1 where `y` is 0 or `x` is 1, also for NaN." }
             { Min, minimum, (x, y), Numeric, Same, [Commutative, Associative, Idempotent], 0.0, "The smaller; NaN if either is, and -0 below 0." }
             { Max, maximum, (x, y), Numeric, Same, [Commutative, Associative, Idempotent], 0.0, "The larger; NaN if either is, and 0 above -0." }
             { Eq, eq, (x, y), Any, Comparison, [Commutative], 0.0, "Whether `x` equals `y`; false for NaN." }

@@ -1,6 +1,6 @@
 //! What building kernels takes, fused or not: elements without duplicates, and names.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use fuse_ir::expr::Atom;
 use fuse_ir::kernel::{BufferId, Coordinate, Element, ElementId, Kernel, Store, TypedElement};
@@ -181,18 +181,24 @@ fn fused_ops(elements: &[TypedElement]) -> Vec<String> {
 /// Names that were given, so that each is given once.
 #[derive(Default)]
 pub struct Names {
-    taken: HashSet<String>,
+    /// Each with the number to try next where it is asked for again.
+    taken: HashMap<String, usize>,
 }
 
 impl Names {
     /// `name`, with a number if it was given before.
     pub fn unique(&mut self, name: &str) -> String {
-        let mut candidate = name.to_string();
-        let mut number = 1;
-        while !self.taken.insert(candidate.clone()) {
-            candidate = format!("{name}_{number}");
+        let Some(mut number) = self.taken.get(name).copied() else {
+            self.taken.insert(name.to_string(), 1);
+            return name.to_string();
+        };
+        let mut candidate = format!("{name}_{number}");
+        while self.taken.contains_key(&candidate) {
             number += 1;
+            candidate = format!("{name}_{number}");
         }
+        self.taken.insert(name.to_string(), number + 1);
+        self.taken.insert(candidate.clone(), 1);
         candidate
     }
 }

@@ -48,7 +48,7 @@ impl Pusher {
     /// many times those it began with.
     pub fn run(&mut self, terms: &mut Terms, node_limit: usize) {
         let (times, least) = MAX_GROWTH;
-        self.most_nodes = node_limit.min(times * terms.total_number_of_nodes() + least);
+        self.most_nodes = node_limit.min(times * terms.total_size() + least);
         let views = |t: &Term| match t.head {
             Head::Reindex(map) => Some((map, t.children[0])),
             Head::Leaf(_)
@@ -69,7 +69,7 @@ impl Pusher {
         }
         found.sort_unstable();
         for (class, map, x) in found {
-            if terms.total_number_of_nodes() >= self.most_nodes {
+            if terms.total_size() >= self.most_nodes {
                 break;
             }
             let pushed = self.push(terms, map, x);
@@ -92,7 +92,7 @@ impl Pusher {
         // Set before the walk: a cyclic class must find itself.
         self.known.insert((map, x), whole);
         if self.depth < MAX_DEPTH
-            && terms.total_number_of_nodes() < self.most_nodes
+            && terms.total_size() < self.most_nodes
             && let Some(term) = self.pushable(terms, map, x)
         {
             self.depth += 1;

@@ -69,7 +69,7 @@ fn float_function(op: ScalarOp) -> Option<Function> {
         ScalarOp::Div => Float2(|x, y| x / y),
         ScalarOp::Mod => Float2(modulo),
         ScalarOp::Rem => Float2(|x, y| x % y),
-        ScalarOp::Pow => Float2(f64::powf),
+        ScalarOp::Pow => Float2(power),
         ScalarOp::Min => Float2(minimum),
         ScalarOp::Max => Float2(maximum),
         ScalarOp::Eq => FloatTest2(|x, y| x == y),
@@ -82,6 +82,11 @@ fn float_function(op: ScalarOp) -> Option<Function> {
         ScalarOp::Select => Function::Select,
         ScalarOp::Not | ScalarOp::And | ScalarOp::Or | ScalarOp::Xor => return None,
     })
+}
+
+/// The C library gives NaN for a signalling one, whatever the exponent; IEEE 754 leaves that open.
+fn power(x: f64, y: f64) -> f64 {
+    if x == 1.0 || y == 0.0 { 1.0 } else { x.powf(y) }
 }
 
 fn int_function(op: ScalarOp) -> Option<Function> {

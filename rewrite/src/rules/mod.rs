@@ -156,8 +156,7 @@ pub struct Limits {
 
 /// Whether the limits that the graph's context sets are reached.
 pub fn limits_reached(terms: &Terms) -> bool {
-    let reached =
-        |limits: &Limits| terms.total_number_of_nodes() >= limits.nodes || Instant::now() >= limits.deadline;
+    let reached = |limits: &Limits| terms.total_size() >= limits.nodes || Instant::now() >= limits.deadline;
     terms.analysis.limits.as_ref().is_some_and(reached)
 }
 

@@ -57,9 +57,7 @@ pub fn run_as_wavefronts(graph: &mut KernelGraph, device: &DeviceModel) -> Wavef
         let loops = candidates(&accesses, &graph.steps, from, MOST_LAYERS);
         let Some(first) = loops.first() else { return out };
         from = first + 1;
-        let widths = (2..=loops.len()).rev();
-        let found = widths.filter_map(|n| faster(graph, &accesses, &loops[..n], device)).next();
-        if let Some(Faster { stack, woven, seconds }) = found {
+        if let Some(Attempt { stack, woven, seconds, .. }) = widest(graph, &accesses, &loops, device) {
             out.seconds += seconds;
             out.origins.extend(woven.origins);
             from = stack.range.start + stack.before.len() + woven.loops.len();
@@ -107,16 +105,40 @@ fn renumber(steps: &mut [Step], places: &BTreeMap<BufferId, BufferId>) {
     }
 }
 
-/// A stack that is worth its wavefront.
-struct Faster {
+/// A stack and its wavefront.
+struct Attempt {
     stack: Stack,
     woven: Woven,
     /// Modelled seconds that are gained.
     seconds: f64,
+    /// The same as a part of what the stack takes now.
+    share: f64,
 }
 
-/// The wavefront of the loops at some positions, if there is one that gains anything.
-fn faster(graph: &KernelGraph, accesses: &[Access], loops: &[usize], device: &DeviceModel) -> Option<Faster> {
+/// The wavefront of the most of the loops at some positions, from the first on, that gains enough.
+fn widest(
+    graph: &KernelGraph,
+    accesses: &[Access],
+    loops: &[usize],
+    device: &DeviceModel,
+) -> Option<Attempt> {
+    let pair = attempt(graph, accesses, loops.get(..2)?, device)?;
+    // Two layers save one launch of two a step, n layers n - 1 of n: where the first two gain little, so do all.
+    let most = 2.0 * (loops.len() - 1) as f64 / loops.len() as f64;
+    if pair.share * most <= LEAST_GAIN {
+        return None;
+    }
+    let wider = (3..=loops.len()).rev().filter_map(|n| attempt(graph, accesses, &loops[..n], device));
+    wider.chain([pair]).find(|attempt| attempt.share > LEAST_GAIN)
+}
+
+/// The wavefront of the loops at some positions, if they are a stack.
+fn attempt(
+    graph: &KernelGraph,
+    accesses: &[Access],
+    loops: &[usize],
+    device: &DeviceModel,
+) -> Option<Attempt> {
     let stack = Stack::new(graph, accesses, loops)?;
     let woven = weave(graph, &stack)?;
     // Steps must be what gains: a stored projection that is not read back counts only where moving takes longest.
@@ -142,5 +164,5 @@ fn faster(graph: &KernelGraph, accesses: &[Access], loops: &[usize], device: &De
         bytes.map(|bytes| assumed(&stack.trip) * bytes).sum()
     };
     let seconds = gain - lost / device.memory_bytes_per_second;
-    (seconds > LEAST_GAIN * before).then_some(Faster { stack, woven, seconds })
+    Some(Attempt { stack, woven, seconds, share: seconds / before })
 }
