@@ -13,7 +13,8 @@
 //! | `emitter.rs` | elements as operations |
 //! | `reduction.rs` | reduction loops and their accumulators |
 //! | `recurrence.rs` | the loop along the axis of the recurrences, and their states |
-//! | `cpu.rs`, `gpu.rs` | work items, tiles and loops of each target |
+//! | `tiling.rs` | rows, columns and tiles of a CPU's work items |
+//! | `cpu.rs`, `gpu.rs` | work items and loops of each target |
 
 mod access;
 mod analysis;
@@ -22,6 +23,7 @@ mod emitter;
 mod gpu;
 mod recurrence;
 mod reduction;
+mod tiling;
 mod vectors;
 
 use fuse_ir::kernel::{Kernel, KernelGraph};
