@@ -94,7 +94,14 @@ fn the_graphs_of_cases_compute_what_they_mean() {
                     for (e, g) in e.to_f64().iter().zip(g.to_f64()) {
                         let close =
                             (e - g).abs() <= 1e-9 * (1.0 + e.abs()) || *e == g || (e.is_nan() && g.is_nan());
-                        assert!(close, "{}: {} at {dims:?}: {e} and {g}\n{kernels}", rule.name, case.title);
+                        // Inputs are finite: something was divided by zero, which only exact rules keep apart.
+                        let undefined = !e.is_finite() && rule.contract != Contract::Exact;
+                        assert!(
+                            close || undefined,
+                            "{}: {} at {dims:?}: {e} and {g}\n{kernels}",
+                            rule.name,
+                            case.title
+                        );
                     }
                 }
             }
