@@ -24,6 +24,9 @@ pub(super) const MAX_ACCUMULATORS: usize = 8;
 /// Elements that an accumulator takes an iteration where there are accumulators enough.
 const REPEAT: usize = 2;
 
+/// Iterations from which on it matters little that one takes more elements and may leave more of them over.
+const LEAST_ITERATIONS: i64 = 16;
+
 /// Chains of dependent additions that keep two fused multiply-adds of four cycles' latency busy.
 const INDEPENDENT_CHAINS: usize = 8;
 
@@ -320,8 +323,10 @@ impl Emitter<'_> {
         let wanted = INDEPENDENT_CHAINS.div_ceil(chains.len());
         let useful = |u: &usize| *u <= wanted && *u as i64 * lanes <= extent;
         let unroll = [4, 2].into_iter().find(useful).unwrap_or(1);
-        let whole = |r: &usize| extent % (lanes * (unroll * r) as i64) == 0;
-        let repeat = if unroll > 1 { 1 } else { [REPEAT].into_iter().find(whole).unwrap_or(1) };
+        // What an iteration leaves over is reduced one by one.
+        let short =
+            extent < LEAST_ITERATIONS * lanes * REPEAT as i64 && extent % (lanes * REPEAT as i64) != 0;
+        let repeat = if unroll > 1 || short { 1 } else { REPEAT };
         Plan { vector, unroll, repeat }
     }
 
