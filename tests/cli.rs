@@ -101,6 +101,23 @@ fn explain_says_what_was_fused_and_why_the_rest_was_not() {
     fails_in_one_line(2, &["explain", &model, "--dim", "Q=7"], &["Q"]);
 }
 
+/// Copies of weights are made once, and are no part of a run.
+#[test]
+fn explain_counts_what_is_done_when_weights_are_bound_apart() {
+    let scratch = Scratch::new("explain-binding");
+    let text = "graph product(x: f32[B, 64], param w: f32[64, 96]) -> (y: f32[B, 96]) {
+  %p = contract x, w axes=[1:0]
+  return y = %p
+}";
+    let model = scratch.file("product.fuse", text);
+    let json = succeeds(&["explain", &model, "--dim", "B=20", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&json).expect("--json prints one object");
+    assert_eq!(report["binding"]["kernels"], 1, "{json}");
+    assert_eq!(report["after"]["kernels"], 1, "{json}");
+    assert_eq!(report["kernels"].as_array().map(Vec::len), Some(2), "{json}");
+    assert!(succeeds(&["explain", &model]).contains("once, when weights are bound: 1 kernels"));
+}
+
 #[test]
 fn explain_gives_machines_the_same_figures() {
     let scratch = Scratch::new("explain-json");

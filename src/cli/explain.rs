@@ -7,7 +7,7 @@ use fuse_ir::DimEnv;
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::Kernel;
 use fuse_rewrite::explain::{Boundary, BoundaryReason, KernelExplanation, RuleApplication};
-use fuse_rewrite::{Explanation, KernelUse, ProgramCost, assumed_dims, cost_of};
+use fuse_rewrite::{Explanation, KernelUse, assumed_dims, cost_of};
 use serde::Serialize;
 
 use super::args::ExplainArgs;
@@ -26,13 +26,15 @@ struct Report {
     search_ms: f64,
     /// The program with one kernel per operation.
     before: Figures,
-    /// The fused program.
+    /// The fused program, without what is done once, when weights are bound.
     after: Figures,
+    /// What is done once: copies of weights in the layout that the kernels read.
+    binding: Figures,
     kernels: Vec<KernelReport>,
 }
 
 /// A program in one run.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 struct Figures {
     kernels: usize,
     launches: f64,
@@ -47,6 +49,8 @@ struct Figures {
 struct KernelReport {
     name: String,
     in_loop: bool,
+    /// Whether it runs once, when weights are bound, and not in every run.
+    binds: bool,
     /// Whether it computes, for all steps at once, what the model computes in a loop.
     hoisted: bool,
     /// Values that one kernel per operation would store.
@@ -112,14 +116,20 @@ impl Report {
     fn new(found: &Explanation, device: &str, model: &DeviceModel, dims: &DimEnv) -> Report {
         let (before, after) = (cost_of(&found.before, model, dims), cost_of(&found.after, model, dims));
         let kernels = found.after.kernels();
+        let (binding, running): (Vec<_>, Vec<_>) =
+            kernels.iter().zip(&after.kernels).partition(|((k, _), _)| binds(k));
+        let figures =
+            |kernels: Vec<(_, &KernelUse)>| Figures::of_kernels(kernels.into_iter().map(|(_, c)| c));
+        let (binding, after_figures) = (figures(binding), figures(running));
         let kernels = kernels.iter().zip(&after.kernels).zip(&found.kernels);
         Report {
             model: found.report.graph.clone(),
             device: device.to_owned(),
             dims: dims_text(dims),
             search_ms: found.report.search_milliseconds(),
-            before: Figures::of_program(&before),
-            after: Figures::of_program(&after),
+            before: Figures::of_kernels(&before.kernels),
+            after: after_figures,
+            binding,
             kernels: kernels.map(|(((k, _), cost), why)| KernelReport::new(k, cost, why)).collect(),
         }
     }
@@ -138,11 +148,16 @@ impl Report {
             vec![String::new(), "one per op".into(), "fused".into()],
             row("kernels", &|f| f.kernels.to_string()),
             row("launches a run", &|f| f.launches.to_string()),
-            row("bytes moved", &|f| quantity(f.bytes, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])),
+            row("bytes moved", &|f| quantity(f.bytes, 1024.0, BYTES)),
             row("arithmetic", &|f| quantity(f.flops, 1000.0, &["flop", "kflop", "Mflop", "Gflop", "Tflop"])),
             row("modelled time", &|f| format!("{:.3} ms", f.modelled_ms)),
         ];
         out.push_str(&table::render(&rows));
+        if self.binding.kernels > 0 {
+            let Figures { kernels, bytes, .. } = self.binding;
+            let moved = quantity(bytes, 1024.0, BYTES);
+            let _ = writeln!(out, "\nonce, when weights are bound: {kernels} kernels, {moved} moved");
+        }
         for kernel in &self.kernels {
             kernel.write(&mut out, proof);
         }
@@ -151,14 +166,14 @@ impl Report {
 }
 
 impl Figures {
-    fn of_program(cost: &ProgramCost) -> Figures {
-        Figures {
-            kernels: cost.kernels.len(),
-            launches: cost.launches,
-            bytes: cost.bytes,
-            flops: cost.flops,
-            modelled_ms: cost.seconds * 1e3,
-        }
+    fn of_kernels<'a>(kernels: impl IntoIterator<Item = &'a KernelUse>) -> Figures {
+        kernels.into_iter().fold(Figures::default(), |sum, kernel| Figures {
+            kernels: sum.kernels + 1,
+            launches: sum.launches + kernel.launches,
+            bytes: sum.bytes + kernel.bytes,
+            flops: sum.flops + kernel.flops,
+            modelled_ms: sum.modelled_ms + kernel.seconds * 1e3,
+        })
     }
 }
 
@@ -181,6 +196,7 @@ impl KernelReport {
         KernelReport {
             name: kernel.name.clone(),
             in_loop: cost.depth > 0,
+            binds: binds(kernel),
             hoisted: why.hoisted,
             in_registers: why.in_registers,
             launches: cost.launches,
@@ -197,6 +213,7 @@ impl KernelReport {
     fn write(&self, out: &mut String, proof: bool) {
         let place = match (self.in_loop, self.hoisted) {
             (true, _) => "in the loop",
+            (false, _) if self.binds => "once, when weights are bound",
             (false, true) => "out of the loop: all steps at once",
             (false, false) => "once",
         };
@@ -247,6 +264,13 @@ fn counted(names: &[String]) -> String {
 fn times(name: &str, count: usize) -> String {
     if count == 1 { name.to_owned() } else { format!("{name} ×{count}") }
 }
+
+/// Whether a kernel copies a weight into another layout, which the runtime does when weights are bound.
+fn binds(kernel: &Kernel) -> bool {
+    kernel.ops == ["pack"]
+}
+
+const BYTES: &[&str] = &["B", "KiB", "MiB", "GiB", "TiB"];
 
 /// A number with the unit that makes it short.
 fn quantity(value: f64, step: f64, units: &[&str]) -> String {
