@@ -35,7 +35,7 @@ $cargo test -q --locked -p fuse --test soak --no-run
 export FUSE_SOAK="$instances"
 stage "$instances operands of every rule of the table" fuse-rewrite --lib rules::
 stage "$instances inputs of the cases of every rule in code" fuse-rewrite --lib soundness::cases
-stage "$instances inputs of every rule about scans" fuse-rewrite "--test scans"
+stage "$instances inputs of every rule about scans" fuse-rewrite "--test scans --test siblings --test accumulation"
 stage "$instances inputs of recurrences" fuse-rewrite "--test recurrences"
 
 round=0

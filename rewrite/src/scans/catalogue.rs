@@ -57,7 +57,7 @@ pub const ENTRIES: &[RuleEntry] = &[
         "nothing else reads the state; the type is as wide as sums are; the term depends on no state of the scan, \
          or is a sum itself",
         Contract::Reassociates,
-        "rewrite/tests/scans.rs::a_sum_of_products_over_time_is_one_contraction",
+        "rewrite/tests/accumulation.rs::a_sum_of_products_over_time_is_one_contraction",
     ),
     entry(
         last_step::NAME,
@@ -71,7 +71,7 @@ pub const ENTRIES: &[RuleEntry] = &[
         ("two loops of equally many steps", "one loop"),
         "neither needs the other; launches saved outweigh weights that no longer fit the chip",
         Contract::Exact,
-        "rewrite/tests/scans.rs::both_directions_share_a_loop_of_one_kernel",
+        "rewrite/tests/siblings.rs::both_directions_share_a_loop_of_one_kernel",
     ),
     entry(
         wavefront::NAME,
