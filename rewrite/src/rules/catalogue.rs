@@ -129,8 +129,8 @@ const HEADER: &str = "\
 Generated from the rules themselves (`UPDATE_DOCS=1 cargo test -p fuse-rewrite --lib catalogue`); do not edit.
 [Add a rule](add-a-rule.md) says how they come about, [ADR 0006](adr/0006-float-policy.md) what the contracts mean:
 **exact** rules keep every value, NaN, infinities and the sign of zero included; rules that **reassociate** are equal
-over the reals and, in floats, within the op table's tolerances as long as nothing overflows or cancels (NaN stays
-NaN); **approximate** ones are admitted by `--fast-math` alone, and where their left side is infinite or NaN their
+over the reals and, in floats, within the op table's tolerances as long as nothing is divided by zero,
+overflows or cancels (NaN stays NaN); **approximate** ones are admitted by `--fast-math` alone, and where their left side is infinite or NaN their
 right side may be anything. Operands of commutative ops match in any order.
 ";
 

@@ -37,7 +37,7 @@ pub enum Contract {
     /// Both sides have the same value in every case: same number, same sign of zero, NaN for NaN.
     Exact,
     /// Both sides are equal over the reals and within the op table's tolerances in floats, as long as no
-    /// intermediate result overflows or cancels; the sign of a zero may differ.
+    /// intermediate result overflows, cancels or divides by zero; the sign of a zero may differ.
     Reassociates,
     /// Equal over the reals where both are finite, with at most this error in units in the last place more;
     /// admitted by fast-math alone.
