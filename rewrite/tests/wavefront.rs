@@ -1,13 +1,15 @@
 //! Stacks of layers as wavefronts: where they apply and where they just do not, at lengths down to none.
 
+mod scan_support;
+
 use fuse_frontend::zoo::cells::{Gru, Lstm, TanhRnn};
 use fuse_frontend::zoo::{Cell, StackForm, stack_of};
 use fuse_ir::device::DeviceModel;
 use fuse_ir::interp::{Precision, interpret};
-use fuse_ir::kernel::{KernelGraph, Loop, Step};
 use fuse_ir::testing::inputs_for;
 use fuse_ir::{DimEnv, Graph, interpret_kernels, parse, parse_kernels, verify_kernels};
 use fuse_rewrite::{Optimized, Options, cost_of, explain, optimize};
+use scan_support::loops;
 
 /// Long enough for every loop of a wavefront to run, down to where only some or none do.
 const LENGTHS: [i64; 7] = [0, 1, 2, 3, 4, 5, 7];
@@ -46,18 +48,6 @@ fn fused(graph: &Graph, device: &DeviceModel) -> Optimized {
 
 fn fused_text(text: &str) -> Optimized {
     fused(&parse(text).unwrap_or_else(|e| panic!("{e}")), &eager())
-}
-
-/// The outermost loops.
-fn loops(kernels: &KernelGraph) -> Vec<&Loop> {
-    let mut out = Vec::new();
-    for step in &kernels.steps {
-        match step {
-            Step::Loop(l) => out.push(l),
-            Step::Kernel(_) => {}
-        }
-    }
-    out
 }
 
 /// The kernels of each outermost loop.

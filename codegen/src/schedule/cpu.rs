@@ -76,10 +76,7 @@ fn grouped_block(
     item: &mut ValueId,
 ) -> Emitted<ValueId> {
     let analysis = emitter.analysis;
-    let others = tiling.outer.iter().map(|a| analysis.extent(*a).clone());
-    let chunks = tiling.columns.as_ref().and_then(|c| Some(chunks(analysis.extent(c.axis), c.chunk?)));
-    let others = others.chain(chunks).fold(Dim::constant(1), |a, b| a * b);
-    let items = emitter.dimension(&(others * Dim::constant(group)))?;
+    let items = emitter.dimension(&(tiling.items_of_a_block(analysis) * Dim::constant(group)))?;
     let (number, within) = floor_division(&mut emitter.b, *item, items, true);
     let size = emitter.b.index(group);
     let first = emitter.b.mul(number, size);

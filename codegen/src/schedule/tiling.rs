@@ -148,12 +148,17 @@ impl Tiling {
         Tiling { outer, rows, columns: Some(columns) }
     }
 
-    /// The number of work items.
-    pub(super) fn work(&self, analysis: &Analysis) -> Dim {
+    /// The number of work items of each block of rows.
+    pub(super) fn items_of_a_block(&self, analysis: &Analysis) -> Dim {
         let outer = self.outer.iter().map(|a| analysis.extent(*a).clone());
         let chunks = self.columns.as_ref().and_then(|c| Some(chunks(analysis.extent(c.axis), c.chunk?)));
+        outer.chain(chunks).fold(Dim::constant(1), |a, b| a * b)
+    }
+
+    /// The number of work items.
+    pub(super) fn work(&self, analysis: &Analysis) -> Dim {
         let rows = self.rows.map(|r| row_blocks(analysis.extent(r.axis), r.tile));
-        let mut work = outer.chain(chunks).chain(rows).fold(Dim::constant(1), |a, b| a * b);
+        let mut work = rows.into_iter().fold(self.items_of_a_block(analysis), |a, b| a * b);
         if let Some(c) = self.columns.as_ref().filter(|c| c.chunk.is_none()) {
             // A row is one item, but no item may exist where rows have no points.
             let extent = analysis.extent(c.axis);
