@@ -2,7 +2,8 @@
 //!
 //! [`arb_graph`] draws valid graphs over the dimensions `T` and `B` that also *run*: whatever small values
 //! the two have, 0 included, no slice leaves its operand and no gather needs a row that is not there.
-//! [`arb_dims`] draws such values, [`dims_for`] keeps those that a graph has, [`inputs_for`] makes inputs for them.
+//! [`arb_dims`] draws such values, [`dims_for`] keeps those that a graph has, [`inputs_for`] makes inputs for them, and
+//! [`Reference`] tells whether a program computes what a graph means.
 //!
 //! Shrinking removes steps and draws simpler ones, so a failing graph becomes a small one.
 
@@ -15,11 +16,13 @@ use crate::tensor::Tensor;
 
 mod builder;
 mod choices;
+mod reference;
 mod scan;
 mod structural;
 
 use builder::Builder;
 use choices::Recipe;
+pub use reference::{Reference, Rounding};
 
 /// Which graphs are drawn.
 #[derive(Clone, Debug, PartialEq)]

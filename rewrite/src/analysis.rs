@@ -184,12 +184,15 @@ impl Context {
                 egraph.analysis.leaf(space, ty.dtype, ScanSet::of(scan))
             }
             Head::ScanFinal(scan, _) => {
-                let (init, next) = (child(0), child(1));
-                let mut inside = init.inside.clone();
-                inside.union_with(&next.inside);
+                let init = child(0);
+                // One loop computes all states of a scan, so it lies wherever any of them does.
                 let tables = &egraph.analysis.tables;
+                let mut inside = ScanSet::new();
+                for state in tables.scan(scan).carries.iter().flat_map(|c| [c.init, c.next]) {
+                    inside.union_with(&egraph[state].data.inside);
+                }
                 let inside = shallower(tables, inside, tables.scan(scan).depth());
-                let depends = full_bits(&egraph.analysis.tables, init.space);
+                let depends = full_bits(tables, init.space);
                 ClassData { inside, heavy: true, constant: None, depends, ..init }
             }
             Head::Recurrence { axis, .. } => {

@@ -389,10 +389,12 @@ impl Reader {
         let states = (0..scan.carries).map(|i| self.terms.add(Term::leaf(Head::Carry(id, i as u32))));
         let states = states.collect();
         let outputs = self.scan_body(states, scan, types, operands)?;
+        // Before any final state is a term: what each lies inside follows from all states of the scan.
+        let known = &mut self.terms.analysis.tables.scans[id.index()].carries;
+        known.iter_mut().zip(&outputs).for_each(|(carry, next)| carry.next = *next);
         let mut results = Vec::with_capacity(outputs.len());
         for (i, next) in outputs.iter().enumerate() {
             if i < scan.carries {
-                self.terms.analysis.tables.scans[id.index()].carries[i].next = *next;
                 results.push(self.terms.add(Term::new(Head::ScanFinal(id, i as u32), &[operands[i], *next])));
             } else {
                 self.stacked.push(*next);

@@ -3,31 +3,10 @@
 use std::fmt::Write;
 
 use fuse_ir::device::DeviceModel;
-use fuse_ir::interp::{Interpreter, Precision};
-use fuse_ir::testing::{GraphConfig, arb_dims, arb_graph, dims_for, inputs_for};
+use fuse_ir::testing::{GraphConfig, Reference, Rounding, arb_dims, arb_graph, dims_for};
 use fuse_ir::{DType, DimEnv, Graph, Tensor, interpret_kernels, verify_kernels};
 use fuse_rewrite::{ChunkPolicy, Mode, Options, optimize};
 use proptest::prelude::*;
-
-/// The first difference of two outputs, in words. A difference of the last bits can flip a comparison or a
-/// rounding further down, so the tolerance is for graphs without those; see the callers.
-fn difference(expected: &[Tensor], got: &[Tensor], tolerance: f64) -> Option<String> {
-    for (k, (e, g)) in expected.iter().zip(got).enumerate() {
-        if e.shape() != g.shape() || e.dtype() != g.dtype() {
-            return Some(format!("output {k} is {:?}, not {:?}", g.shape(), e.shape()));
-        }
-        for (i, (e, g)) in e.to_f64().iter().zip(g.to_f64()).enumerate() {
-            let close = (e - g).abs() <= tolerance * (1.0 + e.abs())
-                || (e.is_nan() && g.is_nan())
-                || *e == g
-                || tolerance == f64::INFINITY;
-            if !close {
-                return Some(format!("output {k} at {i}: {g} and not {e}"));
-            }
-        }
-    }
-    (expected.len() != got.len()).then(|| "the number of outputs differs".to_string())
-}
 
 /// What a graph is rewritten for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,7 +51,8 @@ fn every_op_keeps_its_meaning() {
                     // Kernels run in f64 here; expected values are rounded to the declared type.
                     let narrow = ["f16", "bf16"].iter().any(|t| case.name.ends_with(t));
                     let tolerance = if narrow { 1e-2 } else { 1e-6 };
-                    if let Some(text) = difference(&case.expected, &got, tolerance) {
+                    let reference = Reference::known(case.inputs.clone(), case.expected.clone(), tolerance);
+                    if let Some(text) = reference.difference(&got) {
                         failures.push(format!("{} {way:?}: {text}", case.name));
                     }
                 }
@@ -83,15 +63,12 @@ fn every_op_keeps_its_meaning() {
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
 
-fn agrees(graph: &Graph, dims: &DimEnv, way: Way, tolerance: f64) -> Result<(), TestCaseError> {
+fn agrees(graph: &Graph, dims: &DimEnv, way: Way, rounding: Rounding) -> Result<(), TestCaseError> {
     let dims = dims_for(graph, dims);
-    let inputs = inputs_for(graph, &dims, 7).map_err(|e| TestCaseError::fail(e.to_string()))?;
-    let expected = Interpreter::new(Precision::F64)
-        .with_dims(dims.clone())
-        .run(graph, &inputs)
-        .map_err(|e| TestCaseError::fail(e.to_string()))?;
-    let got = run(graph, way, &inputs, &dims).map_err(|e| TestCaseError::fail(format!("{e}\n{graph}")))?;
-    match difference(&expected, &got, tolerance) {
+    let reference = Reference::of(graph, &dims, 7, rounding).map_err(TestCaseError::fail)?;
+    let got = run(graph, way, &reference.inputs, &dims);
+    let got = got.map_err(|e| TestCaseError::fail(format!("{e}\n{graph}")))?;
+    match reference.difference(&got) {
         None => Ok(()),
         Some(text) => Err(TestCaseError::fail(format!("{way:?} {dims:?} {text}\n{graph}"))),
     }
@@ -239,17 +216,17 @@ proptest! {
 
     #[test]
     fn random_graphs_keep_their_meaning_unfused(graph in graphs(GraphConfig::default()), dims in arb_dims()) {
-        agrees(&graph.0, &dims, Way::Cpu(Mode::Off), 1e-9)?;
+        agrees(&graph.0, &dims, Way::Cpu(Mode::Off), Rounding::F64)?;
     }
 
     #[test]
     fn random_graphs_keep_their_meaning_fused(graph in graphs(wide()), dims in arb_dims()) {
-        agrees(&graph.0, &dims, Way::Cpu(Mode::On), 1e-9)?;
+        agrees(&graph.0, &dims, Way::Cpu(Mode::On), Rounding::F64)?;
     }
 
     #[test]
     fn random_graphs_keep_their_meaning_in_chunks_of_time(graph in graphs(wide()), dims in arb_dims()) {
-        agrees(&graph.0, &dims, Way::Chunks, 1e-9)?;
+        agrees(&graph.0, &dims, Way::Chunks, Rounding::F64)?;
     }
 
     #[test]
@@ -257,18 +234,18 @@ proptest! {
         graph in graphs(GraphConfig::default()),
         dims in arb_dims(),
     ) {
-        agrees(&graph.0, &dims, Way::Cpu(Mode::On), f64::INFINITY)?;
+        agrees(&graph.0, &dims, Way::Cpu(Mode::On), Rounding { tolerance: f64::INFINITY, ..Rounding::F64 })?;
     }
 
     #[test]
     fn random_graphs_keep_their_meaning_where_launches_are_slow(graph in graphs(wide()), dims in arb_dims()) {
-        agrees(&graph.0, &dims, Way::SlowLaunches, 1e-9)?;
+        agrees(&graph.0, &dims, Way::SlowLaunches, Rounding::F64)?;
     }
 
     #[test]
     fn random_stacks_keep_their_meaning_where_launches_are_slow(layers in layers(), steps in 0i64..9) {
         let dims = DimEnv::new().with("T", steps).with("B", 2);
-        agrees(&stack(&layers), &dims, Way::SlowLaunches, 1e-9)?;
+        agrees(&stack(&layers), &dims, Way::SlowLaunches, Rounding::F64)?;
     }
 
     #[test]

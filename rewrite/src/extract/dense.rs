@@ -211,12 +211,21 @@ impl<'a> Dense<'a> {
         dense
     }
 
-    /// Works out which loops the chosen nodes lie in, operands first.
+    /// Works out which loops the chosen nodes lie in: operands first, and again as long as a final state turns out
+    /// to lie in more, because another state of its scan does.
     fn place_inside(&mut self) {
         self.inside = vec![ScanSet::new(); self.nodes.len()];
         let mut order: Vec<Class> = (0..self.nodes.len() as Class).collect();
         order.sort_by_key(|c| (self.rank[*c as usize], self.ids[*c as usize]));
-        for class in order {
+        while self.place_inside_once(&order) {}
+        let deepest = |set: &ScanSet| set.iter().map(|s| self.tables.scan(s).depth() + 1).max().unwrap_or(0);
+        self.least_steps = self.inside.iter().map(deepest).collect();
+    }
+
+    /// One pass over all classes; whether any lies in more loops than it was known to.
+    fn place_inside_once(&mut self, order: &[Class]) -> bool {
+        let mut changed = false;
+        for &class in order {
             let node = self.chosen(class);
             let of = |i: usize| &self.inside[node.children[i] as usize];
             let all = |children: &[Class]| {
@@ -234,13 +243,15 @@ impl<'a> Dense<'a> {
                 Head::Reduce(..) => shallower(self.tables, of(0).clone(), rank),
                 Head::Gather(id) => gathered_inside(self.tables, self.tables.gather(id), of(0), of(1)),
                 Head::ScanFinal(scan, _) => {
-                    shallower(self.tables, all(&node.children), self.tables.scan(scan).depth())
+                    let info = self.tables.scan(scan);
+                    let states = info.carries.iter().flat_map(|c| [c.init, c.next]);
+                    let states: Vec<Class> = states.map(|s| self.class(s)).collect();
+                    shallower(self.tables, all(&states), info.depth())
                 }
             };
-            self.inside[class as usize] = inside;
+            changed |= self.inside[class as usize].union_with(&inside);
         }
-        let deepest = |set: &ScanSet| set.iter().map(|s| self.tables.scan(s).depth() + 1).max().unwrap_or(0);
-        self.least_steps = self.inside.iter().map(deepest).collect();
+        changed
     }
 
     /// Whether `a` may be computed before `b`: it costs less, or as much and is older. Every choice and every
