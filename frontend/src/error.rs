@@ -18,6 +18,11 @@ pub struct TraceError {
 }
 
 impl TraceError {
+    /// The error without the place of the call, which says nothing where a program is made from a file.
+    pub(crate) fn message(&self) -> String {
+        format!("{}{}", self.prefix(), self.kind)
+    }
+
     /// The operation and a colon. Inference names its op itself, so that the last name of the path may drop out.
     fn prefix(&self) -> String {
         let (outer, last) = self.operation.rsplit_once(": ").unwrap_or(("", &self.operation));

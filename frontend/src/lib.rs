@@ -77,6 +77,7 @@ mod tensor_list;
 mod guide {}
 
 pub mod nn;
+pub mod onnx;
 pub mod zoo;
 
 pub use elementwise::Operand;

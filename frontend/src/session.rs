@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::panic::Location;
 use std::rc::Rc;
 
-use fuse_ir::graph::SourceLocation;
+use fuse_ir::graph::{Definition, SourceLocation};
 use fuse_ir::infer::InferError;
 use fuse_ir::limits::{MAX_OPERANDS, type_problem};
 use fuse_ir::{DType, Dim, Graph, InputKind, Literal, Op, TensorType, ValueId};
@@ -252,6 +252,44 @@ impl Trace {
         let state = self.0.borrow();
         let root = state.levels.first().filter(|root| root.id == level)?;
         root.graph.inputs().iter().find(|i| i.value == value).map(|i| i.name.clone())
+    }
+}
+
+/// What has happened so far.
+impl Trace {
+    /// The first mistake, without the place in the program.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.0.borrow().error.as_ref().map(TraceError::message)
+    }
+
+    /// The names of the program's inputs that a tensor is computed from; `None` where it depends on the step of a
+    /// scan that is open.
+    pub(crate) fn inputs_behind(&self, tensor: &Tensor) -> Option<Vec<String>> {
+        let Origin::Value { level, value } = tensor.origin else { return None };
+        let state = self.0.borrow();
+        let home = state.levels.iter().position(|l| l.id == level)?;
+        let mut wanted = std::collections::BTreeSet::from([value]);
+        for depth in (0..=home).rev() {
+            let level = &state.levels[depth];
+            let mut outer = std::collections::BTreeSet::new();
+            while let Some(value) = wanted.pop_last() {
+                match level.graph.value(value).definition {
+                    Definition::Result(node, _) => wanted.extend(level.graph.node(node).operands.iter()),
+                    Definition::Input(_) if depth == 0 => _ = outer.insert(value),
+                    Definition::Input(_) => {
+                        outer.insert(level.captures.iter().find(|(_, inner)| *inner == value)?.0);
+                    }
+                }
+            }
+            wanted = outer;
+        }
+        let inputs = state.levels[0].graph.inputs().iter();
+        Some(
+            inputs
+                .filter(|i| i.kind == InputKind::Input && wanted.contains(&i.value))
+                .map(|i| i.name.clone())
+                .collect(),
+        )
     }
 }
 

@@ -1,0 +1,336 @@
+//! Walks the nodes of a graph and traces what they compute.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use fuse_ir::limits::MAX_DIM;
+use fuse_ir::tensor::Tensor as HostTensor;
+use fuse_ir::{DType, Dim};
+
+use super::attribute::Attributes;
+use super::call::Call;
+use super::error::{Built, NodeName, OnnxError, Problem, refuse};
+use super::model::Model;
+use super::proto::{GraphProto, NodeProto};
+use super::table::{self, OpRow};
+use super::tensor::host_tensor;
+use super::value::{Constant, DimTensor, Value};
+use super::{dims, fold, function};
+use crate::Trace;
+use crate::tensor::Tensor;
+
+/// How deep subgraphs and functions nest.
+const MAX_DEPTH: usize = 48;
+/// How many nodes are imported in all, those of unrolled loops and inlined functions included.
+const MAX_NODES: usize = 1 << 18;
+
+/// One pass over a model.
+pub(crate) struct Importer<'a> {
+    /// The model.
+    pub(crate) model: &'a Model<'a>,
+    /// What the nodes are traced into.
+    pub(crate) trace: Trace,
+    /// The known tensors that became parameters of the trace.
+    parameters: RefCell<Vec<Parameter>>,
+    /// How deep the graph that is being walked is nested.
+    depth: Cell<usize>,
+    /// The nodes imported so far.
+    nodes: Rc<Cell<usize>>,
+}
+
+/// A known tensor that became a parameter of the trace.
+struct Parameter {
+    constant: Rc<Constant>,
+    name: String,
+    tensor: Tensor,
+}
+
+/// The names that a graph sees: its own, then those of the graphs around it.
+pub(crate) struct Scope<'a> {
+    around: Option<&'a Scope<'a>>,
+    values: RefCell<HashMap<String, Value>>,
+}
+
+impl<'a> Scope<'a> {
+    /// A scope within another.
+    pub(crate) fn new(around: Option<&'a Scope<'a>>) -> Self {
+        Scope { around, values: RefCell::default() }
+    }
+
+    /// The value of a name.
+    pub(crate) fn get(&self, name: &str) -> Option<Value> {
+        let own = self.values.borrow().get(name).cloned();
+        own.or_else(|| self.around.and_then(|scope| scope.get(name)))
+    }
+
+    /// Gives a name its value.
+    pub(crate) fn set(&self, name: &str, value: Value) -> Result<(), OnnxError> {
+        match self.values.borrow_mut().insert(name.to_owned(), value) {
+            None => Ok(()),
+            Some(_) => Err(OnnxError::Malformed(format!("the name `{name}` is defined twice"))),
+        }
+    }
+}
+
+impl<'a> Importer<'a> {
+    /// The import of a model into a trace.
+    pub(crate) fn new(model: &'a Model<'a>, trace: &Trace) -> Self {
+        Importer {
+            model,
+            trace: trace.clone(),
+            parameters: RefCell::default(),
+            depth: Cell::new(0),
+            nodes: Rc::default(),
+        }
+    }
+
+    /// An import of the same model into another trace, as part of this one.
+    pub(crate) fn within(&self, trace: &Trace) -> Importer<'a> {
+        Importer {
+            model: self.model,
+            trace: trace.clone(),
+            parameters: RefCell::default(),
+            depth: Cell::new(self.depth.get()),
+            nodes: self.nodes.clone(),
+        }
+    }
+
+    /// The parameters made so far, in order, with their names.
+    pub(crate) fn parameters(&self) -> Vec<(String, Rc<Constant>)> {
+        self.parameters.borrow().iter().map(|p| (p.name.clone(), p.constant.clone())).collect()
+    }
+
+    /// Imports the nodes of a graph whose inputs are already in `scope`, and returns its outputs.
+    pub(crate) fn graph(&self, graph: &GraphProto, scope: &Scope<'_>) -> Built<Vec<Value>> {
+        if !graph.sparse_initializer.is_empty() {
+            return refuse("sparse initializers are not supported; store them dense");
+        }
+        for tensor in &graph.initializer {
+            // An input of the same name has been given a value already.
+            if !scope.values.borrow().contains_key(tensor.name()) {
+                let value = Value::known(tensor.name(), host_tensor(tensor, &self.model.data)?);
+                scope.set(tensor.name(), value)?;
+            }
+        }
+        self.nodes_of(&graph.node, scope)?;
+        let output = |name: &str| {
+            scope.get(name).ok_or_else(|| {
+                OnnxError::Malformed(format!("output `{name}` of graph `{}` is not computed", graph.name()))
+                    .into()
+            })
+        };
+        graph.output.iter().map(|o| output(o.name())).collect()
+    }
+
+    /// Imports nodes in order.
+    pub(crate) fn nodes_of(&self, nodes: &[NodeProto], scope: &Scope<'_>) -> Built<()> {
+        self.depth.set(self.depth.get() + 1);
+        let _depth = DepthGuard(&self.depth);
+        if self.depth.get() > MAX_DEPTH {
+            return Err(
+                OnnxError::Limit(format!("graphs and functions nest more than {MAX_DEPTH} deep")).into()
+            );
+        }
+        for node in nodes {
+            self.nodes.set(self.nodes.get() + 1);
+            if self.nodes.get() > MAX_NODES {
+                let text =
+                    format!("more than {MAX_NODES} nodes, those of unrolled loops and functions included");
+                return Err(OnnxError::Limit(text).into());
+            }
+            let values = self.node(node, scope).map_err(|problem| self.located(node, problem))?;
+            if let Some(missing) = node.output.iter().skip(values.len()).position(|o| !o.is_empty()) {
+                let problem = format!("its output {} is not supported", values.len() + missing);
+                return Err(self.located(node, Problem::Refused(problem)));
+            }
+            for (name, value) in node.output.iter().zip(values).filter(|(name, _)| !name.is_empty()) {
+                scope.set(name, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The values of a node's outputs.
+    fn node(&self, node: &NodeProto, scope: &Scope<'_>) -> Built<Vec<Value>> {
+        let input = |name: &String| match name.as_str() {
+            "" => Ok(None),
+            name => scope.get(name).map(Some).ok_or_else(|| {
+                let text = "is not defined before; the nodes are not in order, or form a cycle";
+                Problem::from(OnnxError::Malformed(format!(
+                    "node `{}`: its input `{name}` {text}",
+                    node_label(node)
+                )))
+            }),
+        };
+        let inputs = node.input.iter().map(input).collect::<Built<Vec<_>>>()?;
+        if let Some(function) = self.model.function(node) {
+            return function::inline(self, function, node, inputs);
+        }
+        let opset = self.model.opset(node.domain());
+        let Some(row) = table::find(node.domain(), node.op_type()) else {
+            return refuse("the operator is not supported");
+        };
+        let name = node.output.first().map_or("", String::as_str);
+        let call = Call {
+            importer: self,
+            scope,
+            attributes: Attributes(node),
+            inputs,
+            outputs: node.output.len(),
+            opset,
+            name,
+        };
+        self.build(row, &call)
+    }
+
+    /// Builds a node: from what is known now if all its inputs are, as arithmetic of dimensions if they are, or as
+    /// ops of the trace.
+    fn build(&self, row: &'static OpRow, call: &Call<'_>) -> Built<Vec<Value>> {
+        if fold::applies(row, call) {
+            return fold::fold(row, call);
+        }
+        if let Some(values) = dims::apply(row, call)? {
+            return Ok(values);
+        }
+        let values = (row.build)(call)?;
+        match self.trace.failure() {
+            None => Ok(values),
+            Some(error) => refuse(error),
+        }
+    }
+
+    /// An error with the node it is about.
+    fn located(&self, node: &NodeProto, problem: Problem) -> Problem {
+        match problem {
+            Problem::Refused(problem) => OnnxError::Node { node: self.model.node_name(node), problem }.into(),
+            Problem::NeedsValues { what, inputs } => {
+                Problem::NeedsValues { what: format!("{}: {what}", self.model.node_name(node)), inputs }
+            }
+            Problem::NeedsDims { what, symbols } => {
+                Problem::NeedsDims { what: format!("{}: {what}", self.model.node_name(node)), symbols }
+            }
+            Problem::Unequal(a, b) if a.as_constant().is_some() && b.as_constant().is_some() => {
+                let problem = format!("sizes {a} and {b} differ");
+                OnnxError::Node { node: self.model.node_name(node), problem }.into()
+            }
+            Problem::Unequal(..) | Problem::Located(_) => problem,
+        }
+    }
+}
+
+/// Values as tensors, and tensors as values.
+impl Importer<'_> {
+    /// A value as a tensor of the trace.
+    pub(crate) fn tensor(&self, value: &Value) -> Built<Tensor> {
+        match value {
+            Value::Traced(tensor) => Ok(tensor.clone()),
+            Value::Known(constant) => self.parameter(constant),
+            Value::Dims(tensor) => self.dim_values(tensor),
+        }
+    }
+
+    /// A known tensor: a constant if all its elements are the same, a parameter otherwise.
+    fn parameter(&self, constant: &Rc<Constant>) -> Built<Tensor> {
+        let host = &constant.tensor;
+        let shape: Vec<Dim> = host.shape().iter().map(|n| Dim::constant(*n as i64)).collect();
+        if let Some(dim) = shape.iter().find(|d| d.as_constant().is_none_or(|c| c > MAX_DIM)) {
+            return refuse(format!("tensor `{}` has the extent {dim}, beyond 2^40", constant.name));
+        }
+        if let Some(scalar) = same_everywhere(host) {
+            let scalar = match host.dtype() {
+                DType::Bool => self.trace.constant(DType::Bool, scalar.as_i64() != 0),
+                dtype if dtype.is_float() => self.trace.constant(dtype, scalar.as_f64()),
+                dtype => self.trace.constant(dtype, scalar.as_i64()),
+            };
+            return Ok(scalar.broadcast_to(shape));
+        }
+        let mut parameters = self.parameters.borrow_mut();
+        if let Some(known) = parameters.iter().find(|p| Rc::ptr_eq(&p.constant, constant)) {
+            return Ok(known.tensor.clone());
+        }
+        let base = if constant.name.is_empty() { "constant" } else { &constant.name };
+        let mut name = base.to_owned();
+        let mut count = 0;
+        while parameters.iter().any(|p| p.name == name) || self.model.is_input(&name) {
+            count += 1;
+            name = format!("{base}_{count}");
+        }
+        let tensor = self.trace.parameter(&name, host.dtype(), shape);
+        parameters.push(Parameter { constant: constant.clone(), name, tensor: tensor.clone() });
+        Ok(tensor)
+    }
+
+    /// The values of dimensions, computed when the model runs.
+    fn dim_values(&self, tensor: &DimTensor) -> Built<Tensor> {
+        let scalars = tensor.dims.iter().map(|d| dims::scalar(&self.trace, tensor.dtype, d));
+        let scalars = scalars.collect::<Built<Vec<_>>>()?;
+        let shape: Vec<i64> = tensor.shape.iter().map(|n| *n as i64).collect();
+        match &scalars[..] {
+            [] => Ok(self.trace.zeros(tensor.dtype, shape)),
+            [one] => Ok(one.reshape(shape)),
+            several => Ok(crate::stack(several, 0).reshape(shape)),
+        }
+    }
+
+    /// The elements of a value, which must be known now.
+    pub(crate) fn known(&self, value: &Value, what: &str) -> Built<HostTensor> {
+        match value {
+            Value::Known(constant) => Ok(constant.tensor.clone()),
+            Value::Dims(tensor) => {
+                Err(Problem::NeedsDims { what: format!("{what} must be known"), symbols: tensor.symbols() })
+            }
+            Value::Traced(tensor) => match self.trace.inputs_behind(tensor) {
+                Some(inputs) if !inputs.is_empty() => {
+                    Err(Problem::NeedsValues { what: format!("{what} must be known"), inputs })
+                }
+                _ => refuse(format!(
+                    "{what} must be known when the model is compiled, but is computed when it runs"
+                )),
+            },
+        }
+    }
+}
+
+/// The element that a tensor consists of.
+fn same_everywhere(tensor: &HostTensor) -> Option<fuse_ir::Literal> {
+    let first = tensor.get(0)?;
+    let size = tensor.dtype().size();
+    let (head, rest) = tensor.bytes().split_at(size);
+    rest.chunks_exact(size).all(|chunk| chunk == head).then_some(first)
+}
+
+/// What a node is called in errors: its name, or that of its first output.
+pub(crate) fn node_label(node: &NodeProto) -> &str {
+    match node.name() {
+        "" => node.output.iter().find(|o| !o.is_empty()).map_or("?", String::as_str),
+        name => name,
+    }
+}
+
+/// An operator with its domain, unless that is ONNX's own.
+pub(crate) fn operator(node: &NodeProto) -> String {
+    match node.domain() {
+        "" | "ai.onnx" => node.op_type().to_owned(),
+        domain => format!("{domain}.{}", node.op_type()),
+    }
+}
+
+impl Model<'_> {
+    /// A node as errors name it.
+    pub(crate) fn node_name(&self, node: &NodeProto) -> NodeName {
+        NodeName {
+            operator: operator(node),
+            name: node_label(node).to_owned(),
+            opset: self.opset(node.domain()),
+        }
+    }
+}
+
+struct DepthGuard<'a>(&'a Cell<usize>);
+
+impl Drop for DepthGuard<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}

@@ -1,0 +1,101 @@
+//! Tensors of ONNX files.
+
+use std::path::Path;
+
+use fuse_ir::DType;
+use fuse_ir::tensor::{Tensor as HostTensor, checked_byte_size};
+use prost::bytes::Bytes;
+
+use super::error::OnnxError;
+use super::proto::TensorProto;
+use super::proto::tensor_proto::{DataLocation, DataType};
+
+/// Where tensors may find data outside of the model file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Data<'a> {
+    /// The directory of the model file; `None` for a model that came as bytes.
+    pub(crate) directory: Option<&'a Path>,
+}
+
+/// The element type of ONNX's number for it, if fuse has it.
+pub(crate) fn element_type(number: i32) -> Option<DType> {
+    Some(match DataType::try_from(number).ok()? {
+        DataType::Float => DType::F32,
+        DataType::Double => DType::F64,
+        DataType::Float16 => DType::F16,
+        DataType::Bfloat16 => DType::Bf16,
+        DataType::Int32 => DType::I32,
+        DataType::Int64 => DType::I64,
+        DataType::Uint8 => DType::U8,
+        DataType::Bool => DType::Bool,
+        _ => return None,
+    })
+}
+
+/// The name of an element type in ONNX's terms.
+pub(crate) fn type_name(number: i32) -> String {
+    DataType::try_from(number).map_or_else(|_| format!("type {number}"), |t| t.as_str_name().to_lowercase())
+}
+
+/// The tensor of a message.
+///
+/// # Errors
+/// Where the element type is none of fuse's, or data and dimensions disagree.
+pub(crate) fn host_tensor(tensor: &TensorProto, data: &Data<'_>) -> Result<HostTensor, OnnxError> {
+    let fail = |problem: String| OnnxError::Malformed(format!("tensor `{}`: {problem}", tensor.name()));
+    let Some(dtype) = element_type(tensor.data_type()) else {
+        let known = "float, double, float16, bfloat16, int32, int64, uint8, bool";
+        let problem =
+            format!("element type {} is not supported; fuse has {known}", type_name(tensor.data_type()));
+        return Err(OnnxError::Model(format!("tensor `{}`: {problem}", tensor.name())));
+    };
+    if tensor.segment.is_some() {
+        return Err(fail("data in segments is not supported".into()));
+    }
+    let extent = |d: &i64| usize::try_from(*d).map_err(|_| fail(format!("dimension {d} is negative")));
+    let shape = tensor.dims.iter().map(extent).collect::<Result<Vec<_>, _>>()?;
+    let size = checked_byte_size(dtype, &shape)
+        .ok_or_else(|| fail(format!("{dtype}{shape:?} does not fit in the address space")))?;
+    if tensor.data_location() == DataLocation::External {
+        let bytes = super::external::read(tensor, size, data)?;
+        return HostTensor::from_bytes(dtype, &shape, bytes).map_err(|e| fail(e.to_string()));
+    }
+    let bytes = match &tensor.raw_data {
+        Some(raw) => raw_bytes(raw, size).map_err(fail)?,
+        None => field_bytes(tensor, dtype, size / dtype.size()).map_err(fail)?,
+    };
+    HostTensor::from_bytes(dtype, &shape, bytes).map_err(|e| fail(e.to_string()))
+}
+
+fn raw_bytes(raw: &Bytes, size: usize) -> Result<Vec<u8>, String> {
+    if raw.len() != size {
+        return Err(format!("its dimensions take {size} bytes, but raw_data has {}", raw.len()));
+    }
+    Ok(raw.to_vec())
+}
+
+/// The elements from the field for their type.
+fn field_bytes(tensor: &TensorProto, dtype: DType, elements: usize) -> Result<Vec<u8>, String> {
+    let (field, found) = match dtype {
+        DType::F32 => ("float_data", tensor.float_data.len()),
+        DType::F64 => ("double_data", tensor.double_data.len()),
+        DType::I64 => ("int64_data", tensor.int64_data.len()),
+        DType::F16 | DType::Bf16 | DType::I32 | DType::U8 | DType::Bool => {
+            ("int32_data", tensor.int32_data.len())
+        }
+    };
+    if found != elements {
+        return Err(format!("its dimensions take {elements} elements, but {field} has {found}"));
+    }
+    let narrow = |bytes: fn(i32) -> Vec<u8>| tensor.int32_data.iter().flat_map(|v| bytes(*v)).collect();
+    Ok(match dtype {
+        DType::F32 => tensor.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F64 => tensor.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::I64 => tensor.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::I32 => narrow(|v| v.to_le_bytes().to_vec()),
+        // Bit patterns in the low half.
+        DType::F16 | DType::Bf16 => narrow(|v| (v as u16).to_le_bytes().to_vec()),
+        DType::U8 => narrow(|v| vec![v as u8]),
+        DType::Bool => narrow(|v| vec![u8::from(v != 0)]),
+    })
+}

@@ -1,0 +1,131 @@
+//! What a name of an ONNX graph stands for while the graph is imported.
+
+use std::rc::Rc;
+
+use fuse_ir::expr::Symbol;
+use fuse_ir::tensor::Tensor as HostTensor;
+use fuse_ir::{DType, Dim};
+
+use crate::tensor::Tensor;
+
+/// A value of an ONNX graph.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    /// Known when the model is imported: an initializer, a constant, what was folded from them, or an input whose
+    /// value was given for the import.
+    Known(Rc<Constant>),
+    /// Integers that follow from dimensions, such as what `Shape` returns.
+    Dims(Rc<DimTensor>),
+    /// Computed when the model runs.
+    Traced(Tensor),
+}
+
+/// A tensor with the name it goes by as a parameter.
+#[derive(Debug)]
+pub(crate) struct Constant {
+    /// The name of the initializer, or of the node's output that was folded.
+    pub(crate) name: String,
+    /// The elements.
+    pub(crate) tensor: HostTensor,
+}
+
+/// A tensor of integers, each an expression over the model's symbols.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DimTensor {
+    /// The extents.
+    pub(crate) shape: Vec<usize>,
+    /// The elements, row-major.
+    pub(crate) dims: Vec<Dim>,
+    /// The element type, an integer.
+    pub(crate) dtype: DType,
+}
+
+impl Value {
+    /// A known tensor.
+    pub(crate) fn known(name: impl Into<String>, tensor: HostTensor) -> Value {
+        Value::Known(Rc::new(Constant { name: name.into(), tensor }))
+    }
+
+    /// Integers that follow from dimensions; known ones if all of them are numbers.
+    pub(crate) fn dims(name: &str, tensor: DimTensor) -> Value {
+        let constants: Option<Vec<i64>> = tensor.dims.iter().map(Dim::as_constant).collect();
+        let host = constants.and_then(|values| match tensor.dtype {
+            DType::I32 => {
+                let values: Option<Vec<i32>> = values.iter().map(|v| i32::try_from(*v).ok()).collect();
+                HostTensor::from_values(&tensor.shape, &values?).ok()
+            }
+            _ => HostTensor::from_values(&tensor.shape, &values).ok(),
+        });
+        match host {
+            Some(host) => Value::known(name, host),
+            None => Value::Dims(Rc::new(tensor)),
+        }
+    }
+
+    /// A vector of dimensions, i64.
+    pub(crate) fn vector_of_dims(name: &str, dims: Vec<Dim>) -> Value {
+        Value::dims(name, DimTensor { shape: vec![dims.len()], dims, dtype: DType::I64 })
+    }
+
+    /// The element type.
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            Value::Known(constant) => constant.tensor.dtype(),
+            Value::Dims(tensor) => tensor.dtype,
+            Value::Traced(tensor) => tensor.dtype(),
+        }
+    }
+
+    /// The extents.
+    pub(crate) fn shape(&self) -> Vec<Dim> {
+        let of = |shape: &[usize]| shape.iter().map(|n| Dim::constant(*n as i64)).collect();
+        match self {
+            Value::Known(constant) => of(constant.tensor.shape()),
+            Value::Dims(tensor) => of(&tensor.shape),
+            Value::Traced(tensor) => tensor.shape().to_vec(),
+        }
+    }
+
+    /// The number of axes.
+    pub(crate) fn rank(&self) -> usize {
+        match self {
+            Value::Known(constant) => constant.tensor.shape().len(),
+            Value::Dims(tensor) => tensor.shape.len(),
+            Value::Traced(tensor) => tensor.rank(),
+        }
+    }
+
+    /// The elements, if they are known now.
+    pub(crate) fn as_known(&self) -> Option<&HostTensor> {
+        match self {
+            Value::Known(constant) => Some(&constant.tensor),
+            Value::Dims(_) | Value::Traced(_) => None,
+        }
+    }
+}
+
+impl From<Tensor> for Value {
+    fn from(tensor: Tensor) -> Self {
+        Value::Traced(tensor)
+    }
+}
+
+impl DimTensor {
+    /// The symbols of all elements.
+    pub(crate) fn symbols(&self) -> Vec<Symbol> {
+        let mut all: Vec<Symbol> = self.dims.iter().flat_map(Dim::symbols).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// The tensor of dimensions that known integers are; `None` for other types and numbers beyond 2^40.
+    pub(crate) fn from_known(tensor: &HostTensor) -> Option<DimTensor> {
+        let dtype = tensor.dtype();
+        if !matches!(dtype, DType::I32 | DType::I64) {
+            return None;
+        }
+        let dims = tensor.literals().map(|v| Dim::constant(v.as_i64())).collect();
+        Some(DimTensor { shape: tensor.shape().to_vec(), dims, dtype })
+    }
+}
