@@ -59,7 +59,7 @@ pub enum Command {
 /// What names a model and fills it.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// The model: a .fuse file.
+    /// The model: a .fuse or an .onnx file.
     pub model: PathBuf,
 
     /// Weights; by default MODEL with the extension .safetensors if it exists, otherwise random by --seed.
@@ -138,7 +138,7 @@ pub struct RunArgs {
 /// `fuse ptx`.
 #[derive(Debug, Args)]
 pub struct PtxArgs {
-    /// The model: a .fuse file.
+    /// The model: a .fuse or an .onnx file.
     pub model: PathBuf,
     /// How it is compiled.
     #[command(flatten)]
@@ -177,7 +177,7 @@ pub enum Stage {
 /// `fuse dump`.
 #[derive(Debug, Args)]
 pub struct DumpArgs {
-    /// The model: a .fuse file.
+    /// The model: a .fuse or an .onnx file.
     pub model: PathBuf,
     /// How it is compiled.
     #[command(flatten)]
@@ -196,7 +196,7 @@ pub struct DumpArgs {
 /// `fuse explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// The model: a .fuse file.
+    /// The model: a .fuse or an .onnx file.
     pub model: PathBuf,
     /// How it is compiled.
     #[command(flatten)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use fuse_frontend::onnx::{self, ImportOptions, Imported, OnnxError};
 use fuse_ir::bind::{BindError, bind_given_dims};
 use fuse_ir::graph::Input;
 use fuse_ir::{DimEnv, Graph, InputKind, Symbol, Tensor};
@@ -15,8 +16,38 @@ use crate::random;
 /// The largest model text that is read.
 const MAX_MODEL_BYTES: u64 = 64 << 20;
 
-/// Reads, parses and verifies a `.fuse` file.
+/// A model from a file.
+pub struct Model {
+    /// What it computes.
+    pub graph: Graph,
+    /// The weights that the file itself holds.
+    pub parameters: BTreeMap<String, Tensor>,
+    /// Inputs whose given values are compiled in, so that the graph has none of these names.
+    pub compiled_in: Vec<String>,
+}
+
+/// Reads a model: an ONNX file by its extension, otherwise a `.fuse` text. `known` is what is known of its inputs.
+pub fn read(path: &Path, known: &ImportOptions) -> Result<Model, CliError> {
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
+        let file = path.display();
+        let imported = onnx::import_file(path, known).map_err(|e| match e {
+            // It names the file already.
+            OnnxError::Io { .. } => CliError::input(e),
+            e => CliError::input(format!("{file}: {e}")),
+        })?;
+        let Imported { graph, parameters, compiled_in } = imported;
+        return Ok(Model { graph, parameters, compiled_in });
+    }
+    Ok(Model { graph: read_text(path)?, parameters: BTreeMap::new(), compiled_in: Vec::new() })
+}
+
+/// Reads a model for its graph alone.
 pub fn load(path: &Path) -> Result<Graph, CliError> {
+    Ok(read(path, &ImportOptions::default())?.graph)
+}
+
+/// Reads, parses and verifies a `.fuse` file.
+fn read_text(path: &Path) -> Result<Graph, CliError> {
     let file = path.display().to_string();
     let size = std::fs::metadata(path).map_err(|e| CliError::input(format!("{file}: {e}")))?.len();
     if size > MAX_MODEL_BYTES {
@@ -66,9 +97,17 @@ pub struct Problem {
 impl Problem {
     /// Loads the model, its weights and its inputs; what is not given is random by the seed.
     pub fn load(args: &ModelArgs, inputs: Option<&Path>) -> Result<Problem, CliError> {
-        let graph = load(&args.model)?;
         let explicit = parse_dims(&args.dims)?;
-        let given = given_values(&graph, args, inputs)?;
+        let values = match inputs {
+            Some(path) => npz::read(path).map_err(CliError::input)?,
+            None => BTreeMap::new(),
+        };
+        let known = ImportOptions { values, dims: explicit.clone() };
+        let model = read(&args.model, &known)?;
+        let mut values = known.values;
+        values.retain(|name, _| !model.compiled_in.contains(name));
+        let given = given_values(&model, args, inputs.map(|path| (path, values)))?;
+        let graph = model.graph;
         let dims = bind(&graph, &given, &explicit)?;
         let value = |input: &Input| match given.get(&input.name) {
             Some(tensor) => Ok(tensor.clone()),
@@ -82,19 +121,19 @@ impl Problem {
 
 /// What files give: weights, then inputs (which may also replace weights).
 fn given_values(
-    graph: &Graph,
+    model: &Model,
     args: &ModelArgs,
-    inputs: Option<&Path>,
+    inputs: Option<(&Path, BTreeMap<String, Tensor>)>,
 ) -> Result<BTreeMap<String, Tensor>, CliError> {
     let known = |kind: Option<InputKind>| -> Vec<&str> {
-        let inputs = graph.inputs().iter().filter(|i| kind.is_none_or(|k| i.kind == k));
+        let inputs = model.graph.inputs().iter().filter(|i| kind.is_none_or(|k| i.kind == k));
         inputs.map(|i| i.name.as_str()).collect()
     };
-    let mut out = BTreeMap::new();
+    let mut out = model.parameters.clone();
     if let Some(path) = weights_file(args) {
         let tensors = weights::read(&path).map_err(CliError::input)?;
         for name in known(Some(InputKind::Parameter)) {
-            if !tensors.contains_key(name) {
+            if !tensors.contains_key(name) && !out.contains_key(name) {
                 return Err(CliError::input(format!(
                     "{}: the model's parameter `{name}` is missing",
                     path.display()
@@ -104,8 +143,7 @@ fn given_values(
         reject_unknown(&path, tensors.keys(), &known(Some(InputKind::Parameter)))?;
         out.extend(tensors);
     }
-    if let Some(path) = inputs {
-        let tensors = npz::read(path).map_err(CliError::input)?;
+    if let Some((path, tensors)) = inputs {
         for name in known(Some(InputKind::Input)) {
             if !tensors.contains_key(name) {
                 let have: Vec<_> = tensors.keys().cloned().collect();

@@ -57,7 +57,7 @@ fn read_npy(mut reader: impl Read, budget: &mut u64) -> Result<Tensor, String> {
     };
     let Some((dtype, swap)) = element_type(&type_string) else {
         return Err(format!(
-            "element type {type_string} is not supported; save it as f4, f8, f2, i4, i8, u1 or b1"
+            "element type {type_string} is not supported; save it as f4, f8, f2, i4, i8, u1, b1, or u2 for the bits of bf16"
         ));
     };
     let shape: Option<Vec<usize>> = header.shape().iter().map(|d| usize::try_from(*d).ok()).collect();
@@ -144,6 +144,8 @@ fn element_type(ty: &npyz::TypeStr) -> Option<(DType, bool)> {
         "f4" => DType::F32,
         "f8" => DType::F64,
         "f2" => DType::F16,
+        // NumPy has no bfloat16; its bits come as 16-bit integers, which fuse has not.
+        "u2" => DType::Bf16,
         "i4" => DType::I32,
         "i8" => DType::I64,
         "u1" => DType::U8,
@@ -170,7 +172,7 @@ fn to_row_major(bytes: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
     out
 }
 
-/// Writes arrays to an archive; bf16, which NumPy has not, is widened to f32.
+/// Writes arrays to an archive; the bits of bf16, which NumPy has not, become 16-bit integers (`u2`).
 ///
 /// # Errors
 /// Where the file cannot be written.
@@ -193,7 +195,6 @@ pub fn write<'a>(
 }
 
 fn write_npy(writer: &mut impl Write, tensor: &Tensor) -> std::io::Result<()> {
-    let widened;
     let (code, bytes) = match tensor.dtype() {
         DType::F32 => ("<f4", tensor.bytes()),
         DType::F64 => ("<f8", tensor.bytes()),
@@ -202,10 +203,7 @@ fn write_npy(writer: &mut impl Write, tensor: &Tensor) -> std::io::Result<()> {
         DType::I64 => ("<i8", tensor.bytes()),
         DType::U8 => ("|u1", tensor.bytes()),
         DType::Bool => ("|b1", tensor.bytes()),
-        DType::Bf16 => {
-            widened = tensor.to_f64().iter().flat_map(|v| (*v as f32).to_le_bytes()).collect::<Vec<_>>();
-            ("<f4", &widened[..])
-        }
+        DType::Bf16 => ("<u2", tensor.bytes()),
     };
     let shape: Vec<u64> = tensor.shape().iter().map(|d| *d as u64).collect();
     let type_string = code.parse().expect("a NumPy type string");
