@@ -293,6 +293,30 @@ impl Trace {
     }
 }
 
+/// Trying things out.
+impl Trace {
+    /// Runs `attempt` and forgets the ops that it traced and the mistakes that it made.
+    pub(crate) fn speculate<R>(&self, attempt: impl FnOnce() -> R) -> R {
+        let (depth, error) = {
+            let state = self.0.borrow();
+            (state.levels.len(), state.error.clone())
+        };
+        self.push_level("attempt");
+        let result = attempt();
+        let mut state = self.0.borrow_mut();
+        state.levels.truncate(depth);
+        state.error = error;
+        result
+    }
+
+    /// An input of the innermost level, for an attempt.
+    pub(crate) fn step_input(&self, ty: TensorType) -> Tensor {
+        let count = self.0.borrow().levels.last().map_or(0, |level| level.graph.inputs().len());
+        let input = self.add_level_input(&format!("step{count}"), ty.clone());
+        input.unwrap_or_else(|_| Tensor::new(self, Origin::Poisoned, ty))
+    }
+}
+
 /// Levels.
 impl Trace {
     /// Opens a level: the ops that follow go to a new graph.

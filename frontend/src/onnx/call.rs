@@ -6,7 +6,7 @@ use fuse_ir::{DType, Dim, Literal};
 use super::attribute::Attributes;
 use super::error::{Built, Problem, refuse};
 use super::importer::{Importer, Scope};
-use super::value::{DimTensor, Value};
+use super::value::{DimTensor, Segment, Value};
 use crate::Trace;
 use crate::tensor::Tensor;
 
@@ -40,9 +40,22 @@ impl Call<'_> {
         self.inputs.get(i).and_then(Option::as_ref)
     }
 
-    /// An input.
+    /// An input, which is a tensor.
     pub(crate) fn value(&self, i: usize) -> Built<&Value> {
-        self.optional(i).ok_or_else(|| Problem::Refused(format!("input {i} is missing")))
+        match self.optional(i) {
+            Some(Value::Sequence(_)) => refuse(format!("input {i} is a sequence of tensors, not a tensor")),
+            Some(value) => Ok(value),
+            None => refuse(format!("input {i} is missing")),
+        }
+    }
+
+    /// An input, which is a sequence of tensors.
+    pub(crate) fn sequence(&self, i: usize) -> Built<&[Segment]> {
+        match self.optional(i) {
+            Some(Value::Sequence(segments)) => Ok(segments),
+            Some(_) => refuse(format!("input {i} is a tensor, not a sequence of tensors")),
+            None => refuse(format!("input {i} is missing")),
+        }
     }
 
     /// An input as a tensor of the trace.

@@ -19,7 +19,7 @@ const MAX_ELEMENTS: usize = 4096;
 pub(crate) fn apply(row: &'static OpRow, call: &Call<'_>) -> Built<Option<Vec<Value>>> {
     let mut given = call.inputs.iter().flatten();
     let symbolic = given.clone().any(|v| matches!(v, Value::Dims(_)));
-    if !symbolic || given.any(|v| matches!(v, Value::Traced(_))) {
+    if !symbolic || given.any(|v| matches!(v, Value::Traced(_) | Value::Sequence(_))) {
         return Ok(None);
     }
     if let Some(value) = arithmetic(row.name, call)? {
@@ -72,7 +72,7 @@ fn as_dims(value: &Value) -> Option<DimTensor> {
     match value {
         Value::Dims(tensor) => Some((**tensor).clone()),
         Value::Known(constant) => DimTensor::from_known(&constant.tensor),
-        Value::Traced(_) => None,
+        Value::Traced(_) | Value::Sequence(_) => None,
     }
 }
 

@@ -115,6 +115,25 @@ pub(crate) enum Problem {
     Located(OnnxError),
 }
 
+impl Problem {
+    /// Whether importing again with something fixed may help.
+    pub(crate) fn is_settled_by_a_restart(&self) -> bool {
+        match self {
+            Problem::NeedsValues { .. } | Problem::NeedsDims { .. } => true,
+            Problem::Unequal(a, b) => solved(a, b).is_some(),
+            Problem::Refused(_) | Problem::Located(_) => false,
+        }
+    }
+}
+
+/// The symbol that one of two dimensions is, and what it must stand for so that both are equal.
+pub(crate) fn solved(a: &Dim, b: &Dim) -> Option<(Symbol, Dim)> {
+    [(a, b), (b, a)].into_iter().find_map(|(dim, other)| {
+        let symbol = dim.symbols().into_iter().next().filter(|s| *dim == Dim::symbol(s.name()))?;
+        (!other.symbols().contains(&symbol)).then(|| (symbol, other.clone()))
+    })
+}
+
 impl From<OnnxError> for Problem {
     fn from(error: OnnxError) -> Self {
         Problem::Located(error)

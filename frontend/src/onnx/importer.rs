@@ -227,6 +227,7 @@ impl Importer<'_> {
             Value::Traced(tensor) => Ok(tensor.clone()),
             Value::Known(constant) => self.parameter(constant),
             Value::Dims(tensor) => self.dim_values(tensor),
+            Value::Sequence(_) => refuse("a sequence of tensors stands where a tensor is needed"),
         }
     }
 
@@ -280,6 +281,7 @@ impl Importer<'_> {
             Value::Dims(tensor) => {
                 Err(Problem::NeedsDims { what: format!("{what} must be known"), symbols: tensor.symbols() })
             }
+            Value::Sequence(_) => refuse(format!("{what} must be a tensor, not a sequence")),
             Value::Traced(tensor) => match self.trace.inputs_behind(tensor) {
                 Some(inputs) if !inputs.is_empty() => {
                     Err(Problem::NeedsValues { what: format!("{what} must be known"), inputs })

@@ -152,13 +152,9 @@ fn settle(model: &mut Model<'_>, options: &ImportOptions, problem: Problem) -> R
 /// Lets two sizes be one.
 fn unify(model: &mut Model<'_>, a: &Dim, b: &Dim) -> Result<(), OnnxError> {
     let (a, b) = (model.resolved(a), model.resolved(b));
-    for (symbol, other) in [(&a, &b), (&b, &a)] {
-        let symbols = symbol.symbols();
-        let Some(name) = symbols.first().filter(|s| *symbol == Dim::symbol(s.name())) else { continue };
-        if !other.symbols().contains(name) {
-            model.fixed.dims.insert((*name).clone(), other.clone());
-            return Ok(());
-        }
+    if let Some((symbol, dim)) = error::solved(&a, &b) {
+        model.fixed.dims.insert(symbol, dim);
+        return Ok(());
     }
     Err(OnnxError::Model(format!("the sizes {a} and {b} must be equal")))
 }

@@ -18,6 +18,19 @@ pub(crate) enum Value {
     Dims(Rc<DimTensor>),
     /// Computed when the model runs.
     Traced(Tensor),
+    /// A sequence of tensors.
+    Sequence(Rc<Vec<Segment>>),
+}
+
+/// A part of a sequence of tensors.
+#[derive(Clone, Debug)]
+pub(crate) enum Segment {
+    /// One entry.
+    Item(Value),
+    /// As many entries as the leading axis is long.
+    Stacked(Tensor),
+    /// What a loop has carried into its step: the carried value of that position.
+    Carried(usize),
 }
 
 /// A tensor with the name it goes by as a parameter.
@@ -67,9 +80,12 @@ impl Value {
         Value::dims(name, DimTensor { shape: vec![dims.len()], dims, dtype: DType::I64 })
     }
 
-    /// The element type.
+    /// The element type. That of a sequence is its entries' own affair; builders see none, see [`Call::value`].
+    ///
+    /// [`Call::value`]: super::call::Call::value
     pub(crate) fn dtype(&self) -> DType {
         match self {
+            Value::Sequence(_) => DType::F32,
             Value::Known(constant) => constant.tensor.dtype(),
             Value::Dims(tensor) => tensor.dtype,
             Value::Traced(tensor) => tensor.dtype(),
@@ -83,6 +99,7 @@ impl Value {
             Value::Known(constant) => of(constant.tensor.shape()),
             Value::Dims(tensor) => of(&tensor.shape),
             Value::Traced(tensor) => tensor.shape().to_vec(),
+            Value::Sequence(_) => Vec::new(),
         }
     }
 
@@ -92,6 +109,7 @@ impl Value {
             Value::Known(constant) => constant.tensor.shape().len(),
             Value::Dims(tensor) => tensor.shape.len(),
             Value::Traced(tensor) => tensor.rank(),
+            Value::Sequence(_) => 0,
         }
     }
 
@@ -99,7 +117,7 @@ impl Value {
     pub(crate) fn as_known(&self) -> Option<&HostTensor> {
         match self {
             Value::Known(constant) => Some(&constant.tensor),
-            Value::Dims(_) | Value::Traced(_) => None,
+            Value::Dims(_) | Value::Traced(_) | Value::Sequence(_) => None,
         }
     }
 }

@@ -1,10 +1,15 @@
 //! Builders of ONNX operators, one file a family. Each file has its rows of the table.
 
+mod activation;
 pub(super) mod alternatives;
+mod control;
 mod elementwise;
+mod recurrent;
+mod sequence;
 mod shape;
 
 use super::table::OpRow;
 
 /// The rows of the table, by family.
-pub(super) const FAMILIES: &[&[OpRow]] = &[elementwise::ROWS, shape::ROWS];
+pub(super) const FAMILIES: &[&[OpRow]] =
+    &[control::ROWS, elementwise::ROWS, recurrent::ROWS, sequence::ROWS, shape::ROWS];
