@@ -54,7 +54,7 @@ lint: ## Clippy without warnings, with LLVM and without
 doc: ## Build the API documentation, without warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
 
-.PHONY: coverage soak mutants bench clean
+.PHONY: coverage soak mutants conformance interop bench clean
 coverage: setup-llvm ## Line coverage of ir/ and rewrite/; fails below 85 %
 	@scripts/coverage.sh --minimum 85
 
@@ -63,6 +63,16 @@ soak: setup-llvm ## Look for unsound rules in random programs, for SOAK_MINUTES 
 
 mutants: ## Whether a test notices each change of a rule (cargo-mutants, hours; SHARD=0/16 for a part)
 	@CARGO="$(CARGO)" scripts/mutants.sh $(SHARD)
+
+conformance: setup-llvm ## Run ONNX's node tests with the fuse binary and write the table of docs/onnx.md
+	$(CARGO) build $(LOCKED) --release --bin fuse
+	@scripts/python-env.sh onnx==1.23.2 numpy
+	.cache/python/bin/python scripts/conformance.py target/release/fuse --table docs/onnx.md
+
+interop: ## Export the models of tests/interop again, with PyTorch (a large download)
+	@scripts/python-env.sh onnx==1.23.2 numpy torch onnxscript
+	.cache/python/bin/python tests/interop/varlen.py
+	.cache/python/bin/python tests/interop/pytorch.py
 
 bench: setup-llvm ## Run the criterion benchmarks
 	$(CARGO) bench $(LOCKED) -p fuse

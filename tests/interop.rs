@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use fuse::frontend::onnx::{ImportOptions, Imported, import_bytes};
+use fuse::frontend::onnx::{ImportOptions, Imported, import_bytes, import_file};
 use fuse::io::npz;
 use fuse::{CompileOptions, Device, DimEnv, HostTensor, Target};
 
@@ -111,4 +111,53 @@ fn rows_of_different_lengths_never_see_their_padding() {
         }
     }
     assert!(models.is_empty() && expected.is_empty() && names.lines().count() == 360);
+}
+
+/// The model that PyTorch exported, against what PyTorch computed at other lengths than those of the export.
+fn agrees_with_pytorch(model: &str, exporter: &str) {
+    let values = npz::read(&data(&format!("pytorch/{model}.npz"))).unwrap();
+    let path = data(&format!("pytorch/{model}-{exporter}.onnx"));
+    let imported = import_file(&path, &ImportOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(imported.compiled_in, [""; 0], "one import serves every length");
+    for options in [CompileOptions::new(Target::Cpu), CompileOptions::unfused(Target::Cpu)] {
+        let outputs = run(&imported, &values, &options);
+        for (k, output) in outputs.iter().enumerate() {
+            let expected = &values[&format!("expected.{k}")];
+            assert_eq!(output.shape(), expected.shape());
+            let off = difference(&output.to_f64(), &expected.to_f64());
+            assert!(off < 1e-5, "{model}-{exporter}: output {k} is off by {off}");
+        }
+        assert!(!values.contains_key(&format!("expected.{}", outputs.len())));
+    }
+}
+
+#[test]
+fn an_lstm_stack_of_pytorch_runs_at_any_length() {
+    agrees_with_pytorch("lstm", "script");
+    agrees_with_pytorch("lstm", "export");
+}
+
+#[test]
+fn a_gru_of_pytorch_runs_at_any_length() {
+    agrees_with_pytorch("gru", "script");
+    agrees_with_pytorch("gru", "export");
+}
+
+#[test]
+fn a_loop_over_a_cell_of_ones_own_is_a_scan() {
+    agrees_with_pytorch("cell", "script");
+    let imported = import_file(&data("pytorch/cell-script.onnx"), &ImportOptions::default()).unwrap();
+    let scans = imported.graph.nodes().filter(|(_, n)| matches!(n.op, fuse::ir::Op::Scan(_))).count();
+    assert_eq!(scans, 1);
+}
+
+#[test]
+fn a_loop_that_the_exporter_unrolled_runs() {
+    agrees_with_pytorch("cell", "export");
+}
+
+#[test]
+fn an_encoder_and_decoder_with_attention_runs_at_any_length() {
+    agrees_with_pytorch("attention", "script");
+    agrees_with_pytorch("attention", "export");
 }

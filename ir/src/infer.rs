@@ -141,7 +141,7 @@ fn scalar(op: ScalarOp, operands: &[&TensorType]) -> Result<TensorType, InferErr
             }
             1..operands.len()
         }
-        ResultRule::Same | ResultRule::Comparison => 0..operands.len(),
+        ResultRule::Same | ResultRule::Comparison | ResultRule::SameWidth => 0..operands.len(),
     };
     let first = operands[values.start];
     for i in values {
@@ -165,10 +165,7 @@ fn scalar(op: ScalarOp, operands: &[&TensorType]) -> Result<TensorType, InferErr
             ));
         }
     }
-    let dtype = match op.result_rule() {
-        ResultRule::Comparison => DType::Bool,
-        ResultRule::Same | ResultRule::Select => first.dtype,
-    };
+    let dtype = op.result_rule().result(first.dtype);
     Ok(TensorType { dtype, shape: first.shape.clone() })
 }
 

@@ -22,6 +22,10 @@ pub enum Domain {
     Bits,
     /// Every type.
     Any,
+    /// The floating-point types that have an integer type of their width.
+    Words,
+    /// The integer types that have a floating-point type of their width.
+    IntegerWords,
 }
 
 impl Domain {
@@ -32,6 +36,8 @@ impl Domain {
             Domain::Numeric => dtype != DType::Bool,
             Domain::Bits => !dtype.is_float(),
             Domain::Any => true,
+            Domain::Words => matches!(dtype, DType::F32 | DType::F64),
+            Domain::IntegerWords => matches!(dtype, DType::I32 | DType::I64),
         }
     }
 }
@@ -45,6 +51,24 @@ pub enum ResultRule {
     Comparison,
     /// The first operand is bool, the others and the result have one type.
     Select,
+    /// The result is the other of integer and float, of the operand's width.
+    SameWidth,
+}
+
+impl ResultRule {
+    /// The type of the result where the operands (of a select: the choices) have the type `dtype`.
+    pub fn result(self, dtype: DType) -> DType {
+        match (self, dtype) {
+            (ResultRule::Same | ResultRule::Select, dtype) => dtype,
+            (ResultRule::Comparison, _) => DType::Bool,
+            (ResultRule::SameWidth, DType::F32) => DType::I32,
+            (ResultRule::SameWidth, DType::F64) => DType::I64,
+            (ResultRule::SameWidth, DType::I32) => DType::F32,
+            (ResultRule::SameWidth, DType::I64) => DType::F64,
+            // Outside of the domains of all ops with this rule.
+            (ResultRule::SameWidth, DType::F16 | DType::Bf16 | DType::U8 | DType::Bool) => dtype,
+        }
+    }
 }
 
 /// An algebraic law that rules may rely on; stated for real numbers, so use under floats follows the float
@@ -99,6 +123,8 @@ macro_rules! scalar_op_table {
             { Relu, relu, (x), Numeric, Same, [Idempotent], 0.0, "`max(x, 0)`; NaN stays." }
             { Not, not, (x), Bits, Same, [Involution], 0.0, "Logical negation of a bool, bitwise of an integer." }
             { IsNan, is_nan, (x), Float, Comparison, [], 0.0, "Whether `x` is NaN." }
+            { ToBits, to_bits, (x), Words, SameWidth, [], 0.0, "The integer with the bits of `x`." }
+            { FromBits, from_bits, (x), IntegerWords, SameWidth, [], 0.0, "The float with the bits of `x`." }
             { Add, add, (x, y), Numeric, Same, [Commutative, Associative], 0.5, "The sum; integers wrap." }
             { Sub, sub, (x, y), Numeric, Same, [], 0.5, "The difference; integers wrap." }
             { Mul, mul, (x, y), Numeric, Same, [Commutative, Associative], 0.5, "The product; integers wrap." }

@@ -57,6 +57,7 @@ fn result(rule: ResultRule) -> &'static str {
         ResultRule::Same => "same type",
         ResultRule::Comparison => "bool",
         ResultRule::Select => "type of the choices",
+        ResultRule::SameWidth => "float or integer of the same width",
     }
 }
 

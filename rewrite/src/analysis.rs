@@ -2,7 +2,7 @@
 
 use egg::{Analysis, DidMerge, EGraph, Id, Justification};
 use fuse_ir::interp::{fold_cast, fold_scalar};
-use fuse_ir::ops::{ResultRule, ScalarOp};
+use fuse_ir::ops::ScalarOp;
 use fuse_ir::{DType, Expr, Literal};
 
 use crate::language::{GatherTerm, Head, ScanId, SpaceId, Tables, Term};
@@ -226,10 +226,7 @@ fn light(space: SpaceId, dtype: DType, depends: u64) -> ClassData {
 }
 
 fn scalar(op: ScalarOp, operands: &[ClassData]) -> ClassData {
-    let dtype = match op.result_rule() {
-        ResultRule::Comparison => DType::Bool,
-        ResultRule::Same | ResultRule::Select => operands[operands.len() - 1].dtype,
-    };
+    let dtype = op.result_rule().result(operands[operands.len() - 1].dtype);
     let mut data = light(operands[0].space, dtype, 0);
     for x in operands {
         data.depends |= x.depends;

@@ -3,7 +3,7 @@
 use fuse_ir::{DType, ScalarOp};
 
 use crate::builder::FunctionBuilder;
-use crate::kernel_ir::{BinaryOp, Condition, UnaryOp, ValueId};
+use crate::kernel_ir::{BinaryOp, Condition, LaneType, UnaryOp, ValueId};
 
 /// See [`super::scalar`]; takes every op that is not decomposed in a file of its own.
 pub(super) fn scalar(b: &mut FunctionBuilder, op: ScalarOp, dtype: DType, operands: &[ValueId]) -> ValueId {
@@ -29,6 +29,11 @@ pub(super) fn scalar(b: &mut FunctionBuilder, op: ScalarOp, dtype: DType, operan
         ScalarOp::Relu => relu(b, x, float),
         ScalarOp::Not if dtype == DType::Bool => b.not(x),
         ScalarOp::Not => wrapped(b, dtype, |b| b.not(x)),
+        ScalarOp::ToBits => b.bitcast(x, super::bits_lane(b, x)),
+        ScalarOp::FromBits => {
+            let lane = if b.ty(x).lane == LaneType::I64 { LaneType::F64 } else { LaneType::F32 };
+            b.bitcast(x, lane)
+        }
         ScalarOp::IsNan => b.compare(Condition::Ne, x, x),
         ScalarOp::Add => wrapped(b, dtype, |b| b.add(x, second)),
         ScalarOp::Sub => wrapped(b, dtype, |b| b.sub(x, second)),

@@ -75,6 +75,8 @@ pub fn takes_vectors(op: ScalarOp, dtype: DType) -> bool {
         | ScalarOp::Relu
         | ScalarOp::Not
         | ScalarOp::IsNan
+        | ScalarOp::ToBits
+        | ScalarOp::FromBits
         | ScalarOp::Add
         | ScalarOp::Sub
         | ScalarOp::Mul
@@ -132,6 +134,8 @@ pub fn scalar(b: &mut FunctionBuilder, op: ScalarOp, dtype: DType, operands: &[V
         | ScalarOp::Relu
         | ScalarOp::Not
         | ScalarOp::IsNan
+        | ScalarOp::ToBits
+        | ScalarOp::FromBits
         | ScalarOp::Add
         | ScalarOp::Sub
         | ScalarOp::Mul

@@ -294,6 +294,8 @@ fn cost(element: &Element) -> u32 {
             | ScalarOp::Relu
             | ScalarOp::Not
             | ScalarOp::IsNan
+            | ScalarOp::ToBits
+            | ScalarOp::FromBits
             | ScalarOp::Add
             | ScalarOp::Sub
             | ScalarOp::Mul

@@ -206,10 +206,7 @@ impl Maker {
 
     pub fn apply(&mut self, op: ScalarOp, operands: &[ElementId]) -> ElementId {
         let operand = self.kernel.elements[operands.last().unwrap().index()].dtype;
-        let dtype = match op.result_rule() {
-            fuse_ir::ops::ResultRule::Comparison => DType::Bool,
-            _ => operand,
-        };
+        let dtype = op.result_rule().result(operand);
         self.push(dtype, Element::Scalar(op, operands.into()))
     }
 

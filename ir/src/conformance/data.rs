@@ -6,7 +6,7 @@ use super::{Case, expected_type};
 use crate::compare::Tolerance;
 use crate::dtype::{DType, Literal};
 use crate::graph::{Graph, InputKind};
-use crate::ops::{Op, ReduceOp, ResultRule, ScalarOp};
+use crate::ops::{Op, ReduceOp, ScalarOp};
 use crate::tensor::Tensor;
 use crate::types::TensorType;
 
@@ -87,10 +87,7 @@ fn scalar_case(op: ScalarOp, dtype: DType, tuples: &[&str], results: &[&str]) ->
     let column =
         |i: usize| tensor(dtype, &[n], tuples.iter().map(|t| t.split(':').nth(i).unwrap_or_default()));
     let inputs: Option<Vec<Tensor>> = (0..op.arity()).map(column).collect();
-    let result_type = match op.result_rule() {
-        ResultRule::Same | ResultRule::Select => dtype,
-        ResultRule::Comparison => DType::Bool,
-    };
+    let result_type = op.result_rule().result(dtype);
     Some(Case {
         name: format!("{}::{dtype}", op.mnemonic()),
         graph,

@@ -38,6 +38,8 @@ pub(super) fn elementwise(
         (Function::IntTest2(f), [x, y]) => {
             collect(grant, shape, pairs(x, y)?.map(|(x, y)| i64::from(f(x, y))))
         }
+        (Function::FloatToInt(f), [x]) => collect(grant, shape, x.floats()?.iter().map(|x| f(*x))),
+        (Function::IntToFloat(f), [x]) => collect(grant, shape, x.ints()?.iter().map(|x| f(*x))),
         (Function::Select, [c, x, y]) if dtype.is_float() => select::<f64>(grant, shape, c, x, y),
         (Function::Select, [c, x, y]) => select::<i64>(grant, shape, c, x, y),
         _ => Err(malformed()),

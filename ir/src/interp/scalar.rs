@@ -24,6 +24,8 @@ pub(super) enum Function {
     Int2(fn(i64, i64) -> i64),
     Int3(fn(i64, i64, i64) -> i64),
     IntTest2(fn(i64, i64) -> bool),
+    FloatToInt(fn(f64) -> i64),
+    IntToFloat(fn(i64) -> f64),
     Select,
 }
 
@@ -33,7 +35,19 @@ pub(super) fn function(op: ScalarOp, dtype: DType) -> Option<Function> {
     if !op.domain().contains(dtype) {
         return None;
     }
-    if dtype.is_float() { float_function(op) } else { int_function(op) }
+    match (op, dtype) {
+        // Rounded to its type, whatever the precision of the run: only that has these bits.
+        (ScalarOp::ToBits, DType::F32) => {
+            Some(Function::FloatToInt(|x| i64::from((x as f32).to_bits() as i32)))
+        }
+        (ScalarOp::ToBits, _) => Some(Function::FloatToInt(|x| x.to_bits() as i64)),
+        (ScalarOp::FromBits, DType::I32) => {
+            Some(Function::IntToFloat(|x| f64::from(f32::from_bits(x as u32))))
+        }
+        (ScalarOp::FromBits, _) => Some(Function::IntToFloat(|x| f64::from_bits(x as u64))),
+        _ if dtype.is_float() => float_function(op),
+        _ => int_function(op),
+    }
 }
 
 fn float_function(op: ScalarOp) -> Option<Function> {
@@ -80,7 +94,12 @@ fn float_function(op: ScalarOp) -> Option<Function> {
         ScalarOp::Ge => FloatTest2(|x, y| x >= y),
         ScalarOp::Clamp => Float3(clamp),
         ScalarOp::Select => Function::Select,
-        ScalarOp::Not | ScalarOp::And | ScalarOp::Or | ScalarOp::Xor => return None,
+        ScalarOp::ToBits
+        | ScalarOp::FromBits
+        | ScalarOp::Not
+        | ScalarOp::And
+        | ScalarOp::Or
+        | ScalarOp::Xor => return None,
     })
 }
 
@@ -137,6 +156,8 @@ fn int_function(op: ScalarOp) -> Option<Function> {
         | ScalarOp::Softplus
         | ScalarOp::Erf
         | ScalarOp::IsNan
+        | ScalarOp::ToBits
+        | ScalarOp::FromBits
         | ScalarOp::Pow => return None,
     })
 }
@@ -240,6 +261,8 @@ pub fn eval_scalar(op: ScalarOp, operands: &[ScalarValue], dtype: DType) -> Opti
         (Function::Int2(f), [Int(x), Int(y)]) => int(f(*x, *y)),
         (Function::Int3(f), [Int(x), Int(y), Int(z)]) => int(f(*x, *y, *z)),
         (Function::IntTest2(f), [Int(x), Int(y)]) => test(f(*x, *y)),
+        (Function::FloatToInt(f), [Float(x)]) => Int(f(*x)),
+        (Function::IntToFloat(f), [Int(x)]) => Float(f(*x)),
         (Function::Select, [Int(c), Float(x), Float(y)]) if dtype.is_float() => {
             Float(if *c != 0 { *x } else { *y })
         }

@@ -22,6 +22,8 @@ from mpmath import mp, mpf
 FLOATS = {"f32": (24, -126, 127), "f64": (53, -1022, 1023), "f16": (11, -14, 15), "bf16": (8, -126, 127)}
 INTS = {"i32": (-(2**31), 2**31 - 1), "i64": (-(2**63), 2**63 - 1), "u8": (0, 255)}
 NAN, INF = math.nan, math.inf
+# How struct calls the floats that have an integer of their width, and that integer.
+WORDS = {"f32": ("<f", "<i", "i32"), "f64": ("<d", "<q", "i64")}
 
 
 # ---------------------------------------------------------------- rounding and encoding
@@ -440,6 +442,16 @@ def line(*words):
     print(" ".join(str(w) for w in words))
 
 
+def to_bits(dtype, x):
+    as_float, as_int, _ = WORDS[dtype]
+    return struct.unpack(as_int, struct.pack(as_float, x))[0]
+
+
+def from_bits(dtype, x):
+    as_float, as_int, _ = WORDS[dtype]
+    return struct.unpack(as_float, struct.pack(as_int, x))[0]
+
+
 def case(op, dtype, result_type, items, function):
     results = [function(*(i if isinstance(i, tuple) else (i,))) for i in items]
     line("case", op, dtype, *(encode(result_type, r) for r in results))
@@ -458,6 +470,8 @@ def main():
             case(op, dtype, "f64", pairs, lambda x, y, f=function: f(dtype, x, y))
         for op, function in COMPARISONS.items():
             case(op, dtype, "bool", pairs, function)
+        if dtype in WORDS:
+            case("to_bits", dtype, WORDS[dtype][2], singles, lambda x: to_bits(dtype, x))
         case("clamp", dtype, "f64", triples, lambda x, low, high: smaller(larger(x, low), high))
     for dtype in INTS:
         singles, pairs, triples = int_values(dtype), int_pairs(dtype), int_triples(dtype)
@@ -469,6 +483,9 @@ def main():
             case(op, dtype, dtype, pairs, lambda x, y, f=function: wrapped(dtype, f(x, y)))
         for op, function in COMPARISONS.items():
             case(op, dtype, "bool", pairs, function)
+        for float_type, (_, _, int_type) in WORDS.items():
+            if int_type == dtype:
+                case("from_bits", dtype, "f64", singles, lambda x, t=float_type: from_bits(t, x))
         case("clamp", dtype, dtype, triples, lambda x, low, high: min(max(x, low), high))
     line("values", "bool", 1, 0, 1)
     pairs = [(0, 0), (0, 1), (1, 0), (1, 1)]

@@ -57,8 +57,10 @@ impl Work {
 pub fn scalar_work(op: ScalarOp) -> Work {
     use ScalarOp::*;
     match op {
-        Neg | Abs | Sign | Floor | Ceil | Round | Trunc | Relu | Not | IsNan | Add | Sub | Mul | Min
-        | Max | Eq | Ne | Lt | Le | Gt | Ge | And | Or | Xor | Select => Work::new(1.0, 0.0),
+        Neg | Abs | Sign | Floor | Ceil | Round | Trunc | Relu | Not | IsNan | ToBits | FromBits | Add
+        | Sub | Mul | Min | Max | Eq | Ne | Lt | Le | Gt | Ge | And | Or | Xor | Select => {
+            Work::new(1.0, 0.0)
+        }
         Clamp => Work::new(2.0, 0.0),
         Div | Sqrt | Rsqrt | Reciprocal => Work::new(6.0, 0.0),
         Mod | Rem => Work::new(8.0, 0.0),

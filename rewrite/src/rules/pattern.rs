@@ -126,6 +126,7 @@ impl Side {
             Side::Apply(op, operands) => match op.result_rule() {
                 ResultRule::Comparison => DType::Bool,
                 ResultRule::Select => operands[2].result_type(dtype),
+                ResultRule::SameWidth => ResultRule::SameWidth.result(operands[0].result_type(dtype)),
                 ResultRule::Same => {
                     let types = operands.iter().map(|o| o.result_type(dtype));
                     types.fold(dtype, |all, ty| if ty == DType::Bool { ty } else { all })
@@ -140,6 +141,7 @@ impl Side {
             ResultRule::Comparison => dtype,
             ResultRule::Select if position == 0 => DType::Bool,
             ResultRule::Select | ResultRule::Same => result,
+            ResultRule::SameWidth => ResultRule::SameWidth.result(result),
         }
     }
 

@@ -221,6 +221,8 @@ impl Search {
             | ScalarOp::Erf
             | ScalarOp::Not
             | ScalarOp::IsNan
+            | ScalarOp::ToBits
+            | ScalarOp::FromBits
             | ScalarOp::Div
             | ScalarOp::Mod
             | ScalarOp::Rem

@@ -357,10 +357,7 @@ fn apply(op: ScalarOp, operands: &[Literal]) -> Literal {
     };
     let dtype = operands.last().expect("an op has operands").dtype();
     let values: Vec<ScalarValue> = operands.iter().map(scalar).collect();
-    let result = match op.result_rule() {
-        fuse_ir::ops::ResultRule::Comparison => DType::Bool,
-        fuse_ir::ops::ResultRule::Same | fuse_ir::ops::ResultRule::Select => dtype,
-    };
+    let result = op.result_rule().result(dtype);
     match eval_scalar(op, &values, dtype).expect("terms are typed") {
         ScalarValue::Float(x) => Literal::from_f64(result, x),
         ScalarValue::Int(x) => Literal::from_i64(result, x),

@@ -2,6 +2,7 @@
 
 mod activation;
 pub(super) mod alternatives;
+mod bits;
 mod control;
 mod elementwise;
 mod recurrent;
@@ -12,4 +13,4 @@ use super::table::OpRow;
 
 /// The rows of the table, by family.
 pub(super) const FAMILIES: &[&[OpRow]] =
-    &[control::ROWS, elementwise::ROWS, recurrent::ROWS, sequence::ROWS, shape::ROWS];
+    &[bits::ROWS, control::ROWS, elementwise::ROWS, recurrent::ROWS, sequence::ROWS, shape::ROWS];
