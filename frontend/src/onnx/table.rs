@@ -67,15 +67,15 @@ pub(crate) const fn row(
     OpRow { name, domain: "", versions, attributes, note, evaluation, build }
 }
 
-/// All operators, by family.
-pub fn rows() -> impl Iterator<Item = &'static OpRow> {
-    ops::FAMILIES.iter().flat_map(|family| family.iter())
+/// All operators, each with its family.
+pub fn rows() -> impl Iterator<Item = (&'static str, &'static OpRow)> {
+    ops::FAMILIES.iter().flat_map(|(family, rows)| rows.iter().map(|row| (*family, row)))
 }
 
 /// The row of an operator.
 pub(crate) fn find(domain: &str, name: &str) -> Option<&'static OpRow> {
     let domain = if domain == "ai.onnx" { "" } else { domain };
-    rows().find(|row| row.name == name && row.domain == domain)
+    rows().map(|(_, row)| row).find(|row| row.name == name && row.domain == domain)
 }
 
 /// Why a node has no import; `None` where it has one.

@@ -12,5 +12,11 @@ mod shape;
 use super::table::OpRow;
 
 /// The rows of the table, by family.
-pub(super) const FAMILIES: &[&[OpRow]] =
-    &[bits::ROWS, control::ROWS, elementwise::ROWS, recurrent::ROWS, sequence::ROWS, shape::ROWS];
+pub(super) const FAMILIES: &[(&str, &[OpRow])] = &[
+    ("bits", bits::ROWS),
+    ("control", control::ROWS),
+    ("elementwise", elementwise::ROWS),
+    ("recurrent", recurrent::ROWS),
+    ("sequence", sequence::ROWS),
+    ("shape", shape::ROWS),
+];
