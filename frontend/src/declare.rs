@@ -48,8 +48,7 @@ impl Trace {
             }
             let mut state = self.0.borrow_mut();
             let Some(level) = state.levels.first_mut() else { return Err(Fault::Poisoned) };
-            check_name(name, level.graph.inputs().iter().map(|i| i.name.as_str()))?;
-            let value = level.graph.add_input(name, kind, ty.clone());
+            let value = level.named_input(name, kind, ty.clone())?;
             Ok(Tensor::new(self, Origin::Value { level: level.id, value }, ty))
         })
     }
@@ -63,11 +62,7 @@ impl Trace {
             let mut state = self.0.borrow_mut();
             let Some(level) = state.levels.first_mut() else { return Err(Fault::Poisoned) };
             match tensor.origin {
-                Origin::Value { level: id, value } if id == level.id => {
-                    check_name(name, level.graph.outputs().iter().map(|o| o.name.as_str()))?;
-                    level.graph.add_output(name, value);
-                    Ok(())
-                }
+                Origin::Value { level: id, value } if id == level.id => level.named_output(name, value),
                 _ => Err(argument(
                     "tensor",
                     format!("{} of a scan body", tensor.ty()),
@@ -124,15 +119,4 @@ impl Trace {
             self.dim_tensor(dtype, &dim)
         })
     }
-}
-
-fn check_name<'a>(name: &str, mut taken: impl Iterator<Item = &'a str>) -> Result<(), Fault> {
-    let problem = if name.is_empty() || name.chars().any(char::is_control) {
-        "must be printable and not empty"
-    } else if taken.any(|other| other == name) {
-        "is already taken"
-    } else {
-        return Ok(());
-    };
-    Err(ErrorKind::Name { name: name.into(), problem }.into())
 }

@@ -1,6 +1,7 @@
 //! A trace in progress: the graph being built, one level for each open scan body, and the first error.
 
 use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::panic::Location;
 use std::rc::Rc;
 
@@ -28,6 +29,69 @@ pub(crate) struct Level {
     pub(crate) graph: Graph,
     /// Values of the enclosing level used here, and the inputs that stand for them.
     pub(crate) captures: Vec<(ValueId, ValueId)>,
+    /// The inputs that stand for values of the enclosing level.
+    captured: HashMap<ValueId, ValueId>,
+    /// The names of the inputs, each with the number that a name made from it got last.
+    names: HashMap<String, usize>,
+    /// The names of the outputs.
+    output_names: HashSet<String>,
+}
+
+impl Level {
+    fn new(id: LevelId, name: &str) -> Self {
+        Level {
+            id,
+            graph: Graph::new(name),
+            captures: Vec::new(),
+            captured: HashMap::new(),
+            names: HashMap::new(),
+            output_names: HashSet::new(),
+        }
+    }
+
+    /// Adds an input, whose name must be printable and new.
+    pub(crate) fn named_input(
+        &mut self,
+        name: &str,
+        kind: InputKind,
+        ty: TensorType,
+    ) -> Result<ValueId, Fault> {
+        check_name(name, self.names.contains_key(name))?;
+        self.names.insert(name.to_owned(), 0);
+        Ok(self.graph.add_input(name, kind, ty))
+    }
+
+    /// Adds an output, whose name must be printable and new.
+    pub(crate) fn named_output(&mut self, name: &str, value: ValueId) -> Result<(), Fault> {
+        check_name(name, self.output_names.contains(name))?;
+        self.output_names.insert(name.to_owned());
+        self.graph.add_output(name, value);
+        Ok(())
+    }
+
+    /// A name for an input, made from `base` by a number if that is taken.
+    fn free_name(&mut self, base: &str) -> String {
+        let Some(mut count) = self.names.get(base).copied() else { return base.to_owned() };
+        loop {
+            count += 1;
+            let name = format!("{base}_{count}");
+            if !self.names.contains_key(&name) {
+                self.names.insert(base.to_owned(), count);
+                return name;
+            }
+        }
+    }
+}
+
+fn check_name(name: &str, taken: bool) -> Result<(), Fault> {
+    let problem = if name.is_empty() || name.chars().any(char::is_control) {
+        "must be printable and not empty"
+    } else if taken {
+        "is already taken"
+    } else {
+        return Ok(());
+    };
+    Err(ErrorKind::Name { name: name.into(), problem }.into())
 }
 
 /// A library operation that is running: its name and the caller's place.
@@ -324,7 +388,7 @@ impl Trace {
         let mut state = self.0.borrow_mut();
         let id = LevelId(state.next_level);
         state.next_level += 1;
-        state.levels.push(Level { id, graph: Graph::new(name), captures: Vec::new() });
+        state.levels.push(Level::new(id, name));
     }
 
     /// Adds an input to the innermost level.
@@ -332,6 +396,7 @@ impl Trace {
         let mut state = self.0.borrow_mut();
         let Some(level) = state.levels.last_mut() else { return Err(Fault::Poisoned) };
         let value = level.graph.add_input(name, InputKind::Input, ty.clone());
+        level.names.insert(name.to_owned(), 0);
         Ok(Tensor::new(self, Origin::Value { level: level.id, value }, ty))
     }
 
@@ -368,23 +433,22 @@ impl State {
 
     /// The input of level `depth` that stands for a value of the level around it.
     fn capture(&mut self, depth: usize, outer: ValueId) -> ValueId {
-        if let Some((_, inner)) = self.levels[depth].captures.iter().find(|(value, _)| *value == outer) {
+        if let Some(inner) = self.levels[depth].captured.get(&outer) {
             return *inner;
         }
         let around = &self.levels[depth - 1].graph;
         let ty = around.ty(outer).clone();
-        let base = around.inputs().iter().find(|i| i.value == outer).map_or("captured", |i| i.name.as_str());
+        let base = match around.value(outer).definition {
+            Definition::Input(i) => around.inputs()[i].name.as_str(),
+            Definition::Result(..) => "captured",
+        };
         let base = base.to_string();
         let level = &mut self.levels[depth];
-        let taken = |name: &str| level.graph.inputs().iter().any(|i| i.name == name);
-        let mut name = base.clone();
-        let mut count = 0;
-        while taken(&name) {
-            count += 1;
-            name = format!("{base}_{count}");
-        }
+        let name = level.free_name(&base);
+        level.names.insert(name.clone(), 0);
         let inner = level.graph.add_input(name, InputKind::Input, ty);
         level.captures.push((outer, inner));
+        level.captured.insert(outer, inner);
         inner
     }
 }

@@ -1,7 +1,7 @@
 //! Walks the nodes of a graph and traces what they compute.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use fuse_ir::limits::MAX_DIM;
@@ -32,18 +32,21 @@ pub(crate) struct Importer<'a> {
     /// What the nodes are traced into.
     pub(crate) trace: Trace,
     /// The known tensors that became parameters of the trace.
-    parameters: RefCell<Vec<Parameter>>,
+    parameters: RefCell<Parameters>,
     /// How deep the graph that is being walked is nested.
     depth: Cell<usize>,
     /// The nodes imported so far.
     nodes: Rc<Cell<usize>>,
 }
 
-/// A known tensor that became a parameter of the trace.
-struct Parameter {
-    constant: Rc<Constant>,
-    name: String,
-    tensor: Tensor,
+/// The known tensors that became parameters of the trace.
+#[derive(Default)]
+struct Parameters {
+    /// In order, with their names.
+    all: Vec<(String, Rc<Constant>)>,
+    /// What stands for each, by its address.
+    tensors: HashMap<*const Constant, Tensor>,
+    names: HashSet<String>,
 }
 
 /// The names that a graph sees: its own, then those of the graphs around it.
@@ -98,7 +101,7 @@ impl<'a> Importer<'a> {
 
     /// The parameters made so far, in order, with their names.
     pub(crate) fn parameters(&self) -> Vec<(String, Rc<Constant>)> {
-        self.parameters.borrow().iter().map(|p| (p.name.clone(), p.constant.clone())).collect()
+        self.parameters.borrow().all.clone()
     }
 
     /// Imports the nodes of a graph whose inputs are already in `scope`, and returns its outputs.
@@ -247,18 +250,20 @@ impl Importer<'_> {
             return Ok(scalar.broadcast_to(shape));
         }
         let mut parameters = self.parameters.borrow_mut();
-        if let Some(known) = parameters.iter().find(|p| Rc::ptr_eq(&p.constant, constant)) {
-            return Ok(known.tensor.clone());
+        if let Some(known) = parameters.tensors.get(&Rc::as_ptr(constant)) {
+            return Ok(known.clone());
         }
         let base = if constant.name.is_empty() { "constant" } else { &constant.name };
         let mut name = base.to_owned();
         let mut count = 0;
-        while parameters.iter().any(|p| p.name == name) || self.model.is_input(&name) {
+        while parameters.names.contains(&name) || self.model.is_input(&name) {
             count += 1;
             name = format!("{base}_{count}");
         }
         let tensor = self.trace.parameter(&name, host.dtype(), shape);
-        parameters.push(Parameter { constant: constant.clone(), name, tensor: tensor.clone() });
+        parameters.names.insert(name.clone());
+        parameters.all.push((name, constant.clone()));
+        parameters.tensors.insert(Rc::as_ptr(constant), tensor.clone());
         Ok(tensor)
     }
 
