@@ -13,7 +13,6 @@ pub(crate) const ROWS: &[OpRow] = &[
     row("Neg", (6, 13), &[], Computes, |c| unary(c, Tensor::neg), ""),
     row("Exp", (6, 13), &[], Computes, |c| unary(c, Tensor::exp), ""),
     row("Tanh", (6, 13), &[], Computes, |c| unary(c, Tensor::tanh), ""),
-    row("Sigmoid", (6, 13), &[], Computes, |c| unary(c, Tensor::sigmoid), ""),
     row("Add", (7, 14), &[], Computes, |c| binary(c, Tensor::add), ""),
     row("Sub", (7, 14), &[], Computes, |c| binary(c, Tensor::sub), ""),
     row("Mul", (7, 14), &[], Computes, |c| binary(c, Tensor::mul), ""),
@@ -23,6 +22,18 @@ pub(crate) const ROWS: &[OpRow] = &[
 /// A function of one tensor.
 pub(super) fn unary(call: &Call<'_>, function: impl Fn(&Tensor) -> Tensor) -> Built<Vec<Value>> {
     call.one(function(&call.tensor(0)?))
+}
+
+/// A function of one float tensor that is composed of several ops, in f32 where the tensor is f16 or bf16.
+pub(super) fn float_unary(call: &Call<'_>, function: impl Fn(&Tensor) -> Tensor) -> Built<Vec<Value>> {
+    let x = call.tensor(0)?;
+    require_float(&x)?;
+    call.one(widened(&x, function))
+}
+
+/// A function computed in the accumulator type of `x`, and rounded once.
+pub(super) fn widened(x: &Tensor, function: impl Fn(&Tensor) -> Tensor) -> Tensor {
+    function(&x.cast(x.dtype().accumulator())).cast(x.dtype())
 }
 
 /// A function of two tensors, which broadcast.

@@ -13,6 +13,7 @@ use super::table::OpRow;
 
 /// The rows of the table, by family.
 pub(super) const FAMILIES: &[(&str, &[OpRow])] = &[
+    ("activation", activation::ROWS),
     ("bits", bits::ROWS),
     ("control", control::ROWS),
     ("elementwise", elementwise::ROWS),
