@@ -6,7 +6,7 @@ use fuse_ir::{DType, Dim, Literal};
 use super::attribute::Attributes;
 use super::error::{Built, Problem, refuse};
 use super::importer::{Importer, Scope};
-use super::value::{DimTensor, Segment, Value};
+use super::value::{DimTensor, Segment, Value, depends_on_step};
 use crate::Trace;
 use crate::tensor::Tensor;
 
@@ -116,12 +116,28 @@ impl Call<'_> {
 
     /// The integers of an input as dimensions, with their shape.
     pub(crate) fn dim_tensor(&self, i: usize, what: &str) -> Built<DimTensor> {
+        let tensor = self.step_dims(i, what)?;
+        match tensor.dims.iter().any(depends_on_step) {
+            true => refuse(format!("{what} must be the same in each step of the loop around it")),
+            false => Ok(tensor),
+        }
+    }
+
+    /// The integers of an input as dimensions, which may depend on the step of a loop that is being imported; see
+    /// [`depends_on_step`].
+    pub(crate) fn step_dims(&self, i: usize, what: &str) -> Built<DimTensor> {
+        let integers = |tensor: DimTensor| match tensor.dtype {
+            DType::I32 | DType::I64 => Ok(tensor),
+            dtype => refuse(format!("{what} are {dtype}, not integers")),
+        };
         if let Value::Dims(tensor) = self.value(i)? {
-            return Ok((**tensor).clone());
+            return integers((**tensor).clone());
         }
         let tensor = self.known(i, what)?;
-        let dims = DimTensor::from_known(&tensor);
-        dims.ok_or_else(|| Problem::Refused(format!("{what} are {}, not integers", tensor.dtype())))
+        match DimTensor::from_known(&tensor) {
+            Some(dims) => integers(dims),
+            None => refuse(format!("{what} are {}, not integers", tensor.dtype())),
+        }
     }
 
     /// Axes from the attribute `name` or, in newer versions, from input `i`; `None` where neither is given.

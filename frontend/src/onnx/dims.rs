@@ -7,9 +7,9 @@ use fuse_ir::{DType, Dim};
 use super::call::Call;
 use super::error::{Built, refuse};
 use super::fold;
+use super::importer::Importer;
 use super::table::{Evaluation, OpRow};
 use super::value::{DimTensor, Value};
-use crate::Trace;
 use crate::tensor::Tensor;
 
 /// Larger results are not kept as dimensions.
@@ -76,13 +76,14 @@ fn as_dims(value: &Value) -> Option<DimTensor> {
     }
 }
 
-/// Elementwise arithmetic and reductions.
+/// Elementwise arithmetic, comparisons and reductions.
 fn arithmetic(name: &str, call: &Call<'_>) -> Built<Option<Value>> {
     let operands: Option<Vec<DimTensor>> = call.inputs.iter().flatten().map(as_dims).collect();
     let two: Option<fn(&Dim, &Dim) -> Option<Dim>> = match name {
         "Add" => Some(|a, b| Some(a.clone() + b.clone())),
         "Sub" => Some(|a, b| Some(a.clone() - b.clone())),
         "Mul" => Some(|a, b| Some(a.clone() * b.clone())),
+        "Div" if call.value(0)?.dtype().is_float() => None,
         "Div" => Some(divided),
         "Mod" => Some(remainder),
         "Min" => Some(|a, b| Some(a.minimum(b))),
@@ -100,7 +101,10 @@ fn arithmetic(name: &str, call: &Call<'_>) -> Built<Option<Value>> {
     }
     match name {
         "Cast" => cast(call),
-        "Equal" => Ok(operands.and_then(|o| equal(call.name, &o))),
+        "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "And" | "Or" => {
+            Ok(operands.and_then(|o| truth(name, call.name, &o)))
+        }
+        "Not" => Ok(operands.and_then(|o| negated(call.name, &o))),
         "Where" => selected(call),
         "ReduceProd" | "ReduceSum" => reduced(name, call, operands),
         "Size" | "Shape" => Ok(None),
@@ -155,35 +159,81 @@ fn zipped(a: &DimTensor, b: &DimTensor, operation: fn(&Dim, &Dim) -> Option<Dim>
     Some(DimTensor { dims: dims.collect::<Option<_>>()?, shape, dtype: a.dtype })
 }
 
+/// A cast that keeps the integers: to integers and to floats.
 fn cast(call: &Call<'_>) -> Built<Option<Value>> {
     let Value::Dims(tensor) = call.value(0)? else { return Ok(None) };
     let to = call.attributes.int_or("to", 0)?;
     Ok(match super::tensor::element_type(i32::try_from(to).unwrap_or(0)) {
-        Some(dtype @ (DType::I32 | DType::I64)) => {
+        Some(dtype @ (DType::I32 | DType::I64 | DType::F32 | DType::F64)) if tensor.dtype != DType::Bool => {
             Some(Value::Dims(std::rc::Rc::new(DimTensor { dtype, ..(**tensor).clone() })))
         }
         _ => None,
     })
 }
 
-/// Whether dimensions are equal, where that is certain: equal expressions are, and a symbol is taken to be no
-/// negative number.
-fn equal(name: &str, operands: &[DimTensor]) -> Option<Value> {
+/// Comparisons and what joins them: expressions that are positive where the result is true.
+fn truth(operator: &str, name: &str, operands: &[DimTensor]) -> Option<Value> {
     let [a, b] = operands else { return None };
-    let verdict = |a: &Dim, b: &Dim| {
-        let difference = (a.clone() - b.clone()).as_constant();
-        let negative =
-            |d: &Dim, other: &Dim| d.as_constant().is_some_and(|c| c < 0) && other.is_nonnegative(&[]);
-        match difference {
-            Some(0) => Some(Dim::constant(1)),
-            Some(_) => Some(Dim::constant(0)),
-            None if negative(a, b) || negative(b, a) => Some(Dim::constant(0)),
-            None => None,
-        }
+    // An expression for a bool is positive or not, and no more.
+    let of_bools = matches!(operator, "And" | "Or");
+    if operands.iter().any(|o| (o.dtype == DType::Bool) != of_bools) {
+        return None;
+    }
+    let positive: fn(&Dim, &Dim) -> Option<Dim> = match operator {
+        "Equal" => equal,
+        "Less" => |a, b| Some(b.clone() - a.clone()),
+        "LessOrEqual" => |a, b| Some(b.clone() - a.clone() + Dim::constant(1)),
+        "Greater" => |a, b| Some(a.clone() - b.clone()),
+        "GreaterOrEqual" => |a, b| Some(a.clone() - b.clone() + Dim::constant(1)),
+        "And" => |a, b| Some(both(a, b)),
+        "Or" => |a, b| Some(one_minus(&both(&one_minus(a), &one_minus(b)))),
+        _ => return None,
     };
-    let result = zipped(a, b, verdict)?;
-    let flags: Vec<bool> = result.dims.iter().map(|d| !d.is_zero()).collect();
-    Some(Value::known(name, HostTensor::from_values(&result.shape, &flags).ok()?))
+    let result = zipped(a, b, positive)?;
+    // Constants are what they say.
+    let dims = result.dims.into_iter().map(|d| match d.as_constant() {
+        Some(c) if c > 0 => Dim::constant(1),
+        Some(_) => Dim::constant(0),
+        None => d,
+    });
+    let dims = dims.collect();
+    Some(Value::dims(name, DimTensor { dims, shape: result.shape, dtype: DType::Bool }))
+}
+
+fn one_minus(a: &Dim) -> Dim {
+    Dim::constant(1) - a.clone()
+}
+
+/// What is positive where both are.
+fn both(a: &Dim, b: &Dim) -> Dim {
+    match (a.as_constant(), b.as_constant()) {
+        (Some(c), _) | (_, Some(c)) if c <= 0 => Dim::constant(0),
+        (Some(_), _) => b.clone(),
+        (_, Some(_)) => a.clone(),
+        (None, None) if a == b => a.clone(),
+        (None, None) => a.minimum(b),
+    }
+}
+
+/// What is positive where two dimensions are equal. A dimension of the model is taken to be no negative number.
+fn equal(a: &Dim, b: &Dim) -> Option<Dim> {
+    let (above, below) = (a.clone() - b.clone(), b.clone() - a.clone());
+    let negative = |d: &Dim, other: &Dim| d.as_constant().is_some_and(|c| c < 0) && other.is_nonnegative(&[]);
+    Some(match above.as_constant() {
+        Some(0) => Dim::constant(1),
+        Some(_) => Dim::constant(0),
+        None if negative(a, b) || negative(b, a) => Dim::constant(0),
+        None => one_minus(&above.maximum(&below)),
+    })
+}
+
+fn negated(name: &str, operands: &[DimTensor]) -> Option<Value> {
+    let [x] = operands else { return None };
+    if x.dtype != DType::Bool {
+        return None;
+    }
+    let dims = x.dims.iter().map(one_minus).collect();
+    Some(Value::dims(name, DimTensor { dims, shape: x.shape.clone(), dtype: DType::Bool }))
 }
 
 /// `Where` with a known condition.
@@ -223,29 +273,37 @@ fn reduced(name: &str, call: &Call<'_>, operands: Option<Vec<DimTensor>>) -> Bui
 }
 
 /// The value of a dimension when the model runs, as a scalar.
-pub(crate) fn scalar(trace: &Trace, dtype: DType, dim: &Dim) -> Built<Tensor> {
+pub(crate) fn scalar(importer: &Importer<'_>, dtype: DType, dim: &Dim) -> Built<Tensor> {
+    if dtype.is_float() || dtype == DType::Bool {
+        let value = scalar(importer, DType::I64, dim)?;
+        return Ok(if dtype == DType::Bool { value.gt(0) } else { value.cast(dtype) });
+    }
     let mut sum: Option<Tensor> = None;
     for (factors, coefficient) in dim.terms() {
-        let mut product = trace.constant(dtype, coefficient);
+        let mut product = importer.trace.constant(dtype, coefficient);
         for atom in factors {
-            product = product * atom_value(trace, dtype, atom)?;
+            product = product * atom_value(importer, dtype, atom)?;
         }
         sum = Some(match sum {
             Some(sum) => sum + product,
             None => product,
         });
     }
-    Ok(sum.unwrap_or_else(|| trace.constant(dtype, 0)))
+    Ok(sum.unwrap_or_else(|| importer.trace.constant(dtype, 0)))
 }
 
-fn atom_value(trace: &Trace, dtype: DType, atom: &Atom) -> Built<Tensor> {
+fn atom_value(importer: &Importer<'_>, dtype: DType, atom: &Atom) -> Built<Tensor> {
+    let of = |dim: &Dim| scalar(importer, dtype, dim);
     Ok(match atom {
-        Atom::Symbol(symbol) => trace.dim_value(dtype, Dim::symbol(symbol.name())),
+        Atom::Symbol(symbol) => match importer.steps.borrow().get(symbol) {
+            Some(step) => step.cast(dtype),
+            None => importer.trace.dim_value(dtype, Dim::symbol(symbol.name())),
+        },
         Atom::Axis(_) => return refuse("a dimension refers to a position"),
         // Both operands are not negative, so that truncation is the floor.
-        Atom::FloorDiv(a, b) => scalar(trace, dtype, a)?.div(scalar(trace, dtype, b)?),
-        Atom::Mod(a, b) => scalar(trace, dtype, a)?.modulo(scalar(trace, dtype, b)?),
-        Atom::Min(a, b) => scalar(trace, dtype, a)?.minimum(scalar(trace, dtype, b)?),
-        Atom::Max(a, b) => scalar(trace, dtype, a)?.maximum(scalar(trace, dtype, b)?),
+        Atom::FloorDiv(a, b) => of(a)?.div(of(b)?),
+        Atom::Mod(a, b) => of(a)?.modulo(of(b)?),
+        Atom::Min(a, b) => of(a)?.minimum(of(b)?),
+        Atom::Max(a, b) => of(a)?.maximum(of(b)?),
     })
 }

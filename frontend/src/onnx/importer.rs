@@ -1,9 +1,10 @@
 //! Walks the nodes of a graph and traces what they compute.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
+use fuse_ir::expr::Symbol;
 use fuse_ir::limits::MAX_DIM;
 use fuse_ir::tensor::Tensor as HostTensor;
 use fuse_ir::{DType, Dim};
@@ -15,7 +16,7 @@ use super::model::Model;
 use super::proto::{GraphProto, NodeProto};
 use super::table::{self, OpRow};
 use super::tensor::host_tensor;
-use super::value::{Constant, DimTensor, Value};
+use super::value::{Constant, DimTensor, Value, depends_on_step};
 use super::{dims, fold, function};
 use crate::Trace;
 use crate::tensor::Tensor;
@@ -33,6 +34,8 @@ pub(crate) struct Importer<'a> {
     pub(crate) trace: Trace,
     /// The known tensors that became parameters of the trace.
     parameters: RefCell<Parameters>,
+    /// The steps of the loops that are being imported, by the symbol that stands for each.
+    pub(crate) steps: RefCell<BTreeMap<Symbol, Tensor>>,
     /// How deep the graph that is being walked is nested.
     depth: Cell<usize>,
     /// The nodes imported so far.
@@ -83,6 +86,7 @@ impl<'a> Importer<'a> {
             model,
             trace: trace.clone(),
             parameters: RefCell::default(),
+            steps: RefCell::default(),
             depth: Cell::new(0),
             nodes: Rc::default(),
         }
@@ -94,6 +98,7 @@ impl<'a> Importer<'a> {
             model: self.model,
             trace: trace.clone(),
             parameters: RefCell::default(),
+            steps: RefCell::default(),
             depth: Cell::new(self.depth.get()),
             nodes: self.nodes.clone(),
         }
@@ -269,7 +274,7 @@ impl Importer<'_> {
 
     /// The values of dimensions, computed when the model runs.
     fn dim_values(&self, tensor: &DimTensor) -> Built<Tensor> {
-        let scalars = tensor.dims.iter().map(|d| dims::scalar(&self.trace, tensor.dtype, d));
+        let scalars = tensor.dims.iter().map(|d| dims::scalar(self, tensor.dtype, d));
         let scalars = scalars.collect::<Built<Vec<_>>>()?;
         let shape: Vec<i64> = tensor.shape.iter().map(|n| *n as i64).collect();
         match &scalars[..] {
@@ -283,6 +288,9 @@ impl Importer<'_> {
     pub(crate) fn known(&self, value: &Value, what: &str) -> Built<HostTensor> {
         match value {
             Value::Known(constant) => Ok(constant.tensor.clone()),
+            Value::Dims(tensor) if tensor.dims.iter().any(depends_on_step) => {
+                refuse(format!("{what} must be the same in each step of the loop around it"))
+            }
             Value::Dims(tensor) => {
                 Err(Problem::NeedsDims { what: format!("{what} must be known"), symbols: tensor.symbols() })
             }

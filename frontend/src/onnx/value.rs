@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use fuse_ir::expr::Symbol;
+use fuse_ir::limits::MAX_DIM;
 use fuse_ir::tensor::Tensor as HostTensor;
-use fuse_ir::{DType, Dim};
+use fuse_ir::{DType, Dim, Literal};
 
 use crate::tensor::Tensor;
 
@@ -42,15 +43,26 @@ pub(crate) struct Constant {
     pub(crate) tensor: HostTensor,
 }
 
-/// A tensor of integers, each an expression over the model's symbols.
+/// A tensor of integers, each an expression over the model's symbols. They may have become floats by a cast, which
+/// holds them exactly up to 2^24 (f32); and of bools each is true where its expression is positive.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct DimTensor {
     /// The extents.
     pub(crate) shape: Vec<usize>,
     /// The elements, row-major.
     pub(crate) dims: Vec<Dim>,
-    /// The element type, an integer.
+    /// The element type.
     pub(crate) dtype: DType,
+}
+
+/// The symbol that stands for the step of a loop that is being imported; no dimension of a model has such a name.
+pub(crate) fn step_symbol(number: usize) -> Symbol {
+    Symbol::new(format!("step#{number}"))
+}
+
+/// Whether a dimension depends on the step of a loop, so that it is no dimension of a tensor.
+pub(crate) fn depends_on_step(dim: &Dim) -> bool {
+    dim.symbols().iter().any(|s| s.name().contains('#'))
 }
 
 impl Value {
@@ -61,13 +73,17 @@ impl Value {
 
     /// Integers that follow from dimensions; known ones if all of them are numbers.
     pub(crate) fn dims(name: &str, tensor: DimTensor) -> Value {
-        let constants: Option<Vec<i64>> = tensor.dims.iter().map(Dim::as_constant).collect();
-        let host = constants.and_then(|values| match tensor.dtype {
-            DType::I32 => {
-                let values: Option<Vec<i32>> = values.iter().map(|v| i32::try_from(*v).ok()).collect();
-                HostTensor::from_values(&tensor.shape, &values?).ok()
-            }
-            _ => HostTensor::from_values(&tensor.shape, &values).ok(),
+        let dtype = tensor.dtype;
+        let literal = |value: i64| match dtype {
+            DType::Bool => Literal::from_i64(dtype, i64::from(value > 0)),
+            dtype => Literal::from_i64(dtype, value),
+        };
+        let constants: Option<Vec<Literal>> =
+            tensor.dims.iter().map(|d| d.as_constant().map(literal)).collect();
+        let host = constants.and_then(|values| {
+            let bytes =
+                values.iter().flat_map(|v| v.bits().to_le_bytes().into_iter().take(dtype.size())).collect();
+            HostTensor::from_bytes(dtype, &tensor.shape, bytes).ok()
         });
         match host {
             Some(host) => Value::known(name, host),
@@ -137,13 +153,18 @@ impl DimTensor {
         all
     }
 
-    /// The tensor of dimensions that known integers are; `None` for other types and numbers beyond 2^40.
+    /// The tensor of dimensions that known integers and bools are, or floats that are whole; `None` for others.
     pub(crate) fn from_known(tensor: &HostTensor) -> Option<DimTensor> {
         let dtype = tensor.dtype();
-        if !matches!(dtype, DType::I32 | DType::I64) {
-            return None;
-        }
-        let dims = tensor.literals().map(|v| Dim::constant(v.as_i64())).collect();
+        let whole = |v: Literal| match dtype {
+            DType::F32 | DType::F64 => {
+                let value = v.as_f64();
+                (value.trunc() == value && value.abs() <= MAX_DIM as f64).then_some(value as i64)
+            }
+            DType::I32 | DType::I64 | DType::Bool => Some(v.as_i64()),
+            DType::F16 | DType::Bf16 | DType::U8 => None,
+        };
+        let dims = tensor.literals().map(|v| whole(v).map(Dim::constant)).collect::<Option<_>>()?;
         Some(DimTensor { shape: tensor.shape().to_vec(), dims, dtype })
     }
 }

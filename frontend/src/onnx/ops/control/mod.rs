@@ -1,5 +1,6 @@
 //! Subgraphs: `If`, `Loop` and `Scan`.
 
+mod plan;
 mod repeat;
 mod scan;
 
