@@ -69,10 +69,14 @@ conformance: setup-llvm ## Run ONNX's node tests with the fuse binary and write 
 	@scripts/python-env.sh onnx==1.23.2 numpy
 	.cache/python/bin/python scripts/conformance.py target/release/fuse --table docs/onnx.md
 
-interop: ## Export the models of tests/interop again, with PyTorch (a large download)
+interop: ## Export the models of tests/interop again, with PyTorch, TensorFlow and JAX (large downloads)
 	@scripts/python-env.sh onnx==1.23.2 numpy torch onnxscript
 	.cache/python/bin/python tests/interop/varlen.py
 	.cache/python/bin/python tests/interop/pytorch.py
+	@PYTHON_ENV=.cache/python-tensorflow scripts/python-env.sh tensorflow-cpu tf2onnx 'numpy<2.2'
+	.cache/python-tensorflow/bin/python tests/interop/from_tensorflow.py
+	@PYTHON_ENV=.cache/python-jax scripts/python-env.sh jax jax2onnx onnx
+	.cache/python-jax/bin/python tests/interop/from_jax.py
 
 bench: setup-llvm ## Run the criterion benchmarks
 	$(CARGO) bench $(LOCKED) -p fuse

@@ -113,11 +113,11 @@ fn rows_of_different_lengths_never_see_their_padding() {
     assert!(models.is_empty() && expected.is_empty() && names.lines().count() == 360);
 }
 
-/// The model that PyTorch exported, against what PyTorch computed at other lengths than those of the export.
-fn agrees_with_pytorch(model: &str, exporter: &str) {
-    let values = npz::read(&data(&format!("pytorch/{model}.npz"))).unwrap();
-    let path = data(&format!("pytorch/{model}-{exporter}.onnx"));
-    let imported = import_file(&path, &ImportOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+/// A model that another program exported, against what that program computed at other lengths than those of the
+/// export. `values` holds the inputs and what was computed.
+fn agrees(model: &str, values: &str) -> Imported {
+    let values = npz::read(&data(values)).unwrap();
+    let imported = import_file(&data(model), &ImportOptions::default()).unwrap_or_else(|e| panic!("{model}: {e}"));
     assert_eq!(imported.compiled_in, [""; 0], "one import serves every length");
     for options in [CompileOptions::new(Target::Cpu), CompileOptions::unfused(Target::Cpu)] {
         let outputs = run(&imported, &values, &options);
@@ -125,39 +125,60 @@ fn agrees_with_pytorch(model: &str, exporter: &str) {
             let expected = &values[&format!("expected.{k}")];
             assert_eq!(output.shape(), expected.shape());
             let off = difference(&output.to_f64(), &expected.to_f64());
-            assert!(off < 1e-5, "{model}-{exporter}: output {k} is off by {off}");
+            assert!(off < 1e-5, "{model}: output {k} is off by {off}");
         }
         assert!(!values.contains_key(&format!("expected.{}", outputs.len())));
     }
+    imported
+}
+
+/// The model as both of PyTorch's exporters write it.
+fn agrees_with_pytorch(model: &str) {
+    for exporter in ["script", "export"] {
+        agrees(&format!("pytorch/{model}-{exporter}.onnx"), &format!("pytorch/{model}.npz"));
+    }
+}
+
+fn scans(imported: &Imported) -> usize {
+    imported.graph.nodes().filter(|(_, n)| matches!(n.op, fuse::ir::Op::Scan(_))).count()
 }
 
 #[test]
 fn an_lstm_stack_of_pytorch_runs_at_any_length() {
-    agrees_with_pytorch("lstm", "script");
-    agrees_with_pytorch("lstm", "export");
+    agrees_with_pytorch("lstm");
 }
 
 #[test]
 fn a_gru_of_pytorch_runs_at_any_length() {
-    agrees_with_pytorch("gru", "script");
-    agrees_with_pytorch("gru", "export");
-}
-
-#[test]
-fn a_loop_over_a_cell_of_ones_own_is_a_scan() {
-    agrees_with_pytorch("cell", "script");
-    let imported = import_file(&data("pytorch/cell-script.onnx"), &ImportOptions::default()).unwrap();
-    let scans = imported.graph.nodes().filter(|(_, n)| matches!(n.op, fuse::ir::Op::Scan(_))).count();
-    assert_eq!(scans, 1);
-}
-
-#[test]
-fn a_loop_that_the_exporter_unrolled_runs() {
-    agrees_with_pytorch("cell", "export");
+    agrees_with_pytorch("gru");
 }
 
 #[test]
 fn an_encoder_and_decoder_with_attention_runs_at_any_length() {
-    agrees_with_pytorch("attention", "script");
-    agrees_with_pytorch("attention", "export");
+    agrees_with_pytorch("attention");
+}
+
+#[test]
+fn a_cell_of_ones_own_in_a_loop_is_a_scan() {
+    assert_eq!(scans(&agrees("pytorch/cell-script.onnx", "pytorch/cell.npz")), 1);
+}
+
+#[test]
+fn a_loop_that_the_exporter_unrolled_runs() {
+    assert_eq!(scans(&agrees("pytorch/cell-export.onnx", "pytorch/cell.npz")), 0);
+}
+
+#[test]
+fn layers_of_keras_are_scans() {
+    assert_eq!(scans(&agrees("tensorflow/keras.onnx", "tensorflow/keras.npz")), 2);
+}
+
+#[test]
+fn a_while_loop_of_tensorflow_that_counts_its_steps_itself_is_a_scan() {
+    assert_eq!(scans(&agrees("tensorflow/while.onnx", "tensorflow/while.npz")), 1);
+}
+
+#[test]
+fn a_scan_of_jax_is_one() {
+    assert_eq!(scans(&agrees("jax/scan.onnx", "jax/scan.npz")), 1);
 }
