@@ -5,9 +5,13 @@ pub(super) mod alternatives;
 mod bits;
 mod control;
 mod elementwise;
+mod matmul;
+mod norm;
 mod recurrent;
+mod reduce;
 mod sequence;
 mod shape;
+mod softmax;
 
 use super::table::OpRow;
 
@@ -17,7 +21,11 @@ pub(super) const FAMILIES: &[(&str, &[OpRow])] = &[
     ("bits", bits::ROWS),
     ("control", control::ROWS),
     ("elementwise", elementwise::ROWS),
+    ("matmul", matmul::ROWS),
+    ("norm", norm::ROWS),
     ("recurrent", recurrent::ROWS),
+    ("reduction", reduce::ROWS),
     ("sequence", sequence::ROWS),
     ("shape", shape::ROWS),
+    ("softmax", softmax::ROWS),
 ];
