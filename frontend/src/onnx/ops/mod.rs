@@ -4,6 +4,7 @@ mod activation;
 pub(super) mod alternatives;
 mod bits;
 mod control;
+mod einsum;
 mod elementwise;
 mod matmul;
 mod norm;
@@ -20,6 +21,7 @@ pub(super) const FAMILIES: &[(&str, &[OpRow])] = &[
     ("activation", activation::ROWS),
     ("bits", bits::ROWS),
     ("control", control::ROWS),
+    ("einsum", einsum::ROWS),
     ("elementwise", elementwise::ROWS),
     ("matmul", matmul::ROWS),
     ("norm", norm::ROWS),
