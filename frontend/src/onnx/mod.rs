@@ -50,8 +50,8 @@ use proto::ModelProto;
 
 /// The newest operator set that is read, that of onnx 1.23.
 pub const NEWEST_OPSET: i64 = 28;
-/// The oldest operator set that is read.
-pub const OLDEST_OPSET: i64 = 7;
+/// The oldest operator set that is read. Operators that changed up to 7 are refused in older ones.
+pub const OLDEST_OPSET: i64 = 1;
 
 /// What is known of a model's inputs while it is imported.
 #[derive(Clone, Debug, Default)]

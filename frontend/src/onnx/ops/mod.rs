@@ -13,6 +13,7 @@ mod reduce;
 mod sequence;
 mod shape;
 mod softmax;
+mod trigonometry;
 
 use super::table::OpRow;
 
@@ -30,4 +31,5 @@ pub(super) const FAMILIES: &[(&str, &[OpRow])] = &[
     ("sequence", sequence::ROWS),
     ("shape", shape::ROWS),
     ("softmax", softmax::ROWS),
+    ("trigonometry", trigonometry::ROWS),
 ];
