@@ -6,12 +6,16 @@ mod bits;
 mod control;
 mod einsum;
 mod elementwise;
+mod generate;
 mod matmul;
+mod movement;
 mod norm;
+mod pad;
 mod recurrent;
 mod reduce;
 mod sequence;
 mod shape;
+mod slice;
 mod softmax;
 mod trigonometry;
 
@@ -24,12 +28,16 @@ pub(super) const FAMILIES: &[(&str, &[OpRow])] = &[
     ("control", control::ROWS),
     ("einsum", einsum::ROWS),
     ("elementwise", elementwise::ROWS),
+    ("generator", generate::ROWS),
     ("matmul", matmul::ROWS),
+    ("movement", movement::ROWS),
     ("norm", norm::ROWS),
+    ("pad", pad::ROWS),
     ("recurrent", recurrent::ROWS),
     ("reduction", reduce::ROWS),
     ("sequence", sequence::ROWS),
     ("shape", shape::ROWS),
+    ("slice", slice::ROWS),
     ("softmax", softmax::ROWS),
     ("trigonometry", trigonometry::ROWS),
 ];
