@@ -169,7 +169,7 @@ fn attempt(model: &Model<'_>, options: &ImportOptions) -> Built<Imported> {
         parameters = importer.parameters();
     });
     result?;
-    let graph = graph.map_err(OnnxError::Trace)?;
+    let graph = graph.map_err(|e| OnnxError::Model(e.message()))?;
     let parameters = parameters.into_iter().map(|(name, constant)| (name, constant.tensor.clone())).collect();
     let compiled_in = model.fixed.inputs.iter().cloned().collect();
     Ok(Imported { graph, parameters, compiled_in })

@@ -6,6 +6,7 @@ mod bits;
 mod control;
 mod einsum;
 mod elementwise;
+mod gather;
 mod generate;
 mod matmul;
 mod movement;
@@ -13,6 +14,8 @@ mod norm;
 mod pad;
 mod recurrent;
 mod reduce;
+mod scatter;
+mod select;
 mod sequence;
 mod shape;
 mod slice;
@@ -28,6 +31,7 @@ pub(super) const FAMILIES: &[(&str, &[OpRow])] = &[
     ("control", control::ROWS),
     ("einsum", einsum::ROWS),
     ("elementwise", elementwise::ROWS),
+    ("gather", gather::ROWS),
     ("generator", generate::ROWS),
     ("matmul", matmul::ROWS),
     ("movement", movement::ROWS),
@@ -35,6 +39,8 @@ pub(super) const FAMILIES: &[(&str, &[OpRow])] = &[
     ("pad", pad::ROWS),
     ("recurrent", recurrent::ROWS),
     ("reduction", reduce::ROWS),
+    ("scatter", scatter::ROWS),
+    ("selection", select::ROWS),
     ("sequence", sequence::ROWS),
     ("shape", shape::ROWS),
     ("slice", slice::ROWS),
