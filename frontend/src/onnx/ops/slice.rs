@@ -1,12 +1,15 @@
 //! `Slice`, and the arithmetic of positions along an axis whose extent may be a symbol.
 
-use fuse_ir::Dim;
+use std::rc::Rc;
+
 use fuse_ir::expr::Atom;
+use fuse_ir::{DType, Dim};
 
 use super::super::call::Call;
 use super::super::error::{Built, refuse};
 use super::super::table::{Evaluation::*, OpRow, row};
-use super::super::value::Value;
+use super::super::value::{DimTensor, Value, depends_on_step};
+use super::gather::from_start;
 use crate::tensor::Tensor;
 
 pub(crate) const ROWS: &[OpRow] = &[row(
@@ -21,6 +24,9 @@ pub(crate) const ROWS: &[OpRow] = &[row(
 
 /// The least number that stands for "as far as there is something": exporters write that of i32 or of i64.
 const FAR: i64 = i32::MAX as i64;
+
+/// The least step that is taken to lead out of any axis; tf2onnx writes it where one position is wanted.
+const OUT_OF_ANY: i64 = 1_000_000_000;
 
 /// Whether a size is certainly not negative, all symbols being at least 1.
 pub(super) fn is_certain(size: &Dim) -> bool {
@@ -47,9 +53,11 @@ pub(super) fn not_negative(size: Dim) -> Dim {
 
 fn slice(call: &Call<'_>) -> Built<Vec<Value>> {
     let mut x = call.tensor(0)?;
-    let bounds = |name: &str, i: usize| match call.attributes.ints(name)? {
-        Some(values) => Ok(values.iter().map(|v| Dim::constant(*v)).collect()),
-        None => call.dims(i, name),
+    let bounds = |name: &str, i: usize| -> Built<Vec<Dim>> {
+        match call.attributes.ints(name)? {
+            Some(values) => Ok(values.iter().map(|v| Dim::constant(*v)).collect()),
+            None => Ok(call.step_dims(i, name)?.dims),
+        }
     };
     let (starts, ends) = (bounds("starts", 1)?, bounds("ends", 2)?);
     let axes = call.axes("axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
@@ -59,9 +67,27 @@ fn slice(call: &Call<'_>) -> Built<Vec<Value>> {
     }
     call.axis_positions(&axes, x.rank())?;
     for (((axis, start), end), step) in axes.iter().zip(&starts).zip(&ends).zip(&steps) {
-        x = sliced(&x, call.axis(*axis, x.rank())?, start, end, *step)?;
+        let axis = call.axis(*axis, x.rank())?;
+        x = match depends_on_step(start) || depends_on_step(end) {
+            true => moving(call, &x, axis, (start, end), *step)?,
+            false => sliced(&x, axis, start, end, *step)?,
+        };
     }
     call.one(x)
+}
+
+/// The positions from one that depends on the step of a loop, as many in each step.
+fn moving(call: &Call<'_>, x: &Tensor, axis: usize, (start, end): (&Dim, &Dim), step: i64) -> Built<Tensor> {
+    let span = (end.clone() - start.clone()).as_constant();
+    let count = match span {
+        _ if step >= OUT_OF_ANY => 1,
+        Some(span) if span > 0 && step > 0 => (span + step - 1) / step,
+        _ => return refuse("it takes more or fewer positions from step to step of the loop around it"),
+    };
+    let tensor = DimTensor { shape: Vec::new(), dims: vec![start.clone()], dtype: DType::I64 };
+    let start = from_start(call, &Value::Dims(Rc::new(tensor)), &x.shape()[axis])?;
+    let offsets = call.trace().iota(DType::I64, (count,), 0) * if count == 1 { 1 } else { step };
+    Ok(x.gather(axis as i64, offsets + start))
 }
 
 /// The positions from `start` to before `end` along one axis, by `step`.
