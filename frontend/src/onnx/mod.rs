@@ -15,6 +15,7 @@
 //! | `fold` | nodes whose inputs are known |
 //! | `dims` | arithmetic of dimensions |
 //! | `ops/` | builders, by family |
+//! | `file`, `wire` | model files, and what decoding them would take |
 //! | `external` | data outside of the model file |
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ mod proto;
 mod table;
 mod tensor;
 mod value;
+mod wire;
 
 pub use error::{NodeName, OnnxError, UnsupportedNode};
 pub use table::{OpRow, rows};
