@@ -81,8 +81,9 @@ pub struct Imported {
 /// Where the file is no model, or one that fuse cannot compile; see [`OnnxError`].
 pub fn import_file(path: &Path, options: &ImportOptions) -> Result<Imported, OnnxError> {
     let bytes = file::map(path)?;
+    let data = tensor::Data::new(Some(file::directory(path)), bytes.len());
     let proto = file::decode(bytes)?;
-    import_proto(&proto, tensor::Data { directory: Some(file::directory(path)) }, options)
+    import_proto(&proto, data, options)
 }
 
 /// Imports the model in a buffer. It must hold all its tensors itself.
@@ -91,7 +92,7 @@ pub fn import_file(path: &Path, options: &ImportOptions) -> Result<Imported, Onn
 /// Where the bytes are no model, or one that fuse cannot compile; see [`OnnxError`].
 pub fn import_bytes(bytes: &[u8], options: &ImportOptions) -> Result<Imported, OnnxError> {
     let proto = file::decode(prost::bytes::Bytes::copy_from_slice(bytes))?;
-    import_proto(&proto, tensor::Data { directory: None }, options)
+    import_proto(&proto, tensor::Data::new(None, bytes.len()), options)
 }
 
 /// Imports again and again, each time with one more thing fixed that a node turned out to need.
