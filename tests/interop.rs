@@ -117,7 +117,8 @@ fn rows_of_different_lengths_never_see_their_padding() {
 /// export. `values` holds the inputs and what was computed.
 fn agrees(model: &str, values: &str) -> Imported {
     let values = npz::read(&data(values)).unwrap();
-    let imported = import_file(&data(model), &ImportOptions::default()).unwrap_or_else(|e| panic!("{model}: {e}"));
+    let imported =
+        import_file(&data(model), &ImportOptions::default()).unwrap_or_else(|e| panic!("{model}: {e}"));
     assert_eq!(imported.compiled_in, [""; 0], "one import serves every length");
     for options in [CompileOptions::new(Target::Cpu), CompileOptions::unfused(Target::Cpu)] {
         let outputs = run(&imported, &values, &options);

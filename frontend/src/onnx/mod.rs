@@ -15,6 +15,7 @@
 //! | `fold` | nodes whose inputs are known |
 //! | `dims` | arithmetic of dimensions |
 //! | `ops/` | builders, by family |
+//! | `budget` | what an import may cost |
 //! | `file`, `wire` | model files, and what decoding them would take |
 //! | `external` | data outside of the model file |
 
@@ -25,6 +26,7 @@ use fuse_ir::tensor::Tensor as HostTensor;
 use fuse_ir::{Dim, DimEnv, Graph};
 
 mod attribute;
+mod budget;
 mod call;
 mod dims;
 mod error;
@@ -144,7 +146,7 @@ fn settle(model: &mut Model<'_>, options: &ImportOptions, problem: Problem) -> R
                     );
                     return Err(OnnxError::Model(text));
                 };
-                model.fixed.dims.insert(symbol.clone(), Dim::constant(*value));
+                model.fixed.set(symbol.clone(), Dim::constant(*value))?;
             }
             if symbols.is_empty() { Err(OnnxError::Model(what)) } else { Ok(()) }
         }
@@ -156,8 +158,7 @@ fn settle(model: &mut Model<'_>, options: &ImportOptions, problem: Problem) -> R
 fn unify(model: &mut Model<'_>, a: &Dim, b: &Dim) -> Result<(), OnnxError> {
     let (a, b) = (model.resolved(a), model.resolved(b));
     if let Some((symbol, dim)) = error::solved(&a, &b) {
-        model.fixed.dims.insert(symbol, dim);
-        return Ok(());
+        return model.fixed.set(symbol, dim);
     }
     Err(OnnxError::Model(format!("the sizes {a} and {b} must be equal")))
 }
