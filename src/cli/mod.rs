@@ -6,6 +6,7 @@ mod check;
 mod dump;
 mod error;
 mod explain;
+mod inspect;
 mod model;
 mod progress;
 mod ptx;
@@ -48,6 +49,8 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Explain(args) => explain::explain(&args),
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::OnnxOps { json } => print(&table::onnx_ops(json)),
         Command::Ops => print(&table::ops()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

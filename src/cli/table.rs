@@ -17,6 +17,39 @@ pub fn render(rows: &[Vec<String>]) -> String {
     out
 }
 
+/// The ONNX operators that are imported, as a table or as JSON.
+pub fn onnx_ops(json: bool) -> String {
+    let mut operators: Vec<_> = fuse_frontend::onnx::rows().collect();
+    operators.sort_by_key(|(_, row)| (row.domain, row.name));
+    if json {
+        let entry = |(family, row): &(&str, &fuse_frontend::onnx::OpRow)| {
+            serde_json::json!({
+                "name": row.name,
+                "domain": row.domain,
+                "family": family,
+                "versions": [row.versions.0, row.versions.1],
+                "attributes": row.attributes,
+                "note": row.note,
+            })
+        };
+        let list: Vec<_> = operators.iter().map(entry).collect();
+        return format!("{:#}\n", serde_json::Value::from(list));
+    }
+    let heading = ["operator", "family", "versions", "attributes", "note"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for (family, row) in operators {
+        let (first, last) = row.versions;
+        rows.push(vec![
+            if row.domain.is_empty() { row.name.to_owned() } else { format!("{}.{}", row.domain, row.name) },
+            family.to_owned(),
+            if first == last { first.to_string() } else { format!("{first}-{last}") },
+            row.attributes.join(", "),
+            row.note.to_owned(),
+        ]);
+    }
+    render(&rows)
+}
+
 /// The operations of the tensor IR, from the op table.
 pub fn ops() -> String {
     let mut rows = vec![vec!["op".into(), "operands".into(), "ULP".into(), "what it computes".into()]];

@@ -16,6 +16,7 @@
 //! | `dims` | arithmetic of dimensions |
 //! | `ops/` | builders, by family |
 //! | `budget` | what an import may cost |
+//! | `describe` | what a file holds, without an import |
 //! | `file`, `wire` | model files, and what decoding them would take |
 //! | `external` | data outside of the model file |
 
@@ -28,6 +29,7 @@ use fuse_ir::{Dim, DimEnv, Graph};
 mod attribute;
 mod budget;
 mod call;
+mod describe;
 mod dims;
 mod error;
 mod external;
@@ -44,6 +46,7 @@ mod tensor;
 mod value;
 mod wire;
 
+pub use describe::{Description, describe_file};
 pub use error::{NodeName, OnnxError, UnsupportedNode};
 pub use table::{OpRow, rows};
 

@@ -10,6 +10,7 @@ use fuse_ir::limits::dim_problem;
 use fuse_ir::tensor::Tensor as HostTensor;
 
 use super::budget::Budget;
+use super::describe::with_subgraphs;
 use super::error::{OnnxError, UnsupportedNode};
 use super::proto::tensor_shape_proto::dimension::Value as DimValue;
 use super::proto::type_proto::Value as TypeValue;
@@ -150,10 +151,7 @@ impl<'a> Model<'a> {
     pub(crate) fn unsupported(&self) -> Vec<UnsupportedNode> {
         let mut found = Vec::new();
         let functions = self.functions.values().flat_map(|f| &f.node);
-        let mut pending: Vec<&NodeProto> = self.graph.node.iter().chain(functions).rev().collect();
-        while let Some(node) = pending.pop() {
-            let graphs = node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs));
-            pending.extend(graphs.flat_map(|g| g.node.iter().rev()));
+        for node in with_subgraphs(self.graph.node.iter().chain(functions)) {
             if self.function(node).is_some() {
                 continue;
             }
@@ -162,6 +160,11 @@ impl<'a> Model<'a> {
             }
         }
         found
+    }
+
+    /// The symbols of the inputs' dimensions, by name.
+    pub(crate) fn symbol_names(&self) -> Vec<String> {
+        self.symbols.values().map(ToString::to_string).collect()
     }
 
     fn add_symbol(&mut self, name: String) {
@@ -266,7 +269,8 @@ impl<'a> Model<'a> {
     }
 }
 
-fn tensor_type(input: &ValueInfoProto) -> Option<&super::proto::type_proto::Tensor> {
+/// The type of a value that is a tensor.
+pub(crate) fn tensor_type(input: &ValueInfoProto) -> Option<&super::proto::type_proto::Tensor> {
     match input.r#type.as_ref()?.value.as_ref()? {
         TypeValue::TensorType(tensor) => Some(tensor),
         _ => None,
