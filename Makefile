@@ -4,6 +4,8 @@ CARGO ?= cargo
 # The committed Cargo.lock decides the versions. To change dependencies: make ... LOCKED=
 LOCKED ?= --locked
 
+# A Python with onnx and numpy, for make hostile.
+PYTHON ?= python3
 # How long make soak looks.
 SOAK_MINUTES ?= 60
 # Which part of the mutants make mutants tries, for example 0/16; all where empty.
@@ -54,12 +56,15 @@ lint: ## Clippy without warnings, with LLVM and without
 doc: ## Build the API documentation, without warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
 
-.PHONY: coverage soak mutants conformance interop bench clean
+.PHONY: coverage soak hostile mutants conformance interop bench clean
 coverage: setup-llvm ## Line coverage of ir/ and rewrite/; fails below 85 %
 	@scripts/coverage.sh --minimum 85
 
 soak: setup-llvm ## Look for unsound rules in random programs, for SOAK_MINUTES (60)
 	@CARGO="$(CARGO)" scripts/soak.sh $(SOAK_MINUTES)
+
+hostile: ## Write the files of tests/hostile/ anew (needs Python with onnx and numpy; PYTHON names it)
+	@$(PYTHON) scripts/hostile-corpus.py
 
 mutants: ## Whether a test notices each change of a rule (cargo-mutants, hours; SHARD=0/16 for a part)
 	@CARGO="$(CARGO)" scripts/mutants.sh $(SHARD)

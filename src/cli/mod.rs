@@ -34,7 +34,8 @@ pub fn main() -> ExitCode {
     match std::panic::catch_unwind(|| dispatch(cli.command)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(e)) => {
-            eprintln!("{e}");
+            // Names come from files, which must not move the cursor.
+            eprintln!("{}", table::printable(&e.to_string()));
             ExitCode::from(e.fault.exit_code())
         }
         Err(_) => ExitCode::from(Fault::Bug.exit_code()),

@@ -11,7 +11,7 @@ use fuse_ir::graph::Input;
 use fuse_ir::{DimEnv, Graph, InputKind, Symbol, Tensor};
 
 use super::args::ModelArgs;
-use super::error::CliError;
+use super::error::{CliError, Fault};
 use crate::io::{npz, weights};
 use crate::random;
 
@@ -124,10 +124,15 @@ impl Problem {
         values.retain(|name, _| !model.compiled_in.contains(name));
         let given = given_values(&model, args, inputs.map(|path| (path, values)))?;
         let graph = model.graph;
-        let dims = bind(&graph, &given, &explicit)?;
+        let source = inputs.unwrap_or(&args.model).display();
+        let dims = bind(&graph, &given, &explicit).map_err(|e| match e.fault {
+            Fault::Input => CliError::input(format!("{source}: {}", e.message)),
+            Fault::Usage | Fault::Bug => e,
+        })?;
         let value = |input: &Input| match given.get(&input.name) {
             Some(tensor) => Ok(tensor.clone()),
-            None => random::value_for(&graph, input, &dims, args.seed).map_err(CliError::input),
+            None => random::value_for(&graph, input, &dims, args.seed)
+                .map_err(|e| CliError::input(format!("{}: {e}", args.model.display()))),
         };
         let values: Vec<Tensor> = graph.inputs().iter().map(value).collect::<Result<_, _>>()?;
         let (parameters, inputs) = random::by_kind(&graph, &values);

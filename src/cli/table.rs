@@ -3,13 +3,22 @@
 use fuse_ir::ScalarOp;
 use fuse_ir::ops::OP_ROWS;
 
+/// Text with control characters, but for line ends, as escapes.
+pub fn printable(text: &str) -> String {
+    let escaped =
+        |c: char| if c.is_control() && c != '\n' { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
+}
+
 /// Aligns columns; the first row is the heading.
 pub fn render(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut out = String::new();
-    for row in rows {
+    for row in &rows {
         let line: Vec<String> = row.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}")).collect();
         out.push_str(line.join("  ").trim_end());
         out.push('\n');
@@ -69,6 +78,11 @@ pub fn ops() -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn what_moves_a_cursor_is_escaped() {
+        assert_eq!(super::printable("a\u{1b}[2J\u{9b}é\n"), "a\\u{1b}[2J\\u{9b}é\n");
+    }
+
     #[test]
     fn columns_are_aligned() {
         let rows = [vec!["a".to_owned(), "b".into()], vec!["long".into(), "c".into()]];

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Cursor, Read, Seek, Write};
 use std::path::Path;
 
+use fuse_ir::limits::MAX_RANK;
 use fuse_ir::tensor::checked_byte_size;
 use fuse_ir::{DType, Tensor};
 use npyz::WriterBuilder;
@@ -83,6 +84,9 @@ fn read_npy(mut reader: impl Read, budget: &mut u64) -> Result<Tensor, String> {
         ));
     };
     let shape: Option<Vec<usize>> = header.shape().iter().map(|d| usize::try_from(*d).ok()).collect();
+    if header.shape().len() > MAX_RANK {
+        return Err(format!("it has {} axes, more than {MAX_RANK}", header.shape().len()));
+    }
     let shape = shape.ok_or("its shape does not fit in the address space")?;
     let size = checked_byte_size(dtype, &shape).ok_or("its shape does not fit in the address space")?;
     if size as u64 > *budget {

@@ -40,7 +40,7 @@ pub enum OnnxError {
     #[error("{0}")]
     Model(String),
     /// The traced graph breaks an invariant.
-    #[error(transparent)]
+    #[error("{}", .0.message())]
     Trace(#[from] TraceError),
 }
 

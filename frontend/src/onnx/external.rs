@@ -40,7 +40,7 @@ pub(crate) fn read(tensor: &TensorProto, size: usize, data: &Data<'_>) -> Result
         return Err(fail("it has data of its own and in another file".into()));
     }
     let place = Place::of(tensor).map_err(fail)?;
-    let named = |problem: String| fail(format!("external data `{}`: {problem}", place.location));
+    let named = |problem: String| fail(format!("external data {:?}: {problem}", place.location));
     let path = relative(place.location).map_err(named)?;
     let file = File::from(open_beneath(directory, path).map_err(named)?);
     let metadata = file.metadata().map_err(|e| named(e.to_string()))?;
@@ -73,7 +73,7 @@ impl<'a> Place<'a> {
         let number = |key: &str| -> Result<Option<u64>, String> {
             let parse = |text: &str| {
                 text.parse()
-                    .map_err(|_| format!("its external data has the {key} `{text}`, which is no number"))
+                    .map_err(|_| format!("its external data has the {key} {text:?}, which is no number"))
             };
             value(key)?.map(parse).transpose()
         };

@@ -63,17 +63,19 @@ enum Field {
     Boxed(Message),
     /// A list of messages.
     Many(Message),
-    /// Text, which is copied.
+    /// A name, which is copied, and which errors show.
+    Name,
+    /// A list of names.
+    Names,
+    /// Free text, which is copied.
     Text,
-    /// A list of texts, which are copied.
-    Texts,
     /// A list of slices of the file.
     Slices,
     /// A list of integers of variable width, decoded to so many bytes each.
     Integers(usize),
 }
 
-use Field::{Boxed, Integers, Many, One, Slices, Text, Texts};
+use Field::{Boxed, Integers, Many, Name, Names, One, Slices, Text};
 use Message::*;
 
 impl Message {
@@ -82,9 +84,9 @@ impl Message {
         match self {
             Model => &[
                 (8, Many(OperatorSet)),
-                (2, Text),
-                (3, Text),
-                (4, Text),
+                (2, Name),
+                (3, Name),
+                (4, Name),
                 (6, Text),
                 (7, One(Graph)),
                 (14, Many(Entry)),
@@ -94,7 +96,7 @@ impl Message {
             ],
             Graph => &[
                 (1, Many(Node)),
-                (2, Text),
+                (2, Name),
                 (5, Many(Tensor)),
                 (15, Many(SparseTensor)),
                 (10, Text),
@@ -105,20 +107,20 @@ impl Message {
                 (16, Many(Entry)),
             ],
             Node => &[
-                (1, Texts),
-                (2, Texts),
-                (3, Text),
-                (4, Text),
-                (7, Text),
-                (8, Text),
+                (1, Names),
+                (2, Names),
+                (3, Name),
+                (4, Name),
+                (7, Name),
+                (8, Name),
                 (5, Many(Attribute)),
                 (6, Text),
                 (9, Many(Entry)),
                 (10, Many(NodeDevice)),
             ],
             Attribute => &[
-                (1, Text),
-                (21, Text),
+                (1, Name),
+                (21, Name),
                 (13, Text),
                 (5, One(Tensor)),
                 (6, One(Graph)),
@@ -137,7 +139,7 @@ impl Message {
                 (5, Integers(4)),
                 (6, Slices),
                 (7, Integers(8)),
-                (8, Text),
+                (8, Name),
                 (12, Text),
                 (13, Many(Entry)),
                 (11, Integers(8)),
@@ -145,22 +147,22 @@ impl Message {
             ],
             SparseTensor => &[(1, One(Tensor)), (2, One(Tensor)), (3, Integers(8))],
             Function => &[
-                (1, Text),
-                (4, Texts),
-                (5, Texts),
-                (6, Texts),
+                (1, Name),
+                (4, Names),
+                (5, Names),
+                (6, Names),
                 (11, Many(Attribute)),
                 (7, Many(Node)),
                 (8, Text),
                 (9, Many(OperatorSet)),
-                (10, Text),
-                (13, Text),
+                (10, Name),
+                (13, Name),
                 (12, Many(ValueInfo)),
                 (14, Many(Entry)),
             ],
-            ValueInfo => &[(1, Text), (2, One(Type)), (3, Text), (4, Many(Entry))],
+            ValueInfo => &[(1, Name), (2, One(Type)), (3, Text), (4, Many(Entry))],
             Type => &[
-                (6, Text),
+                (6, Name),
                 (1, One(TensorType)),
                 (4, Boxed(SequenceType)),
                 (5, Boxed(MapType)),
@@ -171,17 +173,18 @@ impl Message {
             TensorType => &[(2, One(Shape))],
             SequenceType | OptionalType => &[(1, Boxed(Type))],
             MapType => &[(2, Boxed(Type))],
-            OpaqueType | Entry => &[(1, Text), (2, Text)],
+            OpaqueType => &[(1, Name), (2, Name)],
+            Entry => &[(1, Name), (2, Text)],
             Shape => &[(1, Many(Dimension))],
-            Dimension => &[(2, Text), (3, Text)],
-            OperatorSet => &[(1, Text)],
-            Annotation => &[(1, Text), (2, Many(Entry))],
+            Dimension => &[(2, Name), (3, Name)],
+            OperatorSet => &[(1, Name)],
+            Annotation => &[(1, Name), (2, Many(Entry))],
             Training => &[(1, One(Graph)), (2, One(Graph)), (3, Many(Entry)), (4, Many(Entry))],
-            DeviceConfiguration => &[(1, Text), (3, Texts)],
-            NodeDevice => &[(1, Text), (2, Many(Sharding))],
-            Sharding => &[(1, Text), (2, Integers(8)), (3, Many(IntegerList)), (4, Many(ShardedDim))],
+            DeviceConfiguration => &[(1, Name), (3, Names)],
+            NodeDevice => &[(1, Name), (2, Many(Sharding))],
+            Sharding => &[(1, Name), (2, Integers(8)), (3, Many(IntegerList)), (4, Many(ShardedDim))],
             ShardedDim => &[(2, Many(SimpleShardedDim))],
-            SimpleShardedDim => &[(2, Text)],
+            SimpleShardedDim => &[(2, Name)],
             IntegerList => &[(2, Integers(8))],
             Segment => &[],
         }
@@ -309,11 +312,16 @@ impl Walk {
                 self.list(length, 1, inner.size())?;
                 self.message(inner, bytes, depth)
             }
-            Text => self.allocate(bytes.len() as u64),
-            Texts => {
+            Name => {
+                check_name(bytes)?;
+                self.allocate(bytes.len() as u64)
+            }
+            Names => {
+                check_name(bytes)?;
                 self.list(length, 1, size_of::<String>())?;
                 self.allocate(bytes.len() as u64)
             }
+            Text => self.allocate(bytes.len() as u64),
             Slices => self.list(length, 1, size_of::<prost::bytes::Bytes>()),
             Integers(size) => {
                 // The last byte of each integer has its highest bit clear.
@@ -356,6 +364,17 @@ impl Walk {
         let text =
             "its nodes, names and lists of integers; store tensors as raw data, or outside of the file";
         Err(OnnxError::Limit(format!("decoding takes more than {limit} MiB for {text}")))
+    }
+}
+
+/// Refuses names that would move a terminal's cursor where they are shown.
+fn check_name(bytes: &[u8]) -> Result<(), OnnxError> {
+    match std::str::from_utf8(bytes) {
+        Err(_) => Err(malformed("a name is no UTF-8 text")),
+        Ok(name) if name.chars().any(char::is_control) => {
+            Err(OnnxError::Malformed(format!("the name {name:?} has control characters")))
+        }
+        Ok(_) => Ok(()),
     }
 }
 
