@@ -8,6 +8,8 @@ LOCKED ?= --locked
 PYTHON ?= python3
 # How long make soak looks.
 SOAK_MINUTES ?= 60
+# And how long it then fuzzes each reader of files.
+FUZZ_MINUTES ?= 60
 # Which part of the mutants make mutants tries, for example 0/16; all where empty.
 SHARD ?=
 
@@ -60,8 +62,8 @@ doc: ## Build the API documentation, without warnings
 coverage: setup-llvm ## Line coverage of ir/ and rewrite/; fails below 85 %
 	@scripts/coverage.sh --minimum 85
 
-soak: setup-llvm ## Look for unsound rules in random programs, for SOAK_MINUTES (60)
-	@CARGO="$(CARGO)" scripts/soak.sh $(SOAK_MINUTES)
+soak: setup-llvm ## Look for unsound rules in random programs for SOAK_MINUTES (60), then fuzz each reader for FUZZ_MINUTES (60)
+	@CARGO="$(CARGO)" scripts/soak.sh $(SOAK_MINUTES) 100000 $(FUZZ_MINUTES)
 
 hostile: ## Write the files of tests/hostile/ anew (needs Python with onnx and numpy; PYTHON names it)
 	@$(PYTHON) scripts/hostile-corpus.py
