@@ -4,8 +4,12 @@ CARGO ?= cargo
 # The committed Cargo.lock decides the versions. To change dependencies: make ... LOCKED=
 LOCKED ?= --locked
 
+# A Python with onnx and numpy, for make hostile.
+PYTHON ?= python3
 # How long make soak looks.
 SOAK_MINUTES ?= 60
+# And how long it then fuzzes each reader of files.
+FUZZ_MINUTES ?= 60
 # Which part of the mutants make mutants tries, for example 0/16; all where empty.
 SHARD ?=
 
@@ -54,12 +58,15 @@ lint: ## Clippy without warnings, with LLVM and without
 doc: ## Build the API documentation, without warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
 
-.PHONY: coverage soak mutants conformance interop bench clean
+.PHONY: coverage soak hostile mutants conformance interop bench clean
 coverage: setup-llvm ## Line coverage of ir/ and rewrite/; fails below 85 %
 	@scripts/coverage.sh --minimum 85
 
-soak: setup-llvm ## Look for unsound rules in random programs, for SOAK_MINUTES (60)
-	@CARGO="$(CARGO)" scripts/soak.sh $(SOAK_MINUTES)
+soak: setup-llvm ## Look for unsound rules in random programs for SOAK_MINUTES (60), then fuzz each reader for FUZZ_MINUTES (60)
+	@CARGO="$(CARGO)" scripts/soak.sh $(SOAK_MINUTES) 100000 $(FUZZ_MINUTES)
+
+hostile: ## Write the files of tests/hostile/ anew (needs Python with onnx and numpy; PYTHON names it)
+	@$(PYTHON) scripts/hostile-corpus.py
 
 mutants: ## Whether a test notices each change of a rule (cargo-mutants, hours; SHARD=0/16 for a part)
 	@CARGO="$(CARGO)" scripts/mutants.sh $(SHARD)

@@ -3,11 +3,15 @@
 # programs, new ones each round, until the time is up, but one round at least. Stops at the first mismatch, which it
 # shows shrunk.
 #
-# Usage: scripts/soak.sh [MINUTES] [INSTANCES]
+# Then fuzzes what reads files, each reader for an hour: with cargo-fuzz where that is installed, otherwise with the
+# mutations of tests/fuzz.rs, whose last input lies in target/tmp where one ends the process.
+#
+# Usage: scripts/soak.sh [MINUTES] [INSTANCES] [FUZZ_MINUTES]
 set -eu
 cd "$(dirname "$0")/.."
 minutes=${1:-60}
 instances=${2:-100000}
+fuzz_minutes=${3:-60}
 cargo=${CARGO:-cargo}
 begin=$(date +%s)
 end=$((begin + 60 * minutes))
@@ -31,6 +35,7 @@ stage() {
 echo "soak: building"
 $cargo test -q --locked -p fuse-rewrite --no-run
 $cargo test -q --locked -p fuse --test soak --no-run
+$cargo test -q --locked -p fuse --test fuzz --no-run
 
 export FUSE_SOAK="$instances"
 stage "$instances operands of every rule of the table" fuse-rewrite --lib rules::
@@ -48,3 +53,16 @@ while [ "$round" -eq 0 ] || [ "$(date +%s)" -lt "$end" ]; do
     stage "round $round: 500 random programs compiled for the CPU, fused and not" fuse "--test soak"
 done
 echo "soak: no mismatch in $round rounds"
+
+FUSE_FUZZ_SECONDS=$((60 * fuzz_minutes)) FUSE_FUZZ_SEED=$(date +%s)
+export FUSE_FUZZ_SECONDS FUSE_FUZZ_SEED
+if [ "$fuzz_minutes" -gt 0 ] && $cargo +nightly fuzz --version > /dev/null 2>&1; then
+    for target in onnx text npz; do
+        echo "soak: cargo-fuzz: $target for $fuzz_minutes min"
+        $cargo +nightly fuzz run "$target" -- -max_total_time="$FUSE_FUZZ_SECONDS" -rss_limit_mb=1024 -timeout=10
+    done
+elif [ "$fuzz_minutes" -gt 0 ]; then
+    for target in onnx text npz; do
+        stage "mutations of $target files for $fuzz_minutes min, seed $FUSE_FUZZ_SEED" fuse "--test fuzz" "$target"
+    done
+fi

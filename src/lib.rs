@@ -23,6 +23,8 @@
 
 pub mod cli;
 mod compile;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod io;
 #[cfg(feature = "llvm")]
 pub mod manifest;

@@ -321,6 +321,82 @@ fn help_teaches_by_example_and_completions_exist() {
     assert!(succeeds(&["ops"]).contains("tanh"));
 }
 
+#[test]
+fn inspect_says_what_a_model_holds() {
+    let text = succeeds(&["inspect", LSTM, "--dim", "T=7"]);
+    for part in
+        ["f32[T, B, 5]", "dimensions  B, T", "parameters  2: 343 elements", "sigmoid", "T=7", "launches"]
+    {
+        assert!(text.contains(part), "no `{part}` in: {text}");
+    }
+    let json = succeeds(&["inspect", LSTM, "--dim", "T=7", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&json).expect("--json prints one object");
+    assert_eq!(report["parameters"]["bytes"], 4 * 343, "{json}");
+    assert_eq!(report["operators"]["scan"], 1, "{json}");
+    let launches = |side: &str| report["run"][side]["launches"].as_f64().unwrap_or_default();
+    assert!(launches("before") > launches("after") && launches("after") > 0.0, "{json}");
+    fails_in_one_line(2, &["inspect", LSTM, "--dim", "Q=7"], &["Q", "B, T"]);
+}
+
+#[test]
+fn inspect_reads_onnx_files() {
+    let json = succeeds(&["inspect", "tests/interop/pytorch/lstm-script.onnx", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&json).expect("--json prints one object");
+    assert_eq!(report["operators"]["LSTM"], 2, "{json}");
+    assert_eq!(report["onnx"]["opsets"]["ai.onnx"], 20, "{json}");
+    assert!(report["onnx"]["producer"].as_str().is_some_and(|p| p.contains("pytorch")), "{json}");
+    assert_eq!(report["inputs"][0]["type"], "float[time, batch, 6]", "{json}");
+    assert_eq!(report["parameters"]["elements"], 2739, "{json}");
+}
+
+#[test]
+fn inspect_shows_arrays_and_how_lengths_are_distributed() {
+    let scratch = Scratch::new("arrays");
+    let x = fuse::HostTensor::from_values(&[2, 2], &[f32::NAN, f32::INFINITY, 1.0, 3.0]).expect("small");
+    let lengths = fuse::HostTensor::from_values(&[4], &[3i64, 5, 5, 5]).expect("small");
+    let path = scratch.path("in.npz");
+    fuse::io::npz::write(Path::new(&path), [("x", &x), ("lengths", &lengths)]).expect("written");
+    let text = succeeds(&["inspect", &path]);
+    for part in ["f32[2, 2]", "1.000000", "3.000000", "2.000000", "i64[4]", "3  #"] {
+        assert!(text.contains(part), "no `{part}` in: {text}");
+    }
+    let json = succeeds(&["inspect", &path, "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&json).expect("--json prints one object");
+    assert_eq!((&report["arrays"][1]["nan"], &report["arrays"][1]["infinite"]), (&1.into(), &1.into()));
+    assert_eq!(report["arrays"][0]["distribution"][2]["count"], 3, "{json}");
+}
+
+/// The bytes of a one-dimensional `.npy` file of f32.
+fn npy(values: &[f32]) -> Vec<u8> {
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({},), }}\n", values.len());
+    let mut out = b"\x93NUMPY\x01\x00".to_vec();
+    out.extend((header.len() as u16).to_le_bytes());
+    out.extend(header.into_bytes());
+    out.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    out
+}
+
+#[test]
+fn one_array_feeds_a_model_with_one_input() {
+    let scratch = Scratch::new("npy");
+    let model =
+        scratch.file("neg.fuse", "graph g(x: f32[N]) -> (y: f32[N]) {\n  %1 = neg x\n  return y = %1\n}\n");
+    let (inputs, out) = (scratch.file("x.npy", npy(&[1.0, -2.0])), scratch.path("out.npz"));
+    succeeds(&["run", &model, "--inputs", &inputs, "--outputs", &out]);
+    let outputs = fuse::io::npz::read(Path::new(&out)).expect("the outputs can be read");
+    assert_eq!(outputs["y"].to_f64(), [-1.0, 2.0]);
+    assert!(succeeds(&["inspect", &inputs]).contains("f32[2]"));
+    fails_in_one_line(2, &["run", LSTM, "--inputs", &inputs], &["3 inputs", ".npz"]);
+}
+
+#[test]
+fn the_onnx_operators_are_listed() {
+    assert!(succeeds(&["onnx-ops"]).contains("linear_before_reset"));
+    let list: serde_json::Value = serde_json::from_str(&succeeds(&["onnx-ops", "--json"])).expect("JSON");
+    let lstm = list.as_array().and_then(|l| l.iter().find(|row| row["name"] == "LSTM")).expect("LSTM");
+    assert_eq!((&lstm["family"], &lstm["versions"][1]), (&"recurrent".into(), &22.into()));
+}
+
 /// Every line of the README's shell blocks that starts with `fuse` runs as written.
 #[test]
 fn the_commands_of_the_readme_work() {

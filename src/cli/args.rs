@@ -18,6 +18,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
   fuse run lstm.fuse --dim T=100 --dim B=8          random inputs, shapes from the model
   fuse ptx lstm.fuse --arch sm_90 -o ptx/           one file a kernel, and manifest.json
   fuse dump lstm.fuse --stage kernels               what was fused
+  fuse inspect lstm.fuse --dim T=100                inputs, parameters, operators, cost of a run
+  fuse inspect in.npz                               types, shapes and ranges of arrays
   fuse explain lstm.fuse                            which rules, which boundaries, and why
   fuse check lstm.fuse --dim T=20 --dim B=3         every backend against the interpreter
   fuse bench lstm.fuse --dim T=100 --dim B=1        time and memory
@@ -47,8 +49,16 @@ pub enum Command {
     Check(CheckArgs),
     /// Measure compile time, run time and memory.
     Bench(BenchArgs),
+    /// Say what a file holds: a model (.fuse, .onnx) or arrays (.npz, .npy).
+    Inspect(InspectArgs),
     /// List the operations of the tensor IR.
     Ops,
+    /// List the ONNX operators that are imported.
+    OnnxOps {
+        /// Print one JSON list.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -124,8 +134,9 @@ pub struct RunArgs {
     /// Where it runs.
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// The inputs, an array for each by name; random by --seed if absent.
-    #[arg(long, value_name = "NPZ")]
+    /// The inputs: an array for each by name (.npz), or the one array of a model with one input (.npy); random by
+    /// --seed if absent.
+    #[arg(long, value_name = "FILE")]
     pub inputs: Option<PathBuf>,
     /// Where the outputs go; without it a summary of each is printed.
     #[arg(long, value_name = "NPZ")]
@@ -215,14 +226,28 @@ pub struct ExplainArgs {
     pub json: bool,
 }
 
+/// `fuse inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The file: .fuse, .onnx, .npz or .npy.
+    pub file: PathBuf,
+    /// The value of a symbolic dimension (repeatable), as in --dim T=100; by default what the cost model assumes.
+    #[arg(long = "dim", value_name = "NAME=N")]
+    pub dims: Vec<String>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `fuse check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// The inputs, an array for each by name; random by --seed if absent.
-    #[arg(long, value_name = "NPZ")]
+    /// The inputs: an array for each by name (.npz), or the one array of a model with one input (.npy); random by
+    /// --seed if absent.
+    #[arg(long, value_name = "FILE")]
     pub inputs: Option<PathBuf>,
     /// The largest absolute error that passes, beside the relative one.
     #[arg(long, default_value_t = 1e-5, value_name = "ERROR")]
@@ -247,8 +272,9 @@ pub struct BenchArgs {
     /// Where it runs.
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// The inputs, an array for each by name; random by --seed if absent.
-    #[arg(long, value_name = "NPZ")]
+    /// The inputs: an array for each by name (.npz), or the one array of a model with one input (.npy); random by
+    /// --seed if absent.
+    #[arg(long, value_name = "FILE")]
     pub inputs: Option<PathBuf>,
     /// What the outputs should be; the largest absolute error is reported.
     #[arg(long, value_name = "NPZ")]

@@ -35,12 +35,14 @@ struct Report {
 
 /// A program in one run.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-struct Figures {
+pub(super) struct Figures {
     kernels: usize,
-    launches: f64,
+    /// How often kernels are launched.
+    pub(super) launches: f64,
     /// Between memory and the cores; each element once a launch.
-    bytes: f64,
-    flops: f64,
+    pub(super) bytes: f64,
+    /// Arithmetic operations.
+    pub(super) flops: f64,
     /// By the cost model.
     modelled_ms: f64,
 }
@@ -149,7 +151,7 @@ impl Report {
             row("kernels", &|f| f.kernels.to_string()),
             row("launches a run", &|f| f.launches.to_string()),
             row("bytes moved", &|f| quantity(f.bytes, 1024.0, BYTES)),
-            row("arithmetic", &|f| quantity(f.flops, 1000.0, &["flop", "kflop", "Mflop", "Gflop", "Tflop"])),
+            row("arithmetic", &|f| quantity(f.flops, 1000.0, FLOPS)),
             row("modelled time", &|f| format!("{:.3} ms", f.modelled_ms)),
         ];
         out.push_str(&table::render(&rows));
@@ -166,7 +168,8 @@ impl Report {
 }
 
 impl Figures {
-    fn of_kernels<'a>(kernels: impl IntoIterator<Item = &'a KernelUse>) -> Figures {
+    /// The sums over kernels.
+    pub(super) fn of_kernels<'a>(kernels: impl IntoIterator<Item = &'a KernelUse>) -> Figures {
         kernels.into_iter().fold(Figures::default(), |sum, kernel| Figures {
             kernels: sum.kernels + 1,
             launches: sum.launches + kernel.launches,
@@ -266,14 +269,17 @@ fn times(name: &str, count: usize) -> String {
 }
 
 /// Whether a kernel copies a weight into another layout, which the runtime does when weights are bound.
-fn binds(kernel: &Kernel) -> bool {
+pub(super) fn binds(kernel: &Kernel) -> bool {
     kernel.ops == ["pack"]
 }
 
-const BYTES: &[&str] = &["B", "KiB", "MiB", "GiB", "TiB"];
+/// Units of memory, in steps of 1024.
+pub(super) const BYTES: &[&str] = &["B", "KiB", "MiB", "GiB", "TiB"];
+/// Units of arithmetic, in steps of 1000.
+pub(super) const FLOPS: &[&str] = &["flop", "kflop", "Mflop", "Gflop", "Tflop"];
 
 /// A number with the unit that makes it short.
-fn quantity(value: f64, step: f64, units: &[&str]) -> String {
+pub(super) fn quantity(value: f64, step: f64, units: &[&str]) -> String {
     let mut value = value;
     let mut unit = 0;
     while value >= step && unit + 1 < units.len() {

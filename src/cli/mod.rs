@@ -6,6 +6,7 @@ mod check;
 mod dump;
 mod error;
 mod explain;
+mod inspect;
 mod model;
 mod progress;
 mod ptx;
@@ -33,7 +34,8 @@ pub fn main() -> ExitCode {
     match std::panic::catch_unwind(|| dispatch(cli.command)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(e)) => {
-            eprintln!("{e}");
+            // Names come from files, which must not move the cursor.
+            eprintln!("{}", table::printable(&e.to_string()));
             ExitCode::from(e.fault.exit_code())
         }
         Err(_) => ExitCode::from(Fault::Bug.exit_code()),
@@ -48,6 +50,8 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Explain(args) => explain::explain(&args),
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::OnnxOps { json } => print(&table::onnx_ops(json)),
         Command::Ops => print(&table::ops()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,6 +1,8 @@
 //! From the command line to a model with weights and inputs.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use fuse_frontend::onnx::{self, ImportOptions, Imported, OnnxError};
@@ -9,7 +11,7 @@ use fuse_ir::graph::Input;
 use fuse_ir::{DimEnv, Graph, InputKind, Symbol, Tensor};
 
 use super::args::ModelArgs;
-use super::error::CliError;
+use super::error::{CliError, Fault};
 use crate::io::{npz, weights};
 use crate::random;
 
@@ -26,19 +28,27 @@ pub struct Model {
     pub compiled_in: Vec<String>,
 }
 
+fn is_onnx(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"))
+}
+
 /// Reads a model: an ONNX file by its extension, otherwise a `.fuse` text. `known` is what is known of its inputs.
 pub fn read(path: &Path, known: &ImportOptions) -> Result<Model, CliError> {
-    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
-        let file = path.display();
-        let imported = onnx::import_file(path, known).map_err(|e| match e {
-            // It names the file already.
-            OnnxError::Io { .. } => CliError::input(e),
-            e => CliError::input(format!("{file}: {e}")),
-        })?;
+    if is_onnx(path) {
+        let imported = onnx::import_file(path, known).map_err(|e| onnx_error(path, e))?;
         let Imported { graph, parameters, compiled_in } = imported;
         return Ok(Model { graph, parameters, compiled_in });
     }
     Ok(Model { graph: read_text(path)?, parameters: BTreeMap::new(), compiled_in: Vec::new() })
+}
+
+/// What is wrong with an ONNX file, which it names.
+pub fn onnx_error(path: &Path, error: OnnxError) -> CliError {
+    match error {
+        // It names the file already.
+        OnnxError::Io { .. } => CliError::input(error),
+        error => CliError::input(format!("{}: {error}", path.display())),
+    }
 }
 
 /// Reads a model for its graph alone.
@@ -49,11 +59,13 @@ pub fn load(path: &Path) -> Result<Graph, CliError> {
 /// Reads, parses and verifies a `.fuse` file.
 fn read_text(path: &Path) -> Result<Graph, CliError> {
     let file = path.display().to_string();
-    let size = std::fs::metadata(path).map_err(|e| CliError::input(format!("{file}: {e}")))?.len();
-    if size > MAX_MODEL_BYTES {
-        return Err(CliError::input(format!("{file}: {size} bytes; a model has at most {MAX_MODEL_BYTES}")));
+    let io = |e: std::io::Error| CliError::input(format!("{file}: {e}"));
+    let mut source = String::new();
+    // A pipe has no size of its own.
+    File::open(path).map_err(io)?.take(MAX_MODEL_BYTES + 1).read_to_string(&mut source).map_err(io)?;
+    if source.len() as u64 > MAX_MODEL_BYTES {
+        return Err(CliError::input(format!("{file}: a model has at most {MAX_MODEL_BYTES} bytes")));
     }
-    let source = std::fs::read_to_string(path).map_err(|e| CliError::input(format!("{file}: {e}")))?;
     let graph = fuse_ir::parse(&source)
         .map_err(|e| CliError::input(format!("{file} is not a model\n{}", e.render(&file, &source))))?;
     fuse_ir::verify(&graph).map_err(|e| CliError::input(format!("{file}: {e}")))?;
@@ -99,6 +111,10 @@ impl Problem {
     pub fn load(args: &ModelArgs, inputs: Option<&Path>) -> Result<Problem, CliError> {
         let explicit = parse_dims(&args.dims)?;
         let values = match inputs {
+            Some(path) if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy")) => {
+                let name = only_input(&args.model)?;
+                BTreeMap::from([(name, npz::read_array(path).map_err(CliError::input)?)])
+            }
             Some(path) => npz::read(path).map_err(CliError::input)?,
             None => BTreeMap::new(),
         };
@@ -108,14 +124,37 @@ impl Problem {
         values.retain(|name, _| !model.compiled_in.contains(name));
         let given = given_values(&model, args, inputs.map(|path| (path, values)))?;
         let graph = model.graph;
-        let dims = bind(&graph, &given, &explicit)?;
+        let source = inputs.unwrap_or(&args.model).display();
+        let dims = bind(&graph, &given, &explicit).map_err(|e| match e.fault {
+            Fault::Input => CliError::input(format!("{source}: {}", e.message)),
+            Fault::Usage | Fault::Bug => e,
+        })?;
         let value = |input: &Input| match given.get(&input.name) {
             Some(tensor) => Ok(tensor.clone()),
-            None => random::value_for(&graph, input, &dims, args.seed).map_err(CliError::input),
+            None => random::value_for(&graph, input, &dims, args.seed)
+                .map_err(|e| CliError::input(format!("{}: {e}", args.model.display()))),
         };
         let values: Vec<Tensor> = graph.inputs().iter().map(value).collect::<Result<_, _>>()?;
         let (parameters, inputs) = random::by_kind(&graph, &values);
         Ok(Problem { graph, values, inputs, parameters, dims })
+    }
+}
+
+/// The name of a model's only input, for an array without one.
+fn only_input(model: &Path) -> Result<String, CliError> {
+    let names: Vec<String> = if is_onnx(model) {
+        let found = onnx::describe_file(model).map_err(|e| onnx_error(model, e))?;
+        found.inputs.into_iter().map(|(name, _)| name).collect()
+    } else {
+        let graph = read_text(model)?;
+        graph.inputs().iter().filter(|i| i.kind == InputKind::Input).map(|i| i.name.clone()).collect()
+    };
+    match <[String; 1]>::try_from(names) {
+        Ok([name]) => Ok(name),
+        Err(names) => Err(CliError::usage(format!(
+            "--inputs: the model has {} inputs; an .npy file is for a model with one, give an .npz file",
+            names.len()
+        ))),
     }
 }
 

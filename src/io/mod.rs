@@ -3,7 +3,10 @@
 pub mod npz;
 pub mod weights;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 /// Why a file could not be read or written. Names the file, the entry in it and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +27,18 @@ pub enum FileError {
         /// What is wrong, and with which entry.
         problem: String,
     },
+}
+
+/// Opens a regular file. A pipe without a writer does not wait for one.
+pub(crate) fn open(path: &Path) -> Result<(File, u64), FileError> {
+    let flags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+    let opened = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| FileError::io(path, e.into()))?;
+    let file = File::from(opened);
+    let metadata = file.metadata().map_err(|e| FileError::io(path, e))?;
+    if !metadata.is_file() {
+        return Err(FileError::malformed(path, "it is no regular file"));
+    }
+    Ok((file, metadata.len()))
 }
 
 impl FileError {

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Cursor, Read, Seek, Write};
 use std::path::Path;
 
+use fuse_ir::limits::MAX_RANK;
 use fuse_ir::tensor::checked_byte_size;
 use fuse_ir::{DType, Tensor};
 use npyz::WriterBuilder;
@@ -17,6 +18,10 @@ use super::FileError;
 
 /// The most bytes an archive may unpack to.
 const MAX_TOTAL_BYTES: u64 = 64 << 30;
+/// The bytes that any archive may unpack to, however small it is.
+const FREE_BYTES: u64 = 128 << 20;
+/// How many times its own size a larger archive may unpack to. Deflate reaches a thousand, arrays of numbers ten.
+const MAX_RATIO: u64 = 100;
 /// The longest header that is read; NumPy itself refuses headers over 10,000 characters.
 const MAX_HEADER_BYTES: usize = 64 << 10;
 
@@ -25,23 +30,41 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 /// # Errors
 /// Where the file cannot be read, is no archive of arrays, or holds an element type that fuse has not.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, FileError> {
-    let file = File::open(path).map_err(|e| FileError::io(path, e))?;
-    let mut archive = ZipArchive::new(BufReader::new(file))
-        .map_err(|e| FileError::malformed(path, format!("not an .npz archive: {e}")))?;
-    let mut budget = MAX_TOTAL_BYTES;
+    let (file, size) = super::open(path)?;
+    read_archive(BufReader::new(file), size).map_err(|problem| FileError::malformed(path, problem))
+}
+
+/// Reads every array of an archive in memory, by name (without `.npy`).
+///
+/// # Errors
+/// Where it is no archive of arrays, or holds an element type that fuse has not; says what is wrong.
+pub fn from_bytes(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
+    read_archive(Cursor::new(bytes), bytes.len() as u64)
+}
+
+/// Reads the one array of a `.npy` file.
+///
+/// # Errors
+/// Where the file cannot be read, is no array, or holds an element type that fuse has not.
+pub fn read_array(path: &Path) -> Result<Tensor, FileError> {
+    let (file, size) = super::open(path)?;
+    // The array takes what the file does.
+    let mut budget = size;
+    read_npy(BufReader::new(file), &mut budget).map_err(|problem| FileError::malformed(path, problem))
+}
+
+fn read_archive(reader: impl Read + Seek, size: u64) -> Result<BTreeMap<String, Tensor>, String> {
+    let mut archive = ZipArchive::new(reader).map_err(|e| format!("not an .npz archive: {e}"))?;
+    let unpacked = size.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES);
+    let mut budget = unpacked.min(MAX_TOTAL_BYTES);
     let mut out = BTreeMap::new();
     for i in 0..archive.len() {
-        let entry = archive
-            .by_index(i)
-            .map_err(|e| FileError::malformed(path, format!("entry {i} cannot be read: {e}")))?;
-        let name = entry
-            .name()
-            .map_err(|e| FileError::malformed(path, format!("entry {i} has no readable name: {e}")))?;
+        let entry = archive.by_index(i).map_err(|e| format!("entry {i} cannot be read: {e}"))?;
+        let name = entry.name().map_err(|e| format!("entry {i} has no readable name: {e}"))?;
         let name = name.strip_suffix(".npy").unwrap_or(&name).to_owned();
-        let tensor = read_npy(entry, &mut budget)
-            .map_err(|problem| FileError::malformed(path, format!("array `{name}`: {problem}")))?;
+        let tensor = read_npy(entry, &mut budget).map_err(|problem| format!("array `{name}`: {problem}"))?;
         if out.insert(name.clone(), tensor).is_some() {
-            return Err(FileError::malformed(path, format!("array `{name}` is there twice")));
+            return Err(format!("array `{name}` is there twice"));
         }
     }
     Ok(out)
@@ -61,10 +84,16 @@ fn read_npy(mut reader: impl Read, budget: &mut u64) -> Result<Tensor, String> {
         ));
     };
     let shape: Option<Vec<usize>> = header.shape().iter().map(|d| usize::try_from(*d).ok()).collect();
+    if header.shape().len() > MAX_RANK {
+        return Err(format!("it has {} axes, more than {MAX_RANK}", header.shape().len()));
+    }
     let shape = shape.ok_or("its shape does not fit in the address space")?;
     let size = checked_byte_size(dtype, &shape).ok_or("its shape does not fit in the address space")?;
     if size as u64 > *budget {
-        return Err(format!("it claims {size} bytes; an archive may unpack to {MAX_TOTAL_BYTES} in all"));
+        return Err(format!(
+            "it claims {size} bytes; the file is too small for more than {budget} (an archive unpacks to at most \
+             {MAX_RATIO} times its size)"
+        ));
     }
     *budget -= size as u64;
     // Grows with what is really there, so that a lying header costs nothing; one byte more tells of a surplus.

@@ -1,6 +1,7 @@
 //! Weights in a `.safetensors` file.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 
 use fuse_ir::{DType, Tensor};
@@ -13,7 +14,9 @@ use super::FileError;
 /// # Errors
 /// Where the file cannot be read, is corrupt, or holds an element type that fuse has not.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, FileError> {
-    let bytes = std::fs::read(path).map_err(|e| FileError::io(path, e))?;
+    let (mut file, _) = super::open(path)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|e| FileError::io(path, e))?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|e| FileError::malformed(path, format!("not a safetensors file: {e}")))?;
     let mut out = BTreeMap::new();

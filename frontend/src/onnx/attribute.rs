@@ -104,6 +104,9 @@ impl<'a> Attributes<'a> {
 
 fn text<'a>(name: &str, bytes: &'a [u8]) -> Built<&'a str> {
     match std::str::from_utf8(bytes) {
+        Ok(text) if text.chars().any(char::is_control) => {
+            refuse(format!("attribute `{name}` has control characters"))
+        }
         Ok(text) => Ok(text),
         Err(_) => refuse(format!("attribute `{name}` is not UTF-8 text")),
     }

@@ -1,6 +1,7 @@
 //! Arithmetic of dimensions: what models do with the results of `Shape` before they hand them to `Reshape`.
 
 use fuse_ir::expr::Atom;
+use fuse_ir::limits::dim_problem;
 use fuse_ir::tensor::Tensor as HostTensor;
 use fuse_ir::{DType, Dim};
 
@@ -12,6 +13,8 @@ use super::table::{Evaluation, OpRow};
 use super::value::{DimTensor, Value};
 use crate::tensor::Tensor;
 
+/// The most terms that are multiplied with each other.
+const MAX_TERMS: usize = 256;
 /// Larger results are not kept as dimensions.
 const MAX_ELEMENTS: usize = 4096;
 
@@ -129,6 +132,14 @@ fn remainder(a: &Dim, b: &Dim) -> Option<Dim> {
     (a.is_nonnegative(&[]) && b.as_constant().is_some_and(|b| b > 0)).then(|| a.modulo(b))
 }
 
+/// The result of an operation, unless it is, or could become, larger than dimensions may be.
+fn bounded(a: &Dim, b: &Dim, operation: impl Fn(&Dim, &Dim) -> Option<Dim>) -> Option<Dim> {
+    if a.terms().count().saturating_mul(b.terms().count()) > MAX_TERMS {
+        return None;
+    }
+    operation(a, b).filter(|result| dim_problem(result).is_none())
+}
+
 /// Broadcasts two tensors of dimensions against each other.
 fn zipped(a: &DimTensor, b: &DimTensor, operation: fn(&Dim, &Dim) -> Option<Dim>) -> Option<DimTensor> {
     let rank = a.shape.len().max(b.shape.len());
@@ -155,7 +166,7 @@ fn zipped(a: &DimTensor, b: &DimTensor, operation: fn(&Dim, &Dim) -> Option<Dim>
         }
         at
     };
-    let dims = (0..count).map(|p| operation(&a.dims[element(p, &own)], &b.dims[element(p, &other)]));
+    let dims = (0..count).map(|p| bounded(&a.dims[element(p, &own)], &b.dims[element(p, &other)], operation));
     Some(DimTensor { dims: dims.collect::<Option<_>>()?, shape, dtype: a.dtype })
 }
 
@@ -265,9 +276,12 @@ fn reduced(name: &str, call: &Call<'_>, operands: Option<Vec<DimTensor>>) -> Bui
     if x.shape.len() != 1 || axes.is_some_and(|a| a != [0] && a != [-1]) {
         return Ok(None);
     }
-    let combine = |a: Dim, b: &Dim| if name == "ReduceProd" { a * b.clone() } else { a + b.clone() };
-    let start = Dim::constant(i64::from(name == "ReduceProd"));
-    let result = x.dims.iter().fold(start, combine);
+    let product = name == "ReduceProd";
+    let combine =
+        |a: &Dim, b: &Dim| Some(if product { a.clone() * b.clone() } else { a.clone() + b.clone() });
+    let mut dims = x.dims.iter();
+    let result = dims.try_fold(Dim::constant(i64::from(product)), |a, b| bounded(&a, b, combine));
+    let Some(result) = result else { return Ok(None) };
     let shape = if call.attributes.flag("keepdims", true)? { vec![1] } else { vec![] };
     Ok(Some(Value::dims(call.name, DimTensor { shape, dims: vec![result], dtype: x.dtype })))
 }

@@ -2,6 +2,7 @@
 
 use fuse_ir::interp::{Interpreter, Limits, Precision};
 use fuse_ir::tensor::Tensor as HostTensor;
+use fuse_ir::{Dim, Graph, Op, ValueId};
 
 use super::call::Call;
 use super::error::{Built, refuse};
@@ -59,6 +60,9 @@ pub(crate) fn fold(row: &OpRow, call: &Call<'_>) -> Built<Vec<Value>> {
         Ok(graph) => graph,
         Err(error) => return refuse(error.message()),
     };
+    if !call.importer.model.budget.compute(operations(&graph)) {
+        return (row.build)(call);
+    }
     let inputs: Vec<HostTensor> = parameters.iter().map(|(_, c)| c.tensor.clone()).collect();
     let interpreter = Interpreter::new(Precision::Declared).with_limits(Limits { bytes: MAX_BYTES });
     match interpreter.run(&graph, &inputs) {
@@ -73,4 +77,37 @@ pub(crate) fn fold(row: &OpRow, call: &Call<'_>) -> Built<Vec<Value>> {
         // Too large after all: the compiled program computes it.
         Err(_) => (row.build)(call),
     }
+}
+
+/// How many elements the interpreter computes for a graph; the most there are where that depends on a symbol.
+fn operations(graph: &Graph) -> u64 {
+    let extent = |dim: &Dim| dim.as_constant().and_then(|n| u64::try_from(n).ok()).unwrap_or(u64::MAX);
+    let product = |dims: &mut dyn Iterator<Item = &Dim>| dims.map(extent).fold(1, u64::saturating_mul);
+    let elements = |value: &ValueId| product(&mut graph.ty(*value).shape.iter());
+    let mut total = 0u64;
+    for (_, node) in graph.nodes() {
+        let largest = node.operands.iter().chain(&node.results).map(elements).max().unwrap_or(0);
+        let own = match &node.op {
+            Op::Contract { axes, .. } => {
+                let shape = &graph.ty(node.operands[0]).shape;
+                largest.saturating_mul(product(&mut axes.iter().map(|(axis, _)| &shape[*axis])))
+            }
+            Op::Scan(scan) => extent(&scan.trip).saturating_mul(operations(&scan.body)),
+            Op::Constant { .. }
+            | Op::Iota { .. }
+            | Op::Scalar(_)
+            | Op::Cast { .. }
+            | Op::Reshape { .. }
+            | Op::Broadcast { .. }
+            | Op::Transpose { .. }
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Concat { .. }
+            | Op::Reverse { .. }
+            | Op::Gather { .. }
+            | Op::Reduce { .. } => 0,
+        };
+        total = total.saturating_add(own.max(largest));
+    }
+    total
 }

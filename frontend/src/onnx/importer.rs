@@ -13,7 +13,7 @@ use super::attribute::Attributes;
 use super::call::Call;
 use super::error::{Built, NodeName, OnnxError, Problem, refuse};
 use super::model::Model;
-use super::proto::{GraphProto, NodeProto};
+use super::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use super::table::{self, OpRow};
 use super::tensor::host_tensor;
 use super::value::{Constant, DimTensor, Value, depends_on_step};
@@ -114,11 +114,13 @@ impl<'a> Importer<'a> {
         if !graph.sparse_initializer.is_empty() {
             return refuse("sparse initializers are not supported; store them dense");
         }
+        let inputs: HashSet<&str> = graph.input.iter().map(ValueInfoProto::name).collect();
         for tensor in &graph.initializer {
-            // An input of the same name has been given a value already.
-            if !scope.values.borrow().contains_key(tensor.name()) {
-                let value = Value::known(tensor.name(), host_tensor(tensor, &self.model.data)?);
-                scope.set(tensor.name(), value)?;
+            // An input of the same name may have been given a value already.
+            let name = tensor.name();
+            self.model.budget.node()?;
+            if !(inputs.contains(name) && scope.values.borrow().contains_key(name)) {
+                scope.set(name, self.initializer(graph, tensor)?)?;
             }
         }
         self.nodes_of(&graph.node, scope)?;
@@ -131,6 +133,21 @@ impl<'a> Importer<'a> {
         graph.output.iter().map(|o| output(o.name())).collect()
     }
 
+    /// The value of an initializer. Those of the model itself are read once for all passes.
+    fn initializer(&self, graph: &GraphProto, tensor: &TensorProto) -> Built<Value> {
+        let of_model = std::ptr::eq(graph, self.model.graph);
+        let mut read = self.model.read.borrow_mut();
+        if let Some(constant) = read.get(tensor.name()).filter(|_| of_model) {
+            return Ok(Value::Known(constant.clone()));
+        }
+        let host = host_tensor(tensor, &self.model.data)?;
+        let constant = Rc::new(Constant { name: tensor.name().to_owned(), tensor: host });
+        if of_model {
+            read.insert(tensor.name().to_owned(), constant.clone());
+        }
+        Ok(Value::Known(constant))
+    }
+
     /// Imports nodes in order.
     pub(crate) fn nodes_of(&self, nodes: &[NodeProto], scope: &Scope<'_>) -> Built<()> {
         self.depth.set(self.depth.get() + 1);
@@ -141,6 +158,7 @@ impl<'a> Importer<'a> {
             );
         }
         for node in nodes {
+            self.model.budget.node()?;
             self.nodes.set(self.nodes.get() + 1);
             if self.nodes.get() > MAX_NODES {
                 let text =

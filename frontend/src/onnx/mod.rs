@@ -15,6 +15,9 @@
 //! | `fold` | nodes whose inputs are known |
 //! | `dims` | arithmetic of dimensions |
 //! | `ops/` | builders, by family |
+//! | `budget` | what an import may cost |
+//! | `describe` | what a file holds, without an import |
+//! | `file`, `wire` | model files, and what decoding them would take |
 //! | `external` | data outside of the model file |
 
 use std::collections::BTreeMap;
@@ -24,7 +27,9 @@ use fuse_ir::tensor::Tensor as HostTensor;
 use fuse_ir::{Dim, DimEnv, Graph};
 
 mod attribute;
+mod budget;
 mod call;
+mod describe;
 mod dims;
 mod error;
 mod external;
@@ -39,7 +44,9 @@ mod proto;
 mod table;
 mod tensor;
 mod value;
+mod wire;
 
+pub use describe::{Description, describe_file};
 pub use error::{NodeName, OnnxError, UnsupportedNode};
 pub use table::{OpRow, rows};
 
@@ -79,8 +86,9 @@ pub struct Imported {
 /// Where the file is no model, or one that fuse cannot compile; see [`OnnxError`].
 pub fn import_file(path: &Path, options: &ImportOptions) -> Result<Imported, OnnxError> {
     let bytes = file::map(path)?;
+    let data = tensor::Data::new(Some(file::directory(path)), bytes.len());
     let proto = file::decode(bytes)?;
-    import_proto(&proto, tensor::Data { directory: Some(file::directory(path)) }, options)
+    import_proto(&proto, data, options)
 }
 
 /// Imports the model in a buffer. It must hold all its tensors itself.
@@ -89,7 +97,7 @@ pub fn import_file(path: &Path, options: &ImportOptions) -> Result<Imported, Onn
 /// Where the bytes are no model, or one that fuse cannot compile; see [`OnnxError`].
 pub fn import_bytes(bytes: &[u8], options: &ImportOptions) -> Result<Imported, OnnxError> {
     let proto = file::decode(prost::bytes::Bytes::copy_from_slice(bytes))?;
-    import_proto(&proto, tensor::Data { directory: None }, options)
+    import_proto(&proto, tensor::Data::new(None, bytes.len()), options)
 }
 
 /// Imports again and again, each time with one more thing fixed that a node turned out to need.
@@ -141,7 +149,7 @@ fn settle(model: &mut Model<'_>, options: &ImportOptions, problem: Problem) -> R
                     );
                     return Err(OnnxError::Model(text));
                 };
-                model.fixed.dims.insert(symbol.clone(), Dim::constant(*value));
+                model.fixed.set(symbol.clone(), Dim::constant(*value))?;
             }
             if symbols.is_empty() { Err(OnnxError::Model(what)) } else { Ok(()) }
         }
@@ -153,8 +161,7 @@ fn settle(model: &mut Model<'_>, options: &ImportOptions, problem: Problem) -> R
 fn unify(model: &mut Model<'_>, a: &Dim, b: &Dim) -> Result<(), OnnxError> {
     let (a, b) = (model.resolved(a), model.resolved(b));
     if let Some((symbol, dim)) = error::solved(&a, &b) {
-        model.fixed.dims.insert(symbol, dim);
-        return Ok(());
+        return model.fixed.set(symbol, dim);
     }
     Err(OnnxError::Model(format!("the sizes {a} and {b} must be equal")))
 }

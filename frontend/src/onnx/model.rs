@@ -1,18 +1,23 @@
 //! A model file that has been decoded: what it imports, defines and takes.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use fuse_ir::Dim;
-use fuse_ir::expr::Symbol;
+use fuse_ir::expr::{Atom, Symbol};
+use fuse_ir::limits::dim_problem;
 use fuse_ir::tensor::Tensor as HostTensor;
 
+use super::budget::Budget;
+use super::describe::with_subgraphs;
 use super::error::{OnnxError, UnsupportedNode};
 use super::proto::tensor_shape_proto::dimension::Value as DimValue;
 use super::proto::type_proto::Value as TypeValue;
 use super::proto::{FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use super::table;
 use super::tensor::{Data, element_type, type_name};
-use super::value::Value;
+use super::value::{Constant, Value};
 use super::{ImportOptions, NEWEST_OPSET, OLDEST_OPSET};
 use crate::Trace;
 use crate::shape::is_identifier;
@@ -27,6 +32,10 @@ pub(crate) struct Model<'a> {
     functions: BTreeMap<(&'a str, &'a str, &'a str), &'a FunctionProto>,
     inputs: BTreeSet<&'a str>,
     symbols: BTreeMap<String, Symbol>,
+    /// The initializers that have been read, by name.
+    pub(crate) read: RefCell<HashMap<String, Rc<Constant>>>,
+    /// What the import may still cost.
+    pub(crate) budget: Budget,
     /// What is compiled in.
     pub(crate) fixed: Fixed,
 }
@@ -37,8 +46,40 @@ pub(crate) struct Fixed {
     /// Inputs whose values are compiled in.
     pub(crate) inputs: BTreeSet<String>,
     /// Symbols that stand for other dimensions.
-    pub(crate) dims: BTreeMap<Symbol, Dim>,
+    dims: BTreeMap<Symbol, Dim>,
 }
+
+impl Fixed {
+    /// Lets a symbol stand for a dimension, in what other symbols stand for too.
+    ///
+    /// # Errors
+    /// Where a dimension becomes too large an expression.
+    pub(crate) fn set(&mut self, symbol: Symbol, dim: Dim) -> Result<(), OnnxError> {
+        self.dims.insert(symbol, dim.clone());
+        let all: Vec<(Symbol, Dim)> = self.dims.iter().map(|(s, d)| (s.clone(), self.resolved(d))).collect();
+        for (symbol, dim) in all {
+            let factors = dim.terms().map(|(factors, _)| factors.len()).max().unwrap_or(0);
+            if dim.terms().count() > MAX_FIXED || factors > MAX_FIXED || dim_problem(&dim).is_some() {
+                let text = "its sizes are equal only if the dimension";
+                return Err(OnnxError::Limit(format!("{text} {symbol} is an expression too large to keep")));
+            }
+            self.dims.insert(symbol, dim);
+        }
+        Ok(())
+    }
+
+    fn resolved(&self, dim: &Dim) -> Dim {
+        dim.substitute(&|atom| match atom {
+            Atom::Symbol(symbol) => self.dims.get(symbol).cloned(),
+            Atom::Axis(_) | Atom::FloorDiv(..) | Atom::Mod(..) | Atom::Min(..) | Atom::Max(..) => None,
+        })
+    }
+}
+
+/// How many symbols the inputs of a model may have.
+const MAX_SYMBOLS: usize = 1024;
+/// How many terms, and factors of one, a dimension may have that a symbol stands for.
+const MAX_FIXED: usize = 8;
 
 fn domain(name: &str) -> &str {
     if name == "ai.onnx" { "" } else { name }
@@ -72,10 +113,15 @@ impl<'a> Model<'a> {
             functions: proto.functions.iter().map(key).collect(),
             inputs: graph.input.iter().map(ValueInfoProto::name).collect(),
             symbols: BTreeMap::new(),
+            read: RefCell::default(),
+            budget: Budget::default(),
             fixed: Fixed::default(),
         };
         for name in graph.input.iter().flat_map(dim_names) {
             model.add_symbol(name);
+            if model.symbols.len() > MAX_SYMBOLS {
+                return Err(OnnxError::Limit(format!("its inputs have more than {MAX_SYMBOLS} symbols")));
+            }
         }
         Ok(model)
     }
@@ -105,10 +151,7 @@ impl<'a> Model<'a> {
     pub(crate) fn unsupported(&self) -> Vec<UnsupportedNode> {
         let mut found = Vec::new();
         let functions = self.functions.values().flat_map(|f| &f.node);
-        let mut pending: Vec<&NodeProto> = self.graph.node.iter().chain(functions).rev().collect();
-        while let Some(node) = pending.pop() {
-            let graphs = node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs));
-            pending.extend(graphs.flat_map(|g| g.node.iter().rev()));
+        for node in with_subgraphs(self.graph.node.iter().chain(functions)) {
             if self.function(node).is_some() {
                 continue;
             }
@@ -117,6 +160,11 @@ impl<'a> Model<'a> {
             }
         }
         found
+    }
+
+    /// The symbols of the inputs' dimensions, by name.
+    pub(crate) fn symbol_names(&self) -> Vec<String> {
+        self.symbols.values().map(ToString::to_string).collect()
     }
 
     fn add_symbol(&mut self, name: String) {
@@ -139,10 +187,7 @@ impl<'a> Model<'a> {
 
     /// A dimension with everything in place that has been found out.
     pub(crate) fn resolved(&self, dim: &Dim) -> Dim {
-        dim.substitute(&|atom| match atom {
-            fuse_ir::expr::Atom::Symbol(symbol) => self.fixed.dims.get(symbol).map(|d| self.resolved(d)),
-            _ => None,
-        })
+        self.fixed.resolved(dim)
     }
 
     /// The declared extents of an input; `None` where the rank is left open.
@@ -224,7 +269,8 @@ impl<'a> Model<'a> {
     }
 }
 
-fn tensor_type(input: &ValueInfoProto) -> Option<&super::proto::type_proto::Tensor> {
+/// The type of a value that is a tensor.
+pub(crate) fn tensor_type(input: &ValueInfoProto) -> Option<&super::proto::type_proto::Tensor> {
     match input.r#type.as_ref()?.value.as_ref()? {
         TypeValue::TensorType(tensor) => Some(tensor),
         _ => None,

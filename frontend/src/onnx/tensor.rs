@@ -1,20 +1,60 @@
 //! Tensors of ONNX files.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::path::Path;
 
 use fuse_ir::DType;
+use fuse_ir::limits::MAX_RANK;
 use fuse_ir::tensor::{Tensor as HostTensor, checked_byte_size};
-use prost::bytes::Bytes;
 
 use super::error::OnnxError;
 use super::proto::TensorProto;
 use super::proto::tensor_proto::{DataLocation, DataType};
 
-/// Where tensors may find data outside of the model file.
-#[derive(Clone, Copy, Debug)]
+/// What a model may take in memory beside its files.
+const BASE_BYTES: u64 = 128 << 20;
+/// How often, on average, each byte of a model's files may be read into a tensor.
+const READS: u64 = 8;
+
+/// Where tensors may find data outside of the model file, and how much of it all they may take.
+#[derive(Debug)]
 pub(crate) struct Data<'a> {
     /// The directory of the model file; `None` for a model that came as bytes.
     pub(crate) directory: Option<&'a Path>,
+    /// The bytes that tensors may still take.
+    left: Cell<u64>,
+    /// The files outside of the model that were met, by device and inode.
+    files: RefCell<HashSet<(u64, u64)>>,
+}
+
+impl<'a> Data<'a> {
+    /// The data of a model file of so many bytes.
+    pub(crate) fn new(directory: Option<&'a Path>, file_bytes: usize) -> Self {
+        let left = BASE_BYTES.saturating_add((file_bytes as u64).saturating_mul(READS));
+        Data { directory, left: Cell::new(left), files: RefCell::default() }
+    }
+
+    /// Takes another file of so many bytes into account, once.
+    pub(crate) fn add_file(&self, identity: (u64, u64), bytes: u64) {
+        if self.files.borrow_mut().insert(identity) {
+            self.left.set(self.left.get().saturating_add(bytes.saturating_mul(READS)));
+        }
+    }
+
+    /// Takes the bytes of a tensor into account.
+    ///
+    /// # Errors
+    /// Where the model's tensors take many times what its files do, as where a file names the same bytes again and
+    /// again.
+    pub(crate) fn charge(&self, bytes: usize) -> Result<(), OnnxError> {
+        let Some(left) = self.left.get().checked_sub(bytes as u64) else {
+            let text = format!("its tensors take more than {READS} times what its files do");
+            return Err(OnnxError::Limit(text));
+        };
+        self.left.set(left);
+        Ok(())
+    }
 }
 
 /// The element type of ONNX's number for it, if fuse has it.
@@ -52,30 +92,34 @@ pub(crate) fn host_tensor(tensor: &TensorProto, data: &Data<'_>) -> Result<HostT
     if tensor.segment.is_some() {
         return Err(fail("data in segments is not supported".into()));
     }
+    if tensor.dims.len() > MAX_RANK {
+        return Err(fail(format!("it has {} axes, more than {MAX_RANK}", tensor.dims.len())));
+    }
     let extent = |d: &i64| usize::try_from(*d).map_err(|_| fail(format!("dimension {d} is negative")));
     let shape = tensor.dims.iter().map(extent).collect::<Result<Vec<_>, _>>()?;
     let size = checked_byte_size(dtype, &shape)
         .ok_or_else(|| fail(format!("{dtype}{shape:?} does not fit in the address space")))?;
-    if tensor.data_location() == DataLocation::External {
-        let bytes = super::external::read(tensor, size, data)?;
-        return HostTensor::from_bytes(dtype, &shape, bytes).map_err(|e| fail(e.to_string()));
-    }
-    let bytes = match &tensor.raw_data {
-        Some(raw) => raw_bytes(raw, size).map_err(fail)?,
-        None => field_bytes(tensor, dtype, size / dtype.size()).map_err(fail)?,
+    let bytes = if tensor.data_location() == DataLocation::External {
+        super::external::read(tensor, size, data)?
+    } else {
+        check_size(tensor, dtype, size).map_err(fail)?;
+        data.charge(size)?;
+        match &tensor.raw_data {
+            Some(raw) => raw.to_vec(),
+            None => field_bytes(tensor, dtype),
+        }
     };
     HostTensor::from_bytes(dtype, &shape, bytes).map_err(|e| fail(e.to_string()))
 }
 
-fn raw_bytes(raw: &Bytes, size: usize) -> Result<Vec<u8>, String> {
-    if raw.len() != size {
-        return Err(format!("its dimensions take {size} bytes, but raw_data has {}", raw.len()));
+/// Compares what the dimensions take with what is there.
+fn check_size(tensor: &TensorProto, dtype: DType, size: usize) -> Result<(), String> {
+    if let Some(raw) = &tensor.raw_data {
+        if raw.len() != size {
+            return Err(format!("its dimensions take {size} bytes, but raw_data has {}", raw.len()));
+        }
+        return Ok(());
     }
-    Ok(raw.to_vec())
-}
-
-/// The elements from the field for their type.
-fn field_bytes(tensor: &TensorProto, dtype: DType, elements: usize) -> Result<Vec<u8>, String> {
     let (field, found) = match dtype {
         DType::F32 => ("float_data", tensor.float_data.len()),
         DType::F64 => ("double_data", tensor.double_data.len()),
@@ -84,11 +128,17 @@ fn field_bytes(tensor: &TensorProto, dtype: DType, elements: usize) -> Result<Ve
             ("int32_data", tensor.int32_data.len())
         }
     };
+    let elements = size / dtype.size();
     if found != elements {
         return Err(format!("its dimensions take {elements} elements, but {field} has {found}"));
     }
+    Ok(())
+}
+
+/// The elements from the field for their type.
+fn field_bytes(tensor: &TensorProto, dtype: DType) -> Vec<u8> {
     let narrow = |bytes: fn(i32) -> Vec<u8>| tensor.int32_data.iter().flat_map(|v| bytes(*v)).collect();
-    Ok(match dtype {
+    match dtype {
         DType::F32 => tensor.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         DType::F64 => tensor.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         DType::I64 => tensor.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
@@ -97,5 +147,5 @@ fn field_bytes(tensor: &TensorProto, dtype: DType, elements: usize) -> Result<Ve
         DType::F16 | DType::Bf16 => narrow(|v| (v as u16).to_le_bytes().to_vec()),
         DType::U8 => narrow(|v| vec![v as u8]),
         DType::Bool => narrow(|v| vec![u8::from(v != 0)]),
-    })
+    }
 }
