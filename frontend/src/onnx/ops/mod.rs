@@ -12,6 +12,7 @@ mod matmul;
 mod movement;
 mod norm;
 mod pad;
+mod power;
 mod recurrent;
 mod reduce;
 mod scatter;
