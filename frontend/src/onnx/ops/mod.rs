@@ -21,6 +21,8 @@ mod sequence;
 mod shape;
 mod slice;
 mod softmax;
+#[cfg(test)]
+mod tests;
 mod trigonometry;
 
 use super::table::OpRow;
