@@ -24,8 +24,8 @@ pub(crate) const ROWS: &[OpRow] = &[
     row("Sin", (7, 22), &[], Computes, |c| unary(c, Tensor::sin), ""),
     row("Cos", (7, 22), &[], Computes, |c| unary(c, Tensor::cos), ""),
     row("Erf", (9, 13), &[], Computes, |c| unary(c, Tensor::erf), ""),
-    row("Not", (1, 1), &[], Computes, |c| unary(c, Tensor::not), ""),
-    row("BitwiseNot", (18, 18), &[], Computes, |c| unary(c, Tensor::not), ""),
+    row("Not", (1, 1), &[], Computes, |c| bits(c, true, |c| unary(c, Tensor::not)), ""),
+    row("BitwiseNot", (18, 18), &[], Computes, |c| bits(c, false, |c| unary(c, Tensor::not)), ""),
     row("IsNaN", (9, 20), &[], Computes, |c| unary(c, Tensor::is_nan), ""),
     row("IsInf", (10, 20), &["detect_negative", "detect_positive"], Computes, is_inf, ""),
     row("Add", (7, 14), &[], Computes, |c| binary(c, Tensor::add), ""),
@@ -33,22 +33,22 @@ pub(crate) const ROWS: &[OpRow] = &[
     row("Mul", (7, 14), &[], Computes, |c| binary(c, Tensor::mul), ""),
     row("Div", (7, 14), &[], Computes, |c| binary(c, Tensor::div), ""),
     row("Mod", (10, 28), &["fmod"], Computes, modulo, ""),
-    row("Pow", (7, 15), &[], Computes, pow, "of integers in f64"),
-    row("Max", (8, 13), &[], Computes, |c| several(c, Tensor::maximum), ""),
-    row("Min", (8, 13), &[], Computes, |c| several(c, Tensor::minimum), ""),
-    row("Sum", (8, 13), &[], Computes, |c| several(c, Tensor::add), ""),
-    row("Mean", (8, 13), &[], Computes, mean, ""),
+    row("Pow", (7, 15), &[], Computes, super::power::pow, "integers wrap"),
+    row("Max", (6, 13), &[], Computes, |c| several(c, Tensor::maximum), ""),
+    row("Min", (6, 13), &[], Computes, |c| several(c, Tensor::minimum), ""),
+    row("Sum", (6, 13), &[], Computes, sum, ""),
+    row("Mean", (6, 13), &[], Computes, mean, ""),
     row("Equal", (7, 19), &[], Computes, |c| binary(c, Tensor::eq), ""),
     row("Greater", (7, 13), &[], Computes, |c| binary(c, Tensor::gt), ""),
     row("GreaterOrEqual", (12, 16), &[], Computes, |c| binary(c, Tensor::ge), ""),
     row("Less", (7, 13), &[], Computes, |c| binary(c, Tensor::lt), ""),
     row("LessOrEqual", (12, 16), &[], Computes, |c| binary(c, Tensor::le), ""),
-    row("And", (7, 7), &[], Computes, |c| binary(c, Tensor::and), ""),
-    row("Or", (7, 7), &[], Computes, |c| binary(c, Tensor::or), ""),
-    row("Xor", (7, 7), &[], Computes, |c| binary(c, Tensor::xor), ""),
-    row("BitwiseAnd", (18, 18), &[], Computes, |c| binary(c, Tensor::and), ""),
-    row("BitwiseOr", (18, 18), &[], Computes, |c| binary(c, Tensor::or), ""),
-    row("BitwiseXor", (18, 18), &[], Computes, |c| binary(c, Tensor::xor), ""),
+    row("And", (7, 7), &[], Computes, |c| bits(c, true, |c| binary(c, Tensor::and)), ""),
+    row("Or", (7, 7), &[], Computes, |c| bits(c, true, |c| binary(c, Tensor::or)), ""),
+    row("Xor", (7, 7), &[], Computes, |c| bits(c, true, |c| binary(c, Tensor::xor)), ""),
+    row("BitwiseAnd", (18, 18), &[], Computes, |c| bits(c, false, |c| binary(c, Tensor::and)), ""),
+    row("BitwiseOr", (18, 18), &[], Computes, |c| bits(c, false, |c| binary(c, Tensor::or)), ""),
+    row("BitwiseXor", (18, 18), &[], Computes, |c| bits(c, false, |c| binary(c, Tensor::xor)), ""),
     row("BitShift", (11, 28), &["direction"], Computes, bit_shift, ""),
     row("Where", (9, 16), &[], Computes, choose, ""),
     row("Cast", (6, 28), &["to", "saturate", "round_mode"], Computes, cast, ""),
@@ -95,13 +95,23 @@ fn joined(call: &Call<'_>, function: impl Fn(&Tensor, Tensor) -> Tensor) -> Buil
     }
 }
 
+/// The sum, rounded once.
+fn sum(call: &Call<'_>) -> Built<Vec<Value>> {
+    call.one(wide_sum(call)?.cast(call.value(0)?.dtype()))
+}
+
 fn mean(call: &Call<'_>) -> Built<Vec<Value>> {
-    let sum = joined(call, |a, b| {
-        let wide = a.dtype().accumulator();
-        a.cast(wide) + b.cast(wide)
-    })?;
+    let sum = wide_sum(call)?;
     let dtype = call.value(0)?.dtype();
     call.one((&sum / call.number(sum.dtype(), call.inputs.len() as f64)).cast(dtype))
+}
+
+/// The sum in the type that sums are accumulated in.
+fn wide_sum(call: &Call<'_>) -> Built<Tensor> {
+    joined(call, |a, b| {
+        let wide = b.dtype().accumulator();
+        a.cast(wide) + b.cast(wide)
+    })
 }
 
 /// Refuses element types that are not floats.
@@ -110,6 +120,16 @@ pub(super) fn require_float(x: &Tensor) -> Built<DType> {
         true => Ok(x.dtype()),
         false => refuse(format!("its operand is {}; a float is needed", x.ty())),
     }
+}
+
+/// Logic of bools, or of the bits of integers, which the IR does by the same ops.
+fn bits(call: &Call<'_>, bools: bool, build: fn(&Call<'_>) -> Built<Vec<Value>>) -> Built<Vec<Value>> {
+    let dtype = call.value(0)?.dtype();
+    if dtype.is_float() || (dtype == DType::Bool) != bools {
+        let needed = if bools { "bool" } else { "an integer" };
+        return refuse(format!("its operand is {dtype}; {needed} is needed"));
+    }
+    build(call)
 }
 
 fn is_inf(call: &Call<'_>) -> Built<Vec<Value>> {
@@ -131,18 +151,6 @@ fn modulo(call: &Call<'_>) -> Built<Vec<Value>> {
         true => binary(call, Tensor::rem),
         false => binary(call, Tensor::modulo),
     }
-}
-
-/// The result has the type of the base.
-fn pow(call: &Call<'_>) -> Built<Vec<Value>> {
-    let (x, y) = (call.tensor(0)?, call.tensor(1)?);
-    call.broadcast_together(&[&x, &y])?;
-    let wide = match (x.dtype(), y.dtype()) {
-        (base, _) if !base.is_float() => DType::F64,
-        (_, DType::F64) => DType::F64,
-        (base, _) => base.accumulator(),
-    };
-    call.one(x.cast(wide).pow(y.cast(wide)).cast(x.dtype()))
 }
 
 /// A shift is a product with, or a quotient by, a power of two. In i64, whose low bits are those of narrower types.
@@ -199,6 +207,8 @@ fn dropout(call: &Call<'_>) -> Built<Vec<Value>> {
         return refuse("training mode is not supported; export the model for inference");
     }
     let x = call.value(0)?.clone();
-    let mask = call.trace().constant(DType::Bool, true).broadcast_to(x.shape());
+    // Up to opset 9 the mask has the type of the operand.
+    let dtype = if call.opset < 10 { x.dtype() } else { DType::Bool };
+    let mask = call.trace().constant(DType::Bool, true).cast(dtype).broadcast_to(x.shape());
     Ok(vec![x, mask.into()])
 }

@@ -12,6 +12,7 @@ mod matmul;
 mod movement;
 mod norm;
 mod pad;
+mod power;
 mod recurrent;
 mod reduce;
 mod scatter;
@@ -20,6 +21,8 @@ mod sequence;
 mod shape;
 mod slice;
 mod softmax;
+#[cfg(test)]
+mod tests;
 mod trigonometry;
 
 use super::table::OpRow;

@@ -24,6 +24,7 @@ pub(crate) const ROWS: &[OpRow] = &[
         "",
     ),
     row("LpNormalization", (1, 22), &["axis", "p"], Computes, lp_norm, ""),
+    row("LRN", (1, 13), &["alpha", "beta", "bias", "size"], Computes, local_response_norm, ""),
     row("MeanVarianceNormalization", (9, 13), &["axes"], Computes, mean_variance_norm, ""),
 ];
 
@@ -94,7 +95,9 @@ fn rms_norm(call: &Call<'_>) -> Built<Vec<Value>> {
     let wide = x.cast(stash_type(call, &x)?);
     let square = mean(&(&wide * &wide), &axes);
     let normalized = &wide * inverse_root(&square, call.attributes.float_or("epsilon", f64::from(1e-5f32))?);
-    call.one(affine(call, &normalized, &call.tensor(1)?, None)?.cast(x.dtype()))
+    // Unlike the result of the other normalisations, this one has the type of the scale.
+    let scale = call.tensor(1)?;
+    call.one(affine(call, &normalized, &scale, None)?.cast(scale.dtype()))
 }
 
 /// A vector over channels, shaped to broadcast against `[N, C, ...]`.
@@ -197,4 +200,28 @@ fn mean_variance_norm(call: &Call<'_>) -> Built<Vec<Value>> {
     let axes: Vec<i64> = call.axis_positions(axes, x.rank())?.into_iter().map(|a| a as i64).collect();
     let (deviation, _, variance) = moments(&x.cast(x.dtype().accumulator()), &axes);
     call.one((deviation / (variance.sqrt() + 1e-9)).cast(x.dtype()))
+}
+
+/// The widest window of channels; each of its positions is an addition.
+const MAX_WINDOW: i64 = 128;
+
+/// Divides by a power of the sum of squares over a window of channels.
+fn local_response_norm(call: &Call<'_>) -> Built<Vec<Value>> {
+    let x = float_operand(call)?;
+    let size = call.attributes.int_or("size", 0)?;
+    if x.rank() < 2 {
+        return refuse(format!("its operand is {}; a batch axis and a channel axis are needed", x.ty()));
+    }
+    if !(1..=MAX_WINDOW).contains(&size) {
+        return refuse(format!("a window of {size} channels is not supported; 1 to {MAX_WINDOW} are"));
+    }
+    let alpha = call.attributes.float_or("alpha", f64::from(1e-4f32))?;
+    let (beta, bias) = (call.attributes.float_or("beta", 0.75)?, call.attributes.float_or("bias", 1.0)?);
+    let wide = x.cast(x.dtype().accumulator());
+    let before = (size - 1) / 2;
+    let padded = (&wide * &wide).pad(1, before, size - 1 - before, 0.0);
+    let part = |k: i64| padded.slice(1, Dim::constant(k)..x.dim(1) + Dim::constant(k));
+    let sum = (1..size).fold(part(0), |sum, k| sum + part(k));
+    let divisor = (sum * (alpha / size as f64) + bias).pow(call.number(wide.dtype(), beta));
+    call.one((wide / divisor).cast(x.dtype()))
 }

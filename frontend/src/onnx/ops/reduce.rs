@@ -6,7 +6,7 @@ use super::super::call::Call;
 use super::super::error::{Built, refuse};
 use super::super::table::{Evaluation::Computes, OpRow, row};
 use super::super::value::Value;
-use super::elementwise::require_float;
+use super::elementwise::{require_float, widened};
 use crate::ScanOptions;
 use crate::tensor::Tensor;
 
@@ -39,7 +39,7 @@ pub(crate) const ROWS: &[OpRow] = &[
         (1, 18),
         REDUCE,
         Computes,
-        |c| reduce(c, |x, axes| (x * x).sum_keepdims(axes)),
+        |c| reduce_float_wide(c, |x, axes| (x * x).sum_keepdims(axes)),
         "",
     ),
     row("ArgMax", (1, 13), ARGUMENT, Computes, |c| argument(c, Tensor::argmax_keepdims), ""),
@@ -67,10 +67,8 @@ fn without(x: &Tensor, axes: &[usize]) -> Tensor {
 fn reduce(call: &Call<'_>, reduction: impl Fn(&Tensor, Vec<i64>) -> Tensor) -> Built<Vec<Value>> {
     let x = call.tensor(0)?;
     let given = call.axes("axes", 1)?.unwrap_or_default();
-    if given.is_empty() && call.attributes.flag("noop_with_empty_axes", false)? {
-        return call.one(reduction(&x, Vec::new()));
-    }
-    let axes = match given.is_empty() {
+    // Without axes, all of them or none.
+    let axes = match given.is_empty() && !call.attributes.flag("noop_with_empty_axes", false)? {
         true => (0..x.rank()).collect(),
         false => call.axis_positions(&given, x.rank())?,
     };
@@ -80,6 +78,11 @@ fn reduce(call: &Call<'_>, reduction: impl Fn(&Tensor, Vec<i64>) -> Tensor) -> B
     };
     let keeps = call.attributes.flag("keepdims", true)?;
     call.one(if keeps { result } else { without(&result, &axes) })
+}
+
+/// The same, of floats in the type that sums are accumulated in; integers stay what they are, and wrap.
+fn reduce_float_wide(call: &Call<'_>, reduction: impl Fn(&Tensor, Vec<i64>) -> Tensor) -> Built<Vec<Value>> {
+    reduce(call, |x, axes| widened(x, |x| reduction(x, axes.clone())))
 }
 
 /// The same, computed in the wider float type that sums are accumulated in; integers as f64.
