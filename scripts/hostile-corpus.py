@@ -156,14 +156,14 @@ def sizes():
     columns = int64s("n", [4, 1])
     squares = [node("Reshape", ["x", "n"], ["c"]), node("Add", ["c", "x"], ["s0"])]
     names = "s0"
-    for i in range(1, 24):
+    for i in range(1, 13):
         squares.append(node("Concat", [names, names], [f"s{i}"], axis=0))
         names = f"s{i}"
-    squares += [node("Exp", [names], ["e"]), node("Reshape", ["e", "r"], ["f"]), node("Reshape", ["f", "q"], ["g"]),
-                node("Add", ["f", "g"], ["y"])]
-    total = 16 * 2**23
-    write("doubled_again_and_again.onnx", model(squares, initializers=[columns, int64s("r", [total, 1]),
-                                                                       int64s("q", [1, total])]))
+    squares += [node("Reshape", [names, "p"], ["f"]), node("Reshape", [names, "q"], ["g"]),
+                node("Reshape", [names, "r"], ["h"]), node("Add", ["f", "g"], ["fg"]), node("Add", ["fg", "h"], ["y"])]
+    n = 16 * 2**12
+    shapes = [int64s("p", [n, 1, 1]), int64s("q", [1, n, 1]), int64s("r", [1, 1, n])]
+    write("doubled_again_and_again.onnx", model(squares, initializers=[columns, *shapes]))
 
 
 def loops():

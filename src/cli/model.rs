@@ -94,6 +94,8 @@ pub fn parse_dims(args: &[String]) -> Result<DimEnv, CliError> {
 
 /// A model with everything that a run needs.
 pub struct Problem {
+    /// The file, as errors name it.
+    pub file: String,
     /// The model.
     pub graph: Graph,
     /// Every graph input and parameter, in the order of the graph.
@@ -136,7 +138,7 @@ impl Problem {
         };
         let values: Vec<Tensor> = graph.inputs().iter().map(value).collect::<Result<_, _>>()?;
         let (parameters, inputs) = random::by_kind(&graph, &values);
-        Ok(Problem { graph, values, inputs, parameters, dims })
+        Ok(Problem { file: args.model.display().to_string(), graph, values, inputs, parameters, dims })
     }
 }
 

@@ -52,7 +52,8 @@ impl Loaded {
 
     /// One run.
     pub fn run(&self, problem: &Problem) -> Result<Vec<Tensor>, CliError> {
-        self.executable.run(&problem.inputs, &problem.dims).map_err(CliError::input)
+        let outputs = self.executable.run(&problem.inputs, &problem.dims);
+        outputs.map_err(|e| CliError::input(format!("{}: {e}", problem.file)))
     }
 }
 
