@@ -4,6 +4,7 @@ mod activation;
 pub(super) mod alternatives;
 mod bits;
 mod control;
+mod conv;
 mod einsum;
 mod elementwise;
 mod gather;
@@ -24,6 +25,7 @@ mod softmax;
 #[cfg(test)]
 mod tests;
 mod trigonometry;
+mod windows;
 
 use super::table::OpRow;
 
@@ -32,6 +34,7 @@ pub(super) const FAMILIES: &[(&str, &[OpRow])] = &[
     ("activation", activation::ROWS),
     ("bits", bits::ROWS),
     ("control", control::ROWS),
+    ("convolution", conv::ROWS),
     ("einsum", einsum::ROWS),
     ("elementwise", elementwise::ROWS),
     ("gather", gather::ROWS),
