@@ -6,7 +6,7 @@ use fuse_ir::limits::type_problem;
 use fuse_ir::{DType, InputKind, Literal, Op, TensorType};
 
 use crate::elementwise::Operand;
-use crate::error::{ErrorKind, Fault, argument};
+use crate::error::{Fault, argument};
 use crate::session::Trace;
 use crate::shape::{IntoDim, IntoShape, ShapeArgument, axis_of, one_dim};
 use crate::tensor::{Origin, Tensor};

@@ -206,15 +206,6 @@ impl Call<'_> {
         }
     }
 
-    /// The value that a literal of any type is, as a scalar of the trace.
-    pub(crate) fn literal(&self, value: Literal) -> Tensor {
-        match value.dtype() {
-            DType::Bool => self.trace().constant(DType::Bool, value.as_i64() != 0),
-            dtype if dtype.is_float() => self.trace().constant(dtype, value.as_f64()),
-            dtype => self.trace().constant(dtype, value.as_i64()),
-        }
-    }
-
     /// One result.
     pub(crate) fn one(&self, tensor: Tensor) -> Built<Vec<Value>> {
         Ok(vec![tensor.into()])

@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use fuse_ir::Dim;
 use fuse_ir::expr::Symbol;
 
-use crate::error::TraceError;
-
 /// Why an ONNX model is not imported.
 #[derive(Debug, thiserror::Error)]
 pub enum OnnxError {
@@ -39,9 +37,6 @@ pub enum OnnxError {
     /// The model as a whole cannot be compiled.
     #[error("{0}")]
     Model(String),
-    /// The traced graph breaks an invariant.
-    #[error("{}", .0.message())]
-    Trace(#[from] TraceError),
 }
 
 /// A node of an ONNX graph, as errors name it.

@@ -57,8 +57,8 @@ use proto::ModelProto;
 
 /// The newest operator set that is read, that of onnx 1.23.
 pub const NEWEST_OPSET: i64 = 28;
-/// The oldest operator set that is read.
-pub const OLDEST_OPSET: i64 = 7;
+/// The oldest operator set that is read. Operators that changed up to 7 are refused in older ones.
+pub const OLDEST_OPSET: i64 = 1;
 
 /// What is known of a model's inputs while it is imported.
 #[derive(Clone, Debug, Default)]
@@ -177,7 +177,7 @@ fn attempt(model: &Model<'_>, options: &ImportOptions) -> Built<Imported> {
         parameters = importer.parameters();
     });
     result?;
-    let graph = graph.map_err(OnnxError::Trace)?;
+    let graph = graph.map_err(|e| OnnxError::Model(e.message()))?;
     let parameters = parameters.into_iter().map(|(name, constant)| (name, constant.tensor.clone())).collect();
     let compiled_in = model.fixed.inputs.iter().cloned().collect();
     Ok(Imported { graph, parameters, compiled_in })

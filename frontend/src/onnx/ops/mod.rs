@@ -4,10 +4,26 @@ mod activation;
 pub(super) mod alternatives;
 mod bits;
 mod control;
+mod einsum;
 mod elementwise;
+mod gather;
+mod generate;
+mod matmul;
+mod movement;
+mod norm;
+mod pad;
+mod power;
 mod recurrent;
+mod reduce;
+mod scatter;
+mod select;
 mod sequence;
 mod shape;
+mod slice;
+mod softmax;
+#[cfg(test)]
+mod tests;
+mod trigonometry;
 
 use super::table::OpRow;
 
@@ -16,8 +32,21 @@ pub(super) const FAMILIES: &[(&str, &[OpRow])] = &[
     ("activation", activation::ROWS),
     ("bits", bits::ROWS),
     ("control", control::ROWS),
+    ("einsum", einsum::ROWS),
     ("elementwise", elementwise::ROWS),
+    ("gather", gather::ROWS),
+    ("generator", generate::ROWS),
+    ("matmul", matmul::ROWS),
+    ("movement", movement::ROWS),
+    ("norm", norm::ROWS),
+    ("pad", pad::ROWS),
     ("recurrent", recurrent::ROWS),
+    ("reduction", reduce::ROWS),
+    ("scatter", scatter::ROWS),
+    ("selection", select::ROWS),
     ("sequence", sequence::ROWS),
     ("shape", shape::ROWS),
+    ("slice", slice::ROWS),
+    ("softmax", softmax::ROWS),
+    ("trigonometry", trigonometry::ROWS),
 ];

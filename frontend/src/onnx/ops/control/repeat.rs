@@ -144,9 +144,24 @@ impl Loop<'_> {
                 Carry::Sequence => Some(carried_sequence(i)),
             });
         }
-        let results = run(call, self.body, &inputs);
+        let results = run(call, self.body, &inputs).and_then(|results| {
+            let returned = self.returned(call, plan, state, results, alive)?;
+            // As tensors, while the step's number stands for its symbol.
+            returned.iter().map(|v| Ok(call.importer.tensor(v)?.into())).collect()
+        });
         call.importer.steps.borrow_mut().remove(&symbol);
-        let mut results = results?;
+        results
+    }
+
+    /// What a step hands on of what its body returned.
+    fn returned(
+        &self,
+        call: &Call<'_>,
+        plan: &Plan,
+        state: &[Tensor],
+        mut results: Vec<Value>,
+        alive: Option<&Tensor>,
+    ) -> Built<Vec<Value>> {
         let scan_outputs = results.split_off(1 + self.initial.len());
         let (mut next, mut stacked) = (Vec::new(), Vec::new());
         let mut states = state.iter();
