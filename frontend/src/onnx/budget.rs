@@ -4,8 +4,10 @@ use std::cell::Cell;
 
 use super::error::OnnxError;
 
-/// How many nodes and initializers are imported in all passes.
+/// How many nodes and initializers are imported in all passes; a node of many operands counts as several.
 const MAX_NODES: u64 = 1 << 20;
+/// The operands and results that cost as much as a node.
+const OPERANDS: u64 = 64;
 /// How many elements are computed in all while a model is imported; about a second of the interpreter's time.
 const MAX_OPERATIONS: u64 = 1 << 26;
 
@@ -27,8 +29,9 @@ impl Budget {
     ///
     /// # Errors
     /// Where too many were imported already.
-    pub(crate) fn node(&self) -> Result<(), OnnxError> {
-        let Some(left) = self.nodes.get().checked_sub(1) else {
+    pub(crate) fn node(&self, operands: usize) -> Result<(), OnnxError> {
+        let cost = 1 + operands as u64 / OPERANDS;
+        let Some(left) = self.nodes.get().checked_sub(cost) else {
             let text = "nodes in all passes, one for each dimension or input that others depend on; give more of \
                         them with --dim, or simplify the model";
             return Err(OnnxError::Limit(format!("more than {MAX_NODES} {text}")));

@@ -1,5 +1,9 @@
 //! Functions that a model defines, inlined where they are called.
 
+use std::borrow::Cow;
+
+use prost::Message;
+
 use super::error::{Built, OnnxError};
 use super::importer::{Importer, Scope};
 use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto};
@@ -22,8 +26,17 @@ pub(crate) fn inline(
         let own = node.attribute.iter().find(|a| a.name() == name);
         own.or_else(|| function.attribute_proto.iter().find(|a| a.name() == name)).cloned()
     };
-    let nodes: Vec<NodeProto> = function.node.iter().map(|n| with_attributes(n, &given)).collect();
-    importer.nodes_of(&nodes, &scope)?;
+    let mut nodes = Vec::with_capacity(function.node.len());
+    for node in &function.node {
+        nodes.push(if refers(node) {
+            let copy = with_attributes(node, &given);
+            importer.model.data.charge(copy.encoded_len())?;
+            Cow::Owned(copy)
+        } else {
+            Cow::Borrowed(node)
+        });
+    }
+    importer.nodes_of(nodes.iter().map(Cow::as_ref), &scope)?;
     let output = |name: &String| {
         scope.get(name).ok_or_else(|| {
             OnnxError::Malformed(format!("output `{name}` of function `{}` is not computed", function.name()))
@@ -31,6 +44,13 @@ pub(crate) fn inline(
         })
     };
     function.output.iter().take(node.output.len()).map(output).collect()
+}
+
+/// Whether attributes of a node, or of nodes within it, are those of the call.
+fn refers(node: &NodeProto) -> bool {
+    node.attribute.iter().any(|a| {
+        !a.ref_attr_name().is_empty() || a.g.iter().chain(&a.graphs).flat_map(|g| &g.node).any(refers)
+    })
 }
 
 /// A node of a function with the attributes of the call in place of references to them; references to attributes

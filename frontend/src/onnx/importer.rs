@@ -118,7 +118,7 @@ impl<'a> Importer<'a> {
         for tensor in &graph.initializer {
             // An input of the same name may have been given a value already.
             let name = tensor.name();
-            self.model.budget.node()?;
+            self.model.budget.node(0)?;
             if !(inputs.contains(name) && scope.values.borrow().contains_key(name)) {
                 scope.set(name, self.initializer(graph, tensor)?)?;
             }
@@ -149,7 +149,11 @@ impl<'a> Importer<'a> {
     }
 
     /// Imports nodes in order.
-    pub(crate) fn nodes_of(&self, nodes: &[NodeProto], scope: &Scope<'_>) -> Built<()> {
+    pub(crate) fn nodes_of<'n>(
+        &self,
+        nodes: impl IntoIterator<Item = &'n NodeProto>,
+        scope: &Scope<'_>,
+    ) -> Built<()> {
         self.depth.set(self.depth.get() + 1);
         let _depth = DepthGuard(&self.depth);
         if self.depth.get() > MAX_DEPTH {
@@ -158,7 +162,7 @@ impl<'a> Importer<'a> {
             );
         }
         for node in nodes {
-            self.model.budget.node()?;
+            self.model.budget.node(node.input.len() + node.output.len())?;
             self.nodes.set(self.nodes.get() + 1);
             if self.nodes.get() > MAX_NODES {
                 let text =

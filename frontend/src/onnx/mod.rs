@@ -168,6 +168,7 @@ fn unify(model: &mut Model<'_>, a: &Dim, b: &Dim) -> Result<(), OnnxError> {
 
 /// One pass over the model.
 fn attempt(model: &Model<'_>, options: &ImportOptions) -> Built<Imported> {
+    model.data.restart(model.read_bytes());
     let mut result: Built<()> = Ok(());
     let mut parameters = Vec::new();
     let graph = crate::trace(&graph_name(model.graph.name()), |t| {

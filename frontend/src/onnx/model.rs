@@ -167,6 +167,11 @@ impl<'a> Model<'a> {
         self.symbols.values().map(ToString::to_string).collect()
     }
 
+    /// The bytes of the initializers that have been read.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.read.borrow().values().map(|c| c.tensor.bytes().len() as u64).sum()
+    }
+
     fn add_symbol(&mut self, name: String) {
         if self.symbols.contains_key(&name) {
             return;

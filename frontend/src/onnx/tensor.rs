@@ -22,8 +22,10 @@ const READS: u64 = 8;
 pub(crate) struct Data<'a> {
     /// The directory of the model file; `None` for a model that came as bytes.
     pub(crate) directory: Option<&'a Path>,
-    /// The bytes that tensors may still take.
-    left: Cell<u64>,
+    /// The bytes that tensors may take.
+    limit: Cell<u64>,
+    /// The bytes that they take in this pass.
+    used: Cell<u64>,
     /// The files outside of the model that were met, by device and inode.
     files: RefCell<HashSet<(u64, u64)>>,
 }
@@ -31,15 +33,20 @@ pub(crate) struct Data<'a> {
 impl<'a> Data<'a> {
     /// The data of a model file of so many bytes.
     pub(crate) fn new(directory: Option<&'a Path>, file_bytes: usize) -> Self {
-        let left = BASE_BYTES.saturating_add((file_bytes as u64).saturating_mul(READS));
-        Data { directory, left: Cell::new(left), files: RefCell::default() }
+        let limit = BASE_BYTES.saturating_add((file_bytes as u64).saturating_mul(READS));
+        Data { directory, limit: Cell::new(limit), used: Cell::new(0), files: RefCell::default() }
     }
 
     /// Takes another file of so many bytes into account, once.
     pub(crate) fn add_file(&self, identity: (u64, u64), bytes: u64) {
         if self.files.borrow_mut().insert(identity) {
-            self.left.set(self.left.get().saturating_add(bytes.saturating_mul(READS)));
+            self.limit.set(self.limit.get().saturating_add(bytes.saturating_mul(READS)));
         }
+    }
+
+    /// Starts another pass, of the tensors before which so many bytes are kept.
+    pub(crate) fn restart(&self, kept: u64) {
+        self.used.set(kept);
     }
 
     /// Takes the bytes of a tensor into account.
@@ -48,11 +55,12 @@ impl<'a> Data<'a> {
     /// Where the model's tensors take many times what its files do, as where a file names the same bytes again and
     /// again.
     pub(crate) fn charge(&self, bytes: usize) -> Result<(), OnnxError> {
-        let Some(left) = self.left.get().checked_sub(bytes as u64) else {
+        let used = self.used.get().saturating_add(bytes as u64);
+        if used > self.limit.get() {
             let text = format!("its tensors take more than {READS} times what its files do");
             return Err(OnnxError::Limit(text));
-        };
-        self.left.set(left);
+        }
+        self.used.set(used);
         Ok(())
     }
 }

@@ -15,6 +15,8 @@ const MAX_DECODED_BYTES: u64 = 128 << 20;
 const MAX_NODES: u64 = 200_000;
 /// The most initializers in a file.
 const MAX_INITIALIZERS: u64 = 100_000;
+/// The most attributes of a node.
+const MAX_ATTRIBUTES: u64 = 1000;
 /// How deep graphs nest in a file.
 const MAX_GRAPH_DEPTH: usize = 32;
 /// How deep messages nest; the decoder has the same bound.
@@ -308,7 +310,7 @@ impl Walk {
                 self.message(inner, bytes, depth)
             }
             Many(inner) => {
-                self.count(message, inner)?;
+                self.count(message, inner, *length)?;
                 self.list(length, 1, inner.size())?;
                 self.message(inner, bytes, depth)
             }
@@ -332,11 +334,14 @@ impl Walk {
     }
 
     /// Counts what is limited by number.
-    fn count(&mut self, message: Message, inner: Message) -> Result<(), OnnxError> {
+    fn count(&mut self, message: Message, inner: Message, listed: u64) -> Result<(), OnnxError> {
         let limited =
             |what: &str, limit: u64| Err(OnnxError::Limit(format!("the file has more than {limit} {what}")));
         self.nodes += u64::from(inner == Node);
         self.initializers += u64::from(message == Graph && inner == Tensor);
+        if inner == Attribute && listed >= MAX_ATTRIBUTES {
+            return limited("attributes at one node", MAX_ATTRIBUTES);
+        }
         if self.nodes > MAX_NODES {
             return limited("nodes", MAX_NODES);
         }
@@ -488,7 +493,9 @@ mod tests {
 
     #[test]
     fn few_bytes_that_decode_to_many_are_refused() {
-        let attributes = bytes(1, &bytes(5, &[]).repeat(200_000));
+        let attributes = bytes(1, &bytes(5, &[]).repeat(1001));
+        assert!(refused(&bytes(7, &attributes)).contains("attributes"));
+        let attributes = bytes(1, &bytes(5, &[]).repeat(100)).repeat(2000);
         assert!(refused(&bytes(7, &attributes)).contains("128 MiB"));
         let nodes = bytes(1, &[]).repeat(200_001);
         assert!(refused(&bytes(7, &nodes)).contains("nodes"));
