@@ -2,6 +2,7 @@
 
 mod activation;
 pub(super) mod alternatives;
+mod attention;
 mod bits;
 mod control;
 mod conv;
@@ -32,6 +33,7 @@ use super::table::OpRow;
 /// The rows of the table, by family.
 pub(super) const FAMILIES: &[(&str, &[OpRow])] = &[
     ("activation", activation::ROWS),
+    ("attention", attention::ROWS),
     ("bits", bits::ROWS),
     ("control", control::ROWS),
     ("convolution", conv::ROWS),
