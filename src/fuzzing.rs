@@ -7,8 +7,11 @@ use fuse_frontend::onnx::{self, ImportOptions};
 
 use crate::io::npz;
 
+/// A target: its name, and what it does with an input.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// What is fuzzed: a name, as that of the target and of its corpus, and the body.
-pub const TARGETS: [(&str, fn(&[u8])); 3] = [("onnx", onnx), ("text", text), ("npz", npz)];
+pub const TARGETS: [Target; 3] = [("onnx", onnx), ("text", text), ("npz", npz)];
 
 /// A model of ONNX: what is imported is a valid graph with a text form, whose parameters have their declared types.
 pub fn onnx(data: &[u8]) {

@@ -296,7 +296,7 @@ pub(crate) fn scalar(importer: &Importer<'_>, dtype: DType, dim: &Dim) -> Built<
     for (factors, coefficient) in dim.terms() {
         let mut product = importer.trace.constant(dtype, coefficient);
         for atom in factors {
-            product = product * atom_value(importer, dtype, atom)?;
+            product *= atom_value(importer, dtype, atom)?;
         }
         sum = Some(match sum {
             Some(sum) => sum + product,

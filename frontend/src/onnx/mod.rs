@@ -39,7 +39,7 @@ mod function;
 mod importer;
 mod model;
 mod ops;
-#[allow(missing_docs, clippy::doc_markdown)]
+#[allow(missing_docs, clippy::all)]
 mod proto;
 mod table;
 mod tensor;

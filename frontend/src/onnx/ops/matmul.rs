@@ -63,7 +63,7 @@ fn gemm(call: &Call<'_>) -> Built<Vec<Value>> {
         if shape.len() != 2 {
             return refuse(format!("C is {}, which does not broadcast to {}", c.ty(), sum.ty()));
         }
-        sum = sum + scaled(c.cast(wide), beta);
+        sum += scaled(c.cast(wide), beta);
     }
     call.one(sum.cast(dtype))
 }

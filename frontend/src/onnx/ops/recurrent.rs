@@ -249,7 +249,7 @@ fn product(x: &Tensor, w: &Tensor) -> Tensor {
 fn both_products(weights: &Weights, x: &Tensor, h: &Tensor) -> Tensor {
     let mut sum = product(x, &weights.w);
     if let Some((input, state)) = &weights.bias {
-        sum = sum + (input + state);
+        sum += input + state;
     }
     sum + product(h, &weights.r)
 }
@@ -273,14 +273,14 @@ fn lstm(call: &Call<'_>) -> Built<Vec<Value>> {
         let [mut i, mut o, mut f, g] = both_products(weights, x, h).split(-1);
         let peephole: Option<[Tensor; 3]> = peepholes.as_ref().map(|p| p.at(0, direction).split(0));
         if let Some([p_i, _, p_f]) = &peephole {
-            i = i + p_i * c;
-            f = f + p_f * c;
+            i += p_i * c;
+            f += p_f * c;
         }
         let i = layer.activate(direction, 0, i);
         let f = if coupled { 1.0 - &i } else { layer.activate(direction, 0, f) };
         let c = f * c + i * layer.activate(direction, 1, g);
         if let Some([_, p_o, _]) = &peephole {
-            o = o + p_o * &c;
+            o += p_o * &c;
         }
         let h = layer.activate(direction, 0, o) * layer.activate(direction, 2, c.clone());
         Ok(vec![h, c])
@@ -296,7 +296,7 @@ fn gru(call: &Call<'_>) -> Built<Vec<Value>> {
         let [h] = state else { return refuse("a GRU carries one state") };
         let mut from_input = product(x, &weights.w);
         if let Some((input, _)) = &weights.bias {
-            from_input = from_input + input;
+            from_input += input;
         }
         let [x_z, x_r, x_h] = from_input.split(-1);
         let [r_z, r_r, r_h] = weights.r.split(0);
