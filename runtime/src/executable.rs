@@ -215,21 +215,56 @@ impl Executable {
     /// Where a name is no parameter's or a tensor does not fit its declared type. Earlier parameters of the same
     /// call stay bound.
     pub fn bind(&mut self, parameters: impl IntoIterator<Item = (String, Tensor)>) -> Result<(), RunError> {
+        let mut loaded = Vec::new();
+        let mut failure = None;
         for (name, tensor) in parameters {
-            let position = self.position(&name, InputKind::Parameter)?;
-            let memory = match &self.backend {
-                Backend::Cpu { .. } => ParameterMemory::Host(Block::copy_of(tensor.bytes())?),
-                Backend::Cuda { device, .. } => ParameterMemory::Cuda(device.upload(tensor.bytes())?),
-            };
-            let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
-            let before = self.parameters[position].replace(Parameter { dtype, shape, memory });
-            if let Err(error) = self.check_parameters() {
-                self.parameters[position] = before;
-                return Err(error);
+            match self.load(&name, &tensor) {
+                Ok(parameter) => loaded.push(parameter),
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
             }
+        }
+        self.bind_loaded(loaded)?;
+        if let Some(error) = failure {
+            return Err(error);
         }
         *lock(&self.instances) = Instances::default();
         self.prepare()
+    }
+
+    /// Copies a parameter to the device; returns its position too.
+    fn load(&self, name: &str, tensor: &Tensor) -> Result<(usize, Option<Parameter>), RunError> {
+        let position = self.position(name, InputKind::Parameter)?;
+        let memory = match &self.backend {
+            Backend::Cpu { .. } => ParameterMemory::Host(Block::copy_of(tensor.bytes())?),
+            Backend::Cuda { device, .. } => ParameterMemory::Cuda(device.upload(tensor.bytes())?),
+        };
+        let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
+        Ok((position, Some(Parameter { dtype, shape, memory })))
+    }
+
+    /// Binds parameters, all at once if they fit: each check looks at every input. Otherwise one by one, up to the one
+    /// that does not fit.
+    fn bind_loaded(&mut self, mut loaded: Vec<(usize, Option<Parameter>)>) -> Result<(), RunError> {
+        for (position, parameter) in &mut loaded {
+            std::mem::swap(&mut self.parameters[*position], parameter);
+        }
+        if self.check_parameters().is_ok() {
+            return Ok(());
+        }
+        for (position, parameter) in loaded.iter_mut().rev() {
+            std::mem::swap(&mut self.parameters[*position], parameter);
+        }
+        for (position, mut parameter) in loaded {
+            std::mem::swap(&mut self.parameters[position], &mut parameter);
+            if let Err(error) = self.check_parameters() {
+                self.parameters[position] = parameter;
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Computes what the parameters alone decide, if all that it needs are bound.
