@@ -460,7 +460,9 @@ impl Launch<'_> {
                 }
                 let last = operands.last().and_then(|e| self.kernel.elements.get(e.index()));
                 let dtype = last.map_or(typed.dtype, |e| e.dtype);
-                let dtype = if dtype.is_float() { DType::F64 } else { dtype };
+                // Floats of every type are f64 here, but only one of its type has the bits of that.
+                let wide = dtype.is_float() && *op != ScalarOp::ToBits;
+                let dtype = if wide { DType::F64 } else { dtype };
                 eval_scalar(*op, &values, dtype).ok_or_else(|| malformed("the operands do not fit the op"))?
             }
             Element::Cast(e) => convert(point.value(*e)?, typed.dtype),
