@@ -302,3 +302,22 @@ fn a_value_that_is_a_multiple_of_itself_saturates_at_once() {
         assert!(saturation.nodes < 6 * saturation.nodes_before, "{c}, {first}, {then}: {saturation:?}");
     }
 }
+
+/// A part that is read over the space of its concatenation is a view of the part, which is a view of that.
+#[test]
+fn views_of_each_other_are_not_followed_in_circles() {
+    for parts in ["%a, %a", "%a, %a, %a", "%a, %a, %a, %a"] {
+        let circle = fused(&format!(
+            "graph g(x: i32[B]) -> (s: i64[], p: i64[]) {{
+               %a = cast x : i64[B]
+               %j = concat {parts} axis=0
+               %s = sum %j axes=[0]
+               %p = contract %j, %j axes=[0:0]
+               return s = %s, p = %p
+             }}"
+        ));
+        let saturation = &circle.report.saturation;
+        assert_eq!(saturation.stop, "Saturated", "{parts}: {saturation:?}");
+        assert!(saturation.nodes < 8 * saturation.nodes_before, "{parts}: {saturation:?}");
+    }
+}
