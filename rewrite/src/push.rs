@@ -264,6 +264,10 @@ pub fn look_through_table_views(terms: &mut Terms) {
 /// The gather that reads the source of the view `table`, where the gathered axis is an axis of the source.
 fn table_view(terms: &Terms, gather: &GatherTerm, table: Id, seen: &[Id]) -> Option<(GatherTerm, Id)> {
     let tables = &terms.analysis.tables;
+    // What would be read of an empty tensor is a constant, though what that tensor is a view of is none.
+    if terms[table].data.constant.is_some() {
+        return None;
+    }
     let views = terms[table].nodes.iter().filter_map(|t| match t.head {
         Head::Reindex(map) => Some((tables.map(map), t.children[0])),
         Head::Leaf(_)

@@ -81,6 +81,10 @@ fn split_joined_sum(terms: &mut Terms, term: &Term) -> Option<Id> {
 /// The ways in which a factor is two parts that are joined along a reduced axis of the space. A view that repeats a
 /// part which holds products is not pushed into it, so the parts may lie behind one.
 fn joined(terms: &Terms, factor: Id, space: &Shape, reduced: &Range<usize>) -> Vec<Joined> {
+    // What would be read of an empty tensor is a constant, though what that tensor is a view of is none.
+    if terms[factor].data.constant.is_some() {
+        return Vec::new();
+    }
     let mut sources = vec![(IndexMap::identity(space.clone()).results, terms.find(factor))];
     let mut views: Vec<&Term> = terms[factor].nodes.iter().collect();
     views.sort();
