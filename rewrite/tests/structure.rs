@@ -321,3 +321,19 @@ fn views_of_each_other_are_not_followed_in_circles() {
         assert!(saturation.nodes < 8 * saturation.nodes_before, "{parts}: {saturation:?}");
     }
 }
+
+/// A part of a padded axis is split no further: where it ends there is no seam.
+#[test]
+fn a_sum_over_padded_axes_is_split_as_often_as_there_are_parts() {
+    let padded = fused(
+        "graph g(x: f64[T, B]) -> (y: f64[]) {
+           %p = pad x low=[1, 1] high=[1, 2] value=4.0
+           %r = rsqrt %p
+           %y = contract %p, %r axes=[0:0, 1:1]
+           return y = %y
+         }",
+    );
+    let saturation = &padded.report.saturation;
+    assert_eq!(saturation.stop, "Saturated", "{saturation:?}");
+    assert!(saturation.applied["split-joined-sum"] <= 8, "{saturation:?}");
+}

@@ -25,7 +25,7 @@ pub const PROCEDURES: &[Procedure] = &[Procedure {
     name: "split-joined-sum",
     left: "sum over an axis i of select(i < n, x, y) · z",
     right: "sum of x · z over the first n positions + sum of y · z over the others",
-    guard: "n is the same everywhere and surely within the axis",
+    guard: "n is the same everywhere and surely within the axis, but at neither end of it",
     test: "rewrite/tests/rules/split-joined-sum.fuse",
     candidate: |t| matches!(t.head, Head::Reduce(ReduceOp::Sum, _)),
     apply: split_joined_sum,
@@ -131,7 +131,10 @@ fn seam(
         let axes = position.axes();
         let axis = axes.first().filter(|_| axes.len() == 1)?.index();
         let at = at - (position - Expr::axis(axis));
-        let inside = at.is_nonnegative(space) && (space[axis].clone() - at.clone()).is_nonnegative(space);
+        let rest = space[axis].clone() - at.clone();
+        let inside = at.is_nonnegative(space) && rest.is_nonnegative(space);
+        // One part would be the whole again, and split again.
+        let inside = inside && !at.is_zero() && !rest.is_zero();
         let draws = reduced.contains(&axis) && at.axes().is_empty() && inside;
         draws.then_some((Seam { axis, at }, before))
     })
