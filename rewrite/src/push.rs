@@ -26,7 +26,8 @@ pub struct Pusher {
     known: HashMap<(MapId, Id), Id>,
     /// The stacked results of scans.
     stacked: Vec<Id>,
-    depth: usize,
+    /// The classes that the walk came through.
+    path: Vec<Id>,
     /// From this many nodes on views stay where they are.
     most_nodes: usize,
 }
@@ -91,13 +92,13 @@ impl Pusher {
         let whole = terms.add(Term::new(Head::Reindex(map), &[x]));
         // Set before the walk: a cyclic class must find itself.
         self.known.insert((map, x), whole);
-        if self.depth < MAX_DEPTH
+        if self.path.len() < MAX_DEPTH
             && terms.total_size() < self.most_nodes
             && let Some(term) = self.pushable(terms, map, x)
         {
-            self.depth += 1;
+            self.path.push(x);
             let pushed = self.push_term(terms, map, &term);
-            self.depth -= 1;
+            self.path.pop();
             terms.analysis.record.between(Some(Term::new(Head::Reindex(map), &[x])), None);
             terms.union(whole, pushed);
         }
@@ -108,6 +109,13 @@ impl Pusher {
         let tables = &terms.analysis.tables;
         let map = tables.map(map);
         map.is_identity() && *tables.extents(terms[x].data.space) == map.domain
+    }
+
+    /// Whether a term is a view of what the walk came through: a part read over the space of its concatenation is a
+    /// view of the part, and the part of that. Round in circles the maps would grow with every turn and tell no more.
+    fn leads_back(&self, terms: &Terms, term: &Term) -> bool {
+        let on_path = |source: Id| self.path.iter().any(|class| terms.find(*class) == source);
+        matches!(term.head, Head::Reindex(_)) && on_path(terms.find(term.children[0]))
     }
 
     /// The term of the class to push through, if that is allowed.
@@ -145,6 +153,9 @@ impl Pusher {
         // A view of itself tells nothing.
         let tells = |t: &&Term| !matches!(t.head, Head::Reindex(_)) || terms.find(t.children[0]) != x;
         let term = terms[x].nodes.iter().filter(tells).min_by_key(|t| rank(t))?;
+        if self.leads_back(terms, term) {
+            return None;
+        }
         let expressions = match term.head {
             Head::Index(id) => std::slice::from_ref(&tables.index(id).value),
             Head::Reindex(inner) => &tables.map(inner).results[..],
@@ -253,6 +264,10 @@ pub fn look_through_table_views(terms: &mut Terms) {
 /// The gather that reads the source of the view `table`, where the gathered axis is an axis of the source.
 fn table_view(terms: &Terms, gather: &GatherTerm, table: Id, seen: &[Id]) -> Option<(GatherTerm, Id)> {
     let tables = &terms.analysis.tables;
+    // What would be read of an empty tensor is a constant, though what that tensor is a view of is none.
+    if terms[table].data.constant.is_some() {
+        return None;
+    }
     let views = terms[table].nodes.iter().filter_map(|t| match t.head {
         Head::Reindex(map) => Some((tables.map(map), t.children[0])),
         Head::Leaf(_)

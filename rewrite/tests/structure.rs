@@ -272,3 +272,68 @@ fn a_sum_of_very_many_terms_stays_as_it_is() {
     assert!(multiplied(1000));
     assert!(!multiplied(1100));
 }
+
+/// Zero times x is not zero, for x may be NaN, but twice that is what it was: a class that is a sum of itself, hence
+/// a product of itself, of which rules could say ever more. Infinity times x likewise, and zero divided by x.
+#[test]
+fn a_value_that_is_a_multiple_of_itself_saturates_at_once() {
+    for (c, first, then) in [
+        ("0", "mul x, %c", "add %1, %1"),
+        ("0", "mul x, %c", "sub %1, %1"),
+        ("-0", "mul x, %c", "add %1, %1"),
+        ("inf", "mul x, %c", "add %1, %1"),
+        ("0", "div %c, x", "add %1, %1"),
+        ("0", "div %c, x", "sub %1, %1"),
+    ] {
+        let circle = fused(&format!(
+            "graph g(x: f64[T], y: f64[T]) -> (s: f64[T], p: f64[T], z: f64[T]) {{
+               %0 = constant {c} : f64[]
+               %c = broadcast %0 axes=[] : f64[T]
+               %1 = {first}
+               %s = {then}
+               %p = mul %s, y
+               %2 = mul %1, y
+               %z = add %2, %p
+               return s = %s, p = %p, z = %z
+             }}"
+        ));
+        let saturation = &circle.report.saturation;
+        assert_eq!(saturation.stop, "Saturated", "{c}, {first}, {then}: {saturation:?}");
+        assert!(saturation.nodes < 6 * saturation.nodes_before, "{c}, {first}, {then}: {saturation:?}");
+    }
+}
+
+/// A part that is read over the space of its concatenation is a view of the part, which is a view of that.
+#[test]
+fn views_of_each_other_are_not_followed_in_circles() {
+    for parts in ["%a, %a", "%a, %a, %a", "%a, %a, %a, %a"] {
+        let circle = fused(&format!(
+            "graph g(x: i32[B]) -> (s: i64[], p: i64[]) {{
+               %a = cast x : i64[B]
+               %j = concat {parts} axis=0
+               %s = sum %j axes=[0]
+               %p = contract %j, %j axes=[0:0]
+               return s = %s, p = %p
+             }}"
+        ));
+        let saturation = &circle.report.saturation;
+        assert_eq!(saturation.stop, "Saturated", "{parts}: {saturation:?}");
+        assert!(saturation.nodes < 8 * saturation.nodes_before, "{parts}: {saturation:?}");
+    }
+}
+
+/// A part of a padded axis is split no further: where it ends there is no seam.
+#[test]
+fn a_sum_over_padded_axes_is_split_as_often_as_there_are_parts() {
+    let padded = fused(
+        "graph g(x: f64[T, B]) -> (y: f64[]) {
+           %p = pad x low=[1, 1] high=[1, 2] value=4.0
+           %r = rsqrt %p
+           %y = contract %p, %r axes=[0:0, 1:1]
+           return y = %y
+         }",
+    );
+    let saturation = &padded.report.saturation;
+    assert_eq!(saturation.stop, "Saturated", "{saturation:?}");
+    assert!(saturation.applied["split-joined-sum"] <= 8, "{saturation:?}");
+}

@@ -41,7 +41,9 @@ impl View {
         let tables = &terms.analysis.tables;
         let source = terms.find(class);
         let mut views: Vec<(Id, Vec<Expr>)> = Vec::new();
-        for term in &terms[class].nodes {
+        // What would be read of an empty tensor is a constant, though what that tensor is a view of is none.
+        let is_known = terms[class].data.constant.is_some();
+        for term in terms[class].nodes.iter().filter(|_| !is_known) {
             if let Head::Reindex(map) = term.head {
                 views.push((terms.find(term.children[0]), tables.map(map).results.clone()));
             }

@@ -25,7 +25,7 @@ pub const PROCEDURES: &[Procedure] = &[Procedure {
     name: "split-joined-sum",
     left: "sum over an axis i of select(i < n, x, y) · z",
     right: "sum of x · z over the first n positions + sum of y · z over the others",
-    guard: "n is the same everywhere and surely within the axis",
+    guard: "n is the same everywhere and surely within the axis, but at neither end of it",
     test: "rewrite/tests/rules/split-joined-sum.fuse",
     candidate: |t| matches!(t.head, Head::Reduce(ReduceOp::Sum, _)),
     apply: split_joined_sum,
@@ -81,6 +81,10 @@ fn split_joined_sum(terms: &mut Terms, term: &Term) -> Option<Id> {
 /// The ways in which a factor is two parts that are joined along a reduced axis of the space. A view that repeats a
 /// part which holds products is not pushed into it, so the parts may lie behind one.
 fn joined(terms: &Terms, factor: Id, space: &Shape, reduced: &Range<usize>) -> Vec<Joined> {
+    // What would be read of an empty tensor is a constant, though what that tensor is a view of is none.
+    if terms[factor].data.constant.is_some() {
+        return Vec::new();
+    }
     let mut sources = vec![(IndexMap::identity(space.clone()).results, terms.find(factor))];
     let mut views: Vec<&Term> = terms[factor].nodes.iter().collect();
     views.sort();
@@ -127,7 +131,10 @@ fn seam(
         let axes = position.axes();
         let axis = axes.first().filter(|_| axes.len() == 1)?.index();
         let at = at - (position - Expr::axis(axis));
-        let inside = at.is_nonnegative(space) && (space[axis].clone() - at.clone()).is_nonnegative(space);
+        let rest = space[axis].clone() - at.clone();
+        let inside = at.is_nonnegative(space) && rest.is_nonnegative(space);
+        // One part would be the whole again, and split again.
+        let inside = inside && !at.is_zero() && !rest.is_zero();
         let draws = reduced.contains(&axis) && at.axes().is_empty() && inside;
         draws.then_some((Seam { axis, at }, before))
     })

@@ -265,6 +265,16 @@ impl RuleApplier {
         };
         self.numbers.iter().all(number) && self.guards.iter().all(guard)
     }
+
+    /// Whether the class is itself an operand of the term that was matched: `x + x` is `x` where `x` is `0 · y`, which
+    /// may be NaN and so is no constant. Whatever follows computes the class no better than that operand does, and it
+    /// would not end: `x` is `0 · 2y` too, and `0 · 3y`.
+    fn matches_itself(&self, terms: &Terms, root: Id, subst: &Subst) -> bool {
+        let root = terms.find(root);
+        let contains = |t: &Term| t.children.iter().any(|c| terms.find(*c) == root);
+        let is_possible = terms[root].nodes.iter().any(contains);
+        is_possible && matched(&self.left, terms, subst).is_some_and(|t| contains(&t))
+    }
 }
 
 impl Applier<Term, Context> for RuleApplier {
@@ -283,7 +293,13 @@ impl Applier<Term, Context> for RuleApplier {
         }
         let data = &terms[root].data;
         let (space, dtype) = (data.space, data.dtype);
-        let right = self.right.instantiate(terms, subst, space, dtype);
+        // Of a term that contains itself only what the graph has already is worth knowing.
+        let right = if self.matches_itself(terms, root, subst) {
+            self.right.known(terms, subst, space, dtype)
+        } else {
+            Some(self.right.instantiate(terms, subst, space, dtype))
+        };
+        let Some(right) = right else { return Vec::new() };
         if terms.analysis.record.is_kept() {
             let left = matched(&self.left, terms, subst);
             let made = self.right.outermost(terms, subst, space, dtype);

@@ -112,6 +112,19 @@ impl Side {
         }
     }
 
+    /// The class of the term with these variables, if the graph has it; adds constants alone.
+    pub fn known(&self, terms: &mut Terms, subst: &Subst, space: SpaceId, dtype: DType) -> Option<Id> {
+        match self {
+            Side::Variable(_) | Side::Number(_) => Some(self.instantiate(terms, subst, space, dtype)),
+            Side::Apply(op, operands) => {
+                let children: Option<Vec<Id>> =
+                    operands.iter().map(|o| o.known(terms, subst, space, dtype)).collect();
+                let term = in_order(terms, *op, &children?);
+                terms.lookup(term)
+            }
+        }
+    }
+
     /// The outermost term of this side, whose operands are in the graph; `None` where it is none of its own.
     pub fn outermost(&self, terms: &mut Terms, subst: &Subst, space: SpaceId, dtype: DType) -> Option<Term> {
         let Side::Apply(op, operands) = self else { return None };

@@ -69,6 +69,18 @@ impl<'a> Evaluator<'a> {
         e.eval(&leaf).expect("small coordinates do not overflow")
     }
 
+    /// Whether an expression is clamped to an axis that has no positions, so that it is the coordinate of nothing: of
+    /// what is pushed through such a view any value is as good.
+    fn reads_nothing(&self, e: &Expr) -> bool {
+        let is_below_zero = |n: &Expr| n.axes().is_empty() && n.eval_dim(self.dims).is_ok_and(|n| n < 0);
+        let mut nothing = false;
+        e.visit_atoms(&mut |atom| match atom {
+            Atom::Min(a, b) => nothing |= is_below_zero(a) || is_below_zero(b),
+            Atom::Axis(_) | Atom::Symbol(_) | Atom::FloorDiv(..) | Atom::Mod(..) | Atom::Max(..) => {}
+        });
+        nothing
+    }
+
     /// The value of a class at a point; `None` where it reads what is not there, as the side of a selection that
     /// is not taken may.
     pub fn value(&mut self, class: Id, point: &[i64]) -> Option<Literal> {
@@ -103,6 +115,9 @@ impl<'a> Evaluator<'a> {
             Head::Constant(id) => Some(tables.constant(id).value),
             Head::Index(id) => {
                 let index = tables.index(id).clone();
+                if self.reads_nothing(&index.value) {
+                    return None;
+                }
                 let value = self.index(&index.value, point);
                 Some(fold_cast(Literal::from_i64(DType::I64, value), index.dtype))
             }
@@ -118,12 +133,18 @@ impl<'a> Evaluator<'a> {
             Head::Cast(to) => Some(fold_cast(self.value(term.children[0], point)?, to)),
             Head::Reindex(map) => {
                 let results = tables.map(map).results.clone();
+                if results.iter().any(|e| self.reads_nothing(e)) {
+                    return None;
+                }
                 let at = all(self, &results);
                 self.read(term.children[0], &at)
             }
             Head::Reduce(op, axes) => self.reduce(op, axes as usize, term.children[0], point),
             Head::Gather(id) => {
                 let gather = tables.gather(id).clone();
+                if gather.coordinates.iter().any(|e| self.reads_nothing(e)) {
+                    return None;
+                }
                 let row = self.value(term.children[1], point)?.as_i64();
                 let mut at = all(self, &gather.coordinates);
                 let rows = self.extents(term.children[0])[gather.axis];
