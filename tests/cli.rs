@@ -339,6 +339,22 @@ fn inspect_says_what_a_model_holds() {
 }
 
 #[test]
+fn every_command_that_takes_a_model_takes_an_onnx_file() {
+    let model = "tests/interop/pytorch/cell-script.onnx";
+    let dims = ["--dim", "time=5", "--dim", "batch=3"];
+    let with_dims = |command: &'static str| [&[command, model][..], &dims].concat();
+    assert!(succeeds(&with_dims("run")).contains("f32[5, 3, 8]"));
+    assert!(succeeds(&with_dims("check")).contains("agrees"));
+    assert!(succeeds(&[&with_dims("bench")[..], &["--seconds", "0.01"]].concat()).contains("median"));
+    assert!(succeeds(&["dump", model, "--stage", "graph"]).contains("scan"));
+    assert!(succeeds(&["explain", model]).contains("fused"));
+    assert!(succeeds(&["inspect", model]).contains("f32[time, batch, 8]"));
+    if cfg!(feature = "llvm") {
+        assert!(succeeds(&["ptx", model]).contains(".entry"));
+    }
+}
+
+#[test]
 fn inspect_reads_onnx_files() {
     let json = succeeds(&["inspect", "tests/interop/pytorch/lstm-script.onnx", "--json"]);
     let report: serde_json::Value = serde_json::from_str(&json).expect("--json prints one object");

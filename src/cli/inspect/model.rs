@@ -114,13 +114,20 @@ fn of_onnx(args: &InspectArgs, dims: &DimEnv) -> Result<Report, CliError> {
     let found = onnx::describe_file(&args.file).map_err(|e| model::onnx_error(&args.file, e))?;
     check_dims(&found.name, &found.symbols, dims)?;
     let options = ImportOptions { values: BTreeMap::new(), dims: dims.clone() };
+    let mut inferred = BTreeMap::new();
     let (run, problem) = match model::read(&args.file, &options) {
-        Ok(imported) => (Some(one_run(&imported.graph, dims)?), None),
+        Ok(imported) => {
+            let graph = &imported.graph;
+            inferred.extend(graph.outputs().iter().map(|o| (o.name.clone(), graph.ty(o.value).to_string())));
+            (Some(one_run(graph, dims)?), None)
+        }
         Err(e) => (None, Some(e.message.strip_prefix(&format!("{file}: ")).unwrap_or(&e.message).to_owned())),
     };
     let Description { name, inputs, outputs, symbols, operators, .. } = &found;
+    // Exporters write names of their own for what an output's dimensions follow from.
     let ports = |list: &[(String, String)]| -> Vec<Port> {
-        list.iter().map(|(name, ty)| Port { name: name.clone(), ty: ty.clone() }).collect()
+        let ty = |name: &String, declared: &String| inferred.get(name).unwrap_or(declared).clone();
+        list.iter().map(|(name, declared)| Port { name: name.clone(), ty: ty(name, declared) }).collect()
     };
     let domain = |name: &str| if name.is_empty() { "ai.onnx".to_owned() } else { name.to_owned() };
     let unsupported = found.unsupported.iter().map(|u| format!("{}: {}", u.node, u.reason));
