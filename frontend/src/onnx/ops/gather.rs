@@ -1,5 +1,6 @@
 //! Operators that read elements where indices say.
 
+use fuse_ir::types::element_count;
 use fuse_ir::{DType, Dim};
 
 use super::super::call::Call;
@@ -78,11 +79,6 @@ pub(super) fn linear(trace: &Trace, coordinates: &[Tensor], extents: &[Dim]) -> 
     sum.unwrap_or_else(|| trace.constant(DType::I64, 0))
 }
 
-/// The product of extents.
-pub(super) fn product(dims: &[Dim]) -> Dim {
-    dims.iter().fold(Dim::constant(1), |n, d| n * d.clone())
-}
-
 fn gather_elements(call: &Call<'_>) -> Built<Vec<Value>> {
     let x = call.tensor(0)?;
     let axis = call.axis(call.attributes.int_or("axis", 0)?, x.rank())?;
@@ -97,7 +93,7 @@ fn gather_elements(call: &Call<'_>) -> Built<Vec<Value>> {
 pub(super) fn elements_along(x: &Tensor, axis: usize, indices: &Tensor) -> Tensor {
     let at = |i: usize| if i == axis { indices.clone() } else { coordinate(x.trace(), indices.shape(), i) };
     let coordinates: Vec<Tensor> = (0..x.rank()).map(at).collect();
-    x.reshape(vec![product(x.shape())]).gather(0, linear(x.trace(), &coordinates, x.shape()))
+    x.reshape(vec![element_count(x.shape())]).gather(0, linear(x.trace(), &coordinates, x.shape()))
 }
 
 /// The positions among the rows that indices `[..., Q]` name by their coordinates, and how many axes those are.
@@ -131,7 +127,7 @@ pub(super) fn row_positions(
 
 /// `x` with its first axes as one.
 pub(super) fn as_rows(x: &Tensor, axes: usize) -> Tensor {
-    let mut shape = vec![product(&x.shape()[..axes])];
+    let mut shape = vec![element_count(&x.shape()[..axes])];
     shape.extend_from_slice(&x.shape()[axes..]);
     x.reshape(shape)
 }

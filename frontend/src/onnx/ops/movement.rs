@@ -1,12 +1,13 @@
 //! Operators that order, join, part and repeat elements.
 
 use fuse_ir::Dim;
+use fuse_ir::types::element_count;
 
 use super::super::call::Call;
 use super::super::error::{Built, Problem, refuse};
 use super::super::table::{Evaluation::*, OpRow, row};
 use super::super::value::Value;
-use super::shape::elements;
+
 use crate::concat as joined;
 use crate::tensor::Tensor;
 
@@ -172,6 +173,14 @@ fn space_to_depth(call: &Call<'_>) -> Built<Vec<Value>> {
     };
     let order = if block_first(call)? { [0, 3, 5, 1, 2, 4] } else { [0, 1, 3, 5, 2, 4] };
     let apart = [n.clone(), c.clone(), rows.clone(), size.clone(), columns.clone(), size.clone()];
-    let channels = elements(&[c, size.clone(), size]);
+    let channels = element_count(&[c, size.clone(), size]);
     call.one(x.reshape(apart).permute(order).reshape([n, channels, rows, columns]))
+}
+
+/// The tensor with one axis moved to another place.
+pub(super) fn with_axis_at(x: &Tensor, from: usize, to: usize) -> Tensor {
+    let mut axes: Vec<i64> = (0..x.rank() as i64).collect();
+    let axis = axes.remove(from);
+    axes.insert(to, axis);
+    x.permute(axes)
 }

@@ -33,17 +33,11 @@ fn inverse_root(x: &Tensor, epsilon: f64) -> Tensor {
     (x + epsilon).sqrt().reciprocal()
 }
 
-/// The mean over axes, which stay with size 1.
-fn mean(x: &Tensor, axes: &[i64]) -> Tensor {
-    let count = axes.iter().fold(Dim::constant(1), |n, a| n * x.dim(*a));
-    x.sum_keepdims(axes) / x.trace().dim_value(x.dtype(), count)
-}
-
 /// The deviations from the mean over axes, the mean and the variance.
 fn moments(x: &Tensor, axes: &[i64]) -> (Tensor, Tensor, Tensor) {
-    let mean_of = mean(x, axes);
+    let mean_of = x.mean_keepdims(axes);
     let deviation = x - &mean_of;
-    let variance = mean(&(&deviation * &deviation), axes);
+    let variance = (&deviation * &deviation).mean_keepdims(axes);
     (deviation, mean_of, variance)
 }
 
@@ -93,7 +87,7 @@ fn rms_norm(call: &Call<'_>) -> Built<Vec<Value>> {
     let x = float_operand(call)?;
     let axes = trailing(call, &x)?;
     let wide = x.cast(stash_type(call, &x)?);
-    let square = mean(&(&wide * &wide), &axes);
+    let square = (&wide * &wide).mean_keepdims(&axes[..]);
     let normalized = &wide * inverse_root(&square, call.attributes.float_or("epsilon", f64::from(1e-5f32))?);
     // Unlike the result of the other normalisations, this one has the type of the scale.
     let scale = call.tensor(1)?;

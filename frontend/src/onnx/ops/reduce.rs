@@ -7,6 +7,7 @@ use super::super::error::{Built, refuse};
 use super::super::table::{Evaluation::Computes, OpRow, row};
 use super::super::value::Value;
 use super::elementwise::{require_float, widened};
+use super::movement::with_axis_at;
 use crate::ScanOptions;
 use crate::tensor::Tensor;
 
@@ -30,7 +31,7 @@ pub(crate) const ROWS: &[OpRow] = &[
     ),
     row("ReduceLogSumExp", (1, 28), REDUCE, Computes, |c| reduce_wide(c, log_sum_exp), ""),
     row("ReduceMax", (1, 20), REDUCE, Computes, |c| reduce(c, |x, axes| x.max_keepdims(axes)), ""),
-    row("ReduceMean", (1, 18), REDUCE, Computes, |c| reduce_wide(c, mean), ""),
+    row("ReduceMean", (1, 18), REDUCE, Computes, |c| reduce_wide(c, |x, axes| x.mean_keepdims(axes)), ""),
     row("ReduceMin", (1, 20), REDUCE, Computes, |c| reduce(c, |x, axes| x.min_keepdims(axes)), ""),
     row("ReduceProd", (1, 18), REDUCE, Computes, |c| reduce(c, |x, axes| x.prod_keepdims(axes)), ""),
     row("ReduceSum", (1, 13), REDUCE, Computes, |c| reduce(c, |x, axes| x.sum_keepdims(axes)), ""),
@@ -93,11 +94,6 @@ fn reduce_wide(call: &Call<'_>, reduction: impl Fn(&Tensor, Vec<i64>) -> Tensor)
     })
 }
 
-fn mean(x: &Tensor, axes: Vec<i64>) -> Tensor {
-    let count = axes.iter().fold(Dim::constant(1), |n, a| n * x.dim(*a));
-    x.sum_keepdims(axes) / x.trace().dim_value(x.dtype(), count)
-}
-
 /// Shifted by the largest, so that nothing overflows.
 fn log_sum_exp(x: &Tensor, axes: Vec<i64>) -> Tensor {
     let largest = x.max_keepdims(axes.clone());
@@ -128,10 +124,7 @@ fn running(call: &Call<'_>, start: i64, combine: impl Fn(Tensor, Tensor) -> Tens
     if wide == DType::Bool {
         return refuse(format!("its operand is {}; a number is needed", x.ty()));
     }
-    let mut to_front: Vec<i64> = (0..x.rank() as i64).collect();
-    to_front.remove(axis);
-    to_front.insert(0, axis as i64);
-    let sequence = x.cast(wide).permute(&to_front);
+    let sequence = with_axis_at(&x.cast(wide), axis, 0);
     let initial = call.number(wide, start as f64).broadcast_to(&sequence.shape()[1..]);
     let options = ScanOptions::new().reverse_if(call.attributes.flag("reverse", false)?);
     let (_, stacked) = x.trace().scan_with(options, initial, sequence, |carry, x| {
@@ -139,9 +132,7 @@ fn running(call: &Call<'_>, start: i64, combine: impl Fn(Tensor, Tensor) -> Tens
         let out = if exclusive { carry } else { next.clone() };
         (next, out)
     });
-    let mut back: Vec<i64> = (1..x.rank() as i64).collect();
-    back.insert(axis, 0);
-    call.one(stacked.permute(back).cast(x.dtype()))
+    call.one(with_axis_at(&stacked, 0, axis).cast(x.dtype()))
 }
 
 /// Refuses what has no order of its own: the softmax family takes floats.

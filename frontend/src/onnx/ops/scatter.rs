@@ -2,13 +2,15 @@
 //! looks for the updates that are meant for it, so that nothing races. That is a comparison for each pair of an element
 //! and an update along the indexed axes.
 
+use fuse_ir::types::element_count;
 use fuse_ir::{DType, Dim};
 
 use super::super::call::Call;
 use super::super::error::{Built, refuse};
 use super::super::table::{Evaluation::Computes, OpRow, row};
 use super::super::value::Value;
-use super::gather::{as_rows, coordinate, elements_along, from_start, linear, product, row_positions};
+use super::gather::{as_rows, coordinate, elements_along, from_start, linear, row_positions};
+use super::movement::with_axis_at;
 use crate::tensor::Tensor;
 
 pub(crate) const ROWS: &[OpRow] = &[
@@ -124,7 +126,7 @@ fn scatter_nd(call: &Call<'_>) -> Built<Vec<Value>> {
     }
     let rows = as_rows(&data, axes);
     let updates = as_rows(&updates, outer);
-    let positions = positions.reshape(vec![product(positions.shape())]);
+    let positions = positions.reshape(vec![element_count(positions.shape())]);
     // [rows, updates]: whether an update is meant for a row.
     let grid = [rows.dim(0), positions.dim(0)];
     let meant = coordinate(call.trace(), &grid, 0).eq(&positions);
@@ -162,13 +164,7 @@ fn tensor_scatter(call: &Call<'_>) -> Built<Vec<Value>> {
         other => return refuse(format!("attribute `mode` is `{other}`")),
     };
     // Batch and time in front.
-    let in_front = |x: &Tensor| {
-        let mut axes: Vec<i64> = (0..x.rank() as i64).collect();
-        let time = axes.remove(axis);
-        axes.insert(1, time);
-        x.permute(axes)
-    };
-    let (cache, update) = (in_front(&cache), in_front(&update));
+    let (cache, update) = (with_axis_at(&cache, axis, 1), with_axis_at(&update, axis, 1));
     for (i, (a, b)) in cache.shape().iter().zip(update.shape()).enumerate() {
         if i != 1 {
             call.equal(a, b)?;
@@ -188,8 +184,5 @@ fn tensor_scatter(call: &Call<'_>) -> Built<Vec<Value>> {
     let mut shape = grid.to_vec();
     shape.resize(cache.rank(), Dim::constant(1));
     let result = written.reshape(shape).select(values, &cache);
-    let mut back: Vec<i64> = (0..cache.rank() as i64).collect();
-    let time = back.remove(1);
-    back.insert(axis, time);
-    call.one(result.permute(back))
+    call.one(with_axis_at(&result, 1, axis))
 }

@@ -1,13 +1,14 @@
 //! Operators that choose elements by their values: sorting, and selections whose size depends on data.
 
 use fuse_ir::tensor::Tensor as HostTensor;
+use fuse_ir::types::element_count;
 use fuse_ir::{DType, Dim, Literal};
 
 use super::super::call::Call;
 use super::super::error::{Built, refuse};
 use super::super::table::{Evaluation::Computes, Evaluation::Own, OpRow, row};
 use super::super::value::Value;
-use super::gather::{coordinate, elements_along, product};
+use super::gather::{coordinate, elements_along};
 
 pub(crate) const ROWS: &[OpRow] = &[
     row(
@@ -88,7 +89,7 @@ fn compress(call: &Call<'_>) -> Built<Vec<Value>> {
     let indices = call.importer.tensor(&vector(call, &chosen)?)?;
     call.one(match call.attributes.int("axis")? {
         Some(axis) => x.gather(call.axis(axis, x.rank())? as i64, indices),
-        None => x.reshape(vec![product(x.shape())]).gather(0, indices),
+        None => x.reshape(vec![element_count(x.shape())]).gather(0, indices),
     })
 }
 
@@ -161,7 +162,7 @@ fn unique(call: &Call<'_>) -> Built<Vec<Value>> {
     let x = call.tensor(0)?;
     let distinct = match axis {
         Some(axis) => x.gather(axis as i64, indices),
-        None => x.reshape(vec![product(x.shape())]).gather(0, indices),
+        None => x.reshape(vec![element_count(x.shape())]).gather(0, indices),
     };
     Ok(vec![distinct.into(), vector(call, &firsts)?, vector(call, &inverse)?, vector(call, &counts)?])
 }

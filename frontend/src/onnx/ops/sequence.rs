@@ -9,6 +9,7 @@ use super::super::call::Call;
 use super::super::error::{Built, refuse};
 use super::super::table::{Evaluation::Own, OpRow, row};
 use super::super::value::{Segment, Value};
+use super::movement::with_axis_at;
 use crate::tensor::Tensor;
 
 pub(crate) const ROWS: &[OpRow] = &[
@@ -102,7 +103,7 @@ fn concat(call: &Call<'_>) -> Built<Vec<Value>> {
         };
         let rank = stack.rank() - usize::from(!new_axis);
         let position = call.axis(axis, rank)?;
-        let stack = moved_to(&stack, position);
+        let stack = with_axis_at(&stack, 0, position);
         parts.push(if new_axis { stack } else { merged(&stack, position) });
     }
     let Some(first) = parts.first() else { return refuse("the sequence is empty") };
@@ -115,13 +116,6 @@ fn concat(call: &Call<'_>) -> Built<Vec<Value>> {
         }
     }
     call.one(crate::concat(&parts, axis as i64))
-}
-
-/// The tensor with its first axis at `position`.
-fn moved_to(x: &Tensor, position: usize) -> Tensor {
-    let mut axes: Vec<i64> = (1..x.rank() as i64).collect();
-    axes.insert(position, 0);
-    x.permute(axes)
 }
 
 /// The tensor with the axis at `position` and the one after it as one.
@@ -140,10 +134,7 @@ fn split(call: &Call<'_>) -> Built<Vec<Value>> {
     {
         return refuse("only parts of size 1 are supported; use Split for a known number of others");
     }
-    let mut axes: Vec<i64> = (0..x.rank() as i64).collect();
-    let axis_of_parts = axes.remove(axis);
-    axes.insert(0, axis_of_parts);
-    let stack = x.permute(axes);
+    let stack = with_axis_at(&x, axis, 0);
     // The attribute applies only where no sizes are given.
     let keeps = call.optional(1).is_some() || call.attributes.flag("keepdims", true)?;
     sequence(vec![Segment::Stacked(if keeps { stack.unsqueeze(axis as i64 + 1) } else { stack })])

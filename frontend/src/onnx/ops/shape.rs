@@ -1,5 +1,6 @@
 //! Operators on shapes: what says how large a tensor is, and what only gives its elements another shape.
 
+use fuse_ir::types::element_count;
 use fuse_ir::{DType, Dim};
 
 use super::super::call::Call;
@@ -17,11 +18,6 @@ pub(crate) const ROWS: &[OpRow] = &[
     row("Unsqueeze", (1, 25), &["axes"], Moves, unsqueeze, ""),
 ];
 
-/// The number of elements of a shape.
-pub(super) fn elements(dims: &[Dim]) -> Dim {
-    dims.iter().fold(Dim::constant(1), |n, d| n * d.clone())
-}
-
 fn shape(call: &Call<'_>) -> Built<Vec<Value>> {
     let shape = call.value(0)?.shape();
     let rank = shape.len() as i64;
@@ -33,7 +29,7 @@ fn shape(call: &Call<'_>) -> Built<Vec<Value>> {
 }
 
 fn size(call: &Call<'_>) -> Built<Vec<Value>> {
-    let dims = vec![elements(&call.value(0)?.shape())];
+    let dims = vec![element_count(&call.value(0)?.shape())];
     Ok(vec![Value::dims(call.name, DimTensor { shape: vec![], dims, dtype: DType::I64 })])
 }
 
@@ -53,10 +49,10 @@ fn reshape(call: &Call<'_>) -> Built<Vec<Value>> {
     }
     let open: Vec<usize> = (0..target.len()).filter(|i| target[*i].as_constant() == Some(-1)).collect();
     match open[..] {
-        [] => call.equal(&elements(x.shape()), &elements(&target))?,
+        [] => call.equal(&element_count(x.shape()), &element_count(&target))?,
         [at] => {
             target[at] = Dim::constant(1);
-            target[at] = remainder(&elements(x.shape()), &elements(&target))?;
+            target[at] = remainder(&element_count(x.shape()), &element_count(&target))?;
         }
         _ => return refuse("the target has more than one -1"),
     }
@@ -83,7 +79,7 @@ fn flatten(call: &Call<'_>) -> Built<Vec<Value>> {
         return refuse(format!("axis {axis} is out of range for rank {rank}"));
     }
     let (rows, columns) = x.shape().split_at(if axis < 0 { axis + rank } else { axis } as usize);
-    call.one(x.reshape(vec![elements(rows), elements(columns)]))
+    call.one(x.reshape(vec![element_count(rows), element_count(columns)]))
 }
 
 fn squeeze(call: &Call<'_>) -> Built<Vec<Value>> {

@@ -1,6 +1,7 @@
 //! `Softmax`, `LogSoftmax` and `Hardmax`.
 
-use fuse_ir::{DType, Dim};
+use fuse_ir::DType;
+use fuse_ir::types::element_count;
 
 use super::super::call::Call;
 use super::super::error::Built;
@@ -24,9 +25,8 @@ fn along(call: &Call<'_>, function: impl Fn(&Tensor) -> Tensor) -> Built<Vec<Val
     if joined {
         // An axis of its own past the last one, where `axis` is the rank.
         let axis = if axis == x.rank() as i64 { x.rank() } else { call.axis(axis, x.rank())? };
-        let product = |dims: &[Dim]| dims.iter().fold(Dim::constant(1), |n, d| n * d.clone());
         let (outer, inner) = x.shape().split_at(axis);
-        let rows = x.reshape(vec![product(outer), product(inner)]);
+        let rows = x.reshape(vec![element_count(outer), element_count(inner)]);
         return call.one(function(&rows).reshape(x.shape()));
     }
     let axis = call.axis(axis, x.rank())? as i64;

@@ -6,6 +6,7 @@ use super::super::super::call::Call;
 use super::super::super::error::{Built, refuse};
 use super::super::super::proto::GraphProto;
 use super::super::super::value::Value;
+use super::super::movement::with_axis_at;
 use super::{MAX_UNROLLED, missing_carry, run, scanned};
 use crate::ScanOptions;
 use crate::tensor::Tensor;
@@ -60,7 +61,7 @@ impl<'a> ScanForm<'a> {
         let mut tensors: Vec<Tensor> = Vec::with_capacity(sequences.len());
         for ((value, axis), reversed) in sequences.iter().zip(&self.input_axes).zip(&self.reversed) {
             let x = call.importer.tensor(value)?;
-            let x = moved(&x, call.axis(*axis, x.rank())?, 0);
+            let x = with_axis_at(&x, call.axis(*axis, x.rank())?, 0);
             if let Some(first) = tensors.first() {
                 call.equal(&first.dim(0), &x.dim(0))?;
             }
@@ -76,7 +77,7 @@ impl<'a> ScanForm<'a> {
         {
             let y = call.importer.tensor(value)?;
             let y = if *prepended == reverse { y } else { y.reverse(0) };
-            *value = moved(&y, 0, call.axis(*axis, y.rank())?).into();
+            *value = with_axis_at(&y, 0, call.axis(*axis, y.rank())?).into();
         }
         Ok(results)
     }
@@ -113,12 +114,4 @@ fn batched(call: &Call<'_>, form: &ScanForm<'_>, inputs: &[Value]) -> Built<Vec<
     }
     let results = items[0].len();
     Ok((0..results).map(|k| crate::stack(items.iter().map(|item| &item[k]), 0).into()).collect())
-}
-
-/// The tensor with one axis moved to another place.
-fn moved(x: &Tensor, from: usize, to: usize) -> Tensor {
-    let mut axes: Vec<i64> = (0..x.rank() as i64).collect();
-    let axis = axes.remove(from);
-    axes.insert(to, axis);
-    x.permute(axes)
 }
