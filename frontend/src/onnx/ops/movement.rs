@@ -7,7 +7,6 @@ use super::super::call::Call;
 use super::super::error::{Built, Problem, refuse};
 use super::super::table::{Evaluation::*, OpRow, row};
 use super::super::value::Value;
-
 use crate::concat as joined;
 use crate::tensor::Tensor;
 
