@@ -90,11 +90,11 @@ pub struct CompileArgs {
 /// Where a model runs.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
-    /// The device: cpu, or cuda:N.
+    /// The device: cpu, cuda:N, or sim, which executes the PTX for sm_90 on the host and checks every access.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
 
-    /// CPU threads; by default what affinity and cgroup limits allow.
+    /// CPU threads, those that simulate a GPU included; by default what affinity and cgroup limits allow.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 
@@ -185,7 +185,7 @@ pub struct DumpArgs {
     /// What to print.
     #[arg(long, value_enum, default_value_t = Stage::Graph)]
     pub stage: Stage,
-    /// For whom kernels and kernel-ir are made: cpu or cuda.
+    /// For whom kernels and kernel-ir are made: cpu, or cuda and sim alike.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
     /// The architecture of llvm and ptx.
