@@ -176,6 +176,7 @@ impl Warp {
                 each_lane(lanes, |lane| out[lane] = value[lane]);
             }
         }
+        context.progress |= !transfer.atomic;
         let bytes = size * transfer.count;
         if space == Space::Global {
             context.counters.global_read += u64::from(lanes.count_ones() * bytes);
@@ -240,6 +241,7 @@ impl Warp {
         let (size, memories) = (transfer.ty.bytes(), context.memories);
         let (operand, second) = (self.registers[b as usize], self.registers[c as usize]);
         let mut out = [0u64; LANES];
+        let mut changed = false;
         let mut wrong = None;
         let mut space = Space::Global;
         each_lane(lanes, |lane| {
@@ -256,7 +258,7 @@ impl Warp {
                 place.region.note_read(place.offset, size, &access)?;
                 place.region.note_write(place.offset, size, &access)?;
                 let (b, c) = (operand[lane] & mask(size * 8), second[lane] & mask(size * 8));
-                out[lane] = place.region.update(place.offset, size, |old| match f {
+                let new = |old| match f {
                     Atomic::Map(f) => evaluate(f, transfer.ty, Mode::default(), old, b, 0),
                     Atomic::Exchange => b,
                     Atomic::CompareAndSwap => {
@@ -280,7 +282,9 @@ impl Warp {
                             old - 1
                         }
                     }
-                });
+                };
+                out[lane] = place.region.update(place.offset, size, new);
+                changed |= new(out[lane]) != out[lane];
                 Ok(())
             };
             wrong = update().err().map(|problem| (lane as u32, problem));
@@ -289,11 +293,10 @@ impl Warp {
             return Err(wrong);
         }
         if let Some(d) = d {
-            self.each([d; 4], 0, |x, _, _| x);
             let registers = &mut self.registers[d as usize];
             each_lane(lanes, |lane| registers[lane] = out[lane]);
         }
-        context.progress = true;
+        context.progress |= changed;
         if space == Space::Global {
             let bytes = u64::from(lanes.count_ones() * size);
             context.counters.global_read += bytes;

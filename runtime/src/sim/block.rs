@@ -4,8 +4,9 @@ use super::execute::{Context, Wrong};
 use super::fault::Problem;
 use super::warp::{State, Warp};
 
-/// Turns without anything happening but in registers, after which the block is taken to wait for ever.
-const IDLE_TURNS: u32 = 1 << 15;
+/// Turns without a store, an ordinary load or a barrier, after which the block is taken to wait for ever: what spins
+/// on a flag reads it as volatile, relaxed or acquiring.
+const IDLE_TURNS: u32 = 1 << 10;
 
 /// Who was wrong: the warp's position, the lane, and how.
 pub(super) type BlockFault = (usize, Wrong);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fuse_codegen::kernel_ir::{Function, Mapping};
 use fuse_ir::Tensor;
+use fuse_ir::bind::concrete_shape;
 use fuse_ir::kernel::{BufferKind, KernelGraph};
 
 use super::{Content, Counters, Launch, Memory, Module};
@@ -77,7 +78,8 @@ impl SimCode {
     /// Runs once.
     pub fn run(&self, run: SimRun<'_>) -> Result<(), RunError> {
         let mut memory = Memory::new();
-        let buffers = run.kernels.buffers.iter().zip(&run.instance.plan.buffer_bytes);
+        let plan = &run.instance.plan;
+        let buffers = run.kernels.buffers.iter().zip(&plan.buffer_bytes);
         let addresses: Vec<u64> = buffers
             .map(|(buffer, bytes)| {
                 let element = buffer.ty.dtype.size() as u64;
@@ -93,7 +95,9 @@ impl SimCode {
                         memory.allocate_with(&buffer.name, given, element, Content::Constant)
                     }
                     // An empty buffer has one element that may be read.
-                    _ if *bytes == 0 => memory.allocate(&buffer.name, element, element, Content::Written),
+                    _ if concrete_shape(&buffer.ty.shape, &plan.dims).is_ok_and(|s| s.contains(&0)) => {
+                        memory.allocate(&buffer.name, *bytes, element, Content::Written)
+                    }
                     _ => memory.allocate(&buffer.name, *bytes, element, Content::Unwritten),
                 }
             })

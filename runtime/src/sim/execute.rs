@@ -161,8 +161,11 @@ impl Warp {
     fn compute(&mut self, context: &mut Context<'_>, op: &Op, lanes: u32) {
         match op {
             Op::Map { f, ty, mode, d, a, b, c } => self.map(*f, *ty, *mode, [*d, *a, *b, *c], lanes),
-            Op::Convert { from, to, mode, d, a } => {
-                self.each([*d, *a, *a, *a], lanes, |x, _, _| convert(*from, *to, *mode, x));
+            Op::Convert { from, to, mode, destination, d, a } => {
+                self.each([*d, *a, *a, *a], lanes, |x, _, _| {
+                    let value = convert(*from, *to, *mode, x);
+                    if to.signed() { sign_extend(value, to.bits) as u64 & destination } else { value }
+                });
             }
             Op::ConvertPair { from, to, mode, d, a, b } => self.each([*d, *a, *b, *a], lanes, |x, y, _| {
                 (convert(*from, *to, *mode, x) << 16) | convert(*from, *to, *mode, y)

@@ -124,6 +124,8 @@ pub(super) enum Op {
         from: Type,
         to: Type,
         mode: Mode,
+        /// The mask of the result's register, for sign extension.
+        destination: u64,
         d: Slot,
         a: Slot,
     },

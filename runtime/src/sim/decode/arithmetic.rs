@@ -211,19 +211,11 @@ impl<'m> Decoder<'m> {
             Some(Operand::Register(r)) if r.class != Class::Predicate => r,
             _ => return Err("the result is no register".to_string()),
         };
-        // Into a wider register, signed integers go with their sign.
-        let widened = to.signed() && class_bits(*d) > to.bits;
-        let wide = Type { bits: class_bits(*d), ..to };
-        let (to, a) = (to, self.source(o, 1, from)?);
-        if widened && !from.is_float() && from.bits <= to.bits && from.signed() {
-            return Ok(Op::Convert { from, to: wide, mode, d: d.slot, a });
-        }
-        if widened {
-            return Err("sign extension beyond the type is not simulated here".to_string());
-        }
+        let a = self.source(o, 1, from)?;
         let same_float = to.is_float() && from.is_float() && to == from;
         let mode = Mode { integral: mode.integral && (same_float || !to.is_float()), ..mode };
-        Ok(Op::Convert { from, to, mode, d: d.slot, a })
+        // Into a wider register, signed integers go with their sign.
+        Ok(Op::Convert { from, to, mode, destination: mask(class_bits(*d)), d: d.slot, a })
     }
 }
 
