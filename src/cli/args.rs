@@ -17,6 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
   fuse run lstm.fuse --inputs in.npz --outputs out.npz
   fuse run lstm.fuse --dim T=100 --dim B=8          random inputs, shapes from the model
   fuse ptx lstm.fuse --arch sm_90 -o ptx/           one file a kernel, and manifest.json
+  fuse ptx lstm.fuse --stats --dim T=20 --dim B=8   what each kernel executes and moves
   fuse dump lstm.fuse --stage kernels               what was fused
   fuse explain lstm.fuse                            which rules, which boundaries, and why
   fuse check lstm.fuse --dim T=20 --dim B=3         every backend against the interpreter
@@ -146,6 +147,13 @@ pub struct PtxArgs {
     /// The architecture, sm_75 to sm_120.
     #[arg(long, default_value = "sm_90", value_name = "ARCH")]
     pub arch: String,
+    /// Run the kernels once on a simulated GPU, and print for each what it executed and moved, and what ptxas says that
+    /// it takes, instead of PTX.
+    #[arg(long, conflicts_with = "output")]
+    pub stats: bool,
+    /// The value of a symbolic dimension for --stats (repeatable), as in --dim T=100.
+    #[arg(long = "dim", value_name = "NAME=N", requires = "stats")]
+    pub dims: Vec<String>,
     /// A directory for one .ptx file a kernel and manifest.json; without it PTX goes to the standard output.
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,

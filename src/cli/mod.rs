@@ -10,6 +10,7 @@ mod model;
 mod progress;
 mod ptx;
 mod run;
+mod stats;
 mod table;
 
 use std::io::Write;
