@@ -111,7 +111,8 @@ impl fmt::Display for DeviceName {
 /// What a caller may set.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DeviceOptions {
-    /// The threads of the CPU's team, the caller's among them, or of the host that run blocks of the simulated GPU; by default as many as the process may use.
+    /// The threads of the CPU's team, the caller's among them, or those that run blocks of the simulated GPU; by
+    /// default as many as the process may use.
     pub threads: Option<usize>,
     /// The most bytes that one run may take ([`crate::plan::MemoryPlan::peak_bytes`]); by default what the
     /// machine, its control groups, or the GPU allow.

@@ -16,10 +16,10 @@ pub(super) fn run(warps: &mut [Warp], context: &mut Context<'_>) -> Result<(), B
     let mut idle = 0;
     loop {
         let mut ran = false;
-        for at in 0..warps.len() {
-            if warps[at].state == State::Ready {
+        for (at, warp) in warps.iter_mut().enumerate() {
+            if warp.state == State::Ready {
                 ran = true;
-                warps[at].run(context).map_err(|wrong| (at, wrong))?;
+                warp.run(context).map_err(|wrong| (at, wrong))?;
             }
         }
         if warps.iter().all(|w| w.state == State::Done) {

@@ -516,13 +516,9 @@ impl<'a> Parser<'_, 'a> {
     /// `base + offset]`
     fn address(&mut self) -> Result<Operand<'a>, PtxError> {
         let base = self.simple()?;
-        let offset = if self.accept('+') {
-            self.number()? as i64
-        } else if self.peek() == Some(Token::Punctuation('-')) {
-            self.number()? as i64
-        } else {
-            0
-        };
+        let plus = self.accept('+');
+        let signed = plus || self.peek() == Some(Token::Punctuation('-'));
+        let offset = if signed { self.number()? as i64 } else { 0 };
         self.expect(']')?;
         Ok(Operand::Address { base: Box::new(base), offset })
     }
