@@ -27,7 +27,7 @@ impl Target {
     pub fn of(device: DeviceName) -> Target {
         match device {
             DeviceName::Cpu => Target::Cpu,
-            DeviceName::Cuda(_) => Target::Cuda,
+            DeviceName::Sim | DeviceName::Cuda(_) => Target::Cuda,
         }
     }
 
@@ -179,7 +179,7 @@ impl Compiled {
     pub fn load(&self, device: &Device) -> Result<Executable, CompileError> {
         let code = match device.name() {
             DeviceName::Cpu => Code::Host(Arc::new(cranelift::compile_cpu(&self.functions)?)),
-            DeviceName::Cuda(_) => Code::Ptx(vec![self.ptx_for(device)?]),
+            DeviceName::Sim | DeviceName::Cuda(_) => Code::Ptx(vec![self.ptx_for(device)?]),
         };
         Ok(Executable::new(&self.graph, self.kernels.clone(), &self.functions, code, device)?)
     }

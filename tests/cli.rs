@@ -86,6 +86,21 @@ const EXPLAINED: &str = "graph decay(x: f32[T, B, 4], h: f32[B, 8], w: f32[4, 8]
   return y = %s
 }";
 
+/// The statistics of the simulated GPU name every kernel and count what it read.
+#[cfg(feature = "llvm")]
+#[test]
+fn ptx_stats_count_what_each_kernel_does() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/ptx/elman_network_sm_75.fuse");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_fuse"))
+        .args(["ptx", model, "--stats", "--dim", "T=6", "--dim", "B=3"])
+        .output()
+        .expect("fuse starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let row = text.lines().find(|l| l.starts_with("g_step")).unwrap_or_default();
+    let cells: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!((cells.get(1), cells.get(9)), (Some(&"6"), Some(&"12312")), "{text}");
+}
+
 #[test]
 fn explain_says_what_was_fused_and_why_the_rest_was_not() {
     let scratch = Scratch::new("explain");

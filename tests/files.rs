@@ -179,8 +179,8 @@ impl Case {
         Ok(())
     }
 
-    /// One compiled artefact, fused, in chunks of time and unfused, at all the header's dimensions, against the
-    /// interpreter.
+    /// One compiled artefact for each device, fused, in chunks of time and unfused, at all the header's dimensions,
+    /// against the interpreter.
     fn run_and_compare(&self) -> Result<(), Failed> {
         let graph = self.graph()?;
         let absolute: f64 = self.value("atol", "1e-5").parse()?;
@@ -189,31 +189,51 @@ impl Case {
         if runs.is_empty() {
             runs.push(DimEnv::new());
         }
-        let fused = CompileOptions::new(Target::Cpu);
-        let mut in_chunks = fused.clone();
-        in_chunks.rewrite.chunks = ChunkPolicy::Always;
-        for options in [fused, in_chunks, CompileOptions::unfused(Target::Cpu)] {
-            let mut model = fuse::compile(&graph, &options)?.load(&cpu())?;
-            for (seed, dims) in runs.iter().enumerate() {
-                let values = fuse::random::values_for(&graph, dims, seed as u64)?;
-                let expected =
-                    Interpreter::new(Precision::F64).with_dims(dims.clone()).run(&graph, &values)?;
-                let (parameters, inputs) = fuse::random::by_kind(&graph, &values);
-                model.bind(parameters)?;
-                let outputs = model.run(&inputs, dims)?;
-                for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
-                    compare(got, expected, tolerance).map_err(|e| {
-                        format!("output `{}` at {dims:?}, {:?}: {e}", output.name, options.rewrite.mode)
-                    })?;
-                }
+        for device in devices() {
+            let target = Target::of(device.name());
+            let fused = CompileOptions::new(target);
+            let mut in_chunks = fused.clone();
+            in_chunks.rewrite.chunks = ChunkPolicy::Always;
+            for options in [fused, in_chunks, CompileOptions::unfused(target)] {
+                run_on(&device, &graph, &options, &runs, tolerance).map_err(|e| {
+                    format!("{}, {:?}: {}", device.name(), options.rewrite.mode, e.message().unwrap_or(""))
+                })?;
             }
         }
         Ok(())
     }
 }
 
-fn cpu() -> Device {
-    Device::cpu(&Default::default()).expect("a team of threads starts")
+/// One compiled artefact at all dimensions against the interpreter.
+fn run_on(
+    device: &Device,
+    graph: &Graph,
+    options: &CompileOptions,
+    runs: &[DimEnv],
+    tolerance: Tolerance,
+) -> Result<(), Failed> {
+    let mut model = fuse::compile(graph, options)?.load(device)?;
+    for (seed, dims) in runs.iter().enumerate() {
+        let values = fuse::random::values_for(graph, dims, seed as u64)?;
+        let expected = Interpreter::new(Precision::F64).with_dims(dims.clone()).run(graph, &values)?;
+        let (parameters, inputs) = fuse::random::by_kind(graph, &values);
+        model.bind(parameters)?;
+        let outputs = model.run(&inputs, dims)?;
+        for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
+            compare(got, expected, tolerance)
+                .map_err(|e| format!("output `{}` at {dims:?}: {e}", output.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Every device that runs here without special hardware.
+fn devices() -> Vec<Device> {
+    let mut devices = vec![Device::cpu(&Default::default()).expect("a team of threads starts")];
+    if cfg!(feature = "llvm") {
+        devices.push(Device::sim(&Default::default()).expect("a simulated GPU is always there"));
+    }
+    devices
 }
 
 fn parse_dims(text: &str) -> Result<DimEnv, Failed> {

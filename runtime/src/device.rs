@@ -1,17 +1,20 @@
 //! Devices by name.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use crate::cpu::CpuDevice;
 use crate::cuda::CudaDevice;
 use crate::limits;
+use crate::sim::device::{CAPABILITY, SimDevice};
+use crate::sim::{Counters, PtxError, SimError};
 
 /// Why a device cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// There is no device of that name.
-    #[error("there is no device `{0}`; there are cpu and cuda:N (cuda is cuda:0)")]
+    #[error("there is no device `{0}`; there are cpu, sim and cuda:N (cuda is cuda:0)")]
     UnknownName(String),
     /// The system refused the threads of a team.
     #[error("cannot start {threads} threads: {reason}")]
@@ -51,6 +54,12 @@ pub enum DeviceError {
         /// The blocks.
         blocks: i64,
     },
+    /// The simulated GPU does not take the PTX.
+    #[error("sim: {0}")]
+    SimPtx(#[from] PtxError),
+    /// A launch on the simulated GPU failed: most likely a kernel did something wrong.
+    #[error("sim: {0}")]
+    Sim(#[from] SimError),
     /// A driver call failed.
     #[error("cuda: cannot {action}: {error}")]
     Driver {
@@ -66,6 +75,8 @@ pub enum DeviceError {
 pub enum DeviceName {
     /// `cpu`
     Cpu,
+    /// `sim`, a simulated GPU.
+    Sim,
     /// `cuda:N`, or `cuda` for `cuda:0`.
     Cuda(usize),
 }
@@ -77,6 +88,7 @@ impl FromStr for DeviceName {
         let unknown = || DeviceError::UnknownName(text.to_string());
         match text.split_once(':') {
             None if text == "cpu" => Ok(DeviceName::Cpu),
+            None if text == "sim" => Ok(DeviceName::Sim),
             None if text == "cuda" => Ok(DeviceName::Cuda(0)),
             Some(("cuda", n)) if n.bytes().all(|b| b.is_ascii_digit()) => {
                 n.parse().map(DeviceName::Cuda).map_err(|_| unknown())
@@ -90,6 +102,7 @@ impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DeviceName::Cpu => f.write_str("cpu"),
+            DeviceName::Sim => f.write_str("sim"),
             DeviceName::Cuda(n) => write!(f, "cuda:{n}"),
         }
     }
@@ -98,7 +111,8 @@ impl fmt::Display for DeviceName {
 /// What a caller may set.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DeviceOptions {
-    /// The threads of the CPU's team, the caller's among them; by default as many as the process may use.
+    /// The threads of the CPU's team, the caller's among them, or those that run blocks of the simulated GPU; by
+    /// default as many as the process may use.
     pub threads: Option<usize>,
     /// The most bytes that one run may take ([`crate::plan::MemoryPlan::peak_bytes`]); by default what the
     /// machine, its control groups, or the GPU allow.
@@ -115,6 +129,7 @@ pub struct Device {
 #[derive(Clone)]
 pub(crate) enum Kind {
     Cpu(CpuDevice),
+    Sim(SimDevice),
     Cuda(CudaDevice),
 }
 
@@ -126,6 +141,10 @@ impl Device {
     pub fn open(name: DeviceName, options: &DeviceOptions) -> Result<Device, DeviceError> {
         let (kind, allowed) = match name {
             DeviceName::Cpu => (Kind::Cpu(CpuDevice::new(options.threads)?), limits::default_memory_limit()),
+            DeviceName::Sim => {
+                let threads = options.threads.unwrap_or_else(limits::default_threads);
+                (Kind::Sim(SimDevice::new(threads)), limits::default_memory_limit())
+            }
             DeviceName::Cuda(ordinal) => {
                 let device = CudaDevice::new(ordinal)?;
                 let memory = device.total_memory()?;
@@ -143,6 +162,14 @@ impl Device {
         Device::open(DeviceName::Cpu, options)
     }
 
+    /// A simulated GPU of compute capability 9.0, which executes PTX on the host and reports what it does wrong.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn sim(options: &DeviceOptions) -> Result<Device, DeviceError> {
+        Device::open(DeviceName::Sim, options)
+    }
+
     /// The GPU of that number.
     ///
     /// # Errors
@@ -155,6 +182,7 @@ impl Device {
     pub fn name(&self) -> DeviceName {
         match &self.kind {
             Kind::Cpu(_) => DeviceName::Cpu,
+            Kind::Sim(_) => DeviceName::Sim,
             Kind::Cuda(device) => DeviceName::Cuda(device.ordinal()),
         }
     }
@@ -164,10 +192,11 @@ impl Device {
         self.memory_limit
     }
 
-    /// The threads of the CPU's team; 1 for a GPU, which the calling thread drives.
+    /// The threads of the CPU's team, or those that simulate a GPU; 1 for a GPU, which the calling thread drives.
     pub fn threads(&self) -> usize {
         match &self.kind {
             Kind::Cpu(device) => device.threads(),
+            Kind::Sim(device) => device.threads(),
             Kind::Cuda(_) => 1,
         }
     }
@@ -179,7 +208,18 @@ impl Device {
     pub fn compute_capability(&self) -> Result<Option<(u32, u32)>, DeviceError> {
         match &self.kind {
             Kind::Cpu(_) => Ok(None),
+            Kind::Sim(_) => Ok(Some(CAPABILITY)),
             Kind::Cuda(device) => device.compute_capability().map(Some),
+        }
+    }
+}
+
+impl Device {
+    /// What launches on the simulated GPU cost since it was opened, by kernel; `None` for other devices.
+    pub fn counters(&self) -> Option<BTreeMap<String, Counters>> {
+        match &self.kind {
+            Kind::Sim(device) => Some(device.counters()),
+            Kind::Cpu(_) | Kind::Cuda(_) => None,
         }
     }
 }
@@ -200,7 +240,7 @@ mod tests {
 
     #[test]
     fn names_of_devices_round_trip() {
-        for text in ["cpu", "cuda:0", "cuda:12"] {
+        for text in ["cpu", "sim", "cuda:0", "cuda:12"] {
             assert_eq!(text.parse::<DeviceName>().unwrap().to_string(), text);
         }
         assert_eq!("cuda".parse(), Ok(DeviceName::Cuda(0)));
@@ -212,6 +252,7 @@ mod tests {
             "",
             "gpu",
             "cpu:1",
+            "sim:0",
             "cuda:",
             "cuda:-1",
             "cuda:+1",
@@ -222,7 +263,7 @@ mod tests {
             let error = text.parse::<DeviceName>().unwrap_err().to_string();
             assert_eq!(
                 error,
-                format!("there is no device `{text}`; there are cpu and cuda:N (cuda is cuda:0)")
+                format!("there is no device `{text}`; there are cpu, sim and cuda:N (cuda is cuda:0)")
             );
         }
     }

@@ -18,6 +18,7 @@ use crate::error::{BuildError, RunError};
 use crate::plan::MemoryPlan;
 use crate::prepare::{self, Split, split};
 use crate::program::{Program, Quantities, RunState};
+use crate::sim::device::{SimCode, SimRun};
 
 /// Plans kept for dimensions seen before.
 const PLANS_KEPT: usize = 64;
@@ -92,6 +93,7 @@ struct Parameter {
 
 enum ParameterMemory {
     Host(Block),
+    Sim(Vec<u8>),
     Cuda(CudaSlice<u8>),
 }
 
@@ -106,6 +108,7 @@ struct Preparation {
 /// What runs the program.
 enum Backend {
     Cpu { device: CpuDevice, module: Arc<dyn HostModule>, arenas: Mutex<Vec<Block>> },
+    Sim { code: SimCode },
     Cuda { device: CudaDevice, code: CudaCode },
 }
 
@@ -157,7 +160,7 @@ impl Executable {
                 let preparation = Preparation { kernels: preparation, program, prepared };
                 (main, Some(preparation).filter(|p| !p.prepared.is_empty()))
             }
-            Kind::Cuda(_) => (kernels, None),
+            Kind::Sim(_) | Kind::Cuda(_) => (kernels, None),
         };
         let program = Arc::new(Program::new(&kernels, functions)?);
         let foreign = |function: Option<&Function>| BuildError::Mapping {
@@ -171,10 +174,11 @@ impl Executable {
                 }
                 Backend::Cpu { device: cpu.clone(), module, arenas: Mutex::default() }
             }
+            (Kind::Sim(sim), Code::Ptx(ptx)) => Backend::Sim { code: sim.load(&ptx, functions)? },
             (Kind::Cuda(cuda), Code::Ptx(ptx)) => {
                 Backend::Cuda { device: cuda.clone(), code: cuda.load(&ptx, functions)? }
             }
-            (Kind::Cpu(_), Code::Ptx(_)) | (Kind::Cuda(_), Code::Host(_)) => {
+            (Kind::Cpu(_), Code::Ptx(_)) | (Kind::Sim(_) | Kind::Cuda(_), Code::Host(_)) => {
                 return Err(foreign(functions.first()));
             }
         };
@@ -239,6 +243,7 @@ impl Executable {
         let position = self.position(name, InputKind::Parameter)?;
         let memory = match &self.backend {
             Backend::Cpu { .. } => ParameterMemory::Host(Block::copy_of(tensor.bytes())?),
+            Backend::Sim { .. } => ParameterMemory::Sim(tensor.bytes().to_vec()),
             Backend::Cuda { device, .. } => ParameterMemory::Cuda(device.upload(tensor.bytes())?),
         };
         let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
@@ -359,13 +364,24 @@ impl Executable {
                 }
                 result
             }
+            Backend::Sim { code } => {
+                let parameters: Vec<Option<&[u8]>> = self.parameters.iter().map(simulated_bytes).collect();
+                code.run(SimRun {
+                    program: &self.program,
+                    instance: &instance,
+                    kernels: &self.kernels,
+                    inputs: &given,
+                    parameters: &parameters,
+                    outputs,
+                })
+            }
             Backend::Cuda { code, .. } => {
                 let parameters: Vec<Option<&CudaSlice<u8>>> = self
                     .parameters
                     .iter()
                     .map(|p| match p.as_ref().map(|p| &p.memory) {
                         Some(ParameterMemory::Cuda(memory)) => Some(memory),
-                        Some(ParameterMemory::Host(_)) | None => None,
+                        Some(ParameterMemory::Host(_) | ParameterMemory::Sim(_)) | None => None,
                     })
                     .collect();
                 code.run(CudaRun {
@@ -588,6 +604,14 @@ impl std::fmt::Debug for Executable {
     }
 }
 
+/// The bytes of a weight that is bound to a simulated GPU.
+fn simulated_bytes(parameter: &Option<Parameter>) -> Option<&[u8]> {
+    match parameter.as_ref().map(|p| &p.memory) {
+        Some(ParameterMemory::Sim(bytes)) => Some(bytes),
+        Some(ParameterMemory::Host(_) | ParameterMemory::Cuda(_)) | None => None,
+    }
+}
+
 fn kind_name(kind: InputKind) -> &'static str {
     match kind {
         InputKind::Input => "input",
@@ -651,8 +675,8 @@ fn check_mapping(functions: &[Function], device: &Device) -> Result<(), BuildErr
     for function in functions {
         let fits = match (&device.kind, function.mapping) {
             (Kind::Cpu(_), Mapping::Range) => true,
-            (Kind::Cuda(_), Mapping::Threads { block }) => block > 0,
-            (Kind::Cpu(_), Mapping::Threads { .. }) | (Kind::Cuda(_), Mapping::Range) => false,
+            (Kind::Sim(_) | Kind::Cuda(_), Mapping::Threads { block }) => block > 0,
+            (Kind::Cpu(_), Mapping::Threads { .. }) | (Kind::Sim(_) | Kind::Cuda(_), Mapping::Range) => false,
         };
         if !fits {
             let (function, device) = (function.name.clone(), device.name().to_string());

@@ -19,6 +19,7 @@ pub mod plan;
 pub mod plan_checker;
 mod prepare;
 mod program;
+pub mod sim;
 pub mod team;
 
 pub use block::OutOfMemory;

@@ -17,6 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
   fuse run lstm.fuse --inputs in.npz --outputs out.npz
   fuse run lstm.fuse --dim T=100 --dim B=8          random inputs, shapes from the model
   fuse ptx lstm.fuse --arch sm_90 -o ptx/           one file a kernel, and manifest.json
+  fuse ptx lstm.fuse --stats --dim T=20 --dim B=8   what each kernel executes and moves
   fuse dump lstm.fuse --stage kernels               what was fused
   fuse inspect lstm.fuse --dim T=100                inputs, parameters, operators, cost of a run
   fuse inspect in.npz                               types, shapes and ranges of arrays
@@ -100,11 +101,11 @@ pub struct CompileArgs {
 /// Where a model runs.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
-    /// The device: cpu, or cuda:N.
+    /// The device: cpu, cuda:N, or sim, which executes the PTX for sm_90 on the host and checks every access.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
 
-    /// CPU threads; by default what affinity and cgroup limits allow.
+    /// CPU threads, those that simulate a GPU included; by default what affinity and cgroup limits allow.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 
@@ -157,6 +158,13 @@ pub struct PtxArgs {
     /// The architecture, sm_75 to sm_120.
     #[arg(long, default_value = "sm_90", value_name = "ARCH")]
     pub arch: String,
+    /// Run the kernels once on a simulated GPU, and print for each what it executed and moved, and what ptxas says that
+    /// it takes, instead of PTX.
+    #[arg(long, conflicts_with = "output")]
+    pub stats: bool,
+    /// The value of a symbolic dimension for --stats (repeatable), as in --dim T=100.
+    #[arg(long = "dim", value_name = "NAME=N", requires = "stats")]
+    pub dims: Vec<String>,
     /// A directory for one .ptx file a kernel and manifest.json; without it PTX goes to the standard output.
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
@@ -196,7 +204,7 @@ pub struct DumpArgs {
     /// What to print.
     #[arg(long, value_enum, default_value_t = Stage::Graph)]
     pub stage: Stage,
-    /// For whom kernels and kernel-ir are made: cpu or cuda.
+    /// For whom kernels and kernel-ir are made: cpu, or cuda and sim alike.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
     /// The architecture of llvm and ptx.

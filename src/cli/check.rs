@@ -32,9 +32,8 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
         .map_err(CliError::input)?;
     let tolerance = Tolerance { ulp: 0.0, absolute: args.atol, relative: args.rtol };
     let mut verdicts = Vec::new();
-    for (device, rewrite) in
-        [("cpu", Rewrite::On), ("cpu", Rewrite::Off), ("cuda:0", Rewrite::On), ("cuda:0", Rewrite::Off)]
-    {
+    let backends = ["cpu", "sim", "cuda:0"].into_iter().flat_map(|d| [(d, Rewrite::On), (d, Rewrite::Off)]);
+    for (device, rewrite) in backends {
         let name = if rewrite == Rewrite::Off { format!("{device}, unfused") } else { device.to_owned() };
         progress.set_message(name.clone());
         verdicts.push(match absence(device) {
@@ -52,6 +51,9 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
 
 /// Why a device cannot run here, if so.
 fn absence(device: &str) -> Option<String> {
+    if device != "cpu" && cfg!(not(feature = "llvm")) {
+        return Some("this fuse was built without LLVM".to_owned());
+    }
     let opened = device.parse().and_then(|name| Device::open(name, &Default::default()));
     opened.err().map(|e| e.to_string())
 }

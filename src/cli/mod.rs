@@ -11,6 +11,7 @@ mod model;
 mod progress;
 mod ptx;
 mod run;
+mod stats;
 mod table;
 
 use std::io::Write;

@@ -7,6 +7,9 @@ use crate::compile::{Compiled, Target};
 
 /// Runs the command.
 pub fn ptx(args: &PtxArgs) -> Result<(), CliError> {
+    if args.stats {
+        return super::stats::stats(args);
+    }
     let compiled = compile_model(&args.model, &args.compile, Target::Cuda)?;
     match &args.output {
         None => super::print(&ptx_text(&compiled, &args.arch)?),

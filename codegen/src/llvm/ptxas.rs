@@ -30,6 +30,8 @@ pub struct Resources {
     pub spill_stores: u32,
     /// Bytes a thread reads back.
     pub spill_loads: u32,
+    /// Bytes of shared memory a block, without what a launch adds.
+    pub shared: u32,
 }
 
 /// Why PTX was not assembled.
@@ -131,12 +133,13 @@ fn resources(message: &str) -> Vec<Resources> {
     for line in message.lines() {
         if let Some((_, rest)) = line.split_once("Compiling entry function '") {
             let kernel = rest.split('\'').next().unwrap_or_default().to_string();
-            kernels.push(Resources { kernel, registers: 0, spill_stores: 0, spill_loads: 0 });
+            kernels.push(Resources { kernel, registers: 0, spill_stores: 0, spill_loads: 0, shared: 0 });
         }
         let Some(kernel) = kernels.last_mut() else { continue };
         kernel.spill_stores = before(line, "bytes spill stores").unwrap_or(kernel.spill_stores);
         kernel.spill_loads = before(line, "bytes spill loads").unwrap_or(kernel.spill_loads);
         kernel.registers = before(line, "registers").unwrap_or(kernel.registers);
+        kernel.shared = before(line, "bytes smem").unwrap_or(kernel.shared);
     }
     kernels
 }
@@ -153,13 +156,14 @@ mod tests {
             16 bytes stack frame, 12 bytes spill stores, 20 bytes spill loads\n\
             ptxas info    : Used 255 registers, used 0 barriers\n\
             ptxas info    : Compiling entry function 'b' for 'sm_90'\n\
-            ptxas info    : Used 8 registers, used 0 barriers";
-        let of = |kernel: &str, registers, spill_stores, spill_loads| Resources {
+            ptxas info    : Used 8 registers, used 0 barriers, 4096 bytes smem";
+        let of = |kernel: &str, registers, spill_stores, spill_loads, shared| Resources {
             kernel: kernel.into(),
             registers,
             spill_stores,
             spill_loads,
+            shared,
         };
-        assert_eq!(resources(message), [of("a", 255, 12, 20), of("b", 8, 0, 0)]);
+        assert_eq!(resources(message), [of("a", 255, 12, 20, 0), of("b", 8, 0, 0, 4096)]);
     }
 }

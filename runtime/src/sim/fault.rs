@@ -1,0 +1,148 @@
+//! What the simulator reports of a kernel that does something wrong.
+
+use std::fmt;
+
+/// A mistake of a kernel, found where one of its threads made it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("kernel `{kernel}`, PTX line {line} `{text}`, block {block:?}, thread {thread:?}: {problem}")]
+pub struct Fault {
+    /// The kernel.
+    pub kernel: String,
+    /// The line of the instruction, from 1.
+    pub line: u32,
+    /// The instruction.
+    pub text: String,
+    /// The block's index along x, y and z.
+    pub block: [u32; 3],
+    /// The thread's index in its block.
+    pub thread: [u32; 3],
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// Who accessed memory before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Earlier {
+    /// The linear index of the block, modulo 2^20.
+    pub block: u32,
+    /// The linear index of the thread in its block.
+    pub thread: u32,
+    /// Whether it wrote.
+    pub wrote: bool,
+}
+
+/// What a thread did wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// An address outside every buffer, or across the end of one.
+    OutOfBounds {
+        /// The address.
+        address: u64,
+        /// Bytes accessed.
+        bytes: u32,
+        /// The buffer it lies in or before, with its size, if any.
+        buffer: Option<(String, u64, u64)>,
+    },
+    /// An address that is no multiple of the access's size.
+    Misaligned {
+        /// The address.
+        address: u64,
+        /// What it must be a multiple of.
+        alignment: u32,
+    },
+    /// A read of bytes that nothing wrote.
+    NeverWritten {
+        /// The buffer and the offset in it.
+        buffer: (String, u64),
+    },
+    /// A write to memory that the kernel may only read.
+    ReadOnly {
+        /// The buffer.
+        buffer: String,
+    },
+    /// Two accesses that nothing orders, at least one a write.
+    Race {
+        /// The buffer and the offset in it.
+        buffer: (String, u64),
+        /// Whether this access writes.
+        writes: bool,
+        /// The other access.
+        earlier: Earlier,
+    },
+    /// A barrier that only some threads of a warp reach together.
+    DivergentBarrier {
+        /// The lanes that are here.
+        here: u32,
+        /// The lanes that should be.
+        expected: u32,
+    },
+    /// A warp-wide exchange whose members are not those that execute it.
+    WrongMembers {
+        /// The lanes that are here.
+        here: u32,
+        /// The lanes named.
+        named: u32,
+    },
+    /// Every warp of the block waits, and not for the same barrier; or nothing happens for ever.
+    Deadlock,
+    /// The kernel stopped itself by `trap`.
+    Trap,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::OutOfBounds { address, bytes, buffer: Some((name, offset, size)) } => write!(
+                f,
+                "out of bounds: {bytes} bytes at offset {offset} of `{name}`, which has {size} bytes \
+                 (address {address:#x})"
+            ),
+            Problem::OutOfBounds { address, bytes, buffer: None } => {
+                write!(f, "out of bounds: {bytes} bytes at address {address:#x}, which no buffer has")
+            }
+            Problem::Misaligned { address, alignment } => {
+                write!(f, "misaligned: address {address:#x} is no multiple of {alignment}")
+            }
+            Problem::NeverWritten { buffer: (name, offset) } => {
+                write!(f, "reads offset {offset} of `{name}`, which was never written")
+            }
+            Problem::ReadOnly { buffer } => write!(f, "writes to `{buffer}`, which may only be read"),
+            Problem::Race { buffer: (name, offset), writes, earlier } => write!(
+                f,
+                "race: {} offset {offset} of `{name}`, which thread {} of block {} {} with nothing in between that \
+                 orders them",
+                if *writes { "writes" } else { "reads" },
+                earlier.thread,
+                earlier.block,
+                if earlier.wrote { "wrote" } else { "read" },
+            ),
+            Problem::DivergentBarrier { here, expected } => {
+                write!(f, "divergent barrier: lanes {here:#010x} are here, of {expected:#010x}")
+            }
+            Problem::WrongMembers { here, named } => {
+                write!(f, "lanes {here:#010x} are here, but the instruction names {named:#010x}")
+            }
+            Problem::Deadlock => f.write_str("deadlock: this thread waits for what never comes"),
+            Problem::Trap => f.write_str("trap"),
+        }
+    }
+}
+
+/// Why a launch did not happen or did not end well.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SimError {
+    /// The module has no such kernel.
+    #[error("the PTX module has no kernel `{0}`")]
+    NoKernel(String),
+    /// The launch does not fit the kernel or the device.
+    #[error("kernel `{kernel}` cannot be launched: {problem}")]
+    Launch {
+        /// The kernel.
+        kernel: String,
+        /// Why.
+        problem: String,
+    },
+    /// A thread did something wrong.
+    #[error(transparent)]
+    Fault(#[from] Box<Fault>),
+}

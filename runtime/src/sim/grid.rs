@@ -1,0 +1,260 @@
+//! Modules, and launches of their kernels: the blocks of a grid over the threads of the host.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use super::access::Memories;
+use super::block;
+use super::counters::Counters;
+use super::decode::decode;
+use super::error::PtxError;
+use super::execute::Context;
+use super::fault::{Fault, Problem, SimError};
+use super::memory::{Content, LAST_STAMP, Memory, Region};
+use super::op::Kernel;
+use super::parser::parse;
+use super::syntax::VariableSpace;
+use super::warp::{LANES, Shape, Warp, spread};
+
+/// A PTX module, ready to be launched.
+pub struct Module {
+    kernels: Vec<Kernel>,
+    /// Variables of the module that lie in global or constant memory.
+    variables: Vec<Region>,
+    limits: Limits,
+}
+
+/// What one block may take on an architecture.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Shared memory that is declared with a size, in bytes.
+    declared: u64,
+    /// All shared memory, in bytes.
+    shared: u64,
+}
+
+impl Limits {
+    /// The limits of an architecture, from the table of compute capabilities in NVIDIA's programming guide.
+    fn of(target: &str) -> Limits {
+        let digits: String = target.chars().filter(char::is_ascii_digit).collect();
+        let kib = match digits.parse().unwrap_or(0) {
+            0..=79 => 64,
+            80 | 87 => 163,
+            90 | 100 | 101 | 103 | 110 => 227,
+            81..=89 => 99,
+            _ => 99,
+        };
+        Limits { declared: 48 << 10, shared: kib << 10 }
+    }
+}
+
+/// How a kernel is launched.
+#[derive(Clone, Debug)]
+pub struct Launch<'a> {
+    /// The kernel.
+    pub kernel: &'a str,
+    /// Blocks along x, y and z.
+    pub grid: [u32; 3],
+    /// Threads a block along x, y and z.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub shared_bytes: u32,
+    /// The parameters, in order; the low bytes of each.
+    pub arguments: &'a [u64],
+    /// Threads of the host that blocks are spread over, at least 1.
+    pub threads: usize,
+}
+
+impl Module {
+    /// Reads and decodes PTX text.
+    ///
+    /// # Errors
+    /// At the first line that is no PTX, or that is not simulated.
+    pub fn parse(text: &str) -> Result<Module, PtxError> {
+        let module = parse(text)?;
+        let kernels = decode(&module)?;
+        let variables = module
+            .variables
+            .iter()
+            .filter(|v| matches!(v.space, VariableSpace::Global | VariableSpace::Constant))
+            .map(|v| {
+                let constant = v.space == VariableSpace::Constant;
+                let content = if constant { Content::Constant } else { Content::Written };
+                let region = Region::new(v.name, v.bytes, 1, content);
+                region.fill(v.initial.as_deref().unwrap_or(&[]));
+                region
+            })
+            .collect();
+        Ok(Module { kernels, variables, limits: Limits::of(module.target) })
+    }
+
+    /// The names of the kernels, in order.
+    pub fn kernels(&self) -> impl Iterator<Item = &str> {
+        self.kernels.iter().map(|k| k.name.as_str())
+    }
+
+    /// Runs a kernel to its end and counts what it did.
+    ///
+    /// # Errors
+    /// Where the launch does not fit the kernel, or at the first mistake of a thread.
+    pub fn launch(&self, memory: &Memory, launch: &Launch<'_>) -> Result<Counters, SimError> {
+        let kernel = self.kernels.iter().find(|k| k.name == launch.kernel);
+        let kernel = kernel.ok_or_else(|| SimError::NoKernel(launch.kernel.to_string()))?;
+        let shape = self.check(kernel, launch)?;
+        let blocks: u64 = launch.grid.iter().map(|n| u64::from(*n)).product();
+        let grid = Grid {
+            module: self,
+            memory,
+            kernel,
+            shape,
+            parameters: parameters(kernel, launch.arguments),
+            blocks,
+            stamp: memory.next_stamp(),
+            next: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            fault: Mutex::default(),
+            total: Mutex::default(),
+        };
+        let workers = launch.threads.clamp(1, 1024).min(usize::try_from(blocks).unwrap_or(usize::MAX)).max(1);
+        std::thread::scope(|scope| {
+            for _ in 1..workers {
+                scope.spawn(|| grid.work());
+            }
+            grid.work();
+        });
+        let fault = grid.fault.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, fault)) = fault {
+            return Err(SimError::Fault(fault));
+        }
+        let mut total = grid.total.into_inner().unwrap_or_else(PoisonError::into_inner);
+        total.launches = 1;
+        Ok(total)
+    }
+
+    /// Refuses what a device would refuse.
+    fn check(&self, kernel: &Kernel, launch: &Launch<'_>) -> Result<Shape, SimError> {
+        let refused = |problem: String| Err(SimError::Launch { kernel: kernel.name.clone(), problem });
+        if launch.arguments.len() != kernel.parameters.len() {
+            let (takes, got) = (kernel.parameters.len(), launch.arguments.len());
+            return refused(format!("it takes {takes} parameters, got {got}"));
+        }
+        let threads: u64 = launch.block.iter().map(|n| u64::from(*n)).product();
+        if !(1..=1024).contains(&threads) {
+            return refused(format!("a block has 1 to 1024 threads, not {threads}"));
+        }
+        if let Some((limit, exact)) = kernel.block {
+            let most: u64 = limit.iter().map(|n| u64::from(*n)).product();
+            if threads > most || (exact && limit != launch.block) {
+                return refused(format!(
+                    "it was compiled for blocks of {limit:?} threads, not {:?}",
+                    launch.block
+                ));
+            }
+        }
+        let first = kernel.shared.next_multiple_of(16);
+        let shared = first + u64::from(launch.shared_bytes);
+        let Limits { declared, shared: most } = self.limits;
+        if kernel.shared > declared || shared > most {
+            return refused(format!(
+                "a block takes {} bytes of declared and {shared} of all shared memory; it may take {declared} and {most}",
+                kernel.shared
+            ));
+        }
+        Ok(Shape { grid: launch.grid, block: launch.block, dynamic_shared: first, shared })
+    }
+}
+
+/// The bytes of the parameters.
+fn parameters(kernel: &Kernel, arguments: &[u64]) -> Vec<u8> {
+    let end = kernel.parameters.iter().map(|(offset, bytes)| offset + bytes).max().unwrap_or(0);
+    let mut out = vec![0; end as usize];
+    for ((offset, bytes), argument) in kernel.parameters.iter().zip(arguments) {
+        let count = (*bytes as usize).min(8);
+        out[*offset as usize..][..count].copy_from_slice(&argument.to_le_bytes()[..count]);
+    }
+    out
+}
+
+/// One launch under way.
+struct Grid<'a> {
+    module: &'a Module,
+    memory: &'a Memory,
+    kernel: &'a Kernel,
+    shape: Shape,
+    parameters: Vec<u8>,
+    blocks: u64,
+    stamp: u64,
+    next: AtomicU64,
+    failed: AtomicBool,
+    /// The fault of the block of the lowest index.
+    fault: Mutex<Option<(u64, Box<Fault>)>>,
+    total: Mutex<Counters>,
+}
+
+impl Grid<'_> {
+    /// Runs blocks until there are none left or one failed.
+    fn work(&self) {
+        let shared = Region::new("shared memory", self.shape.shared, self.kernel.granule, Content::Unwritten);
+        let warps = self.shape.threads().div_ceil(LANES as u32);
+        let mut warps: Vec<Warp> = (0..warps).map(|i| Warp::new(self.kernel, &self.shape, i)).collect();
+        let mut counters = Counters::default();
+        for run in 0.. {
+            let block = self.next.fetch_add(1, Relaxed);
+            if block >= self.blocks || self.failed.load(Relaxed) {
+                break;
+            }
+            let stamp = run % LAST_STAMP + 1;
+            if run > 0 {
+                shared.forget();
+                if stamp == 1 {
+                    shared.forget_accesses();
+                }
+            }
+            let index = spread(block, self.shape.grid);
+            warps.iter_mut().for_each(|w| w.start(self.kernel, &self.shape, index));
+            let memories = Memories {
+                global: self.memory,
+                module: &self.module.variables,
+                shared: &shared,
+                stamps: [self.stamp, stamp],
+                block,
+                local: self.kernel.local,
+            };
+            let mut context = Context {
+                kernel: self.kernel,
+                memories,
+                parameters: &self.parameters,
+                counters,
+                progress: false,
+            };
+            let result = block::run(&mut warps, &mut context);
+            counters = context.counters;
+            if let Err((warp, (lane, problem))) = result {
+                self.report(block, &warps[warp], lane, problem);
+            }
+        }
+        *self.total.lock().unwrap_or_else(PoisonError::into_inner) += counters;
+    }
+
+    fn report(&self, block: u64, warp: &Warp, lane: u32, problem: Problem) {
+        self.failed.store(true, Relaxed);
+        let mut known = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_some_and(|(earlier, _)| *earlier < block) {
+            return;
+        }
+        // A warp that waits has its barrier behind it.
+        let waits = matches!(warp.state, super::warp::State::Waiting { .. });
+        let at = warp.current.pc.saturating_sub(u32::from(waits)) as usize;
+        let instruction = self.kernel.code.get(at);
+        let fault = Fault {
+            kernel: self.kernel.name.clone(),
+            line: instruction.map_or(0, |i| i.line),
+            text: instruction.map_or_else(String::new, |i| i.text.clone()),
+            block: spread(block, self.shape.grid),
+            thread: spread(u64::from(warp.index * LANES as u32 + lane), self.shape.block),
+            problem,
+        };
+        *known = Some((block, Box::new(fault)));
+    }
+}

@@ -1,0 +1,412 @@
+//! Decoded instructions: operands are positions in a warp's registers, constants among them.
+
+use super::arithmetic::{Comparison, Function};
+use super::value::{Mode, Type};
+
+/// A position in a register file of a warp.
+pub(super) type Slot = u32;
+
+/// A state space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Space {
+    Generic,
+    Global,
+    Shared,
+    Local,
+}
+
+/// `[base + offset]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Address {
+    pub base: Slot,
+    pub offset: i64,
+}
+
+/// What a load or store moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Transfer {
+    pub space: Space,
+    pub ty: Type,
+    /// Elements of a vector.
+    pub count: u32,
+    /// Whether it may meet other threads' accesses: relaxed, volatile, acquiring, releasing.
+    pub atomic: bool,
+    /// The mask of the destination registers, for sign extension.
+    pub destination: u64,
+}
+
+/// What an atomic operation does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Atomic {
+    Map(Function),
+    Exchange,
+    CompareAndSwap,
+    Increment,
+    Decrement,
+}
+
+/// Logic of predicates.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Logic {
+    And,
+    Or,
+    Xor,
+}
+
+/// A source predicate, possibly negated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Condition {
+    pub slot: Slot,
+    pub negated: bool,
+}
+
+/// How a comparison's result is combined and where it goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Test {
+    pub comparison: Comparison,
+    pub ty: Type,
+    pub flush: bool,
+    pub combine: Option<(Logic, Condition)>,
+    pub a: Slot,
+    pub b: Slot,
+}
+
+/// How lanes exchange values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shuffle {
+    Up,
+    Down,
+    Butterfly,
+    Index,
+}
+
+/// What a vote asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Vote {
+    All,
+    Any,
+    Uniform,
+    Ballot,
+}
+
+/// How a matrix operand lies in registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Product {
+    /// The inner dimension; the outer ones are 16 and 8.
+    pub k: u32,
+    pub factors: Type,
+    pub sum: Type,
+}
+
+/// A decoded instruction.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Op {
+    Map {
+        f: Function,
+        ty: Type,
+        mode: Mode,
+        d: Slot,
+        a: Slot,
+        b: Slot,
+        c: Slot,
+    },
+    /// Addition or subtraction with a carry in, out or both.
+    Carry {
+        subtract: bool,
+        ty: Type,
+        take: bool,
+        give: bool,
+        d: Slot,
+        a: Slot,
+        b: Slot,
+    },
+    Convert {
+        from: Type,
+        to: Type,
+        mode: Mode,
+        /// The mask of the result's register, for sign extension.
+        destination: u64,
+        d: Slot,
+        a: Slot,
+    },
+    /// Two values into the halves of a register, `a` into the upper one.
+    ConvertPair {
+        from: Type,
+        to: Type,
+        mode: Mode,
+        d: Slot,
+        a: Slot,
+        b: Slot,
+    },
+    Test {
+        test: Test,
+        p: Option<Slot>,
+        q: Option<Slot>,
+    },
+    /// A comparison as a number: all ones, or 1.0.
+    TestValue {
+        test: Test,
+        one: u64,
+        d: Slot,
+    },
+    Select {
+        d: Slot,
+        a: Slot,
+        b: Slot,
+        p: Condition,
+    },
+    /// `a` where `c` is not negative.
+    SelectSign {
+        ty: Type,
+        d: Slot,
+        a: Slot,
+        b: Slot,
+        c: Slot,
+    },
+    Logic {
+        f: Logic,
+        d: Slot,
+        a: Condition,
+        b: Condition,
+    },
+    Move {
+        d: Slot,
+        a: Slot,
+    },
+    MovePredicate {
+        d: Slot,
+        a: Condition,
+    },
+    Pack {
+        bits: u32,
+        d: Slot,
+        parts: Box<[Slot]>,
+    },
+    Unpack {
+        bits: u32,
+        parts: Box<[Option<Slot>]>,
+        a: Slot,
+    },
+    Parameter {
+        offset: u32,
+        transfer: Transfer,
+        d: Box<[Option<Slot>]>,
+    },
+    Load {
+        transfer: Transfer,
+        at: Address,
+        d: Box<[Option<Slot>]>,
+    },
+    Store {
+        transfer: Transfer,
+        at: Address,
+        values: Box<[Slot]>,
+    },
+    Atomic {
+        f: Atomic,
+        transfer: Transfer,
+        at: Address,
+        d: Option<Slot>,
+        b: Slot,
+        c: Slot,
+    },
+    /// A generic address to or from one in a space.
+    ConvertAddress {
+        to_generic: bool,
+        space: Space,
+        d: Slot,
+        a: Slot,
+    },
+    IsSpace {
+        space: Space,
+        p: Slot,
+        a: Slot,
+    },
+    /// Bytes copied from global to shared memory, at last when they are waited for.
+    CopyAsync {
+        to: Address,
+        from: Address,
+        bytes: u32,
+        given: Option<Slot>,
+    },
+    CommitCopies,
+    WaitCopies {
+        pending: u32,
+    },
+    LoadMatrix {
+        at: Address,
+        transposed: bool,
+        d: Box<[Slot]>,
+    },
+    MultiplyMatrix {
+        product: Product,
+        d: Box<[Slot]>,
+        a: Box<[Slot]>,
+        b: Box<[Slot]>,
+        c: Box<[Slot]>,
+    },
+    Shuffle {
+        f: Shuffle,
+        d: Slot,
+        p: Option<Slot>,
+        a: Slot,
+        b: Slot,
+        c: Slot,
+        members: Slot,
+    },
+    Vote {
+        f: Vote,
+        d: Slot,
+        a: Condition,
+        members: Slot,
+    },
+    Reduce {
+        f: Function,
+        ty: Type,
+        d: Slot,
+        a: Slot,
+        members: Slot,
+    },
+    ActiveMask {
+        d: Slot,
+    },
+    Elect {
+        d: Option<Slot>,
+        p: Slot,
+        members: Slot,
+    },
+    WarpBarrier {
+        members: Slot,
+    },
+    /// Waits for, or only arrives at, barrier `id`; `count` threads where given.
+    Barrier {
+        id: Slot,
+        count: Option<Slot>,
+        waits: bool,
+    },
+    Branch {
+        target: u32,
+    },
+    BranchTable {
+        index: Slot,
+        targets: Box<[u32]>,
+    },
+    Return,
+    Trap,
+    /// Changes nothing here: fences, prefetches, hints.
+    Nothing,
+}
+
+/// What an instruction counts as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Category {
+    Integer,
+    Float,
+    Convert,
+    Move,
+    Memory,
+    Control,
+}
+
+impl Op {
+    /// What the instruction counts as.
+    pub fn category(&self) -> Category {
+        match self {
+            Op::Map { ty, .. } | Op::Reduce { ty, .. } => {
+                if ty.is_float() {
+                    Category::Float
+                } else {
+                    Category::Integer
+                }
+            }
+            Op::MultiplyMatrix { .. } => Category::Float,
+            Op::Carry { .. }
+            | Op::Test { .. }
+            | Op::TestValue { .. }
+            | Op::Logic { .. }
+            | Op::ConvertAddress { .. }
+            | Op::IsSpace { .. } => Category::Integer,
+            Op::Convert { .. } | Op::ConvertPair { .. } => Category::Convert,
+            Op::Select { .. }
+            | Op::SelectSign { .. }
+            | Op::Move { .. }
+            | Op::MovePredicate { .. }
+            | Op::Pack { .. }
+            | Op::Unpack { .. }
+            | Op::Parameter { .. } => Category::Move,
+            Op::Load { .. }
+            | Op::Store { .. }
+            | Op::Atomic { .. }
+            | Op::CopyAsync { .. }
+            | Op::CommitCopies
+            | Op::WaitCopies { .. }
+            | Op::LoadMatrix { .. } => Category::Memory,
+            Op::Shuffle { .. }
+            | Op::Vote { .. }
+            | Op::ActiveMask { .. }
+            | Op::Elect { .. }
+            | Op::WarpBarrier { .. }
+            | Op::Barrier { .. }
+            | Op::Branch { .. }
+            | Op::BranchTable { .. }
+            | Op::Return
+            | Op::Trap
+            | Op::Nothing => Category::Control,
+        }
+    }
+}
+
+/// An instruction with its guard and its place in the text.
+#[derive(Clone, Debug)]
+pub(super) struct Instruction {
+    pub op: Op,
+    pub guard: Option<Condition>,
+    pub category: Category,
+    /// Where lanes that part here meet again; the number of instructions where they never do.
+    pub meets: u32,
+    pub line: u32,
+    pub text: String,
+}
+
+/// A value that the hardware provides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Special {
+    Thread(usize),
+    BlockSize(usize),
+    Block(usize),
+    GridSize(usize),
+    Lane,
+    Warp,
+    Warps,
+    /// Lanes equal to, below, up to, from, above one's own.
+    LaneMask {
+        below: bool,
+        equal: bool,
+        above: bool,
+    },
+    DynamicShared,
+    TotalShared,
+    /// What has a single value here: clocks, identities of processors.
+    Zero,
+    One,
+}
+
+/// A kernel, decoded.
+#[derive(Clone, Debug)]
+pub(super) struct Kernel {
+    pub name: String,
+    /// Offset and bytes of each parameter.
+    pub parameters: Vec<(u32, u32)>,
+    pub code: Vec<Instruction>,
+    pub registers: u32,
+    pub predicates: u32,
+    pub constants: Vec<(Slot, u64)>,
+    pub specials: Vec<(Special, Slot)>,
+    /// Bytes of shared memory that are declared with a size.
+    pub shared: u64,
+    /// Bytes of local memory a thread.
+    pub local: u64,
+    pub block: Option<([u32; 3], bool)>,
+    /// The least access to shared memory in bytes, 4 at most.
+    pub granule: u64,
+}
