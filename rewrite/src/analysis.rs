@@ -3,7 +3,7 @@
 use egg::{Analysis, DidMerge, EGraph, Id, Justification};
 use fuse_ir::interp::{fold_cast, fold_scalar};
 use fuse_ir::ops::ScalarOp;
-use fuse_ir::{DType, Expr, Literal};
+use fuse_ir::{DType, Dim, Expr, IndexMap, Literal};
 
 use crate::language::{GatherTerm, Head, ScanId, SpaceId, Tables, Term};
 use crate::provenance::{Record, under};
@@ -68,11 +68,14 @@ pub fn shallower(tables: &Tables, mut inside: ScanSet, axes: usize) -> ScanSet {
     inside
 }
 
-/// The scans of `inside` that reading at `coordinates` stays inside.
-pub fn kept_inside(tables: &Tables, inside: &ScanSet, coordinates: &[Expr]) -> ScanSet {
+/// The scans of `inside` that a view of `domain` at `coordinates` stays inside: each point is at its own step, and all
+/// steps are there. What is there for some steps only is read after the loop.
+pub fn kept_inside(tables: &Tables, inside: &ScanSet, domain: &[Dim], coordinates: &[Expr]) -> ScanSet {
     let mut kept = inside.clone();
     for scan in inside.iter() {
-        if !same_step(coordinates, tables.scan(scan).depth()) {
+        let info = tables.scan(scan);
+        let all_steps = info.prefix.iter().chain([&info.trip]).zip(domain).all(|(n, own)| n == own);
+        if !all_steps || !same_step(coordinates, info.depth()) {
             kept.remove(scan);
         }
     }
@@ -244,12 +247,12 @@ impl Context {
     }
 
     /// What is known of `x` read through a map.
-    fn reindexed(&mut self, map: &fuse_ir::IndexMap, x: ClassData) -> ClassData {
+    fn reindexed(&mut self, map: &IndexMap, x: ClassData) -> ClassData {
         let space = self.tables.space(&map.domain);
         let used =
             |bits, (i, e): (usize, &Expr)| if x.depends & (1 << i) != 0 { bits | axes_bits(e) } else { bits };
         let depends = map.results.iter().enumerate().fold(0, used) & full_bits(&self.tables, space);
-        let inside = kept_inside(&self.tables, &x.inside, &map.results);
+        let inside = kept_inside(&self.tables, &x.inside, &map.domain, &map.results);
         ClassData { space, depends, inside, ..x }
     }
 
@@ -266,13 +269,17 @@ impl Context {
 /// The scans that a gather stays inside: those of its index, and those of its table that the fixed coordinates
 /// before the gathered one stay inside.
 pub fn gathered_inside(tables: &Tables, gather: &GatherTerm, table: &ScanSet, index: &ScanSet) -> ScanSet {
-    let mut inside = shallower(tables, kept_inside(tables, table, &gather.coordinates), gather.axis);
+    let mut inside = shallower(
+        tables,
+        kept_inside(tables, table, tables.extents(gather.space), &gather.coordinates),
+        gather.axis,
+    );
     inside.union_with(index);
     inside
 }
 
 /// The scans that reading a class with these coordinates leaves, so that it must be read from memory.
-pub fn leaves_step(tables: &Tables, inside: &ScanSet, coordinates: &[Expr]) -> Option<ScanId> {
-    let kept = kept_inside(tables, inside, coordinates);
+pub fn leaves_step(tables: &Tables, inside: &ScanSet, map: &IndexMap) -> Option<ScanId> {
+    let kept = kept_inside(tables, inside, &map.domain, &map.results);
     inside.iter().find(|s| !kept.contains(*s))
 }

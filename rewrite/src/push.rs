@@ -123,7 +123,7 @@ impl Pusher {
         let tables = &terms.analysis.tables;
         let data = &terms[x].data;
         let map = tables.map(map);
-        if leaves_step(tables, &data.inside, &map.results).is_some() {
+        if leaves_step(tables, &data.inside, map).is_some() {
             return None;
         }
         if !data.inside.is_empty() && self.stacked.iter().any(|s| terms.find(*s) == x) {

@@ -239,7 +239,10 @@ impl<'a> Dense<'a> {
                 Head::Carry(scan, _) => ScanSet::of(scan),
                 Head::Scalar(_) | Head::Cast(_) | Head::Recurrence { .. } => all(&node.children),
                 Head::RecurrenceFinal(axis) => shallower(self.tables, all(&node.children), axis as usize),
-                Head::Reindex(map) => kept_inside(self.tables, of(0), &self.tables.map(map).results),
+                Head::Reindex(map) => {
+                    let map = self.tables.map(map);
+                    kept_inside(self.tables, of(0), &map.domain, &map.results)
+                }
                 Head::Reduce(..) => shallower(self.tables, of(0).clone(), rank),
                 Head::Gather(id) => gathered_inside(self.tables, self.tables.gather(id), of(0), of(1)),
                 Head::ScanFinal(scan, _) => {
