@@ -41,7 +41,7 @@ impl<'a> Evaluator<'a> {
             changed = false;
             for class in terms.classes() {
                 for term in &class.nodes {
-                    let mut below = term.children.iter().map(|c| height.get(&terms.find(*c)));
+                    let mut below = needed(terms, term).map(|c| height.get(&terms.find(c)));
                     let below = below.try_fold(0, |max, h| Some(max.max(*h?)));
                     let Some(below) = below else { continue };
                     if height.get(&class.id).is_none_or(|h| below + 1 < *h) {
@@ -348,6 +348,26 @@ impl<'a> Evaluator<'a> {
         }
         out
     }
+}
+
+/// What the first point of a term is evaluated from: a state of a scan starts from its initial value, which may be
+/// equal to the state at step 0 and must not be evaluated by it.
+fn needed<'a>(terms: &'a Terms, term: &'a Term) -> impl Iterator<Item = Id> + 'a {
+    let init = match term.head {
+        Head::Carry(scan, i) => Some(terms.analysis.tables.scan(scan).carries[i as usize].init),
+        Head::Leaf(_)
+        | Head::Constant(_)
+        | Head::Index(_)
+        | Head::Scalar(_)
+        | Head::Cast(_)
+        | Head::Reindex(_)
+        | Head::Reduce(..)
+        | Head::Gather(_)
+        | Head::ScanFinal(..)
+        | Head::Recurrence { .. }
+        | Head::RecurrenceFinal(_) => None,
+    };
+    term.children.iter().copied().chain(init)
 }
 
 /// Of larger classes not every point is compared.

@@ -84,6 +84,13 @@ fn wide() -> GraphConfig {
     GraphConfig { dtypes: vec![DType::F64, DType::I32, DType::I64, DType::U8], ..GraphConfig::default() }
 }
 
+/// Whether a graph that grows much saturates within the limits of every compilation, and how far: a sum of a product
+/// of tensors that are padded again and again is as many sums as the product has parts, over a space each.
+fn comes_to_an_end(graph: &Graph) -> bool {
+    let (_, stats) = saturate(graph, &Options::default(), Record::default()).expect("a small graph");
+    stats.stop == "Saturated" && stats.nodes <= 60 * stats.nodes_before + 200
+}
+
 fn config() -> ProptestConfig {
     ProptestConfig {
         cases: trials(100) as u32,
@@ -118,7 +125,8 @@ proptest! {
         let (ingested, stats) =
             saturate(&graph.0, &Options { node_limit: 3000, ..Options::default() }, Record::default()).expect("a small graph");
         // Rules that feed each other without end show here.
-        prop_assert!(stats.nodes <= 20 * stats.nodes_before + 200, "{stats:?}");
+        let is_small = stats.nodes <= 20 * stats.nodes_before + 200;
+        prop_assert!(is_small || comes_to_an_end(&graph.0), "{stats:?}");
         agrees(&ingested.terms, &dims, &inputs, Agreement::Within(1e-7))?;
     }
 }
