@@ -1,9 +1,14 @@
 //! Tests of operators, each imported as a model of one node and run by the interpreter.
 
 mod arithmetic;
+mod dimensions;
 mod functions;
+mod movements;
+mod net;
 mod normalisations;
 mod reductions;
+mod shapes;
+mod slices;
 
 use fuse_ir::DType;
 use fuse_ir::interp::{Precision, interpret};
