@@ -10,7 +10,7 @@ use fuse_codegen::cranelift::CpuModule;
 
 use crate::device::DeviceError;
 use crate::error::RunError;
-use crate::executable::Instance;
+use crate::version::Instance;
 use crate::limits;
 use crate::program::{Launch, Program, Quantities, RunState, StepRunner, Total, walk};
 use crate::team::{Barrier, Job, JobOptions, Signal, Team};

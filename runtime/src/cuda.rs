@@ -16,7 +16,7 @@ use fuse_ir::kernel::BufferKind;
 
 use crate::device::DeviceError;
 use crate::error::RunError;
-use crate::executable::Instance;
+use crate::version::Instance;
 use crate::plan::ALIGNMENT;
 use crate::program::{Launch, Program, RunState, StepRunner, walk};
 

@@ -11,6 +11,7 @@ use super::error::CliError;
 use super::model::Problem;
 use super::run::{Loaded, dims_text};
 use super::table;
+use crate::tier::Tier;
 
 /// One backend's verdict.
 #[derive(Debug, Serialize)]
@@ -32,14 +33,18 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
         .map_err(CliError::input)?;
     let tolerance = Tolerance { ulp: 0.0, absolute: args.atol, relative: args.rtol };
     let mut verdicts = Vec::new();
-    for (device, rewrite) in
-        [("cpu", Rewrite::On), ("cpu", Rewrite::Off), ("cuda:0", Rewrite::On), ("cuda:0", Rewrite::Off)]
-    {
-        let name = if rewrite == Rewrite::Off { format!("{device}, unfused") } else { device.to_owned() };
+    for Backend { device, tier, rewrite } in backends() {
+        let mut name = device.to_owned();
+        if tier != Tier::Fast {
+            name += ", peak tier";
+        }
+        if rewrite == Rewrite::Off {
+            name += ", unfused";
+        }
         progress.set_message(name.clone());
         verdicts.push(match absence(device) {
             Some(reason) => Verdict { backend: name, verdict: "skipped", max_abs_err: None, detail: reason },
-            None => judge(name, run_on(&problem, device, rewrite), &problem, &expected, tolerance),
+            None => judge(name, run_on(&problem, device, tier, rewrite), &problem, &expected, tolerance),
         });
     }
     progress.finish_and_clear();
@@ -50,15 +55,38 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
     }
 }
 
+/// What is compared with the interpreter.
+struct Backend {
+    device: &'static str,
+    tier: Tier,
+    rewrite: Rewrite,
+}
+
+fn backends() -> Vec<Backend> {
+    let devices = [
+        ("cpu", Tier::Fast),
+        #[cfg(feature = "llvm")]
+        ("cpu", Tier::Peak),
+        ("cuda:0", Tier::Fast),
+    ];
+    let both = |(device, tier)| [Rewrite::On, Rewrite::Off].map(|rewrite| Backend { device, tier, rewrite });
+    devices.into_iter().flat_map(both).collect()
+}
+
 /// Why a device cannot run here, if so.
 fn absence(device: &str) -> Option<String> {
     let opened = device.parse().and_then(|name| Device::open(name, &Default::default()));
     opened.err().map(|e| e.to_string())
 }
 
-fn run_on(problem: &Problem, device: &str, rewrite: Rewrite) -> Result<Vec<Tensor>, CliError> {
+fn run_on(
+    problem: &Problem,
+    device: &str,
+    tier: Tier,
+    rewrite: Rewrite,
+) -> Result<Vec<Tensor>, CliError> {
     let compile = CompileArgs { rewrite, fast_math: false };
-    let device = DeviceArgs { device: device.to_owned(), threads: None, memory_limit: None };
+    let device = DeviceArgs { device: device.to_owned(), tier, threads: None, memory_limit: None };
     Loaded::new(problem, &compile, &device)?.run(problem)
 }
 
