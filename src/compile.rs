@@ -199,14 +199,14 @@ impl Compiled {
             (DeviceName::Cpu, Tier::Fast) => self.load_fast(device),
             #[cfg(feature = "llvm")]
             (DeviceName::Cpu, Tier::Peak) => {
-                let HostCode { kernels, functions, module } = peak::compile(&self.kernels)?;
+                let HostCode { kernels, functions, module } = peak::compile(&self.graph, &self.kernels)?;
                 Ok(Executable::new(&self.graph, kernels, &functions, Code::Host(module), device)?)
             }
             #[cfg(feature = "llvm")]
             (DeviceName::Cpu, Tier::Auto) => {
                 let mut executable = self.load_fast(device)?;
-                let kernels = self.kernels.clone();
-                executable.improve(move || peak::compile_in_background(kernels));
+                let (graph, kernels) = (self.graph.clone(), self.kernels.clone());
+                executable.improve(move || peak::compile_in_background(graph, kernels));
                 Ok(executable)
             }
             (DeviceName::Cuda(_), _) => {

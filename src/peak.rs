@@ -5,8 +5,12 @@ use std::sync::{Arc, Condvar, Mutex, Once, PoisonError};
 use std::time::Instant;
 
 use fuse_codegen::kernel_ir::Function;
+use fuse_codegen::llvm::host::schedule_target;
 use fuse_codegen::llvm::{LlvmHostModule, Optimization};
+use fuse_codegen::schedule::ScheduleTarget;
+use fuse_ir::Graph;
 use fuse_ir::kernel::KernelGraph;
+use fuse_rewrite::panel_parameters;
 use fuse_runtime::{HostCode, HostModule, Improvement, Maker, improvement};
 
 use crate::compile::{CompileError, schedule_all};
@@ -34,18 +38,19 @@ unsafe impl HostModule for Modules {
 ///
 /// # Errors
 /// Where scheduling or LLVM fails.
-pub fn compile(kernels: &KernelGraph) -> Result<HostCode, CompileError> {
-    let code = compile_while(kernels, || true)?;
+pub fn compile(graph: &Graph, kernels: &KernelGraph) -> Result<HostCode, CompileError> {
+    let code = compile_while(graph, kernels, || true)?;
     code.ok_or_else(|| CompileError::Internal { stage: "the peak tier", problem: "nothing".into() })
 }
 
 /// As [`compile`]; nothing once `wanted` no longer holds.
 fn compile_while(
+    graph: &Graph,
     kernels: &KernelGraph,
     wanted: impl Fn() -> bool,
 ) -> Result<Option<HostCode>, CompileError> {
     let start = Instant::now();
-    let functions = schedule(kernels)?;
+    let (kernels, functions) = schedule(graph, kernels)?;
     let mut modules = Vec::with_capacity(functions.len());
     for function in &functions {
         if !wanted() {
@@ -53,22 +58,37 @@ fn compile_while(
         }
         modules.push(LlvmHostModule::compile(std::slice::from_ref(function), Optimization::Aggressive)?);
     }
-    let (graph, ms) = (&kernels.name, start.elapsed().as_secs_f64() * 1e3);
-    tracing::info!(graph, ms, functions = functions.len(), "the peak tier is compiled");
-    Ok(Some(HostCode { kernels: kernels.clone(), functions, module: Arc::new(Modules(modules)) }))
+    let (name, ms) = (&kernels.name, start.elapsed().as_secs_f64() * 1e3);
+    tracing::info!(graph = name, ms, functions = functions.len(), "the peak tier is compiled");
+    Ok(Some(HostCode { kernels, functions, module: Arc::new(Modules(modules)) }))
 }
 
-/// The functions that the peak tier compiles.
-fn schedule(kernels: &KernelGraph) -> Result<Vec<Function>, CompileError> {
-    schedule_all(kernels, fuse_codegen::schedule::ScheduleTarget::cpu())
+/// The kernels with parameters in panels of the machine's vectors, and their functions.
+fn schedule(graph: &Graph, kernels: &KernelGraph) -> Result<(KernelGraph, Vec<Function>), CompileError> {
+    let mut kernels = kernels.clone();
+    let mut target = schedule_target();
+    if let (Ok(b), ScheduleTarget::Cpu { vector_bits, .. }) = (std::env::var("FB"), &mut target) {
+        *vector_bits = b.parse().unwrap();
+    }
+    if let (Ok(b), ScheduleTarget::Cpu { accumulators, .. }) = (std::env::var("FA"), &mut target) {
+        *accumulators = b.parse().unwrap();
+    }
+    // Panels are of f32, which most models are of; vectors of others are parts or multiples of them.
+    if std::env::var("FP").is_err() {
+        panel_parameters(graph, &mut kernels, i64::from(target.vector_bits() / 32));
+    }
+    fuse_ir::verify_kernels(&kernels)
+        .map_err(|e| CompileError::Internal { stage: "panels", problem: e.to_string() })?;
+    let functions = schedule_all(&kernels, target)?;
+    Ok((kernels, functions))
 }
 
 /// Compiles on a thread of its own; `None` where the system gives none, which is logged.
-pub fn compile_in_background(kernels: KernelGraph) -> Option<Improvement> {
+pub fn compile_in_background(graph: Graph, kernels: KernelGraph) -> Option<Improvement> {
     let (improvement, maker) = improvement();
     let name = kernels.name.clone();
     let thread = std::thread::Builder::new().name("fuse-peak".into());
-    match thread.spawn(move || in_background(&kernels, maker)) {
+    match thread.spawn(move || in_background(&graph, &kernels, maker)) {
         Ok(_) => Some(improvement),
         Err(error) => {
             tracing::warn!(graph = name, %error, "no thread for the peak tier");
@@ -77,21 +97,21 @@ pub fn compile_in_background(kernels: KernelGraph) -> Option<Improvement> {
     }
 }
 
-fn in_background(kernels: &KernelGraph, maker: Maker) {
+fn in_background(graph: &Graph, kernels: &KernelGraph, maker: Maker) {
     // The work of the process comes first; on Linux this is the niceness of the calling thread alone.
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(None, 19) {
         tracing::debug!(%error, "the thread of the peak tier keeps its priority");
     }
     let Some(_turn) = Turn::take() else { return };
-    let graph = &kernels.name;
+    let name = graph.name();
     let wanted = || maker.is_wanted() && !EXITING.load(Ordering::SeqCst);
-    let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| compile_while(kernels, wanted)));
+    let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| compile_while(graph, kernels, wanted)));
     match made {
         Ok(Ok(Some(code))) => maker.deliver(code),
-        Ok(Ok(None)) => tracing::debug!(graph, "the peak tier is no longer wanted"),
-        Ok(Err(error)) => tracing::warn!(graph, %error, "no peak tier; the fast one stays"),
-        Err(_) => tracing::error!(graph, "a bug in the peak tier; the fast one stays"),
+        Ok(Ok(None)) => tracing::debug!(graph = name, "the peak tier is no longer wanted"),
+        Ok(Err(error)) => tracing::warn!(graph = name, %error, "no peak tier; the fast one stays"),
+        Err(_) => tracing::error!(graph = name, "a bug in the peak tier; the fast one stays"),
     }
 }
 
