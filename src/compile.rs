@@ -181,10 +181,8 @@ pub(crate) fn schedule_all(
     let scheduled = kernels.kernels().into_iter().map(|(kernel, _)| schedule(kernels, kernel, target));
     let functions = scheduled.collect::<Result<Vec<_>, _>>()?;
     for function in &functions {
-        fuse_codegen::verify::verify(function).map_err(|e| CompileError::Internal {
-            stage: "scheduling",
-            problem: e.to_string(),
-        })?;
+        fuse_codegen::verify::verify(function)
+            .map_err(|e| CompileError::Internal { stage: "scheduling", problem: e.to_string() })?;
     }
     Ok(functions)
 }

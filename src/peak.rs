@@ -7,7 +7,6 @@ use std::time::Instant;
 use fuse_codegen::kernel_ir::Function;
 use fuse_codegen::llvm::host::schedule_target;
 use fuse_codegen::llvm::{LlvmHostModule, Optimization};
-use fuse_codegen::schedule::ScheduleTarget;
 use fuse_ir::Graph;
 use fuse_ir::kernel::KernelGraph;
 use fuse_rewrite::panel_parameters;
@@ -66,17 +65,9 @@ fn compile_while(
 /// The kernels with parameters in panels of the machine's vectors, and their functions.
 fn schedule(graph: &Graph, kernels: &KernelGraph) -> Result<(KernelGraph, Vec<Function>), CompileError> {
     let mut kernels = kernels.clone();
-    let mut target = schedule_target();
-    if let (Ok(b), ScheduleTarget::Cpu { vector_bits, .. }) = (std::env::var("FB"), &mut target) {
-        *vector_bits = b.parse().unwrap();
-    }
-    if let (Ok(b), ScheduleTarget::Cpu { accumulators, .. }) = (std::env::var("FA"), &mut target) {
-        *accumulators = b.parse().unwrap();
-    }
+    let target = schedule_target();
     // Panels are of f32, which most models are of; vectors of others are parts or multiples of them.
-    if std::env::var("FP").is_err() {
-        panel_parameters(graph, &mut kernels, i64::from(target.vector_bits() / 32));
-    }
+    panel_parameters(graph, &mut kernels, i64::from(target.vector_bits() / 32));
     fuse_ir::verify_kernels(&kernels)
         .map_err(|e| CompileError::Internal { stage: "panels", problem: e.to_string() })?;
     let functions = schedule_all(&kernels, target)?;
@@ -106,7 +97,8 @@ fn in_background(graph: &Graph, kernels: &KernelGraph, maker: Maker) {
     let Some(_turn) = Turn::take() else { return };
     let name = graph.name();
     let wanted = || maker.is_wanted() && !EXITING.load(Ordering::SeqCst);
-    let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| compile_while(graph, kernels, wanted)));
+    let made =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| compile_while(graph, kernels, wanted)));
     match made {
         Ok(Ok(Some(code))) => maker.deliver(code),
         Ok(Ok(None)) => tracing::debug!(graph = name, "the peak tier is no longer wanted"),

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use fuse::ir::compare::{Tolerance, compare};
 use fuse::ir::interp::{Interpreter, Precision};
 use fuse::rewrite::ChunkPolicy;
-use fuse::{CompileOptions, Device, DimEnv, Graph, Target};
+use fuse::{CompileOptions, Device, DimEnv, Graph, Target, Tier};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {
@@ -192,7 +192,11 @@ impl Case {
         let fused = CompileOptions::new(Target::Cpu);
         let mut in_chunks = fused.clone();
         in_chunks.rewrite.chunks = ChunkPolicy::Always;
-        for options in [fused, in_chunks, CompileOptions::unfused(Target::Cpu)] {
+        let mut all = vec![fused, in_chunks, CompileOptions::unfused(Target::Cpu)];
+        all.iter_mut().for_each(|options| options.tier = Tier::Fast);
+        #[cfg(feature = "llvm")]
+        all.push(CompileOptions { tier: Tier::Peak, ..CompileOptions::new(Target::Cpu) });
+        for options in all {
             let mut model = fuse::compile(&graph, &options)?.load(&cpu())?;
             for (seed, dims) in runs.iter().enumerate() {
                 let values = fuse::random::values_for(&graph, dims, seed as u64)?;

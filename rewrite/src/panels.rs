@@ -16,9 +16,9 @@ use fuse_ir::types::Shape;
 use fuse_ir::{Axis, Dim, Expr, Graph, InputKind, TensorType};
 use smallvec::SmallVec;
 
+use crate::extract::cost::assumed;
 use crate::kernel_builder::{Names, identifier};
 use crate::pack::{SHORTEST, is_reused, reduced_axes};
-use crate::extract::cost::assumed;
 
 /// Panels of a tile at most: what one tile of one row adds to at a time.
 const MOST_VECTORS: usize = 4;
@@ -118,14 +118,17 @@ impl Paneler {
         }
         // Several products share a loop, and their vectors the registers.
         let vectors = (1..=MOST_VECTORS / wishes.len().clamp(1, MOST_VECTORS)).rev();
-        let Some(width) = vectors.map(|v| v as i64 * self.lanes).find(|w| self.fits(kernel, &wishes, *w)) else {
+        let Some(width) = vectors.map(|v| v as i64 * self.lanes).find(|w| self.fits(kernel, &wishes, *w))
+        else {
             return;
         };
         split_axis(kernel, last, width);
         for Wish { element, across, along } in wishes {
             let Element::Load { buffer, index } = &kernel.elements[element].element else { continue };
             let (source, index) = (*buffer, index.clone());
-            let (Coordinate::Static(n), Coordinate::Static(k)) = (&index[across], &index[along]) else { continue };
+            let (Coordinate::Static(n), Coordinate::Static(k)) = (&index[across], &index[along]) else {
+                continue;
+            };
             // `n` is `width·p + l + c·width`.
             let offset = n.clone() - Expr::axis(last) * Expr::constant(width) - Expr::axis(last + 1);
             let offset = Expr::constant(offset.as_constant().unwrap_or(0) / width);
@@ -164,7 +167,8 @@ impl Paneler {
             (coordinates[at].clone() - Expr::axis(axis.index())).as_constant().map(|_| at)
         };
         let (across, along) = (along(n)?, along(k)?);
-        let worth = is_reused(kernel, &coordinates, in_loop) && assumed(&kernel.extents[k.index()]) >= SHORTEST;
+        let worth =
+            is_reused(kernel, &coordinates, in_loop) && assumed(&kernel.extents[k.index()]) >= SHORTEST;
         worth.then_some(Wish { element, across, along })
     }
 

@@ -21,7 +21,11 @@ pub(crate) struct Split {
 
 /// Splits the kernels of a verified `graph`.
 pub(crate) fn split(graph: &Graph, kernels: &KernelGraph) -> Split {
-    let (fixed, prepared) = fixed_kernels(graph, kernels);
+    let (fixed, mut prepared) = fixed_kernels(graph, kernels);
+    // What only further fixed kernels read is needed no longer than these run.
+    let others = kernels.kernels().into_iter().filter(|(k, _)| !fixed.contains(&k.name));
+    let read: BTreeSet<BufferId> = others.flat_map(|(k, _)| k.loads()).collect();
+    prepared.retain(|b| read.contains(b));
     let is_fixed = |step: &Step| matches!(step, Step::Kernel(k) if fixed.contains(&k.name));
     let (first, rest) = kernels.steps.iter().cloned().partition(is_fixed);
     let part = |steps: Vec<Step>, kind: &dyn Fn(usize) -> BufferKind| {

@@ -128,6 +128,11 @@ impl Version {
         }
         let plan = MemoryPlan::new(kernels, &DimEnv::new())?;
         plan.check_limit(memory_limit)?;
+        let mut arena = Block::zeroed(plan.arena_bytes)?;
+        let base = arena.address_mut() as u64;
+        for placement in &plan.placements {
+            addresses[placement.buffer.index()] = base + placement.offset;
+        }
         let quantities = preparation.program.quantities(&DimEnv::new())?;
         let spread = Spread::over(device.threads(), &quantities);
         let mut made = Vec::new();

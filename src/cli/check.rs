@@ -79,12 +79,7 @@ fn absence(device: &str) -> Option<String> {
     opened.err().map(|e| e.to_string())
 }
 
-fn run_on(
-    problem: &Problem,
-    device: &str,
-    tier: Tier,
-    rewrite: Rewrite,
-) -> Result<Vec<Tensor>, CliError> {
+fn run_on(problem: &Problem, device: &str, tier: Tier, rewrite: Rewrite) -> Result<Vec<Tensor>, CliError> {
     let compile = CompileArgs { rewrite, fast_math: false };
     let device = DeviceArgs { device: device.to_owned(), tier, threads: None, memory_limit: None };
     Loaded::new(problem, &compile, &device)?.run(problem)

@@ -132,10 +132,8 @@ impl Tiling {
             VECTORS.into_iter().filter(|t| *t == 1 || *t <= most_vectors && fits(t)).collect();
         let row_axis = row_axis(analysis, &outer, axis, &hot);
         let most_rows = row_axis.map_or(1, |a| analysis.extent(a).as_constant().unwrap_or(i64::MAX));
-        let ((tile, rows), (single_tile, _)) = (
-            kind.shape(&vectors, most_rows, accumulators),
-            kind.shape(&vectors, 1, accumulators),
-        );
+        let ((tile, rows), (single_tile, _)) =
+            (kind.shape(&vectors, most_rows, accumulators), kind.shape(&vectors, 1, accumulators));
         let rows = row_axis.filter(|_| rows > 1).map(|axis| {
             let group = group(analysis, &hot, axis, rows);
             Rows { axis, tile: rows, group }
