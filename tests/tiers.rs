@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fuse::codegen::cranelift::compile_cpu;
 use fuse::codegen::llvm::{LlvmHostModule, Optimization};
-use fuse::frontend::zoo::{Scale, models};
+use fuse::frontend::zoo::{Scale, benchmark};
 use fuse::ir::compare::{Tolerance, compare};
 use fuse::runtime::{Code, HostModule};
 use fuse::{
@@ -64,7 +64,7 @@ fn all_models() -> Vec<(Graph, Vec<DimEnv>)> {
         all.push((graph, dims));
     }
     assert!(all.len() > 50, "only {} cases", all.len());
-    for model in models(Scale::Small) {
+    for model in benchmark(Scale::Small).expect("traces") {
         let dims = model.dims.iter().fold(DimEnv::new(), |dims, (name, value)| dims.with(name, *value));
         all.push((model.graph, vec![dims]));
     }
