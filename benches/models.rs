@@ -51,6 +51,7 @@ fn run(c: &mut Criterion) {
             let compiled = fuse::compile(graph, &options).expect("compiles");
             let mut model = compiled.load(&cpu()).expect("loads");
             model.bind(parameters.clone()).expect("binds");
+            model.wait_for_improvement();
             group.bench_function(BenchmarkId::new(name, graph.name()), |b| {
                 b.iter(|| model.run(&inputs, &dims).expect("runs"));
             });

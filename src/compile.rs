@@ -11,7 +11,13 @@ use fuse_ir::Graph;
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::KernelGraph;
 use fuse_rewrite::{Mode, Report, RewriteError};
+#[cfg(feature = "llvm")]
+use fuse_runtime::HostCode;
 use fuse_runtime::{BuildError, Code, Device, DeviceError, DeviceName, Executable};
+
+#[cfg(feature = "llvm")]
+use crate::peak;
+use crate::tier::Tier;
 
 /// What a model is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,18 +60,20 @@ pub struct CompileOptions {
     pub target: Target,
     /// Whether to fuse, or to compile one kernel per operation.
     pub rewrite: fuse_rewrite::Options,
+    /// Which code runs on the CPU.
+    pub tier: Tier,
 }
 
 impl CompileOptions {
     /// The default options for a target.
     pub fn new(target: Target) -> Self {
-        CompileOptions { target, rewrite: fuse_rewrite::Options::default() }
+        CompileOptions { target, rewrite: fuse_rewrite::Options::default(), tier: Tier::default() }
     }
 
     /// One kernel per operation: the baseline that fusion is measured against.
     pub fn unfused(target: Target) -> Self {
         let rewrite = fuse_rewrite::Options { mode: Mode::Off, ..fuse_rewrite::Options::default() };
-        CompileOptions { target, rewrite }
+        CompileOptions { target, rewrite, tier: Tier::default() }
     }
 }
 
@@ -147,6 +155,8 @@ pub struct Compiled {
     pub functions: Vec<Function>,
     /// What rewriting did.
     pub report: Report,
+    /// Which code [`Compiled::load`] makes for the CPU.
+    pub tier: Tier,
 }
 
 /// Compiles a graph down to Kernel IR.
@@ -156,19 +166,25 @@ pub struct Compiled {
 pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Compiled, CompileError> {
     fuse_ir::verify(graph)?;
     let optimized = fuse_rewrite::optimize(graph, &options.target.model(), &options.rewrite)?;
-    let internal =
-        |stage| move |e: &dyn std::fmt::Display| CompileError::Internal { stage, problem: e.to_string() };
-    fuse_ir::verify_kernels(&optimized.kernels).map_err(|e| internal("rewriting")(&e))?;
-    let functions = optimized
-        .kernels
-        .kernels()
-        .into_iter()
-        .map(|(kernel, _)| schedule(&optimized.kernels, kernel, options.target.schedule()))
-        .collect::<Result<Vec<_>, _>>()?;
+    fuse_ir::verify_kernels(&optimized.kernels)
+        .map_err(|e| CompileError::Internal { stage: "rewriting", problem: e.to_string() })?;
+    let functions = schedule_all(&optimized.kernels, options.target.schedule())?;
+    let (kernels, report) = (optimized.kernels, optimized.report);
+    Ok(Compiled { graph: graph.clone(), kernels, functions, report, tier: options.tier })
+}
+
+/// The loop nest of each kernel for a target, verified.
+pub(crate) fn schedule_all(
+    kernels: &KernelGraph,
+    target: ScheduleTarget,
+) -> Result<Vec<Function>, CompileError> {
+    let scheduled = kernels.kernels().into_iter().map(|(kernel, _)| schedule(kernels, kernel, target));
+    let functions = scheduled.collect::<Result<Vec<_>, _>>()?;
     for function in &functions {
-        fuse_codegen::verify::verify(function).map_err(|e| internal("scheduling")(&e))?;
+        fuse_codegen::verify::verify(function)
+            .map_err(|e| CompileError::Internal { stage: "scheduling", problem: e.to_string() })?;
     }
-    Ok(Compiled { graph: graph.clone(), kernels: optimized.kernels, functions, report: optimized.report })
+    Ok(functions)
 }
 
 impl Compiled {
@@ -177,10 +193,29 @@ impl Compiled {
     /// # Errors
     /// Where the device does not take the code.
     pub fn load(&self, device: &Device) -> Result<Executable, CompileError> {
-        let code = match device.name() {
-            DeviceName::Cpu => Code::Host(Arc::new(cranelift::compile_cpu(&self.functions)?)),
-            DeviceName::Sim | DeviceName::Cuda(_) => Code::Ptx(vec![self.ptx_for(device)?]),
-        };
+        match (device.name(), self.tier) {
+            (DeviceName::Cpu, Tier::Fast) => self.load_fast(device),
+            #[cfg(feature = "llvm")]
+            (DeviceName::Cpu, Tier::Peak) => {
+                let HostCode { kernels, functions, module } = peak::compile(&self.graph, &self.kernels)?;
+                Ok(Executable::new(&self.graph, kernels, &functions, Code::Host(module), device)?)
+            }
+            #[cfg(feature = "llvm")]
+            (DeviceName::Cpu, Tier::Auto) => {
+                let mut executable = self.load_fast(device)?;
+                let (graph, kernels) = (self.graph.clone(), self.kernels.clone());
+                executable.improve(move || peak::compile_in_background(graph, kernels));
+                Ok(executable)
+            }
+            (DeviceName::Sim | DeviceName::Cuda(_), _) => {
+                let code = Code::Ptx(vec![self.ptx_for(device)?]);
+                Ok(Executable::new(&self.graph, self.kernels.clone(), &self.functions, code, device)?)
+            }
+        }
+    }
+
+    fn load_fast(&self, device: &Device) -> Result<Executable, CompileError> {
+        let code = Code::Host(Arc::new(cranelift::compile_cpu(&self.functions)?));
         Ok(Executable::new(&self.graph, self.kernels.clone(), &self.functions, code, device)?)
     }
 

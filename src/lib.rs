@@ -28,7 +28,10 @@ pub mod fuzzing;
 pub mod io;
 #[cfg(feature = "llvm")]
 pub mod manifest;
+#[cfg(feature = "llvm")]
+mod peak;
 pub mod random;
+mod tier;
 
 pub use compile::{CompileError, CompileOptions, Compiled, Target, compile};
 pub use fuse_codegen as codegen;
@@ -40,6 +43,7 @@ pub use fuse_ir::{DType, Dim, DimEnv, Graph};
 pub use fuse_rewrite as rewrite;
 pub use fuse_runtime as runtime;
 pub use fuse_runtime::{Device, DeviceName, DeviceOptions, Executable};
+pub use tier::Tier;
 
 /// The example of the README, as a test.
 #[cfg(doctest)]

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use fuse::ir::compare::{Tolerance, compare};
 use fuse::ir::interp::{Interpreter, Precision};
 use fuse::rewrite::ChunkPolicy;
-use fuse::{CompileOptions, Device, DimEnv, Graph, Target};
+use fuse::{CompileOptions, Device, DimEnv, Graph, Target, Tier};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {
@@ -190,13 +190,10 @@ impl Case {
             runs.push(DimEnv::new());
         }
         for device in devices() {
-            let target = Target::of(device.name());
-            let fused = CompileOptions::new(target);
-            let mut in_chunks = fused.clone();
-            in_chunks.rewrite.chunks = ChunkPolicy::Always;
-            for options in [fused, in_chunks, CompileOptions::unfused(target)] {
+            for options in options_for(&device) {
                 run_on(&device, &graph, &options, &runs, tolerance).map_err(|e| {
-                    format!("{}, {:?}: {}", device.name(), options.rewrite.mode, e.message().unwrap_or(""))
+                    let (mode, tier) = (options.rewrite.mode, options.tier);
+                    format!("{}, {mode:?}, {tier:?}: {}", device.name(), e.message().unwrap_or(""))
                 })?;
             }
         }
@@ -241,4 +238,19 @@ fn parse_dims(text: &str) -> Result<DimEnv, Failed> {
         let (name, value) = item.split_once('=').ok_or("dims: NAME=N")?;
         Ok(dims.with(name, value.parse()?))
     })
+}
+
+/// Fused, in chunks of time and unfused; on the CPU also by its other tier.
+fn options_for(device: &Device) -> Vec<CompileOptions> {
+    let target = Target::of(device.name());
+    let fused = CompileOptions { tier: Tier::Fast, ..CompileOptions::new(target) };
+    let mut in_chunks = fused.clone();
+    in_chunks.rewrite.chunks = ChunkPolicy::Always;
+    let unfused = CompileOptions { tier: Tier::Fast, ..CompileOptions::unfused(target) };
+    let mut all = vec![fused, in_chunks, unfused];
+    #[cfg(feature = "llvm")]
+    if target == Target::Cpu {
+        all.push(CompileOptions { tier: Tier::Peak, ..CompileOptions::new(target) });
+    }
+    all
 }

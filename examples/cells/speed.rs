@@ -45,6 +45,7 @@ impl Speed {
         let mut times: [Vec<f64>; 2] = Default::default();
         for program in &programs {
             program.run(&inputs, &dims)?;
+            program.wait_for_improvement();
         }
         let begin = Instant::now();
         while begin.elapsed() < TIME || times[0].len() < RUNS {

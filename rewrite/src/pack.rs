@@ -22,7 +22,7 @@ use crate::extract::cost::assumed;
 use crate::kernel_builder::{Names, identifier};
 
 /// Reductions shorter than this are over before a stride matters.
-const SHORTEST: f64 = 32.0;
+pub(crate) const SHORTEST: f64 = 32.0;
 /// A kernel outside loops must read every element about this often to pay for the copy.
 const LEAST_REUSE: f64 = 16.0;
 /// Elements that a point of the copying kernel's outer axes moves: a cache line of f32, so that whole lines are
@@ -115,9 +115,7 @@ impl Packer {
         let using: Vec<usize> = (0..coordinates.len()).filter(|i| coordinates[*i].uses_axis(axis)).collect();
         let [at] = using[..] else { return None };
         let steps_by_one = (coordinates[at].clone() - Expr::axis(axis.index())).axes().is_empty();
-        let reads = |a: usize| coordinates.iter().any(|e| e.uses_axis(Axis(a as u32)));
-        let repeated = (0..kernel.rank).filter(|a| !reads(*a)).map(|a| assumed(&kernel.extents[a]));
-        let reused = in_loop || repeated.product::<f64>() >= LEAST_REUSE;
+        let reused = is_reused(kernel, &coordinates, in_loop);
         let worth = steps_by_one && reused && assumed(&kernel.extents[axis.index()]) >= SHORTEST;
         (worth && at + 1 < coordinates.len()).then_some(at)
     }
@@ -175,8 +173,15 @@ impl Packer {
     }
 }
 
+/// Whether a kernel reads a buffer at these coordinates often enough to pay for a copy.
+pub(crate) fn is_reused(kernel: &Kernel, coordinates: &[&Expr], in_loop: bool) -> bool {
+    let reads = |a: usize| coordinates.iter().any(|e| e.uses_axis(Axis(a as u32)));
+    let repeated = (0..kernel.rank).filter(|a| !reads(*a)).map(|a| assumed(&kernel.extents[a]));
+    in_loop || repeated.product::<f64>() >= LEAST_REUSE
+}
+
 /// The axes that the reductions around each element bind, outermost first; of several users the last counts.
-fn reduced_axes(kernel: &Kernel) -> Vec<Vec<Axis>> {
+pub(crate) fn reduced_axes(kernel: &Kernel) -> Vec<Vec<Axis>> {
     let mut around: Vec<Vec<Axis>> = vec![Vec::new(); kernel.elements.len()];
     // Operands come first, so walking backwards meets every user before the element.
     for i in (0..kernel.elements.len()).rev() {

@@ -5,7 +5,7 @@ use fuse_ir::device::DeviceModel;
 use fuse_ir::interp::{Interpreter, Precision};
 use fuse_ir::kernel::KernelGraph;
 use fuse_ir::{DimEnv, Graph, interpret_kernels, verify_kernels};
-use fuse_rewrite::{Options, optimize};
+use fuse_rewrite::{Options, optimize, panel_parameters};
 
 fn graph(program: impl FnOnce(&Trace) -> Tensor) -> Graph {
     trace("g", |t| {
@@ -102,4 +102,47 @@ fn a_weight_that_is_read_in_both_ways_keeps_its_own_layout_for_one_of_them() {
         kernels.kernels().iter().filter(|(k, _)| k.loads().iter().any(|b| b.index() == buffer)).count()
     };
     assert_eq!((reads("w"), reads("w.packed")), (2, 1), "{kernels}");
+}
+
+/// The kernels with parameters in panels of `lanes`, and how many copies that took.
+fn in_panels(graph: &Graph, lanes: i64) -> (KernelGraph, usize) {
+    let mut kernels = kernels(graph, &DeviceModel::cpu());
+    let copies = panel_parameters(graph, &mut kernels, lanes);
+    verify_kernels(&kernels).unwrap();
+    (kernels, copies)
+}
+
+#[test]
+fn panels_change_nothing_whichever_axis_is_summed() {
+    for (shape, axis) in [((40, 64), 0), ((64, 40), 1)] {
+        let graph = product(20, shape, axis, true);
+        let (kernels, copies) = in_panels(&graph, 16);
+        assert_eq!(copies, 1, "{kernels}");
+        let dims = DimEnv::new();
+        let values = values(&graph, &dims);
+        let expected = Interpreter::new(Precision::F64).run(&graph, &values).unwrap();
+        let got = interpret_kernels(&kernels, &values, &dims).unwrap();
+        assert_eq!(got[0], expected[0], "{kernels}");
+    }
+}
+
+#[test]
+fn panels_are_as_wide_as_vectors_of_all_products_find_registers() {
+    // One product takes four vectors at a time, where its columns divide, or fewer.
+    for (columns, width) in [(64, 64), (96, 48), (32, 32), (16, 16)] {
+        let (kernels, _) = in_panels(&product(20, (columns, 40), 1, true), 16);
+        let panels = kernels.buffers.iter().find(|b| b.name.ends_with(".panels")).expect("a copy");
+        assert_eq!(panels.ty.shape.last().and_then(|d| d.as_constant()), Some(width), "{kernels}");
+    }
+}
+
+#[test]
+fn inputs_short_sums_and_columns_that_do_not_divide_stay_as_they_are() {
+    let few_rows = product(2, (64, 40), 1, true);
+    let an_input = product(20, (64, 40), 1, false);
+    let uneven = product(20, (60, 40), 1, true);
+    let short = product(20, (64, 8), 1, true);
+    for graph in [few_rows, an_input, uneven, short] {
+        assert_eq!(in_panels(&graph, 16).1, 0, "{graph}");
+    }
 }

@@ -10,10 +10,10 @@ use fuse_codegen::cranelift::CpuModule;
 
 use crate::device::DeviceError;
 use crate::error::RunError;
-use crate::executable::Instance;
 use crate::limits;
 use crate::program::{Launch, Program, Quantities, RunState, StepRunner, Total, walk};
 use crate::team::{Barrier, Job, JobOptions, Signal, Team};
+use crate::version::Instance;
 
 /// Scalar operations that keep one thread busy for about as long as a few barriers take; a kernel gets at most
 /// one member for each.

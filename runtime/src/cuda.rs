@@ -16,9 +16,9 @@ use fuse_ir::kernel::BufferKind;
 
 use crate::device::DeviceError;
 use crate::error::RunError;
-use crate::executable::Instance;
 use crate::plan::ALIGNMENT;
 use crate::program::{Launch, Program, RunState, StepRunner, walk};
+use crate::version::Instance;
 
 /// Bytes of the driver's compile log that an error shows.
 const LOG_BYTES: usize = 8192;

@@ -1,13 +1,14 @@
 //! The executable: compiled once, bound to its weights once, run at any dimensions.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use cudarc::driver::CudaSlice;
-use fuse_codegen::kernel_ir::{Function, Mapping};
+use fuse_codegen::kernel_ir::Function;
 use fuse_ir::bind::{bind_given_dims, concrete_shape};
 use fuse_ir::expr::DimEnv;
-use fuse_ir::kernel::{BufferId, BufferKind, KernelGraph};
+use fuse_ir::kernel::{BufferKind, KernelGraph};
 use fuse_ir::{DType, Graph, InputKind, Tensor};
 
 use crate::block::{Block, OutOfMemory};
@@ -15,10 +16,11 @@ use crate::cpu::{CpuDevice, CpuRun, HostModule, Spread};
 use crate::cuda::{CudaCode, CudaDevice, CudaRun};
 use crate::device::{Device, Kind};
 use crate::error::{BuildError, RunError};
+use crate::improvement::{HostCode, Improvement, Progress};
 use crate::plan::MemoryPlan;
-use crate::prepare::{self, Split, split};
-use crate::program::{Program, Quantities, RunState};
+use crate::program::RunState;
 use crate::sim::device::{SimCode, SimRun};
+use crate::version::{Instance, Version};
 
 /// Plans kept for dimensions seen before.
 const PLANS_KEPT: usize = 64;
@@ -74,16 +76,6 @@ impl<'a, const N: usize> From<&[&'a Tensor; N]> for Arguments<'a> {
     }
 }
 
-/// What is known of a run once its dimensions are.
-#[derive(Debug)]
-pub(crate) struct Instance {
-    pub plan: Arc<MemoryPlan>,
-    pub quantities: Quantities,
-    pub spread: Spread,
-    /// Element type and extents of each output.
-    outputs: Vec<(DType, Vec<usize>)>,
-}
-
 /// A bound weight.
 struct Parameter {
     dtype: DType,
@@ -97,43 +89,23 @@ enum ParameterMemory {
     Cuda(CudaSlice<u8>),
 }
 
-/// What runs once the parameters are bound.
-struct Preparation {
-    kernels: KernelGraph,
-    program: Arc<Program>,
-    /// The buffers it computes, in order of the further parameters.
-    prepared: Vec<BufferId>,
-}
-
 /// What runs the program.
 enum Backend {
-    Cpu { device: CpuDevice, module: Arc<dyn HostModule>, arenas: Mutex<Vec<Block>> },
+    Cpu { device: CpuDevice, arenas: Mutex<Vec<Block>> },
     Sim { code: SimCode },
     Cuda { device: CudaDevice, code: CudaCode },
-}
-
-/// The dimensions of a call: element types, ranks and extents of all inputs in order, and explicit values.
-type InstanceKey = (Vec<usize>, DimEnv);
-
-/// Instances of earlier calls, oldest first in `order`.
-#[derive(Default)]
-struct Instances {
-    known: HashMap<InstanceKey, Arc<Instance>>,
-    order: VecDeque<InstanceKey>,
 }
 
 /// A compiled program on a device. Runs may be made from several threads at once; each has its own arena.
 pub struct Executable {
     graph: Graph,
-    kernels: KernelGraph,
-    kinds: Vec<BufferKind>,
-    program: Arc<Program>,
     device: Device,
     backend: Backend,
-    /// By position of the graph input; then what was prepared from them.
+    /// By position of the graph input.
     parameters: Vec<Option<Parameter>>,
-    preparation: Option<Preparation>,
-    instances: Mutex<Instances>,
+    /// What runs; replaced as a whole, between runs.
+    version: Mutex<Arc<Version>>,
+    progress: Mutex<Progress>,
 }
 
 impl Executable {
@@ -149,52 +121,76 @@ impl Executable {
         code: Code,
         device: &Device,
     ) -> Result<Executable, BuildError> {
-        fuse_ir::verify_kernels(&kernels)
-            .map_err(|e| BuildError::Kernels(e.to_string().trim_end().to_string()))?;
-        check_interface(graph, &kernels)?;
-        check_mapping(functions, device)?;
-        let (kernels, preparation) = match &device.kind {
-            Kind::Cpu(_) => {
-                let Split { preparation, main, prepared } = split(graph, &kernels);
-                let program = Arc::new(Program::new(&preparation, functions)?);
-                let preparation = Preparation { kernels: preparation, program, prepared };
-                (main, Some(preparation).filter(|p| !p.prepared.is_empty()))
-            }
-            Kind::Sim(_) | Kind::Cuda(_) => (kernels, None),
+        let (module, ptx) = match code {
+            Code::Host(module) => (Some(module), Vec::new()),
+            Code::Ptx(ptx) => (None, ptx),
         };
-        let program = Arc::new(Program::new(&kernels, functions)?);
-        let foreign = |function: Option<&Function>| BuildError::Mapping {
-            function: function.map_or_else(String::new, |f| f.name.clone()),
-            device: device.name().to_string(),
-        };
-        let backend = match (&device.kind, code) {
-            (Kind::Cpu(cpu), Code::Host(module)) => {
-                if let Some(missing) = functions.get(module.functions()) {
-                    return Err(BuildError::MissingFunction { kernel: missing.name.clone() });
-                }
-                Backend::Cpu { device: cpu.clone(), module, arenas: Mutex::default() }
-            }
-            (Kind::Sim(sim), Code::Ptx(ptx)) => Backend::Sim { code: sim.load(&ptx, functions)? },
-            (Kind::Cuda(cuda), Code::Ptx(ptx)) => {
+        let version = Version::new(graph, kernels, functions, module, device)?;
+        let backend = match (&device.kind, &version.module) {
+            (Kind::Cpu(cpu), Some(_)) => Backend::Cpu { device: cpu.clone(), arenas: Mutex::default() },
+            (Kind::Sim(sim), None) => Backend::Sim { code: sim.load(&ptx, functions)? },
+            (Kind::Cuda(cuda), None) => {
                 Backend::Cuda { device: cuda.clone(), code: cuda.load(&ptx, functions)? }
             }
-            (Kind::Cpu(_), Code::Ptx(_)) | (Kind::Sim(_) | Kind::Cuda(_), Code::Host(_)) => {
-                return Err(foreign(functions.first()));
+            (Kind::Cpu(_), None) | (Kind::Sim(_) | Kind::Cuda(_), Some(_)) => {
+                let function = functions.first().map_or_else(String::new, |f| f.name.clone());
+                return Err(BuildError::Mapping { function, device: device.name().to_string() });
             }
         };
         Ok(Executable {
             graph: graph.clone(),
-            kinds: kernels.buffers.iter().map(|b| b.kind).collect(),
-            kernels,
-            program,
             device: device.clone(),
             backend,
-            parameters: (0..graph.inputs().len() + preparation.as_ref().map_or(0, |p| p.prepared.len()))
-                .map(|_| None)
-                .collect(),
-            preparation,
-            instances: Mutex::default(),
+            parameters: graph.inputs().iter().map(|_| None).collect(),
+            version: Mutex::new(Arc::new(version)),
+            progress: Mutex::new(Progress::Idle),
         })
+    }
+
+    /// Replaces the code by better code of the same graph when that is there, never within a run. `start` has it made
+    /// on another thread, or says that there will be none; it is called once runs have taken some milliseconds.
+    /// Without effect on other devices than the CPU.
+    pub fn improve(&mut self, start: impl FnOnce() -> Option<Improvement> + Send + 'static) {
+        *lock(&self.progress) = Progress::Waiting(Box::new(start), Duration::ZERO);
+    }
+
+    /// Has better code made now and waits until it is in use, or known not to come.
+    pub fn wait_for_improvement(&self) {
+        let mut progress = lock(&self.progress);
+        progress.start();
+        if let Some(code) = progress.take(true) {
+            self.replace(code);
+        }
+    }
+
+    /// Uses better code if it has come; a run never waits for it.
+    fn take_improvement(&self) {
+        if let Ok(mut progress) = self.progress.try_lock()
+            && let Some(code) = progress.take(false)
+        {
+            self.replace(code);
+        }
+    }
+
+    /// Uses other code from the next run on. Where it does not fit the machine, the code so far stays.
+    fn replace(&self, code: HostCode) {
+        let HostCode { kernels, functions, module } = code;
+        let version = Version::new(&self.graph, kernels, &functions, Some(module), &self.device);
+        let version = version.map_err(|e| e.to_string()).and_then(|mut version| {
+            self.prepare(&mut version).map_err(|e| e.to_string())?;
+            Ok(version)
+        });
+        match version {
+            Ok(version) => {
+                *lock(&self.version) = Arc::new(version);
+                tracing::debug!(graph = self.graph.name(), "better code is in use");
+            }
+            Err(reason) => tracing::warn!(graph = self.graph.name(), reason, "better code is not used"),
+        }
+    }
+
+    fn version(&self) -> Arc<Version> {
+        lock(&self.version).clone()
     }
 
     /// The graph that was compiled.
@@ -203,8 +199,8 @@ impl Executable {
     }
 
     /// The kernels that run at each call; on the CPU without those that [`Executable::bind`] runs.
-    pub fn kernels(&self) -> &KernelGraph {
-        &self.kernels
+    pub fn kernels(&self) -> Arc<KernelGraph> {
+        self.version().kernels.clone()
     }
 
     /// The device that they run on.
@@ -234,8 +230,10 @@ impl Executable {
         if let Some(error) = failure {
             return Err(error);
         }
-        *lock(&self.instances) = Instances::default();
-        self.prepare()
+        let mut version = self.version().unprepared();
+        let prepared = self.prepare(&mut version);
+        *lock(&self.version) = Arc::new(version);
+        prepared
     }
 
     /// Copies a parameter to the device; returns its position too.
@@ -273,42 +271,13 @@ impl Executable {
     }
 
     /// Computes what the parameters alone decide, if all that it needs are bound.
-    fn prepare(&mut self) -> Result<(), RunError> {
-        let inputs = self.graph.inputs().len();
-        self.parameters[inputs..].fill_with(|| None);
-        let (Some(preparation), Backend::Cpu { device, module, .. }) = (&self.preparation, &self.backend)
-        else {
-            return Ok(());
+    fn prepare(&self, version: &mut Version) -> Result<(), RunError> {
+        let Backend::Cpu { device, .. } = &self.backend else { return Ok(()) };
+        let address = |position: usize| match self.parameters.get(position).and_then(Option::as_ref) {
+            Some(Parameter { memory: ParameterMemory::Host(block), .. }) => Some(block.address()),
+            Some(_) | None => None,
         };
-        let kernels = &preparation.kernels;
-        let mut addresses = vec![0u64; kernels.buffers.len()];
-        for (address, buffer) in addresses.iter_mut().zip(&kernels.buffers) {
-            let BufferKind::Input(i) = buffer.kind else { continue };
-            if let Some(Parameter { memory: ParameterMemory::Host(block), .. }) = &self.parameters[i] {
-                *address = block.address() as u64;
-            }
-        }
-        if prepare::needed(kernels).iter().any(|i| self.parameters[*i].is_none()) {
-            return Ok(());
-        }
-        let plan = MemoryPlan::new(kernels, &DimEnv::new())?;
-        plan.check_limit(self.device.memory_limit())?;
-        let quantities = preparation.program.quantities(&DimEnv::new())?;
-        let spread = Spread::over(self.device.threads(), &quantities);
-        let mut made = Vec::new();
-        for buffer in &preparation.prepared {
-            let mut memory = Block::zeroed(plan.buffer_bytes[buffer.index()])?;
-            addresses[buffer.index()] = memory.address_mut() as u64;
-            let declared = kernels.buffer(*buffer);
-            let (dtype, shape) = (declared.ty.dtype, prepare::extents(declared));
-            made.push(Some(Parameter { dtype, shape, memory: ParameterMemory::Host(memory) }));
-        }
-        let state = RunState { addresses, symbols: quantities.symbols.clone() };
-        let instance = Arc::new(Instance { plan: Arc::new(plan), quantities, spread, outputs: Vec::new() });
-        let (program, module) = (preparation.program.clone(), module.clone());
-        device.run(CpuRun { program, instance, module, state, error: Mutex::default() })?;
-        self.parameters.splice(inputs.., made);
-        Ok(())
+        version.prepare(device, self.device.memory_limit(), address)
     }
 
     /// Refuses bound parameters that contradict their types or each other; symbols that follow from inputs stay
@@ -326,7 +295,7 @@ impl Executable {
     /// # Errors
     /// Where a symbol has no value, or the plan is impossible or over the device's limit.
     pub fn plan(&self, dims: &DimEnv) -> Result<Arc<MemoryPlan>, RunError> {
-        Ok(self.instance(&[], dims)?.plan.clone())
+        Ok(self.instance(&self.version(), &[], dims)?.plan.clone())
     }
 
     /// Runs once and returns the outputs in order. `dims` gives the symbols that follow from no input; others may
@@ -352,24 +321,28 @@ impl Executable {
         outputs: &mut Vec<Tensor>,
     ) -> Result<(), RunError> {
         let given = self.arrange(inputs.into())?;
-        let instance = self.instance(&given, dims)?;
+        self.take_improvement();
+        let version = self.version();
+        let instance = self.instance(&version, &given, dims)?;
         self.shape_outputs(&instance, outputs)?;
         match &self.backend {
-            Backend::Cpu { device, module, arenas } => {
+            Backend::Cpu { device, arenas } => {
+                let start = Instant::now();
                 let mut arena = take_arena(arenas, instance.plan.arena_bytes)?;
-                let result = self.run_on_cpu(device, module, &instance, &given, outputs, &mut arena);
+                let result = self.run_on_cpu(device, &version, &instance, &given, outputs, &mut arena);
                 let mut arenas = lock(arenas);
                 if arenas.len() < ARENAS_KEPT {
                     arenas.push(arena);
                 }
+                lock(&self.progress).ran(start.elapsed());
                 result
             }
             Backend::Sim { code } => {
                 let parameters: Vec<Option<&[u8]>> = self.parameters.iter().map(simulated_bytes).collect();
                 code.run(SimRun {
-                    program: &self.program,
+                    program: &version.program,
                     instance: &instance,
-                    kernels: &self.kernels,
+                    kernels: &version.kernels,
                     inputs: &given,
                     parameters: &parameters,
                     outputs,
@@ -385,9 +358,9 @@ impl Executable {
                     })
                     .collect();
                 code.run(CudaRun {
-                    program: &self.program,
+                    program: &version.program,
                     instance: &instance,
-                    kinds: &self.kinds,
+                    kinds: &version.kinds,
                     inputs: &given,
                     parameters: &parameters,
                     outputs,
@@ -399,33 +372,33 @@ impl Executable {
     fn run_on_cpu(
         &self,
         device: &CpuDevice,
-        module: &Arc<dyn HostModule>,
+        version: &Version,
         instance: &Arc<Instance>,
         given: &[Option<&Tensor>],
         outputs: &mut [Tensor],
         arena: &mut Block,
     ) -> Result<(), RunError> {
         let base = arena.address_mut();
-        let mut addresses = vec![base as u64; self.kinds.len()];
+        let mut addresses = vec![base as u64; version.kinds.len()];
         for placement in &instance.plan.placements {
             addresses[placement.buffer.index()] = base as u64 + placement.offset;
         }
         // Memory of tensors that are empty or not aligned to their elements.
         let mut stand_ins = Vec::new();
         let mut copied_back = Vec::new();
-        for (b, kind) in self.kinds.iter().enumerate() {
+        for (b, kind) in version.kinds.iter().enumerate() {
             let address = match kind {
                 BufferKind::Temporary | BufferKind::State => continue,
-                BufferKind::Input(i) => match (&self.parameters[*i], given.get(*i).copied().flatten()) {
-                    (Some(Parameter { memory: ParameterMemory::Host(block), .. }), _) => block.address(),
-                    (_, Some(tensor)) => match aligned_address(tensor) {
+                BufferKind::Input(i) => match (self.bound(version, *i), given.get(*i).copied().flatten()) {
+                    (Some(block), _) => block.address(),
+                    (None, Some(tensor)) => match aligned_address(tensor) {
                         Some(address) => address,
                         None => {
                             stand_ins.push(Block::copy_of(tensor.bytes())?);
                             stand_ins.last().map_or(base, Block::address)
                         }
                     },
-                    (_, None) => return Err(self.missing(*i)),
+                    (None, None) => return Err(self.missing(*i)),
                 },
                 BufferKind::Output(i) => match aligned_address(&outputs[*i]) {
                     Some(_) => outputs[*i].bytes_mut().as_mut_ptr().expose_provenance(),
@@ -439,10 +412,13 @@ impl Executable {
             };
             addresses[b] = address as u64;
         }
+        let Some(module) = version.module.clone() else {
+            return Err(RunError::Panicked("a version without code".into()));
+        };
         device.run(CpuRun {
-            program: self.program.clone(),
+            program: version.program.clone(),
             instance: instance.clone(),
-            module: module.clone(),
+            module,
             state: RunState { addresses, symbols: instance.quantities.symbols.clone() },
             error: Mutex::default(),
         })?;
@@ -450,6 +426,15 @@ impl Executable {
             block.copy_to(outputs[*i].bytes_mut());
         }
         Ok(())
+    }
+
+    /// The memory of a parameter, or of what was prepared from parameters.
+    fn bound<'a>(&'a self, version: &'a Version, position: usize) -> Option<&'a Block> {
+        match self.parameters.get(position) {
+            Some(Some(Parameter { memory: ParameterMemory::Host(block), .. })) => Some(block),
+            Some(_) => None,
+            None => version.prepared.get(position - self.parameters.len()),
+        }
     }
 
     /// The position of the input of that name and kind.
@@ -516,11 +501,16 @@ impl Executable {
             Some(p) => Some((p.dtype, p.shape.as_slice())),
             None => given.get(i).copied().flatten().map(|t| (t.dtype(), t.shape())),
         };
-        self.parameters.iter().take(self.graph.inputs().len()).enumerate().map(shape).collect()
+        self.parameters.iter().enumerate().map(shape).collect()
     }
 
     /// The instance of a call, remembered from an earlier one where there was one with the same shapes.
-    fn instance(&self, given: &[Option<&Tensor>], dims: &DimEnv) -> Result<Arc<Instance>, RunError> {
+    fn instance(
+        &self,
+        version: &Version,
+        given: &[Option<&Tensor>],
+        dims: &DimEnv,
+    ) -> Result<Arc<Instance>, RunError> {
         let shapes = self.shapes(given);
         let mut key = Vec::with_capacity(shapes.len() * 4);
         for shape in &shapes {
@@ -533,11 +523,11 @@ impl Executable {
             }
         }
         let key = (key, dims.clone());
-        if let Some(instance) = lock(&self.instances).known.get(&key) {
+        if let Some(instance) = lock(&version.instances).known.get(&key) {
             return Ok(instance.clone());
         }
-        let instance = Arc::new(self.resolve(&shapes, dims)?);
-        let mut instances = lock(&self.instances);
+        let instance = Arc::new(self.resolve(version, &shapes, dims)?);
+        let mut instances = lock(&version.instances);
         if instances.order.len() >= PLANS_KEPT
             && let Some(oldest) = instances.order.pop_front()
         {
@@ -549,15 +539,20 @@ impl Executable {
         Ok(instance)
     }
 
-    fn resolve(&self, shapes: &[Option<(DType, &[usize])>], dims: &DimEnv) -> Result<Instance, RunError> {
+    fn resolve(
+        &self,
+        version: &Version,
+        shapes: &[Option<(DType, &[usize])>],
+        dims: &DimEnv,
+    ) -> Result<Instance, RunError> {
         let dims = bind_given_dims(&self.graph, shapes, dims)?;
-        let plan = MemoryPlan::new(&self.kernels, &dims)?;
+        let plan = MemoryPlan::new(&version.kernels, &dims)?;
         plan.check_limit(self.device.memory_limit())?;
         #[cfg(debug_assertions)]
-        if let Err(conflict) = crate::plan_checker::check(&self.kernels, &plan) {
+        if let Err(conflict) = crate::plan_checker::check(&version.kernels, &plan) {
             panic!("the memory plan is wrong: {conflict}\n{plan}");
         }
-        let quantities = self.program.quantities(&dims)?;
+        let quantities = version.program.quantities(&dims)?;
         let spread = Spread::over(self.device.threads(), &quantities);
         let output = |o: &fuse_ir::graph::Output| {
             let ty = self.graph.ty(o.value);
@@ -599,7 +594,7 @@ impl std::fmt::Debug for Executable {
         f.debug_struct("Executable")
             .field("graph", &self.graph.name())
             .field("device", &self.device)
-            .field("kernels", &self.program.launches.len())
+            .field("kernels", &self.version().program.launches.len())
             .finish_non_exhaustive()
     }
 }
@@ -641,47 +636,4 @@ fn take_arena(arenas: &Mutex<Vec<Block>>, bytes: u64) -> Result<Block, OutOfMemo
     drop(arenas.pop());
     drop(arenas);
     Block::zeroed(bytes)
-}
-
-/// Checks that inputs and outputs of the kernel graph are those of the graph.
-fn check_interface(graph: &Graph, kernels: &KernelGraph) -> Result<(), BuildError> {
-    let mut written = vec![0usize; graph.outputs().len()];
-    for buffer in &kernels.buffers {
-        let declared = match buffer.kind {
-            BufferKind::Input(i) => graph.inputs().get(i).map(|input| graph.ty(input.value)),
-            BufferKind::Output(i) => {
-                if let Some(count) = written.get_mut(i) {
-                    *count += 1;
-                }
-                graph.outputs().get(i).map(|output| graph.ty(output.value))
-            }
-            BufferKind::Temporary | BufferKind::State => continue,
-        };
-        if declared != Some(&buffer.ty) {
-            let (buffer, graph) = (buffer.name.clone(), graph.name().to_string());
-            return Err(BuildError::Interface { buffer, graph });
-        }
-    }
-    match written.iter().position(|count| *count != 1) {
-        Some(at) => Err(BuildError::Interface {
-            buffer: graph.outputs()[at].name.clone(),
-            graph: graph.name().to_string(),
-        }),
-        None => Ok(()),
-    }
-}
-
-fn check_mapping(functions: &[Function], device: &Device) -> Result<(), BuildError> {
-    for function in functions {
-        let fits = match (&device.kind, function.mapping) {
-            (Kind::Cpu(_), Mapping::Range) => true,
-            (Kind::Sim(_) | Kind::Cuda(_), Mapping::Threads { block }) => block > 0,
-            (Kind::Cpu(_), Mapping::Threads { .. }) | (Kind::Sim(_) | Kind::Cuda(_), Mapping::Range) => false,
-        };
-        if !fits {
-            let (function, device) = (function.name.clone(), device.name().to_string());
-            return Err(BuildError::Mapping { function, device });
-        }
-    }
-    Ok(())
 }

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 
-use fuse_ir::expr::DimEnv;
 use fuse_ir::kernel::{Buffer, BufferId, BufferKind, Kernel, KernelGraph, Step};
 use fuse_ir::{Graph, InputKind};
 
@@ -22,7 +21,11 @@ pub(crate) struct Split {
 
 /// Splits the kernels of a verified `graph`.
 pub(crate) fn split(graph: &Graph, kernels: &KernelGraph) -> Split {
-    let (fixed, prepared) = fixed_kernels(graph, kernels);
+    let (fixed, mut prepared) = fixed_kernels(graph, kernels);
+    // What only further fixed kernels read is needed no longer than these run.
+    let others = kernels.kernels().into_iter().filter(|(k, _)| !fixed.contains(&k.name));
+    let read: BTreeSet<BufferId> = others.flat_map(|(k, _)| k.loads()).collect();
+    prepared.retain(|b| read.contains(b));
     let is_fixed = |step: &Step| matches!(step, Step::Kernel(k) if fixed.contains(&k.name));
     let (first, rest) = kernels.steps.iter().cloned().partition(is_fixed);
     let part = |steps: Vec<Step>, kind: &dyn Fn(usize) -> BufferKind| {
@@ -93,12 +96,6 @@ pub(crate) fn needed(preparation: &KernelGraph) -> BTreeSet<usize> {
     loads.filter_map(input).collect()
 }
 
-/// The extents of a buffer whose size is known.
-pub(crate) fn extents(buffer: &Buffer) -> Vec<usize> {
-    let extent = |d: &fuse_ir::Dim| d.eval_dim(&DimEnv::new()).ok().and_then(|n| usize::try_from(n).ok());
-    buffer.ty.shape.iter().map(|d| extent(d).unwrap_or(0)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use fuse_frontend::{DType, trace};
@@ -130,7 +127,8 @@ mod tests {
         assert_eq!((split.preparation.steps.len(), split.main.steps.len(), split.prepared.len()), (1, 1, 1));
         assert_eq!(split.main.buffer(split.prepared[0]).kind, BufferKind::Input(2));
         assert_eq!(needed(&split.preparation), BTreeSet::from([1]));
-        assert_eq!(extents(split.preparation.buffer(split.prepared[0])), [96, 64]);
+        let shape = &split.preparation.buffer(split.prepared[0]).ty.shape;
+        assert_eq!(shape.iter().map(|d| d.as_constant()).collect::<Vec<_>>(), [Some(96), Some(64)]);
     }
 
     #[test]

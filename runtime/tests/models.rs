@@ -102,8 +102,8 @@ fn stacks_that_run_as_wavefronts_agree_and_their_plans_hold() {
             assert!(kernels.kernels().iter().any(|(k, _)| k.name == "stack_wave"), "{kernels}");
             for steps in 0..6 {
                 let dims = DimEnv::new().with("T", steps).with("B", 3);
-                let plan = MemoryPlan::new(kernels, &dims).expect("plans");
-                check(kernels, &plan).unwrap_or_else(|e| panic!("T={steps}: {e}\n{kernels}"));
+                let plan = MemoryPlan::new(&kernels, &dims).expect("plans");
+                check(&kernels, &plan).unwrap_or_else(|e| panic!("T={steps}: {e}\n{kernels}"));
             }
             let sizes = [(0, 3), (1, 3), (2, 3), (3, 1), (7, 3), (40, 64), (7, 0)];
             agrees(&graph, &mut executable, &sizes);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::tier::Tier;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A JIT kernel-fusion compiler for recurrent models.
@@ -104,6 +105,10 @@ pub struct DeviceArgs {
     /// The device: cpu, cuda:N, or sim, which executes the PTX for sm_90 on the host and checks every access.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
+
+    /// Which code the CPU runs.
+    #[arg(long, value_enum, default_value_t = Tier::default())]
+    pub tier: Tier,
 
     /// CPU threads, those that simulate a GPU included; by default what affinity and cgroup limits allow.
     #[arg(long, value_name = "N")]

@@ -11,6 +11,7 @@ use super::error::CliError;
 use super::model::Problem;
 use super::run::{Loaded, dims_text};
 use super::table;
+use crate::tier::Tier;
 
 /// One backend's verdict.
 #[derive(Debug, Serialize)]
@@ -32,13 +33,18 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
         .map_err(CliError::input)?;
     let tolerance = Tolerance { ulp: 0.0, absolute: args.atol, relative: args.rtol };
     let mut verdicts = Vec::new();
-    let backends = ["cpu", "sim", "cuda:0"].into_iter().flat_map(|d| [(d, Rewrite::On), (d, Rewrite::Off)]);
-    for (device, rewrite) in backends {
-        let name = if rewrite == Rewrite::Off { format!("{device}, unfused") } else { device.to_owned() };
+    for Backend { device, tier, rewrite } in backends() {
+        let mut name = device.to_owned();
+        if tier != Tier::Fast {
+            name += ", peak tier";
+        }
+        if rewrite == Rewrite::Off {
+            name += ", unfused";
+        }
         progress.set_message(name.clone());
         verdicts.push(match absence(device) {
             Some(reason) => Verdict { backend: name, verdict: "skipped", max_abs_err: None, detail: reason },
-            None => judge(name, run_on(&problem, device, rewrite), &problem, &expected, tolerance),
+            None => judge(name, run_on(&problem, device, tier, rewrite), &problem, &expected, tolerance),
         });
     }
     progress.finish_and_clear();
@@ -47,6 +53,25 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
         Some(v) => Err(CliError::input(format!("{} {}: {}", v.backend, v.verdict, v.detail))),
         None => Ok(()),
     }
+}
+
+/// What is compared with the interpreter.
+struct Backend {
+    device: &'static str,
+    tier: Tier,
+    rewrite: Rewrite,
+}
+
+fn backends() -> Vec<Backend> {
+    let devices = [
+        ("cpu", Tier::Fast),
+        #[cfg(feature = "llvm")]
+        ("cpu", Tier::Peak),
+        ("sim", Tier::Fast),
+        ("cuda:0", Tier::Fast),
+    ];
+    let both = |(device, tier)| [Rewrite::On, Rewrite::Off].map(|rewrite| Backend { device, tier, rewrite });
+    devices.into_iter().flat_map(both).collect()
 }
 
 /// Why a device cannot run here, if so.
@@ -58,9 +83,9 @@ fn absence(device: &str) -> Option<String> {
     opened.err().map(|e| e.to_string())
 }
 
-fn run_on(problem: &Problem, device: &str, rewrite: Rewrite) -> Result<Vec<Tensor>, CliError> {
+fn run_on(problem: &Problem, device: &str, tier: Tier, rewrite: Rewrite) -> Result<Vec<Tensor>, CliError> {
     let compile = CompileArgs { rewrite, fast_math: false };
-    let device = DeviceArgs { device: device.to_owned(), threads: None, memory_limit: None };
+    let device = DeviceArgs { device: device.to_owned(), tier, threads: None, memory_limit: None };
     Loaded::new(problem, &compile, &device)?.run(problem)
 }
 

@@ -40,7 +40,8 @@ impl Loaded {
     /// Compiles a model, loads it and binds its weights.
     pub fn new(problem: &Problem, args: &CompileArgs, device: &DeviceArgs) -> Result<Self, CliError> {
         let name = check_device(device)?;
-        let options = options(args, Target::of(name));
+        let mut options = options(args, Target::of(name));
+        options.tier = device.tier;
         let compiled = compile(&problem.graph, &options).map_err(compile_error)?;
         let memory_limit = device.memory_limit.map(|mib| mib.saturating_mul(1 << 20));
         let settings = DeviceOptions { threads: device.threads, memory_limit };

@@ -24,6 +24,7 @@ use super::ptx::frame;
 use super::{LlvmError, Optimization};
 use crate::kernel_ir::{Function, Mapping};
 use crate::scalar::emit;
+use crate::schedule::ScheduleTarget;
 
 /// The signature of an entry: buffers, symbols, first item, one past the last item.
 pub type HostEntry = unsafe extern "C" fn(*const *mut u8, *const i64, i64, i64);
@@ -194,6 +195,23 @@ fn host_cpu() -> &'static (String, String) {
     })
 }
 
+/// What to schedule for so that the code uses this CPU's widest vectors and all its vector registers.
+pub fn schedule_target() -> ScheduleTarget {
+    let features = &host_cpu().1;
+    let has = |name: &str| features.split(',').any(|f| f.strip_prefix('+') == Some(name));
+    let (vector_bits, accumulators) = if has("avx512f") && has("avx512vl") && has("avx512dq") {
+        // Of 32 registers. Up to 24 stay in registers too, but tiles of 16 suit more batch sizes.
+        (512, 16)
+    } else if has("avx2") && has("fma") {
+        (256, 12)
+    } else if has("neon") {
+        (128, 16)
+    } else {
+        return ScheduleTarget::cpu();
+    };
+    ScheduleTarget::Cpu { vector_bits, accumulators }
+}
+
 fn optimized_module<'s>(
     session: &'s Session,
     machine: &TargetMachine,
@@ -223,6 +241,10 @@ fn name_cpu(session: &Session, function: FunctionValue<'_>) {
     let (cpu, features) = host_cpu();
     add_string(session.context(), function, "target-cpu", cpu);
     add_string(session.context(), function, "target-features", features);
+    // Some CPUs prefer narrower vectors than they have, and LLVM would then split ours.
+    let bits = schedule_target().vector_bits().to_string();
+    add_string(session.context(), function, "prefer-vector-width", &bits);
+    add_string(session.context(), function, "min-legal-vector-width", &bits);
     add_enum(session.context(), function, AttributeLoc::Function, "nounwind", 0);
 }
 

@@ -8,16 +8,17 @@
 
 use fuse_ir::expr::Dim;
 
+use super::Registers;
 use super::analysis::Analysis;
 use super::emitter::{Emitted, Emitter, Point, floor_division};
 use super::tiling::{Columns, Rows, Tiling, chunks, row_blocks};
 use crate::kernel_ir::{BinaryOp, Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 
 /// See [`super::schedule`].
-pub(super) fn schedule(analysis: &Analysis, vector_bits: u32) -> Emitted<Function> {
-    let tiling = Tiling::new(analysis, vector_bits);
+pub(super) fn schedule(analysis: &Analysis, registers: Registers) -> Emitted<Function> {
+    let tiling = Tiling::new(analysis, registers);
     let work = tiling.work(analysis);
-    let mut emitter = Emitter::new(analysis, Some(vector_bits));
+    let mut emitter = Emitter::new(analysis, Some(registers.vector_bits), registers.accumulators);
     let index = Type::scalar(LaneType::I64);
     let begin = emitter.b.operation(index, Operation::WorkBegin);
     let end = emitter.b.operation(index, Operation::WorkEnd);

@@ -89,18 +89,21 @@ pub(super) struct Emitter<'a> {
     guards: Vec<(Depth, BTreeSet<Symbol>)>,
     /// The width of vector registers, where reductions may use them.
     pub(super) vector_bits: Option<u32>,
+    /// The accumulators that one loop carries at most.
+    pub(super) accumulators: usize,
 }
 
 pub(super) type Emitted<T> = Result<T, ScheduleError>;
 
 impl<'a> Emitter<'a> {
-    pub(super) fn new(analysis: &'a Analysis<'a>, vector_bits: Option<u32>) -> Self {
+    pub(super) fn new(analysis: &'a Analysis<'a>, vector_bits: Option<u32>, accumulators: usize) -> Self {
         Emitter {
             analysis,
             b: FunctionBuilder::new(),
             memo: FxHashMap::default(),
             guards: Vec::new(),
             vector_bits,
+            accumulators,
         }
     }
 

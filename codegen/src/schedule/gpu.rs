@@ -7,13 +7,16 @@ use super::analysis::Analysis;
 use super::emitter::{Emitted, Emitter, floor_division};
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type};
 
+/// Accumulators that the loop of a thread carries.
+const ACCUMULATORS: usize = 8;
+
 /// One thread computes one point of the flattened space, the innermost axis fastest; threads past the end do
 /// nothing.
 pub(super) fn schedule(analysis: &Analysis, block: u32) -> Emitted<Function> {
     let kernel = analysis.kernel;
     let axes = analysis.space_axes();
     let work = axes.iter().map(|a| analysis.extent(*a).clone()).fold(Dim::constant(1), |a, b| a * b);
-    let mut emitter = Emitter::new(analysis, None);
+    let mut emitter = Emitter::new(analysis, None, ACCUMULATORS);
     let mut point = emitter.origin();
     let item = emitter.b.operation(Type::scalar(LaneType::I64), Operation::WorkItem);
     let count = emitter.dimension(&work)?;

@@ -38,6 +38,8 @@ pub enum ScheduleTarget {
     Cpu {
         /// The width of a vector register in bits; a power of two, at least 64.
         vector_bits: u32,
+        /// Accumulators that one loop carries at most, beside which operands must find registers; at least 1.
+        accumulators: u32,
     },
     /// One GPU thread a point of the space.
     Gpu {
@@ -47,15 +49,34 @@ pub enum ScheduleTarget {
 }
 
 impl ScheduleTarget {
-    /// The CPU's fast tier: 128-bit vectors.
+    /// The CPU's fast tier: 128-bit vectors. Eight accumulators are what stays in the 16 vector registers of x86-64
+    /// without AVX-512 (whose further ones Cranelift does not use) beside operands and copies of them. One that is
+    /// spilled costs more than two that are missing.
     pub fn cpu() -> Self {
-        ScheduleTarget::Cpu { vector_bits: 128 }
+        ScheduleTarget::Cpu { vector_bits: 128, accumulators: 8 }
+    }
+
+    /// The width of a vector register in bits; 0 on GPUs, whose threads have scalars.
+    pub fn vector_bits(self) -> u32 {
+        match self {
+            ScheduleTarget::Cpu { vector_bits, .. } => vector_bits,
+            ScheduleTarget::Gpu { .. } => 0,
+        }
     }
 
     /// A GPU with blocks of 256 threads.
     pub fn gpu() -> Self {
         ScheduleTarget::Gpu { block: 256 }
     }
+}
+
+/// The vector registers of a CPU.
+#[derive(Clone, Copy, Debug)]
+struct Registers {
+    /// Their width.
+    vector_bits: u32,
+    /// The accumulators that one loop carries at most.
+    accumulators: usize,
 }
 
 /// Why a kernel has no schedule.
@@ -92,7 +113,9 @@ pub fn schedule(
 ) -> Result<Function, ScheduleError> {
     let analysis = Analysis::new(graph, kernel)?;
     let function = match target {
-        ScheduleTarget::Cpu { vector_bits } => cpu::schedule(&analysis, vector_bits),
+        ScheduleTarget::Cpu { vector_bits, accumulators } => {
+            cpu::schedule(&analysis, Registers { vector_bits, accumulators: accumulators.max(1) as usize })
+        }
         ScheduleTarget::Gpu { block } => gpu::schedule(&analysis, block),
     }?;
     #[cfg(debug_assertions)]

@@ -16,11 +16,6 @@ use crate::builder::FunctionBuilder;
 use crate::decompose::register_type;
 use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Operation, Type, ValueId};
 
-/// Accumulators that one loop carries at most: what stays in the 16 vector registers of x86-64 without AVX-512
-/// (whose further ones Cranelift does not use) beside operands and copies of them. One that is spilled costs more
-/// than two that are missing.
-pub(super) const MAX_ACCUMULATORS: usize = 8;
-
 /// Elements that an accumulator takes an iteration where there are accumulators enough.
 const REPEAT: usize = 2;
 
@@ -135,8 +130,8 @@ impl Emitter<'_> {
         let depth = home.max(self.floor(&group.symbols)).max(self.b.barrier());
         let aside = self.b.enter_depth(depth);
         let guards = self.set_guards_aside(depth);
-        let together = even_share(members.len(), MAX_ACCUMULATORS / fresh.len());
-        let size = batch_size(fresh.len(), together, rows);
+        let together = even_share(members.len(), self.accumulators / fresh.len());
+        let size = batch_size(fresh.len(), together, rows, self.accumulators);
         let result = members.chunks(together).try_for_each(|members| {
             fresh.chunks(size).try_for_each(|batch| self.batch(members, batch, rows))
         });
@@ -576,8 +571,8 @@ fn in_order(members: &[ElementId], points: usize, rows: usize) -> Vec<(ElementId
 }
 
 /// How many points one loop takes: as many as accumulators allow, evenly, in whole rows.
-fn batch_size(points: usize, members: usize, rows: usize) -> usize {
-    let size = even_share(points, MAX_ACCUMULATORS / members);
+fn batch_size(points: usize, members: usize, rows: usize, accumulators: usize) -> usize {
+    let size = even_share(points, accumulators / members);
     if size > rows && rows > 0 { size / rows * rows } else { size }
 }
 

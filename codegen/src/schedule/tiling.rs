@@ -8,9 +8,9 @@ use fuse_ir::ScalarOp;
 use fuse_ir::expr::{Axis, Dim};
 use fuse_ir::kernel::{Element, ElementId};
 
+use super::Registers;
 use super::analysis::{Analysis, axis_bit};
 use super::emitter::INTERLEAVED_POINTS;
-use super::reduction::MAX_ACCUMULATORS;
 use super::vectors::{Class, Classes};
 use crate::decompose::register_type;
 use crate::kernel_ir::{LaneType, ParameterId};
@@ -27,9 +27,6 @@ const VECTORS: [i64; 3] = [1, 2, 4];
 
 /// Instructions of a point from which on the next point's are too far behind for a core to run both at once.
 const LONG_POINT: u32 = 60;
-
-/// Rows of a tile at most.
-const MOST_ROWS: i64 = 4;
 
 /// Bytes of the rows of a group, which all columns use while they are in the second-level cache.
 const GROUP_BYTES: i64 = 256 << 10;
@@ -96,43 +93,47 @@ impl Kind {
     }
 
     /// The most vectors that a tile has use for.
-    fn most_vectors(self) -> i64 {
+    fn most_vectors(self, accumulators: i64) -> i64 {
         match self {
             Kind::Elementwise(instructions) if instructions >= LONG_POINT => INTERLEAVED_POINTS as i64,
             Kind::Elementwise(_) | Kind::ByLane(_) => 1,
             // Each state of each vector is carried by the one loop that there is.
-            Kind::Recurrence(states) => MAX_ACCUMULATORS as i64 / states as i64,
-            Kind::ByColumn(_) => MAX_ACCUMULATORS as i64,
+            Kind::Recurrence(states) => accumulators / states as i64,
+            Kind::ByColumn(_) => accumulators,
         }
     }
 
     /// The vectors, of these numbers of them, and rows of a tile with at most so many rows.
-    fn shape(self, vectors: &[i64], most_rows: i64) -> (i64, i64) {
+    fn shape(self, vectors: &[i64], most_rows: i64, accumulators: i64) -> (i64, i64) {
         match self {
             Kind::Elementwise(_) | Kind::Recurrence(_) => (vectors.last().copied().unwrap_or(1), 1),
-            Kind::ByColumn(members) => tile_shape(members as i64, vectors, most_rows.min(MOST_ROWS)),
-            Kind::ByLane(members) => (1, rows_by_lane(members).min(most_rows)),
+            Kind::ByColumn(members) => {
+                tile_shape(members as i64, vectors, most_rows.min(accumulators / 2), accumulators)
+            }
+            Kind::ByLane(members) => (1, rows_by_lane(members as i64, accumulators).min(most_rows)),
         }
     }
 }
 
 impl Tiling {
-    pub(super) fn new(analysis: &Analysis, vector_bits: u32) -> Tiling {
+    pub(super) fn new(analysis: &Analysis, registers: Registers) -> Tiling {
+        let accumulators = registers.accumulators as i64;
         let mut outer = analysis.space_axes();
         let Some(axis) = outer.pop() else { return Tiling { outer, rows: None, columns: None } };
         let groups = analysis.groups.iter().filter(|g| !g.nested && g.free & axis_bit(axis) != 0);
         let hot: Vec<ElementId> = groups.flat_map(|g| g.members.iter().copied()).collect();
-        let mut vector = vectorised(analysis, axis, !hot.is_empty(), vector_bits);
+        let mut vector = vectorised(analysis, axis, !hot.is_empty(), registers.vector_bits);
         let kind = Kind::of(analysis, axis, &hot, vector.as_ref());
         let lanes = vector.as_ref().map_or(1, |v| i64::from(v.lanes));
-        let most_vectors = if vector.is_some() { kind.most_vectors() } else { 1 };
+        let most_vectors = if vector.is_some() { kind.most_vectors(accumulators) } else { 1 };
         let extent = analysis.extent(axis).as_constant();
         let fits = |t: &i64| extent.is_none_or(|n| n % (lanes * t) == 0 || n >= 4 * lanes * t);
         let vectors: Vec<i64> =
             VECTORS.into_iter().filter(|t| *t == 1 || *t <= most_vectors && fits(t)).collect();
         let row_axis = row_axis(analysis, &outer, axis, &hot);
         let most_rows = row_axis.map_or(1, |a| analysis.extent(a).as_constant().unwrap_or(i64::MAX));
-        let ((tile, rows), (single_tile, _)) = (kind.shape(&vectors, most_rows), kind.shape(&vectors, 1));
+        let ((tile, rows), (single_tile, _)) =
+            (kind.shape(&vectors, most_rows, accumulators), kind.shape(&vectors, 1, accumulators));
         let rows = row_axis.filter(|_| rows > 1).map(|axis| {
             let group = group(analysis, &hot, axis, rows);
             Rows { axis, tile: rows, group }
@@ -173,21 +174,19 @@ impl Tiling {
 /// The vectors and rows of a tile with so many reductions a point: as many accumulators as one loop has, in the
 /// shape that loads least for each multiply-add. A step loads a vector for each reduction and each vector of
 /// columns, and a scalar for each row.
-fn tile_shape(reductions: i64, vectors: &[i64], most_rows: i64) -> (i64, i64) {
+fn tile_shape(reductions: i64, vectors: &[i64], most_rows: i64, accumulators: i64) -> (i64, i64) {
     let shapes = vectors.iter().flat_map(|v| (1..=most_rows).map(move |r| (*v, r)));
-    let fits = |(v, r): &(i64, i64)| reductions * v * r <= MAX_ACCUMULATORS as i64;
+    let fits = |(v, r): &(i64, i64)| reductions * v * r <= accumulators;
     let loads = |(v, r): (i64, i64)| (reductions * v + r) as f64 / (reductions * v * r) as f64;
     let best = shapes.filter(fits).min_by(|a, b| loads(*a).total_cmp(&loads(*b)).then(a.0.cmp(&b.0)));
     best.unwrap_or((1, 1))
 }
 
 /// The rows of a tile whose reductions are computed lane by lane.
-fn rows_by_lane(reductions: usize) -> i64 {
-    match reductions {
-        0..=2 => 4,
-        3..=6 => 2,
-        _ => 1,
-    }
+fn rows_by_lane(reductions: i64, accumulators: i64) -> i64 {
+    let rows = accumulators / reductions.max(1);
+    // A few more than accumulators are for are taken in turn, and still share what they load.
+    if rows <= 1 && reductions * 4 <= accumulators * 3 { 2 } else { rows.clamp(1, accumulators / 2) }
 }
 
 /// The columns of a work item, whole tiles of them.

@@ -65,7 +65,8 @@ impl Classes {
     /// Lets loops over the lanes do the reductions that would be computed lane by lane: much less code than
     /// lane after lane, if nothing needs the lanes apart.
     pub(super) fn loop_over_lanes(&mut self, analysis: &Analysis) {
-        if self.lanes != 4 || self.bits != 128 {
+        // The number of the lane is a vector of i32.
+        if u32::from(self.lanes) * 32 != self.bits {
             return;
         }
         let lanewise = |id: ElementId| {

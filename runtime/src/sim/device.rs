@@ -12,8 +12,8 @@ use fuse_ir::kernel::{BufferKind, KernelGraph};
 use super::{Content, Counters, Launch, Memory, Module};
 use crate::device::DeviceError;
 use crate::error::RunError;
-use crate::executable::Instance;
 use crate::program::{self, Program, RunState, StepRunner, walk};
+use crate::version::Instance;
 
 /// The compute capability that is simulated.
 pub(crate) const CAPABILITY: (u32, u32) = (9, 0);

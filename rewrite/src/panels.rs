@@ -1,0 +1,304 @@
+//! Parameters laid out in panels, for wide vectors along the results of a product.
+//!
+//! `Σ_k x[b, k] · w[n, k]` with a vector along `k` ends in a sum over the lanes of every result, which costs as much
+//! as a short product itself. With a vector along `n` nothing is left to add, but neighbouring `n` must lie side by
+//! side, and what one tile reads over all `k` should be one contiguous piece. So the axis `n` of the kernel is split
+//! in panels, `n = width·p + l`, and the parameter is copied to `[N/width, K, width]`. As with other copies of
+//! parameters ([`crate::pack`]), whoever runs the program makes them once.
+
+use std::collections::{BTreeSet, HashMap};
+
+use fuse_ir::kernel::{
+    Buffer, BufferId, BufferKind, Coordinate, Element, ElementId, Kernel, KernelGraph, Step, Store,
+    TypedElement,
+};
+use fuse_ir::types::Shape;
+use fuse_ir::{Axis, Dim, Expr, Graph, InputKind, TensorType};
+use smallvec::SmallVec;
+
+use crate::extract::cost::assumed;
+use crate::kernel_builder::{Names, identifier};
+use crate::pack::{SHORTEST, is_reused, reduced_axes};
+
+/// Panels of a tile at most: what one tile of one row adds to at a time.
+const MOST_VECTORS: usize = 4;
+
+/// Splits kernels in panels of `lanes` elements, or small multiples of that, and lets them read copies of their
+/// parameters; the number of copies.
+pub fn panel_parameters(graph: &Graph, kernels: &mut KernelGraph, lanes: i64) -> usize {
+    let mut paneler = Paneler {
+        known: known(graph, kernels),
+        lanes,
+        copies: HashMap::new(),
+        order: Vec::new(),
+        buffer_names: Names::default(),
+        kernel_names: Names::default(),
+        buffers: std::mem::take(&mut kernels.buffers),
+    };
+    for buffer in &paneler.buffers {
+        paneler.buffer_names.unique(&buffer.name);
+    }
+    for (kernel, _) in kernels.kernels() {
+        paneler.kernel_names.unique(&kernel.name);
+    }
+    paneler.steps(&mut kernels.steps, 0);
+    let copies = paneler.order.clone();
+    let copies: Vec<Step> = copies.iter().map(|c| Step::Kernel(paneler.kernel(c))).collect();
+    // Behind the kernels that compute what is copied, which read nothing but parameters.
+    let computes = |step: &Step| match step {
+        Step::Kernel(k) => k.stores.iter().all(|s| paneler.known.contains(&s.buffer)),
+        Step::Loop(_) => false,
+    };
+    let at = kernels.steps.iter().rposition(computes).map_or(0, |last| last + 1);
+    kernels.steps.splice(at..at, copies);
+    kernels.buffers = paneler.buffers;
+    paneler.order.len()
+}
+
+/// The buffers that parameters alone decide: parameters, and what leading kernels make of them.
+fn known(graph: &Graph, kernels: &KernelGraph) -> BTreeSet<BufferId> {
+    let is_parameter = |b: &Buffer| match b.kind {
+        BufferKind::Input(i) => graph.inputs().get(i).is_some_and(|input| input.kind == InputKind::Parameter),
+        BufferKind::Output(_) | BufferKind::Temporary | BufferKind::State => false,
+    };
+    let ids = (0..kernels.buffers.len()).map(BufferId::from);
+    let mut known: BTreeSet<BufferId> = ids.filter(|b| is_parameter(kernels.buffer(*b))).collect();
+    for step in &kernels.steps {
+        let Step::Kernel(kernel) = step else { break };
+        let temporary = |s: &Store| kernels.buffer(s.buffer).kind == BufferKind::Temporary;
+        if !kernel.loads().is_subset(&known) || !kernel.stores.iter().all(temporary) {
+            break;
+        }
+        known.extend(kernel.stores.iter().map(|s| s.buffer));
+    }
+    known
+}
+
+/// A copy of a parameter: which one, its axes that are `n` and `k`, and the width of the panels.
+type Copy = (BufferId, usize, usize, i64);
+
+/// A load that wants panels.
+struct Wish {
+    element: usize,
+    /// The axes of the buffer that are the kernel's last and the reduced one.
+    across: usize,
+    along: usize,
+}
+
+struct Paneler {
+    known: BTreeSet<BufferId>,
+    lanes: i64,
+    copies: HashMap<Copy, BufferId>,
+    /// The copies in the order they were asked for.
+    order: Vec<Copy>,
+    buffer_names: Names,
+    kernel_names: Names,
+    buffers: Vec<Buffer>,
+}
+
+impl Paneler {
+    fn steps(&mut self, steps: &mut [Step], depth: usize) {
+        for step in steps {
+            match step {
+                Step::Kernel(kernel) => self.redirect(kernel, depth > 0),
+                Step::Loop(l) => self.steps(&mut l.body, depth + 1),
+            }
+        }
+    }
+
+    /// Splits a kernel's last axis in panels if its reductions of parameters want that.
+    fn redirect(&mut self, kernel: &mut Kernel, in_loop: bool) {
+        let Some(last) = kernel.rank.checked_sub(1) else { return };
+        let reduced = reduced_axes(kernel);
+        let wishes: Vec<Wish> = (0..kernel.elements.len())
+            .filter_map(|element| self.wish(kernel, element, &reduced[element], in_loop))
+            .collect();
+        if wishes.is_empty() || !is_linear_in(kernel, Axis(last as u32)) {
+            return;
+        }
+        // Several products share a loop, and their vectors the registers.
+        let vectors = (1..=MOST_VECTORS / wishes.len().clamp(1, MOST_VECTORS)).rev();
+        let Some(width) = vectors.map(|v| v as i64 * self.lanes).find(|w| self.fits(kernel, &wishes, *w))
+        else {
+            return;
+        };
+        split_axis(kernel, last, width);
+        for Wish { element, across, along } in wishes {
+            let Element::Load { buffer, index } = &kernel.elements[element].element else { continue };
+            let (source, index) = (*buffer, index.clone());
+            let (Coordinate::Static(n), Coordinate::Static(k)) = (&index[across], &index[along]) else {
+                continue;
+            };
+            // `n` is `width·p + l + c·width`.
+            let offset = n.clone() - Expr::axis(last) * Expr::constant(width) - Expr::axis(last + 1);
+            let offset = Expr::constant(offset.as_constant().unwrap_or(0) / width);
+            let mut packed: SmallVec<[Coordinate; 4]> = index
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| *i != across && *i != along)
+                .map(|(_, c)| c.clone())
+                .collect();
+            packed.push(Coordinate::Static(Expr::axis(last) + offset));
+            packed.push(Coordinate::Static(k.clone()));
+            packed.push(Coordinate::Static(Expr::axis(last + 1)));
+            let buffer = self.copy((source, across, along, width));
+            kernel.elements[element].element = Element::Load { buffer, index: packed };
+        }
+    }
+
+    /// Whether an element is a load of a parameter that a reduction would rather read in panels.
+    fn wish(&self, kernel: &Kernel, element: usize, reduced: &[Axis], in_loop: bool) -> Option<Wish> {
+        let Element::Load { buffer, index } = &kernel.elements[element].element else { return None };
+        let k = *reduced.last().filter(|_| self.known.contains(buffer))?;
+        let n = Axis(kernel.rank as u32 - 1);
+        let coordinates: Option<Vec<&Expr>> = index
+            .iter()
+            .map(|c| match c {
+                Coordinate::Static(e) => Some(e),
+                Coordinate::Dynamic(_) => None,
+            })
+            .collect();
+        let coordinates = coordinates?;
+        // Exactly one coordinate steps along the axis, and by one; which.
+        let along = |axis: Axis| {
+            let using: Vec<usize> =
+                (0..coordinates.len()).filter(|i| coordinates[*i].uses_axis(axis)).collect();
+            let [at] = using[..] else { return None };
+            (coordinates[at].clone() - Expr::axis(axis.index())).as_constant().map(|_| at)
+        };
+        let (across, along) = (along(n)?, along(k)?);
+        let worth =
+            is_reused(kernel, &coordinates, in_loop) && assumed(&kernel.extents[k.index()]) >= SHORTEST;
+        worth.then_some(Wish { element, across, along })
+    }
+
+    /// Whether panels of that width divide the axis, and every parameter from where the kernel begins to read it.
+    fn fits(&self, kernel: &Kernel, wishes: &[Wish], width: i64) -> bool {
+        let last = kernel.rank - 1;
+        let divides = |dim: &Dim| dim.as_constant().is_some_and(|n| n >= width && n % width == 0);
+        let aligned = |w: &Wish| {
+            let Element::Load { buffer, index } = &kernel.elements[w.element].element else { return false };
+            let Coordinate::Static(n) = &index[w.across] else { return false };
+            let offset = (n.clone() - Expr::axis(last)).as_constant();
+            let shape = &self.buffers[buffer.index()].ty.shape;
+            let known = shape.iter().all(|d| d.as_constant().is_some());
+            known && divides(&shape[w.across]) && offset.is_some_and(|o| o >= 0 && o % width == 0)
+        };
+        divides(&kernel.extents[last]) && wishes.iter().all(aligned)
+    }
+
+    /// The buffer of a copy.
+    fn copy(&mut self, copy: Copy) -> BufferId {
+        if let Some(buffer) = self.copies.get(&copy) {
+            return *buffer;
+        }
+        let (source, across, along, width) = copy;
+        let Buffer { name, ty, .. } = &self.buffers[source.index()];
+        let outer = (0..ty.shape.len()).filter(|i| *i != across && *i != along);
+        let mut shape: Shape = outer.map(|i| ty.shape[i].clone()).collect();
+        shape.push(ty.shape[across].floor_div(&Dim::constant(width)));
+        shape.push(ty.shape[along].clone());
+        shape.push(Dim::constant(width));
+        let (name, ty) = (format!("{name}.panels"), TensorType { dtype: ty.dtype, shape });
+        let name = self.buffer_names.unique(&name);
+        self.buffers.push(Buffer { name, ty, kind: BufferKind::Temporary });
+        let buffer = BufferId::from(self.buffers.len() - 1);
+        self.copies.insert(copy, buffer);
+        self.order.push(copy);
+        buffer
+    }
+
+    /// The kernel that writes a copy.
+    fn kernel(&mut self, copy: &Copy) -> Kernel {
+        let (source, across, along, width) = *copy;
+        let target = self.copies[copy];
+        let (name, dtype) = {
+            let buffer = &self.buffers[source.index()];
+            (self.kernel_names.unique(&format!("panels_{}", identifier(&buffer.name))), buffer.ty.dtype)
+        };
+        let space = self.buffers[target.index()].ty.shape.clone();
+        let [panel, k, lane] = [3, 2, 1].map(|from_end| Expr::axis(space.len() - from_end));
+        let mut outer = (0..space.len() - 3).map(Expr::axis);
+        let coordinate = |i: usize| {
+            let e = if i == across {
+                panel.clone() * Expr::constant(width) + lane.clone()
+            } else if i == along {
+                k.clone()
+            } else {
+                outer.next().unwrap_or_default()
+            };
+            Coordinate::Static(e)
+        };
+        let index = (0..self.buffers[source.index()].ty.shape.len()).map(coordinate).collect();
+        let store = (0..space.len()).map(Expr::axis).collect();
+        Kernel {
+            name,
+            rank: space.len(),
+            extents: space.to_vec(),
+            elements: vec![TypedElement { element: Element::Load { buffer: source, index }, dtype }],
+            stores: vec![Store { buffer: target, index: store, value: ElementId(0) }],
+            ops: vec!["panels".into()],
+        }
+    }
+}
+
+/// Whether an axis is in no quotient, remainder, minimum or maximum, where it would not split, and is not the one of
+/// recurrences.
+fn is_linear_in(kernel: &Kernel, axis: Axis) -> bool {
+    use fuse_ir::expr::Atom;
+    let linear = |e: &Expr| {
+        e.terms().all(|(atoms, _)| {
+            atoms.iter().all(|atom| match atom {
+                Atom::Axis(_) | Atom::Symbol(_) => true,
+                Atom::FloorDiv(a, b) | Atom::Mod(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => {
+                    !a.uses_axis(axis) && !b.uses_axis(axis)
+                }
+            })
+        })
+    };
+    let elements = kernel.elements.iter().all(|typed| match &typed.element {
+        Element::Load { index, .. } => index.iter().all(|c| match c {
+            Coordinate::Static(e) => linear(e),
+            Coordinate::Dynamic(_) => true,
+        }),
+        Element::Index(e) => linear(e),
+        Element::Recurrence { state, .. } => state.axis != axis,
+        Element::Constant(_) | Element::Scalar(..) | Element::Cast(_) | Element::Reduce { .. } => true,
+    });
+    elements && kernel.stores.iter().flat_map(|s| &s.index).all(linear)
+}
+
+/// Splits an axis of the space in two: `n = width·p + l`, with `p` in its place and `l` behind it.
+fn split_axis(kernel: &mut Kernel, at: usize, width: i64) {
+    let renamed: Vec<Expr> = (0..kernel.extents.len())
+        .map(|axis| match axis {
+            _ if axis < at => Expr::axis(axis),
+            _ if axis == at => Expr::axis(at) * Expr::constant(width) + Expr::axis(at + 1),
+            _ => Expr::axis(axis + 1),
+        })
+        .collect();
+    let moved = |axis: &mut Axis| {
+        if axis.index() > at {
+            axis.0 += 1;
+        }
+    };
+    kernel.extents[at] = kernel.extents[at].floor_div(&Dim::constant(width));
+    kernel.extents.insert(at + 1, Dim::constant(width));
+    kernel.rank += 1;
+    for typed in &mut kernel.elements {
+        match &mut typed.element {
+            Element::Load { index, .. } => index.iter_mut().for_each(|c| {
+                if let Coordinate::Static(e) = c {
+                    *e = e.substitute_axes(&renamed);
+                }
+            }),
+            Element::Index(e) => *e = e.substitute_axes(&renamed),
+            Element::Reduce { axes, .. } => axes.iter_mut().for_each(moved),
+            Element::Recurrence { state, .. } => moved(&mut state.axis),
+            Element::Constant(_) | Element::Scalar(..) | Element::Cast(_) => {}
+        }
+    }
+    for store in &mut kernel.stores {
+        store.index.iter_mut().for_each(|e| *e = e.substitute_axes(&renamed));
+    }
+}
