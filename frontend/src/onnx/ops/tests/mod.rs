@@ -1,11 +1,14 @@
 //! Tests of operators, each imported as a model of one node and run by the interpreter.
 
 mod arithmetic;
+mod convolutions;
 mod dimensions;
 mod functions;
+mod indexing;
 mod movements;
 mod net;
 mod normalisations;
+mod products;
 mod reductions;
 mod shapes;
 mod slices;
