@@ -4,7 +4,7 @@
 use fuse_ir::{DType, Dim};
 
 use super::super::call::Call;
-use super::super::error::{Built, refuse};
+use super::super::error::{Built, Problem, refuse};
 use crate::elementwise::Operand;
 use crate::tensor::Tensor;
 
@@ -146,7 +146,8 @@ impl Along {
         let (Some(room), Some(extent), Some(start)) =
             (room.as_constant(), self.extent.as_constant(), low.as_constant())
         else {
-            return refuse("ceil_mode needs a known extent of the operand; give the dimension with --dim");
+            let what = format!("the extent {} must be known for ceil_mode", self.extent);
+            return Err(Problem::NeedsDims { what, symbols: self.extent.symbols().into_iter().collect() });
         };
         let mut count = (room + self.stride - 1).div_euclid(self.stride) + 1;
         // No window begins behind the operand and its padding at the start.

@@ -1,12 +1,18 @@
 //! Tests of operators, each imported as a model of one node and run by the interpreter.
 
 mod arithmetic;
+mod branches;
+mod convolutions;
 mod dimensions;
 mod functions;
+mod indexing;
+mod loops;
 mod movements;
 mod net;
 mod normalisations;
+mod products;
 mod reductions;
+mod scans;
 mod shapes;
 mod slices;
 

@@ -38,6 +38,14 @@ impl Net {
         self
     }
 
+    /// The same with another model as the body of the node that computes `output`.
+    #[track_caller]
+    pub(super) fn with_body(mut self, output: &str, body: Net) -> Self {
+        let value = AttributeProto { g: Some(body.graph), ..AttributeProto::default() };
+        self.node(output).attribute.push(typed("body", AttributeType::Graph, value));
+        self
+    }
+
     /// The same with a tensor as an attribute of the node that computes `output`.
     #[track_caller]
     pub(super) fn tensor(mut self, output: &str, attribute: &str, tensor: &HostTensor) -> Self {
