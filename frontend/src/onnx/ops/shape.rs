@@ -9,7 +9,7 @@ use super::super::table::{Evaluation::*, OpRow, row};
 use super::super::value::{DimTensor, Value};
 
 pub(crate) const ROWS: &[OpRow] = &[
-    row("Identity", (1, 25), &[], Moves, |c| Ok(vec![c.value(0)?.clone()]), ""),
+    row("Identity", (1, 25), &[], Moves, identity, ""),
     row("Shape", (1, 25), &["start", "end"], Own, shape, ""),
     row("Size", (1, 25), &[], Own, size, ""),
     row("Reshape", (5, 25), &["allowzero"], Moves, reshape, "the shape follows from constants and shapes"),
@@ -17,6 +17,14 @@ pub(crate) const ROWS: &[OpRow] = &[
     row("Squeeze", (1, 25), &["axes"], Moves, squeeze, "without axes, every extent must be a number"),
     row("Unsqueeze", (1, 25), &["axes"], Moves, unsqueeze, ""),
 ];
+
+/// The input, which may be a sequence of tensors.
+fn identity(call: &Call<'_>) -> Built<Vec<Value>> {
+    match call.optional(0) {
+        Some(value) => Ok(vec![value.clone()]),
+        None => refuse("input 0 is missing"),
+    }
+}
 
 fn shape(call: &Call<'_>) -> Built<Vec<Value>> {
     let shape = call.value(0)?.shape();

@@ -6,7 +6,7 @@ use fuse_ir::expr::Atom;
 use fuse_ir::{DType, Dim};
 
 use super::super::call::Call;
-use super::super::error::{Built, refuse};
+use super::super::error::{Built, Problem, refuse};
 use super::super::table::{Evaluation::*, OpRow, row};
 use super::super::value::{DimTensor, Value, depends_on_step};
 use super::gather::from_start;
@@ -100,8 +100,16 @@ fn sliced(x: &Tensor, axis: usize, start: &Dim, end: &Dim, step: i64) -> Built<T
     if extent.is_zero() {
         return Ok(x.clone());
     }
+    let bounds = (start, end);
     let (start, end) = (Position::of(start, &extent), Position::of(end, &extent));
     let sure = start.is_sure() && end.is_sure();
+    if step < 0 && !sure {
+        // Before the first position is within a slice that leads there, so that the call would not be refused.
+        let what =
+            format!("whether {} and {}, the bounds, count from the end must be known", bounds.0, bounds.1);
+        let symbols = [bounds.0, bounds.1].into_iter().flat_map(Dim::symbols).collect();
+        return Err(Problem::NeedsDims { what, symbols });
+    }
     // Backwards is forwards on the reversed axis, where `p` is at `extent - 1 - p`. The start is clamped onto the
     // axis, the end to just beyond it.
     let last = extent.clone() - Dim::constant(1);
@@ -117,7 +125,11 @@ fn sliced(x: &Tensor, axis: usize, start: &Dim, end: &Dim, step: i64) -> Built<T
     // Where nothing is left, the start may lie beyond the end.
     let start = if length.is_zero() { Dim::constant(0) } else { start };
     let step = i64::try_from(step.unsigned_abs()).unwrap_or(i64::MAX).min(fuse_ir::limits::MAX_DIM);
-    let end = start.clone() + length;
+    let end = start.clone() + length.clone();
+    if !sure && step > 1 {
+        // By itself, as a length that is negative may round up to 0 steps.
+        return Ok(x.slice(axis, start..end).slice_by(axis, Dim::constant(0)..length, step));
+    }
     Ok(x.slice_by(axis, start..end, step))
 }
 

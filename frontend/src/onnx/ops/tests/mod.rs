@@ -1,6 +1,7 @@
 //! Tests of operators, each imported as a model of one node and run by the interpreter.
 
 mod arithmetic;
+mod attentions;
 mod branches;
 mod convolutions;
 mod dimensions;
@@ -13,6 +14,7 @@ mod normalisations;
 mod products;
 mod reductions;
 mod scans;
+mod sequences;
 mod shapes;
 mod slices;
 

@@ -82,13 +82,13 @@ fn equations() {
     let turned: Vec<f64> = (0..8).map(|p| plain[p % 2 * 4 + p / 2]).collect();
     assert_eq!(einsum("ij,jk->ki", &both), turned);
     assert_eq!(einsum("ij,jk->", &both), [plain.iter().sum::<f64>()]);
-    assert_eq!(einsum("ba", &[a.clone()]), [x[0], x[3], x[1], x[4], x[2], x[5]]);
+    assert_eq!(einsum("ba", std::slice::from_ref(&a)), [x[0], x[3], x[1], x[4], x[2], x[5]]);
     let outer: Vec<f64> = (0..9).map(|p| x[p / 3] * x[p % 3] + x[3 + p / 3] * x[3 + p % 3]).collect();
     assert_eq!(einsum("bi,bj->ij", &[a.clone(), a.clone()]), outer);
     let square = random.tensor(&[3, 3]);
     let s = square.to_f64();
-    assert_eq!(einsum("ii", &[square.clone()]), [s[0] + s[4] + s[8]]);
-    assert_eq!(einsum("ii->i", &[square.clone()]), [s[0], s[4], s[8]]);
+    assert_eq!(einsum("ii", std::slice::from_ref(&square)), [s[0] + s[4] + s[8]]);
+    assert_eq!(einsum("ii->i", std::slice::from_ref(&square)), [s[0], s[4], s[8]]);
     // Three operands, of which the first two share an index that the third needs too.
     let three = [a.clone(), b.clone(), square];
     let at = |i: usize, k: usize| -> f64 {

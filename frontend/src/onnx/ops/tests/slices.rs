@@ -1,6 +1,6 @@
 //! `Slice`, of known and of symbolic extents.
 
-use super::net::{Net, Random, assert_says, counting};
+use super::net::{Net, Random, assert_says, counting, with_dims};
 use super::*;
 
 /// The positions of a slice: where it leads backwards, its start is clamped onto the axis, unlike NumPy's.
@@ -72,6 +72,36 @@ fn slices_of_symbolic_extents_are_those_of_the_reference() {
     }
 }
 
+/// Bounds `a T + c`, forwards and backwards. A call for which it is not known from which end one counts may be
+/// refused, but is never computed wrongly.
+#[test]
+fn slices_to_computed_bounds_are_those_of_the_reference_or_refused() {
+    let mut random = Random(17);
+    let mut computed = 0;
+    for _ in 0..120 {
+        let bound = |random: &mut Random| (random.within(-1, 1), random.within(-4, 4));
+        let ((a, c), (b, d)) = (bound(&mut random), bound(&mut random));
+        let step = [-2, -1, 1, 2][random.within(0, 3) as usize];
+        let text = format!(
+            "x: f32[T]\n n = Shape(x)\n axes = [0]\n steps = [{step}]
+             a = [{a}]\n b = [{b}]\n c = [{c}]\n d = [{d}]
+             an = Mul(a, n)\n bn = Mul(b, n)\n start = Add(an, c)\n end = Add(bn, d)
+             y = Slice(x, start, end, axes, steps)\n return y"
+        );
+        let net = Net::new(13, &text);
+        for extent in 1..=8 {
+            let row = positions(extent, a * extent + c, b * extent + d, step);
+            let Ok(got) = net.attempt(&ImportOptions::default(), &[counting(&[extent as usize])]) else {
+                continue;
+            };
+            computed += 1;
+            let expected: Vec<f64> = row.iter().map(|p| *p as f64).collect();
+            assert_eq!(got[0].to_f64(), expected, "[{a}T+{c}:{b}T+{d}:{step}] of {extent}");
+        }
+    }
+    assert!(computed > 480, "half of all calls at least, not {computed}");
+}
+
 #[test]
 fn bounds_are_computed_from_a_symbolic_extent() {
     let net = Net::new(
@@ -136,6 +166,28 @@ fn bounds_of_unknown_sign_count_from_the_start() {
     assert_eq!(net.result(&[counting(&[5]), counting(&[2])]), (vec![2], vec![3.0, 4.0]));
     let options = ImportOptions::default();
     assert!(net.attempt(&options, &[counting(&[2]), counting(&[5])]).is_err());
+}
+
+#[test]
+fn backwards_the_sign_of_bounds_must_be_known() {
+    let net = Net::new(
+        13,
+        "x: f32[T]
+         n = Shape(x)
+         two = [2]
+         start = Sub(n, two)
+         far = [-9223372036854775808]
+         axes = [0]
+         back = [-1]
+         y = Slice(x, start, far, axes, back)
+         return y",
+    );
+    assert_says(&net.refusal(), &["node `y` (Slice, opset 13)", "T - 2", "--dim T=N"]);
+    let run = |t: usize| {
+        let got = net.attempt(&with_dims(&[("T", t as i64)]), &[counting(&[t])]);
+        got.expect("the extent is given")[0].to_f64()
+    };
+    assert_eq!((run(3), run(1)), (vec![1.0, 0.0], vec![0.0]));
 }
 
 #[test]
