@@ -247,10 +247,10 @@ fn options_for(device: &Device) -> Vec<CompileOptions> {
     let mut in_chunks = fused.clone();
     in_chunks.rewrite.chunks = ChunkPolicy::Always;
     let unfused = CompileOptions { tier: Tier::Fast, ..CompileOptions::unfused(target) };
-    let mut all = vec![fused, in_chunks, unfused];
+    let all = vec![fused, in_chunks, unfused];
     #[cfg(feature = "llvm")]
     if target == Target::Cpu {
-        all.push(CompileOptions { tier: Tier::Peak, ..CompileOptions::new(target) });
+        return [all, vec![CompileOptions { tier: Tier::Peak, ..CompileOptions::new(target) }]].concat();
     }
     all
 }
