@@ -84,14 +84,12 @@ impl Windows {
     pub(super) fn read(&self, x: &Tensor, padding: impl Into<Operand>, beyond: impl Into<Operand>) -> Tensor {
         let (padding, beyond) = (padding.into(), beyond.into());
         let mut out = x.clone();
-        for (i, axis) in self.0.iter().enumerate() {
-            let position = i as i64 + 2;
-            if !axis.low.is_zero() || !axis.high.is_zero() {
-                out = out.pad(position, &axis.low, &axis.high, padding.clone());
-            }
-            if !axis.extra.is_zero() {
-                out = out.pad(position, 0, &axis.extra, beyond.clone());
-            }
+        for (i, axis) in (2..).zip(&self.0).filter(|(_, a)| !a.low.is_zero() || !a.high.is_zero()) {
+            out = out.pad(i, &axis.low, &axis.high, padding.clone());
+        }
+        // After the padding of all axes, so that none of it lies beyond another.
+        for (i, axis) in (2..).zip(&self.0).filter(|(_, a)| !a.extra.is_zero()) {
+            out = out.pad(i, 0, &axis.extra, beyond.clone());
         }
         // The last first, so that the axes before it stay where they are.
         for (i, axis) in self.0.iter().enumerate().rev() {

@@ -174,6 +174,14 @@ fn windows_that_are_rounded_up() {
     // Positions behind the padding do not count, whether padding does or not.
     assert_eq!(pool("AveragePool").values(std::slice::from_ref(&x)), [0.5, 2.5, 4.0]);
     assert_eq!(pool("AveragePool").int("count_include_pad", 1).values(&[x]), [0.5, 2.5, 4.0]);
+    // Nor does the padding of one axis behind that of another.
+    let padded = Model::new("AveragePool", 19)
+        .ints("kernel_shape", &[2, 2])
+        .ints("strides", &[2, 2])
+        .ints("pads", &[0, 1, 0, 0])
+        .int("ceil_mode", 1)
+        .int("count_include_pad", 1);
+    assert_eq!(padded.values(&[counting(&[1, 1, 3, 2])]), [0.5, 2.0, 2.0, 5.0]);
     let net =
         Net::new(11, "x: f32[1, 1, T]\n y = MaxPool(x) kernel_shape=[2] strides=[2] ceil_mode=1\n return y");
     assert_says(
