@@ -9,6 +9,7 @@ use super::super::error::{Built, refuse};
 use super::super::table::{Evaluation::Computes, Evaluation::Own, OpRow, row};
 use super::super::value::Value;
 use super::gather::{coordinate, elements_along};
+use crate::tensor::Tensor;
 
 pub(crate) const ROWS: &[OpRow] = &[
     row(
@@ -17,7 +18,7 @@ pub(crate) const ROWS: &[OpRow] = &[
         &["axis", "k", "largest", "sorted"],
         Computes,
         top_k,
-        "by comparing each pair along the axis",
+        "by comparing each pair along the axis; NaN is larger than all numbers",
     ),
     row(
         "Compress",
@@ -53,13 +54,10 @@ fn top_k(call: &Call<'_>) -> Built<Vec<Value>> {
     let n = along.rank();
     // [..., i, j]: whether element j comes before element i.
     let (own, other) = (along.unsqueeze(-1), along.unsqueeze(-2));
-    let better = match call.attributes.flag("largest", true)? {
-        true => other.gt(&own),
-        false => other.lt(&own),
-    };
+    let (better, equal) = compared(&other, &own, call.attributes.flag("largest", true)?);
     let pairs: Vec<Dim> = [along.shape(), &[along.dim(-1)]].concat();
     let earlier = coordinate(call.trace(), &pairs, n).lt(coordinate(call.trace(), &pairs, n - 1));
-    let before = better.or(other.eq(&own).and(earlier));
+    let before = better.or(equal.and(earlier));
     let rank = before.cast(DType::I64).sum(-1);
     // [..., r, i]: whether element i has rank r.
     let mut chosen = along.shape().to_vec();
@@ -68,6 +66,18 @@ fn top_k(call: &Call<'_>) -> Built<Vec<Value>> {
     let indices = is_chosen.cast(DType::I64).argmax(-1);
     let values = elements_along(&along, n - 1, &indices);
     Ok(vec![values.transpose(axis, -1).into(), indices.transpose(axis, -1).into()])
+}
+
+/// Whether elements come before others, being larger or else smaller, and whether they are equal. NaN is larger than
+/// all numbers, and equal to NaN.
+fn compared(x: &Tensor, y: &Tensor, largest: bool) -> (Tensor, Tensor) {
+    let better = if largest { x.gt(y) } else { x.lt(y) };
+    if !x.dtype().is_float() {
+        return (better, x.eq(y));
+    }
+    let (x_is_nan, y_is_nan) = (x.is_nan(), y.is_nan());
+    let only = if largest { x_is_nan.and(y_is_nan.not()) } else { y_is_nan.and(x_is_nan.not()) };
+    (better.or(only), x.eq(y).or(x_is_nan.and(y_is_nan)))
 }
 
 fn vector(call: &Call<'_>, values: &[i64]) -> Built<Value> {

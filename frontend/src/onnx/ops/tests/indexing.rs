@@ -208,6 +208,11 @@ fn the_largest_are_those_of_a_sort() {
             assert_eq!((got[0].to_f64(), got[1].to_f64()), (values, indices));
         }
     }
+    let with_nan = f32s(&[6], &[1.0, f32::NAN, 3.0, 2.0, f32::NAN, 0.0]);
+    for (largest, order) in [(1, [1.0, 4.0, 2.0, 3.0, 0.0]), (0, [5.0, 0.0, 3.0, 2.0, 1.0])] {
+        let model = Model::new("TopK", 11).outputs(2).int("largest", largest);
+        assert_eq!(model.run(&[with_nan.clone(), i64s(&[1], &[5])])[1].to_f64(), order);
+    }
     let net = Net::new(
         11,
         "x: f32[T, 2]\n n = Shape(x) \n m = [0]\n t = Gather(n, m)\n y, i = TopK(x, t) axis=0\n return y",
