@@ -160,3 +160,30 @@ fn ptx_of_every_model_assembles() {
         }
     }
 }
+
+#[test]
+fn a_failed_bind_leaves_nothing_prepared_from_older_weights() {
+    let source = "graph g(x: f32[B, 8], param w: f32[8, 8], param v: f32[8, 8]) {
+        %q = contract w, v axes=[1:0]
+        %p = contract x, %q axes=[1:0]
+        return z = %p
+    }";
+    let graph = fuse::ir::parse(source).unwrap();
+    let dims = fuse::DimEnv::new().with("B", 3);
+    let device = fuse::Device::cpu(&Default::default()).unwrap();
+    let options = fuse::CompileOptions::new(fuse::Target::Cpu);
+    let mut model = fuse::compile(&graph, &options).unwrap().load(&device).unwrap();
+    let weights = |seed| {
+        let values = fuse::random::values_for(&graph, &dims, seed).unwrap();
+        fuse::random::by_kind(&graph, &values)
+    };
+    let ((older, inputs), (newer, _)) = (weights(1), weights(2));
+    model.bind(older).unwrap();
+    let before = model.run(&inputs, &dims).unwrap();
+    let unknown = ("unknown".to_owned(), newer["w"].clone());
+    assert!(model.bind(newer.clone().into_iter().chain([unknown])).is_err());
+    let after = model.run(&inputs, &dims).unwrap();
+    model.bind(newer).unwrap();
+    assert_eq!(after, model.run(&inputs, &dims).unwrap());
+    assert_ne!(after, before);
+}

@@ -226,14 +226,14 @@ impl Executable {
                 }
             }
         }
-        self.bind_loaded(loaded)?;
-        if let Some(error) = failure {
-            return Err(error);
-        }
+        let bound = self.bind_loaded(loaded);
+        // After a failure too: earlier parameters of the call stay bound, and nothing may run that was prepared from
+        // those before them.
         let mut version = self.version().unprepared();
         let prepared = self.prepare(&mut version);
         *lock(&self.version) = Arc::new(version);
-        prepared
+        bound?;
+        failure.map_or(prepared, Err)
     }
 
     /// Copies a parameter to the device; returns its position too.
