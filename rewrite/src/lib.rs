@@ -17,6 +17,7 @@
 //! | `lower` | chosen terms → kernels |
 //! | `kernel_copy` | elements of one kernel in another |
 //! | `pack` | parameters laid out as reductions read them |
+//! | `ranges` | what values index expressions take |
 //! | `provenance` | what rules asserted, and proofs from it |
 //! | `unfused` | the baseline: one kernel per operation, without an e-graph |
 //! | `explain` | why the kernels are what they are |
@@ -40,6 +41,7 @@ mod panels;
 mod program_cost;
 mod provenance;
 mod push;
+mod ranges;
 pub mod report;
 pub mod rules;
 mod scan_set;

@@ -15,10 +15,11 @@ use fuse_ir::types::Shape;
 use fuse_ir::{Expr, IndexMap};
 
 use super::contraction::{factors, product, scalar};
-use super::structure::{index_value, reduced_axes};
+use super::structure::reduced_axes;
 use super::{Contract, Procedure};
 use crate::analysis::Terms;
 use crate::language::{Head, Term};
+use crate::ranges::index_value;
 
 /// The rule.
 pub const PROCEDURES: &[Procedure] = &[Procedure {

@@ -14,6 +14,7 @@ pub mod invariant;
 pub mod joined;
 pub mod pattern;
 pub mod pointwise;
+pub mod positions;
 pub mod structure;
 #[cfg(test)]
 mod tests;
@@ -195,6 +196,7 @@ pub fn procedures() -> impl Iterator<Item = &'static Procedure> {
     let families = [
         structure::PROCEDURES,
         pointwise::PROCEDURES,
+        positions::PROCEDURES,
         contraction::PROCEDURES,
         associate::PROCEDURES,
         joined::PROCEDURES,

@@ -7,6 +7,7 @@ use fuse_ir::{DType, Literal};
 use super::{Contract, Procedure};
 use crate::analysis::Terms;
 use crate::language::{Head, Term};
+use crate::ranges::index_value;
 
 /// The rules.
 pub const PROCEDURES: &[Procedure] = &[
@@ -32,9 +33,9 @@ pub const PROCEDURES: &[Procedure] = &[
     },
     Procedure {
         name: "cast-of-index",
-        left: "cast of an i64 index expression",
+        left: "cast of an index expression",
         right: "the index expression in that type",
-        guard: "the index is of type i64: others may have wrapped or been rounded",
+        guard: "of type i64, or i32 without wrapping: others may have been rounded",
         test: "rewrite/tests/rules/cast-of-index.fuse",
         candidate: |t| matches!(t.head, Head::Cast(_)),
         apply: cast_of_index,
@@ -86,7 +87,7 @@ fn select_of_same_function(terms: &mut Terms, term: &Term) -> Option<Id> {
 
 fn cast_of_index(terms: &mut Terms, term: &Term) -> Option<Id> {
     let Head::Cast(to) = term.head else { return None };
-    let value = super::structure::index_value(terms, term.children[0])?;
+    let value = index_value(terms, term.children[0])?;
     let space = terms[term.children[0]].data.space;
     // A constant folds by itself, and a truth value is no index.
     if value.as_constant().is_some() || to == DType::Bool {

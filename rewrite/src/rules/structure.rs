@@ -7,6 +7,7 @@ use fuse_ir::{DType, Expr, IndexMap, Literal};
 use super::{Contract, Procedure};
 use crate::analysis::Terms;
 use crate::language::{Head, MapId, Term};
+use crate::ranges::{index_value, is_nonnegative_at_points};
 
 /// The rules in code.
 pub const PROCEDURES: &[Procedure] = &[
@@ -14,7 +15,7 @@ pub const PROCEDURES: &[Procedure] = &[
         name: "compare-index",
         left: "comparison of two index expressions",
         right: "true or false",
-        guard: "the ranges of the axes decide it",
+        guard: "the ranges of the axes decide it at every point",
         test: "rewrite/tests/rules/compare-index.fuse",
         candidate: is_comparison,
         apply: compare_index,
@@ -80,37 +81,15 @@ fn is_comparison(term: &Term) -> bool {
     matches!(term.head, Head::Scalar(Eq | Ne | Lt | Le | Gt | Ge))
 }
 
-/// The index expression of a class of type i64, if it has one.
-pub fn index_value(terms: &Terms, class: Id) -> Option<Expr> {
-    let tables = &terms.analysis.tables;
-    terms[class].nodes.iter().find_map(|t| match t.head {
-        Head::Index(id) if tables.index(id).dtype == DType::I64 => Some(tables.index(id).value.clone()),
-        Head::Constant(id) if tables.constant(id).value.dtype() == DType::I64 => {
-            Some(Expr::constant(tables.constant(id).value.as_i64()))
-        }
-        Head::Index(_)
-        | Head::Constant(_)
-        | Head::Leaf(_)
-        | Head::Scalar(_)
-        | Head::Cast(_)
-        | Head::Reindex(_)
-        | Head::Reduce(..)
-        | Head::Gather(_)
-        | Head::Carry(..)
-        | Head::ScanFinal(..)
-        | Head::Recurrence { .. }
-        | Head::RecurrenceFinal(_) => None,
-    })
-}
-
-/// A comparison of indices that the ranges of the axes decide: reading the inner part of a padded tensor.
+/// A comparison of indices that the ranges of the axes decide: reading the inner part of a padded tensor, or whether a
+/// table has rows at all where the space has points only if it does.
 fn compare_index(terms: &mut Terms, term: &Term) -> Option<Id> {
     let Head::Scalar(op) = term.head else { return None };
     let (x, y) = (index_value(terms, term.children[0])?, index_value(terms, term.children[1])?);
     let space = terms[term.children[0]].data.space;
     let extents = terms.analysis.tables.extents(space);
-    let at_least = |a: &Expr, b: &Expr| (a.clone() - b.clone()).is_nonnegative(extents);
-    let above = |a: &Expr, b: &Expr| (a.clone() - b.clone() - Expr::constant(1)).is_nonnegative(extents);
+    let at_least = |a: &Expr, b: &Expr| is_nonnegative_at_points(&(a.clone() - b.clone()), extents);
+    let above = |a: &Expr, b: &Expr| at_least(a, &(b.clone() + Expr::constant(1)));
     let decide = |holds: bool, fails: bool| {
         if holds {
             Some(true)
