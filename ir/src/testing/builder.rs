@@ -182,7 +182,13 @@ impl<'c> Builder<'c> {
 
     fn elementwise(&mut self, x: ValueId, choices: &mut Choices) -> Option<ValueId> {
         let ty = self.ty(x);
-        let takes = |op: &ScalarOp| op.domain() == Domain::Any || op.domain().contains(ty.dtype);
+        // An op may change the type, but to none that the graph is not to have.
+        let allowed =
+            |dtype| dtype == DType::Bool || dtype == ty.dtype || self.config.dtypes.contains(&dtype);
+        let takes = |op: &ScalarOp| {
+            let in_domain = op.domain() == Domain::Any || op.domain().contains(ty.dtype);
+            in_domain && allowed(op.result_rule().result(ty.dtype))
+        };
         let ops: Vec<ScalarOp> = ScalarOp::ALL.iter().copied().filter(takes).collect();
         let op = *choices.of(&ops)?;
         let mut operands = vec![x];
