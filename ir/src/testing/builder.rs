@@ -187,7 +187,8 @@ impl<'c> Builder<'c> {
             |dtype| dtype == DType::Bool || dtype == ty.dtype || self.config.dtypes.contains(&dtype);
         let takes = |op: &ScalarOp| {
             let in_domain = op.domain() == Domain::Any || op.domain().contains(ty.dtype);
-            in_domain && allowed(op.result_rule().result(ty.dtype))
+            // Bits tell apart what programs that mean the same may differ in: the sign of a zero, the last place.
+            *op != ScalarOp::ToBits && in_domain && allowed(op.result_rule().result(ty.dtype))
         };
         let ops: Vec<ScalarOp> = ScalarOp::ALL.iter().copied().filter(takes).collect();
         let op = *choices.of(&ops)?;
