@@ -152,3 +152,23 @@ fn constants_are_no_views_of_what_an_empty_tensor_is_a_view_of() {
         agrees(&terms, &dims, &inputs, Agreement::Exact).unwrap_or_else(|e| panic!("{e}"));
     }
 }
+
+/// Where there is a row there is one to gather, but rows padded to an empty tensor are gathered from nothing.
+#[test]
+fn what_holds_for_every_row_of_an_empty_tensor_does_not_hold_for_its_padding() {
+    let graph = fuse_ir::parse(
+        "graph g(x: i32[T, 5]) -> (y: i32[T + 2, 5, 5]) {
+           %1 = relu x
+           %2 = gather %1, x axis=0
+           %3 = pad %2 low=[1, 0, 0] high=[1, 0, 0] value=1
+           return y = %3
+         }",
+    )
+    .expect("the graph is well-formed");
+    for t in 0..3 {
+        let dims = DimEnv::new().with("T", t);
+        let terms = under_rules(&graph, &exact_rules());
+        let inputs = special_inputs(&graph, &dims, 5);
+        agrees(&terms, &dims, &inputs, Agreement::Exact).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
