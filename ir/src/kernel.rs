@@ -142,8 +142,9 @@ pub struct TypedElement {
 pub struct Store {
     /// The buffer; no two stores of a kernel graph outside alternative loop bodies write the same elements.
     pub buffer: BufferId,
-    /// One coordinate for each of its axes, over space axes and symbols; injective on the space, or on what is
-    /// left of it without the axis of a recurrence whose final state is stored.
+    /// One coordinate for each of its axes, over space axes and symbols. No two points of the space store different
+    /// values to one element: the index is injective, or overlapping panels compute the same again
+    /// (`fuse_rewrite::panel_parameters`). The axis of a recurrence whose final state is stored does not count.
     pub index: SmallVec<[Expr; 4]>,
     /// The value.
     pub value: ElementId,

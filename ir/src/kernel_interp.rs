@@ -73,7 +73,7 @@ pub enum KernelInterpError {
         /// The coordinates.
         index: Vec<i64>,
     },
-    /// Two stores of one element in one launch, or of one element of an output.
+    /// Two stores of different values to one element in one launch, or stores of one element of an output in two.
     #[error("kernel {kernel}: stores {buffer}{index:?} twice")]
     StoredTwice {
         /// The kernel's name.
@@ -144,6 +144,15 @@ impl Memory {
     /// read of an empty tensor may touch.
     fn is_empty_at(&self, index: &[i64]) -> bool {
         self.elements.is_empty() && index.iter().zip(&self.shape).all(|(i, n)| *i >= 0 && *i < (*n).max(1))
+    }
+}
+
+/// Whether two values are the same to the bit.
+fn is_same(a: ScalarValue, b: ScalarValue) -> bool {
+    match (a, b) {
+        (ScalarValue::Float(a), ScalarValue::Float(b)) => a.to_bits() == b.to_bits(),
+        (ScalarValue::Int(a), ScalarValue::Int(b)) => a == b,
+        (ScalarValue::Float(_), ScalarValue::Int(_)) | (ScalarValue::Int(_), ScalarValue::Float(_)) => false,
     }
 }
 
@@ -287,8 +296,9 @@ impl Run<'_> {
                 });
             };
             let before = std::mem::replace(&mut memory.written[at], self.launches);
+            let same = before == self.launches && memory.elements[at].is_some_and(|old| is_same(old, value));
             // Nothing rewrites an output, whose parts may come from several kernels.
-            if before == self.launches || (is_output && before > 0) {
+            if !same && (before == self.launches || (is_output && before > 0)) {
                 return Err(KernelInterpError::StoredTwice { kernel: name(), buffer, index });
             }
             memory.elements[at] = Some(value);

@@ -3,8 +3,9 @@
 //! `Σ_k x[b, k] · w[n, k]` with a vector along `k` ends in a sum over the lanes of every result, which costs as much
 //! as a short product itself. With a vector along `n` nothing is left to add, but neighbouring `n` must lie side by
 //! side, and what one tile reads over all `k` should be one contiguous piece. So the axis `n` of the kernel is split
-//! in panels, `n = width·p + l`, and the parameter is copied to `[N/width, K, width]`. As with other copies of
-//! parameters ([`crate::pack`]), whoever runs the program makes them once.
+//! in panels, `n = width·p + l`, and the parameter is copied to `[⌈N/width⌉, K, width]`. Where panels do not divide the axis
+//! the last one begins earlier, `n = min(width·p, N - width) + l`, and computes some elements again. As with other copies
+//! of parameters ([`crate::pack`]), whoever runs the program makes them once.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -74,8 +75,54 @@ fn known(graph: &Graph, kernels: &KernelGraph) -> BTreeSet<BufferId> {
     known
 }
 
-/// A copy of a parameter: which one, its axes that are `n` and `k`, and the width of the panels.
-type Copy = (BufferId, usize, usize, i64);
+/// A copy of a parameter in panels.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Copy {
+    source: BufferId,
+    /// The axes of the source that are `n` and `k`.
+    across: usize,
+    along: usize,
+    panels: Panels,
+    /// Where the first panel begins along `n`.
+    from: i64,
+}
+
+/// An axis in panels.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Panels {
+    /// The elements of the axis, at least a panel of them.
+    count: i64,
+    width: i64,
+}
+
+impl Panels {
+    fn number(self) -> i64 {
+        (self.count + self.width - 1) / self.width
+    }
+
+    /// Whether no two panels overlap.
+    fn divide(self) -> bool {
+        self.count % self.width == 0
+    }
+
+    /// The element that lane `lane` of panel `panel` is.
+    fn element(self, panel: Expr, lane: Expr) -> Expr {
+        let first = panel * Expr::constant(self.width);
+        let last = Expr::constant(self.count - self.width);
+        if self.divide() { first + lane } else { first.minimum(&last) + lane }
+    }
+
+    /// The best of up to so many vectors of `lanes` a panel: a tile of more loads less for each multiply-add, but
+    /// may compute more elements twice.
+    fn choose(count: i64, lanes: i64, most_vectors: i64) -> Option<Panels> {
+        let panels = (1..=most_vectors).map(|v| Panels { count, width: v * lanes });
+        let cost = |p: &Panels| {
+            let vectors = p.width / lanes;
+            (p.number() * p.width) as f64 * (1.0 + 0.25 / vectors as f64)
+        };
+        panels.filter(|p| count >= p.width).min_by(|a, b| cost(a).total_cmp(&cost(b)))
+    }
+}
 
 /// A load that wants panels.
 struct Wish {
@@ -117,33 +164,44 @@ impl Paneler {
             return;
         }
         // Several products share a loop, and their vectors the registers.
-        let vectors = (1..=MOST_VECTORS / wishes.len().clamp(1, MOST_VECTORS)).rev();
-        let Some(width) = vectors.map(|v| v as i64 * self.lanes).find(|w| self.fits(kernel, &wishes, *w))
-        else {
+        let most_vectors = MOST_VECTORS / wishes.len().clamp(1, MOST_VECTORS);
+        let count = kernel.extents[last].as_constant();
+        let Some(panels) = count.and_then(|n| Panels::choose(n, self.lanes, most_vectors as i64)) else {
             return;
         };
-        split_axis(kernel, last, width);
-        for Wish { element, across, along } in wishes {
-            let Element::Load { buffer, index } = &kernel.elements[element].element else { continue };
-            let (source, index) = (*buffer, index.clone());
-            let (Coordinate::Static(n), Coordinate::Static(k)) = (&index[across], &index[along]) else {
-                continue;
-            };
-            // `n` is `width·p + l + c·width`.
-            let offset = n.clone() - Expr::axis(last) * Expr::constant(width) - Expr::axis(last + 1);
-            let offset = Expr::constant(offset.as_constant().unwrap_or(0) / width);
-            let mut packed: SmallVec<[Coordinate; 4]> = index
-                .iter()
-                .enumerate()
-                .filter(|(i, _)| *i != across && *i != along)
-                .map(|(_, c)| c.clone())
-                .collect();
-            packed.push(Coordinate::Static(Expr::axis(last) + offset));
-            packed.push(Coordinate::Static(k.clone()));
+        let copies: Option<Vec<(Copy, i64)>> =
+            wishes.iter().map(|w| self.wanted_copy(kernel, w, panels)).collect();
+        let Some(copies) = copies else { return };
+        split_axis(kernel, last, panels);
+        for (Wish { element, across, along }, (copy, first)) in wishes.into_iter().zip(copies) {
+            let Element::Load { index, .. } = &kernel.elements[element].element else { continue };
+            let others = (0..index.len()).filter(|i| *i != across && *i != along);
+            let mut packed: SmallVec<[Coordinate; 4]> = others.map(|i| index[i].clone()).collect();
+            packed.push(Coordinate::Static(Expr::axis(last) + Expr::constant(first)));
+            packed.push(index[along].clone());
             packed.push(Coordinate::Static(Expr::axis(last + 1)));
-            let buffer = self.copy((source, across, along, width));
+            let buffer = self.copy(copy);
             kernel.elements[element].element = Element::Load { buffer, index: packed };
         }
+    }
+
+    /// The copy that a load wants, and the panel of it that is the kernel's first. Panels that fit all of the
+    /// parameter are shared by kernels and loads that begin at different ones of them.
+    fn wanted_copy(&self, kernel: &Kernel, wish: &Wish, panels: Panels) -> Option<(Copy, i64)> {
+        let Wish { element, across, along } = *wish;
+        let Element::Load { buffer, index } = &kernel.elements[element].element else { return None };
+        let Coordinate::Static(n) = &index[across] else { return None };
+        let from = (n.clone() - Expr::axis(kernel.rank - 1)).as_constant().filter(|from| *from >= 0)?;
+        let shape = &self.buffers[buffer.index()].ty.shape;
+        let whole = shape.iter().map(Dim::as_constant).collect::<Option<Vec<i64>>>()?[across];
+        let all = Panels { count: whole, width: panels.width };
+        if panels.divide() && all.divide() && from % panels.width == 0 {
+            return Some((
+                Copy { source: *buffer, across, along, panels: all, from: 0 },
+                from / panels.width,
+            ));
+        }
+        (from + panels.count <= whole).then_some((Copy { source: *buffer, across, along, panels, from }, 0))
     }
 
     /// Whether an element is a load of a parameter that a reduction would rather read in panels.
@@ -172,45 +230,30 @@ impl Paneler {
         worth.then_some(Wish { element, across, along })
     }
 
-    /// Whether panels of that width divide the axis, and every parameter from where the kernel begins to read it.
-    fn fits(&self, kernel: &Kernel, wishes: &[Wish], width: i64) -> bool {
-        let last = kernel.rank - 1;
-        let divides = |dim: &Dim| dim.as_constant().is_some_and(|n| n >= width && n % width == 0);
-        let aligned = |w: &Wish| {
-            let Element::Load { buffer, index } = &kernel.elements[w.element].element else { return false };
-            let Coordinate::Static(n) = &index[w.across] else { return false };
-            let offset = (n.clone() - Expr::axis(last)).as_constant();
-            let shape = &self.buffers[buffer.index()].ty.shape;
-            let known = shape.iter().all(|d| d.as_constant().is_some());
-            known && divides(&shape[w.across]) && offset.is_some_and(|o| o >= 0 && o % width == 0)
-        };
-        divides(&kernel.extents[last]) && wishes.iter().all(aligned)
-    }
-
     /// The buffer of a copy.
     fn copy(&mut self, copy: Copy) -> BufferId {
         if let Some(buffer) = self.copies.get(&copy) {
             return *buffer;
         }
-        let (source, across, along, width) = copy;
+        let Copy { source, across, along, panels, .. } = copy;
         let Buffer { name, ty, .. } = &self.buffers[source.index()];
         let outer = (0..ty.shape.len()).filter(|i| *i != across && *i != along);
         let mut shape: Shape = outer.map(|i| ty.shape[i].clone()).collect();
-        shape.push(ty.shape[across].floor_div(&Dim::constant(width)));
+        shape.push(Dim::constant(panels.number()));
         shape.push(ty.shape[along].clone());
-        shape.push(Dim::constant(width));
+        shape.push(Dim::constant(panels.width));
         let (name, ty) = (format!("{name}.panels"), TensorType { dtype: ty.dtype, shape });
         let name = self.buffer_names.unique(&name);
         self.buffers.push(Buffer { name, ty, kind: BufferKind::Temporary });
         let buffer = BufferId::from(self.buffers.len() - 1);
-        self.copies.insert(copy, buffer);
+        self.copies.insert(copy.clone(), buffer);
         self.order.push(copy);
         buffer
     }
 
     /// The kernel that writes a copy.
     fn kernel(&mut self, copy: &Copy) -> Kernel {
-        let (source, across, along, width) = *copy;
+        let Copy { source, across, along, panels, from } = *copy;
         let target = self.copies[copy];
         let (name, dtype) = {
             let buffer = &self.buffers[source.index()];
@@ -221,7 +264,7 @@ impl Paneler {
         let mut outer = (0..space.len() - 3).map(Expr::axis);
         let coordinate = |i: usize| {
             let e = if i == across {
-                panel.clone() * Expr::constant(width) + lane.clone()
+                panels.element(panel.clone(), lane.clone()) + Expr::constant(from)
             } else if i == along {
                 k.clone()
             } else {
@@ -268,12 +311,12 @@ fn is_linear_in(kernel: &Kernel, axis: Axis) -> bool {
     elements && kernel.stores.iter().flat_map(|s| &s.index).all(linear)
 }
 
-/// Splits an axis of the space in two: `n = width·p + l`, with `p` in its place and `l` behind it.
-fn split_axis(kernel: &mut Kernel, at: usize, width: i64) {
+/// Splits an axis of the space in two: the panel in its place and the lane behind it.
+fn split_axis(kernel: &mut Kernel, at: usize, panels: Panels) {
     let renamed: Vec<Expr> = (0..kernel.extents.len())
         .map(|axis| match axis {
             _ if axis < at => Expr::axis(axis),
-            _ if axis == at => Expr::axis(at) * Expr::constant(width) + Expr::axis(at + 1),
+            _ if axis == at => panels.element(Expr::axis(at), Expr::axis(at + 1)),
             _ => Expr::axis(axis + 1),
         })
         .collect();
@@ -282,8 +325,8 @@ fn split_axis(kernel: &mut Kernel, at: usize, width: i64) {
             axis.0 += 1;
         }
     };
-    kernel.extents[at] = kernel.extents[at].floor_div(&Dim::constant(width));
-    kernel.extents.insert(at + 1, Dim::constant(width));
+    kernel.extents[at] = Dim::constant(panels.number());
+    kernel.extents.insert(at + 1, Dim::constant(panels.width));
     kernel.rank += 1;
     for typed in &mut kernel.elements {
         match &mut typed.element {

@@ -41,13 +41,16 @@ impl Access {
             match coordinate {
                 Coordinate::Static(e) => {
                     let mut compound = false;
+                    let may_be_empty = extent.as_constant().is_none_or(|n| n < 1);
                     e.visit_atoms(&mut |atom| match atom {
                         Atom::Axis(_) => {}
                         Atom::Symbol(s) => {
                             symbols.insert(s.clone());
                         }
                         Atom::FloorDiv(..) | Atom::Mod(..) => compound = true,
-                        Atom::Min(..) | Atom::Max(..) => (compound, clamped) = (true, true),
+                        Atom::Min(..) | Atom::Max(..) => {
+                            (compound, clamped) = (true, clamped || may_be_empty);
+                        }
                     });
                     // A fixed coordinate is inside only if there is anything to be inside of.
                     if e.axes().is_empty() {
