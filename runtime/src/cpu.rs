@@ -11,6 +11,7 @@ use fuse_codegen::cranelift::CpuModule;
 use crate::device::DeviceError;
 use crate::error::RunError;
 use crate::limits;
+use crate::profile::{Notes, Profile};
 use crate::program::{Launch, Program, Quantities, RunState, StepRunner, Total, walk};
 use crate::team::{Barrier, Job, JobOptions, Signal, Team};
 use crate::version::Instance;
@@ -129,6 +130,8 @@ pub(crate) struct CpuRun {
     pub module: Arc<dyn HostModule>,
     pub state: RunState,
     pub error: Mutex<Option<RunError>>,
+    /// Where to note how long kernels take, if anybody asks.
+    pub profile: Option<Arc<Profile>>,
 }
 
 impl Job for CpuRun {
@@ -144,11 +147,15 @@ impl Job for CpuRun {
             buffers: Vec::with_capacity(self.state.addresses.len()),
             symbols: Vec::with_capacity(self.state.symbols.len()),
             left: false,
+            notes: self.profile.as_ref().map(|_| Notes::new(member, &self.program)),
         };
         let result = walk(&self.program, &self.instance.quantities, &mut state, &mut runner);
         // Every member meets the same error; leaving because of a signal is not one.
         if let (Err(error), false) = (result, runner.left) {
             self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        }
+        if let (Some(profile), Some(notes)) = (&self.profile, runner.notes) {
+            profile.add(notes);
         }
     }
 }
@@ -177,9 +184,16 @@ struct Member<'a> {
     symbols: Vec<i64>,
     /// Whether the member left on a signal.
     left: bool,
+    notes: Option<Notes>,
 }
 
 impl Member<'_> {
+    fn note(&mut self, what: impl FnOnce(&mut Notes)) {
+        if let Some(notes) = &mut self.notes {
+            what(notes);
+        }
+    }
+
     /// Meets the others; whether this member stays.
     fn meet(&mut self) -> bool {
         self.since_barrier = Since::Nothing;
@@ -210,7 +224,10 @@ impl StepRunner for Member<'_> {
     fn launch(&mut self, at: usize, launch: &Launch, work: i64, state: &RunState) -> Result<(), RunError> {
         let (mut members, meet) = self.share(at, work);
         if meet {
-            if !self.meet() {
+            self.note(Notes::start);
+            let stays = self.meet();
+            self.note(|notes| notes.waited(at));
+            if !stays {
                 self.left = true;
                 return Err(RunError::Panicked("another member".into()));
             }
@@ -229,6 +246,7 @@ impl StepRunner for Member<'_> {
         self.symbols.clear();
         self.symbols.extend(launch.symbols.iter().map(|s| state.symbols[*s]));
         let (begin, end) = (part(work, self.member, members), part(work, self.member + 1, members));
+        self.note(Notes::start);
         // SAFETY: `Program::new` checked the function's parameters against the kernel graph's buffers, so there
         // is one address and one value for each. The addresses are those of the memory plan, of bound
         // parameters, of inputs whose shapes were checked, and of outputs allocated for these dimensions; each
@@ -236,6 +254,7 @@ impl StepRunner for Member<'_> {
         // access elements in bounds, work items are independent, members have disjoint ranges, and a barrier
         // stands between this launch and any earlier one that ran on another member.
         unsafe { self.module.call(launch.function, &self.buffers, &self.symbols, begin, end) };
+        self.note(|notes| notes.ran(at));
         Ok(())
     }
 }

@@ -1,6 +1,5 @@
 //! The executable: compiled once, bound to its weights once, run at any dimensions.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use fuse_ir::expr::DimEnv;
 use fuse_ir::kernel::{BufferKind, KernelGraph};
 use fuse_ir::{DType, Graph, InputKind, Tensor};
 
+use crate::arguments::Arguments;
 use crate::block::{Block, OutOfMemory};
 use crate::cpu::{CpuDevice, CpuRun, HostModule, Spread};
 use crate::cuda::{CudaCode, CudaDevice, CudaRun};
@@ -18,6 +18,7 @@ use crate::device::{Device, Kind};
 use crate::error::{BuildError, RunError};
 use crate::improvement::{HostCode, Improvement, Progress};
 use crate::plan::MemoryPlan;
+use crate::profile::{KernelTime, Profile};
 use crate::program::RunState;
 use crate::sim::device::{SimCode, SimRun};
 use crate::version::{Instance, Version};
@@ -35,45 +36,6 @@ pub enum Code {
     Host(Arc<dyn HostModule>),
     /// PTX modules that together have an entry point of each function's name.
     Ptx(Vec<String>),
-}
-
-/// The inputs of one call, parameters excluded.
-#[derive(Clone, Debug)]
-pub enum Arguments<'a> {
-    /// By name, in any order.
-    Named(Vec<(&'a str, &'a Tensor)>),
-    /// In the order of the graph's inputs.
-    Ordered(Vec<&'a Tensor>),
-}
-
-impl<'a> From<&[(&'a str, &'a Tensor)]> for Arguments<'a> {
-    fn from(named: &[(&'a str, &'a Tensor)]) -> Self {
-        Arguments::Named(named.to_vec())
-    }
-}
-
-impl<'a, const N: usize> From<&[(&'a str, &'a Tensor); N]> for Arguments<'a> {
-    fn from(named: &[(&'a str, &'a Tensor); N]) -> Self {
-        Arguments::Named(named.to_vec())
-    }
-}
-
-impl<'a> From<&'a BTreeMap<String, Tensor>> for Arguments<'a> {
-    fn from(named: &'a BTreeMap<String, Tensor>) -> Self {
-        Arguments::Named(named.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect())
-    }
-}
-
-impl<'a> From<&[&'a Tensor]> for Arguments<'a> {
-    fn from(ordered: &[&'a Tensor]) -> Self {
-        Arguments::Ordered(ordered.to_vec())
-    }
-}
-
-impl<'a, const N: usize> From<&[&'a Tensor; N]> for Arguments<'a> {
-    fn from(ordered: &[&'a Tensor; N]) -> Self {
-        Arguments::Ordered(ordered.to_vec())
-    }
 }
 
 /// A bound weight.
@@ -320,6 +282,31 @@ impl Executable {
         dims: &DimEnv,
         outputs: &mut Vec<Tensor>,
     ) -> Result<(), RunError> {
+        self.run_and_note(inputs, dims, outputs, None)
+    }
+
+    /// Runs once and says how long each kernel took on each thread, in order of first launch; empty on a device other
+    /// than the CPU. The times include those of taking them, some 50 ns a launch.
+    ///
+    /// # Errors
+    /// As [`Executable::run`].
+    pub fn profile<'a>(
+        &self,
+        inputs: impl Into<Arguments<'a>>,
+        dims: &DimEnv,
+    ) -> Result<Vec<KernelTime>, RunError> {
+        let profile = Arc::new(Profile::default());
+        self.run_and_note(inputs, dims, &mut Vec::new(), Some(profile.clone()))?;
+        Ok(profile.kernels())
+    }
+
+    fn run_and_note<'a>(
+        &self,
+        inputs: impl Into<Arguments<'a>>,
+        dims: &DimEnv,
+        outputs: &mut Vec<Tensor>,
+        profile: Option<Arc<Profile>>,
+    ) -> Result<(), RunError> {
         let given = self.arrange(inputs.into())?;
         self.take_improvement();
         let version = self.version();
@@ -329,7 +316,8 @@ impl Executable {
             Backend::Cpu { device, arenas } => {
                 let start = Instant::now();
                 let mut arena = take_arena(arenas, instance.plan.arena_bytes)?;
-                let result = self.run_on_cpu(device, &version, &instance, &given, outputs, &mut arena);
+                let result =
+                    self.run_on_cpu(device, &version, &instance, &given, outputs, &mut arena, profile);
                 let mut arenas = lock(arenas);
                 if arenas.len() < ARENAS_KEPT {
                     arenas.push(arena);
@@ -377,6 +365,7 @@ impl Executable {
         given: &[Option<&Tensor>],
         outputs: &mut [Tensor],
         arena: &mut Block,
+        profile: Option<Arc<Profile>>,
     ) -> Result<(), RunError> {
         let base = arena.address_mut();
         let mut addresses = vec![base as u64; version.kinds.len()];
@@ -421,6 +410,7 @@ impl Executable {
             module,
             state: RunState { addresses, symbols: instance.quantities.symbols.clone() },
             error: Mutex::default(),
+            profile,
         })?;
         for (i, block) in &copied_back {
             block.copy_to(outputs[*i].bytes_mut());

@@ -7,6 +7,7 @@
 //! Devices ([`device`]) share one walk over the program's steps. The CPU ([`cpu`]) walks it with a team of
 //! threads in lockstep ([`team`]); CUDA launches it on a stream, through a driver that is loaded at run time.
 
+mod arguments;
 mod block;
 pub mod cpu;
 mod cuda;
@@ -19,15 +20,18 @@ pub mod liveness;
 pub mod plan;
 pub mod plan_checker;
 mod prepare;
+mod profile;
 mod program;
 pub mod sim;
 pub mod team;
 mod version;
 
+pub use arguments::Arguments;
 pub use block::OutOfMemory;
 pub use cpu::HostModule;
 pub use device::{Device, DeviceError, DeviceName, DeviceOptions};
 pub use error::{BuildError, RunError};
-pub use executable::{Arguments, Code, Executable};
+pub use executable::{Code, Executable};
 pub use improvement::{HostCode, Improvement, Maker, improvement};
 pub use plan::{MemoryPlan, PlanError};
+pub use profile::KernelTime;

@@ -144,7 +144,7 @@ impl Version {
         let state = RunState { addresses, symbols: quantities.symbols.clone() };
         let instance = Arc::new(Instance { plan: Arc::new(plan), quantities, spread, outputs: Vec::new() });
         let (program, module) = (preparation.program.clone(), module.clone());
-        device.run(CpuRun { program, instance, module, state, error: Mutex::default() })?;
+        device.run(CpuRun { program, instance, module, state, error: Mutex::default(), profile: None })?;
         self.prepared = made;
         Ok(())
     }

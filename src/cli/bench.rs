@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use fuse_ir::Tensor;
+use fuse_runtime::KernelTime;
 use serde::Serialize;
 
 use super::args::{BenchArgs, Rewrite};
@@ -40,6 +41,18 @@ struct Figures {
     launches: i64,
     /// Intermediate tensors: the planned arena.
     arena_bytes: u64,
+    /// With --profile, the time in each kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<Vec<ProfileRow>>,
+}
+
+/// The time in one kernel, by thread.
+#[derive(Debug, Serialize)]
+struct ProfileRow {
+    kernel: String,
+    launches: u64,
+    running_ms: Vec<f64>,
+    waiting_ms: Vec<f64>,
 }
 
 /// Runs the command.
@@ -57,6 +70,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), CliError> {
     loaded.executable.wait_for_improvement();
     let ready = start.elapsed();
     let times = measure(Duration::from_secs_f64(args.seconds), || loaded.run(&problem).map(drop))?;
+    let profile = args.profile.then(|| profile(&loaded, &problem)).transpose()?;
     let max_abs_err = expected.map(|e| max_abs_error(&problem, &outputs, &e)).transpose()?;
     let ms = |d: Duration| d.as_secs_f64() * 1e3;
     let kernels = loaded.compiled.kernels.kernels();
@@ -77,6 +91,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), CliError> {
         loop_kernels: kernels.iter().filter(|(_, depth)| *depth > 0).count(),
         launches: loaded.compiled.kernels.launches().eval_dim(&problem.dims).map_err(CliError::input)?,
         arena_bytes: loaded.executable.plan(&problem.dims).map_err(CliError::input)?.arena_bytes,
+        profile,
     };
     report(args, &figures)
 }
@@ -101,6 +116,28 @@ fn measure(
     progress.finish_and_clear();
     times.sort();
     Ok(times)
+}
+
+/// The kernels of the run of median time among twenty.
+fn profile(loaded: &Loaded, problem: &Problem) -> Result<Vec<ProfileRow>, CliError> {
+    let mut runs = Vec::new();
+    for _ in 0..20 {
+        runs.push(loaded.executable.profile(&problem.inputs, &problem.dims).map_err(CliError::input)?);
+    }
+    let total = |run: &Vec<KernelTime>| -> Duration {
+        run.iter()
+            .map(|k| k.running.iter().zip(&k.waiting).map(|(r, w)| *r + *w).max().unwrap_or_default())
+            .sum()
+    };
+    runs.sort_by_key(total);
+    let ms = |times: &[Duration]| times.iter().map(|d| d.as_secs_f64() * 1e3).collect();
+    let row = |k: KernelTime| ProfileRow {
+        running_ms: ms(&k.running),
+        waiting_ms: ms(&k.waiting),
+        kernel: k.kernel,
+        launches: k.launches,
+    };
+    Ok(runs.swap_remove(runs.len() / 2).into_iter().map(row).collect())
 }
 
 fn max_abs_error(
@@ -162,5 +199,17 @@ fn report(args: &BenchArgs, figures: &Figures) -> Result<(), CliError> {
         row("arena", format!("{:.2} MiB", figures.arena_bytes as f64 / (1 << 20) as f64)),
         row("peak memory", format!("{:.1} MiB", figures.peak_rss_mib)),
     ];
-    super::print(&table::render(&rows))
+    super::print(&table::render(&rows))?;
+    figures.profile.as_ref().map_or(Ok(()), |profile| super::print(&profile_table(profile)))
+}
+
+fn profile_table(profile: &[ProfileRow]) -> String {
+    let heading = ["kernel", "launches", "ms, by thread", "waiting before it, ms"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    let all = |times: &[f64]| times.iter().map(|ms| format!("{ms:.3}")).collect::<Vec<_>>().join(" ");
+    for row in profile {
+        let (running, waiting) = (all(&row.running_ms), all(&row.waiting_ms));
+        rows.push(vec![row.kernel.clone(), row.launches.to_string(), running, waiting]);
+    }
+    format!("\n{}", table::render(&rows))
 }
