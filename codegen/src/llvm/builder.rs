@@ -147,6 +147,24 @@ impl<'ctx, 'm> LlvmBuilder<'ctx, 'm> {
         built(self.builder.build_call(declaration, &arguments, "")).try_as_basic_value().unwrap_basic()
     }
 
+    /// IEEE 754-2019 minimum or maximum: one instruction from sm_80 on, expanded elsewhere.
+    fn extreme(
+        &self,
+        name: &str,
+        ty: Type,
+        x: BasicValueEnum<'ctx>,
+        y: BasicValueEnum<'ctx>,
+    ) -> BasicValueEnum<'ctx> {
+        let overload = [self.llvm_type(ty)];
+        if ty.lanes > 1 || matches!(self.frame.work, Work::Item(_)) {
+            return self.intrinsic(name, &overload, &[x, y]);
+        }
+        // Of two scalars one of which it knows to be a number, LLVM 22 returns that one on x86-64 with AVX-512 where
+        // the other is a signalling NaN: it looks for quiet ones alone. Behind a fence it knows nothing.
+        let [x, y] = [x, y].map(|operand| self.intrinsic("llvm.arithmetic.fence", &overload, &[operand]));
+        self.intrinsic(name, &overload, &[x, y])
+    }
+
     fn operation(
         &self,
         opcode: InstructionOpcode,
@@ -296,13 +314,10 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
                 self.operation(arithmetic(InstructionOpcode::FMul, InstructionOpcode::Mul), x, y)
             }
             BinaryOp::Div => self.operation(InstructionOpcode::FDiv, x, y),
-            // IEEE 754-2019 minimum and maximum: one instruction from sm_80 on, expanded elsewhere.
-            BinaryOp::Min => {
-                self.intrinsic(if float { "llvm.minimum" } else { "llvm.smin" }, &overload, &[x, y])
-            }
-            BinaryOp::Max => {
-                self.intrinsic(if float { "llvm.maximum" } else { "llvm.smax" }, &overload, &[x, y])
-            }
+            BinaryOp::Min if float => self.extreme("llvm.minimum", ty, x, y),
+            BinaryOp::Max if float => self.extreme("llvm.maximum", ty, x, y),
+            BinaryOp::Min => self.intrinsic("llvm.smin", &overload, &[x, y]),
+            BinaryOp::Max => self.intrinsic("llvm.smax", &overload, &[x, y]),
             BinaryOp::IntDiv => self.operation(InstructionOpcode::SDiv, x, y),
             BinaryOp::IntRem => self.operation(InstructionOpcode::SRem, x, y),
             BinaryOp::And => self.operation(InstructionOpcode::And, x, y),

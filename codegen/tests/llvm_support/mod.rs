@@ -263,6 +263,8 @@ pub fn corners(dtype: DType) -> Vec<u64> {
         f64::INFINITY,
         f64::NEG_INFINITY,
         f64::NAN,
+        // A signalling one.
+        f64::from_bits(0x7ff4 << 48),
     ];
     let f32s = [
         0.0,
@@ -287,6 +289,8 @@ pub fn corners(dtype: DType) -> Vec<u64> {
         f32::INFINITY,
         f32::NEG_INFINITY,
         f32::NAN,
+        // A signalling one.
+        f32::from_bits(0x7fa0 << 16),
     ];
     let integers = [0i64, 1, -1, 2, -2, 3, 7, 31, 32, 33, 63, 64, 65, 1000, -999];
     match dtype {
@@ -392,6 +396,16 @@ fn binary_cases(lanes: u8, cases: &mut Vec<Case>) {
             case.divides = matches!(op, IntDiv | IntRem);
             cases.push(case);
         }
+    }
+    // LLVM knows that one operand is no NaN.
+    for (op, lane) in [Min, Max].into_iter().flat_map(|op| FLOATS.map(|lane| (op, lane))) {
+        let dtype = dtype_of(lane);
+        let name = format!("{op:?}_integer_{}", lane.name()).to_lowercase();
+        cases.push(Case::new(name, &[dtype, DType::I32], dtype, lanes, move |maker, x| {
+            let number = Type { lane, lanes: maker.ty(x[0]).lanes };
+            let integer = maker.let_(number, Operation::Convert(Conversion::IntToFloat, x[1]));
+            maker.binary(op, x[0], integer)
+        }));
     }
     for lane in FLOATS {
         let dtype = dtype_of(lane);
