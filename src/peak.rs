@@ -63,7 +63,10 @@ fn compile_while(
 }
 
 /// The kernels with parameters in panels of the machine's vectors, and their functions.
-fn schedule(graph: &Graph, kernels: &KernelGraph) -> Result<(KernelGraph, Vec<Function>), CompileError> {
+///
+/// # Errors
+/// Where scheduling fails.
+pub fn schedule(graph: &Graph, kernels: &KernelGraph) -> Result<(KernelGraph, Vec<Function>), CompileError> {
     let mut kernels = kernels.clone();
     let target = schedule_target();
     // Panels are of f32, which most models are of; vectors of others are parts or multiples of them.

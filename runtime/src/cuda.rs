@@ -225,7 +225,7 @@ impl CudaCode {
                 }
             }
         }
-        let mut state = RunState { addresses, symbols: run.instance.quantities.symbols.clone() };
+        let mut state = RunState::new(addresses, &run.instance.quantities);
         let mut runner = Launcher { code: self, arguments: Vec::new() };
         walk(run.program, &run.instance.quantities, &mut state, &mut runner)?;
         for (kind, offset) in run.kinds.iter().zip(offsets) {

@@ -408,7 +408,7 @@ impl Executable {
             program: version.program.clone(),
             instance: instance.clone(),
             module,
-            state: RunState { addresses, symbols: instance.quantities.symbols.clone() },
+            state: RunState::new(addresses, &instance.quantities),
             error: Mutex::default(),
             profile,
         })?;

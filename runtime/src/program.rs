@@ -306,6 +306,15 @@ pub(crate) struct RunState {
     pub addresses: Vec<u64>,
     /// By position in [`Program::symbols`].
     pub symbols: Vec<i64>,
+    /// Whether the innermost loop is at its second step, its fourth, and so on.
+    pub odd_step: bool,
+}
+
+impl RunState {
+    /// The state before a run.
+    pub fn new(addresses: Vec<u64>, quantities: &Quantities) -> RunState {
+        RunState { addresses, symbols: quantities.symbols.clone(), odd_step: false }
+    }
 }
 
 /// Executes the launches of a walk.
@@ -353,11 +362,13 @@ fn walk_steps(
                         Direction::Forward => step,
                         Direction::Reverse => steps - 1 - step,
                     };
+                    state.odd_step = step % 2 == 1;
                     walk_steps(program, quantities, body, state, runner)?;
                     for (current, next) in carries {
                         state.addresses.swap(*current, *next);
                     }
                 }
+                state.odd_step = false;
             }
         }
     }

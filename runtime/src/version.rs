@@ -141,7 +141,7 @@ impl Version {
             addresses[buffer.index()] = memory.address_mut() as u64;
             made.push(memory);
         }
-        let state = RunState { addresses, symbols: quantities.symbols.clone() };
+        let state = RunState::new(addresses, &quantities);
         let instance = Arc::new(Instance { plan: Arc::new(plan), quantities, spread, outputs: Vec::new() });
         let (program, module) = (preparation.program.clone(), module.clone());
         device.run(CpuRun { program, instance, module, state, error: Mutex::default(), profile: None })?;

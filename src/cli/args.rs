@@ -188,7 +188,7 @@ pub enum Stage {
     KernelIr,
     /// Cranelift IR (CPU).
     Clif,
-    /// LLVM IR (GPU).
+    /// LLVM IR (GPU, or the CPU's peak tier).
     Llvm,
     /// Machine code (CPU).
     Asm,
@@ -212,6 +212,9 @@ pub struct DumpArgs {
     /// For whom kernels and kernel-ir are made: cpu, or cuda and sim alike.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
+    /// The CPU code of kernels, kernel-ir and asm; with peak, llvm is LLVM IR for this CPU.
+    #[arg(long, value_enum, default_value_t = Tier::Fast, value_name = "TIER")]
+    pub tier: Tier,
     /// The architecture of llvm and ptx.
     #[arg(long, default_value = "sm_90", value_name = "ARCH")]
     pub arch: String,

@@ -2,12 +2,18 @@
 
 use std::path::Path;
 
+use fuse_codegen::kernel_ir::Function;
 use fuse_codegen::text;
+#[cfg(feature = "llvm")]
+use fuse_ir::Graph;
+use fuse_ir::kernel::KernelGraph;
 
 use super::args::{CompileArgs, DumpArgs, Rewrite, Stage};
 use super::error::CliError;
 use super::model;
 use crate::compile::{CompileError, CompileOptions, Compiled, Target, compile};
+#[cfg(feature = "llvm")]
+use crate::tier::Tier;
 
 /// Runs the command.
 pub fn dump(args: &DumpArgs) -> Result<(), CliError> {
@@ -19,6 +25,10 @@ fn stage_text(args: &DumpArgs) -> Result<String, CliError> {
     let device: fuse_runtime::DeviceName = args.device.parse().map_err(CliError::usage)?;
     let target = Target::of(device);
     let compiled = |target| compile_model(&args.model, &args.compile, target);
+    #[cfg(feature = "llvm")]
+    if target == Target::Cpu && args.tier != Tier::Fast {
+        return peak_text(args, &graph, &compiled);
+    }
     Ok(match args.stage {
         Stage::Graph => graph.to_string(),
         Stage::Dot => fuse_ir::dot(&graph),
@@ -28,33 +38,62 @@ fn stage_text(args: &DumpArgs) -> Result<String, CliError> {
         }
         Stage::Kernels => {
             let compiled = compiled(target)?;
-            // As comments, so that what is printed can be read back.
-            let report: String = compiled.report.to_string().lines().map(|l| format!("// {l}\n")).collect();
-            format!("{}\n{report}", compiled.kernels)
+            kernels_text(&compiled.kernels, &compiled)
         }
-        Stage::KernelIr => compiled(target)?
-            .functions
-            .iter()
-            .map(|f| format!("{}\n", text::print(f)))
-            .collect::<Vec<_>>()
-            .concat(),
-        Stage::Clif => {
-            each(&compiled(Target::Cpu)?, |f| fuse_codegen::cranelift::clif(f).map_err(CliError::bug))?
-        }
-        Stage::Asm => {
-            each(&compiled(Target::Cpu)?, |f| fuse_codegen::cranelift::asm(f).map_err(CliError::bug))?
-        }
+        Stage::KernelIr => kernel_ir_text(&compiled(target)?.functions),
+        Stage::Clif => each(&compiled(Target::Cpu)?.functions, |f| {
+            fuse_codegen::cranelift::clif(f).map_err(CliError::bug)
+        })?,
+        Stage::Asm => each(&compiled(Target::Cpu)?.functions, |f| {
+            fuse_codegen::cranelift::asm(f).map_err(CliError::bug)
+        })?,
         Stage::Llvm => super::ptx::llvm_text(&compiled(Target::Cuda)?, &args.arch)?,
         Stage::Ptx => super::ptx::ptx_text(&compiled(Target::Cuda)?, &args.arch)?,
     })
 }
 
+/// What the peak tier of the CPU makes.
+#[cfg(feature = "llvm")]
+fn peak_text(
+    args: &DumpArgs,
+    graph: &Graph,
+    compiled: &dyn Fn(Target) -> Result<Compiled, CliError>,
+) -> Result<String, CliError> {
+    use fuse_codegen::llvm::{Optimization, host};
+    let compiled = compiled(Target::Cpu)?;
+    let (kernels, functions) = crate::peak::schedule(graph, &compiled.kernels).map_err(compile_error)?;
+    let alone = std::slice::from_ref::<Function>;
+    match args.stage {
+        Stage::Kernels => Ok(kernels_text(&kernels, &compiled)),
+        Stage::KernelIr => Ok(kernel_ir_text(&functions)),
+        Stage::Asm => {
+            each(&functions, |f| host::assembly(alone(f), Optimization::Aggressive).map_err(CliError::bug))
+        }
+        Stage::Llvm => {
+            each(&functions, |f| host::llvm_ir(alone(f), Optimization::Aggressive).map_err(CliError::bug))
+        }
+        Stage::Graph | Stage::Dot | Stage::Egraph | Stage::Clif | Stage::Ptx => Err(CliError::usage(
+            "--tier peak: only the stages kernels, kernel-ir, llvm and asm differ from the fast tier's",
+        )),
+    }
+}
+
+fn kernels_text(kernels: &KernelGraph, compiled: &Compiled) -> String {
+    // As comments, so that what is printed can be read back.
+    let report: String = compiled.report.to_string().lines().map(|l| format!("// {l}\n")).collect();
+    format!("{kernels}\n{report}")
+}
+
+fn kernel_ir_text(functions: &[Function]) -> String {
+    functions.iter().map(|f| format!("{}\n", text::print(f))).collect()
+}
+
 fn each(
-    compiled: &Compiled,
-    text: impl Fn(&fuse_codegen::kernel_ir::Function) -> Result<String, CliError>,
+    functions: &[Function],
+    text: impl Fn(&Function) -> Result<String, CliError>,
 ) -> Result<String, CliError> {
     let mut out = String::new();
-    for function in &compiled.functions {
+    for function in functions {
         out.push_str(&format!("; kernel {}\n{}\n", function.name, text(function)?));
     }
     Ok(out)

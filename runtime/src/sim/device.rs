@@ -102,8 +102,7 @@ impl SimCode {
                 }
             })
             .collect();
-        let mut state =
-            RunState { addresses: addresses.clone(), symbols: run.instance.quantities.symbols.clone() };
+        let mut state = RunState::new(addresses.clone(), &run.instance.quantities);
         let mut launcher = Launcher { code: self, memory: &memory };
         walk(run.program, &run.instance.quantities, &mut state, &mut launcher)?;
         for (buffer, address) in run.kernels.buffers.iter().zip(&addresses) {
