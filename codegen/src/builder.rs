@@ -206,6 +206,11 @@ impl FunctionBuilder {
         self.push(Statement::Store { buffer, index, value });
     }
 
+    /// Asks for the memory at element `index`, inside or not, to come closer.
+    pub fn prefetch(&mut self, buffer: ParameterId, index: ValueId) {
+        self.push(Statement::Prefetch { buffer, index });
+    }
+
     fn push(&mut self, statement: Statement) {
         if let Some(block) = self.blocks.last_mut() {
             block.statements.push(statement);

@@ -259,6 +259,13 @@ pub enum Statement {
         /// What is written.
         value: ValueId,
     },
+    /// Asks for the memory at an element, which need not be one of the buffer, to come closer. No more than a hint.
+    Prefetch {
+        /// The buffer.
+        buffer: ParameterId,
+        /// The row-major position (i64).
+        index: ValueId,
+    },
     /// Runs the body for `counter = begin, begin + step, …` while below `end`.
     For {
         /// The counter (i64), visible in the body.

@@ -184,6 +184,7 @@ impl Machine<'_> {
                     self.set(*value, register)?;
                 }
                 Statement::Store { buffer, index, value } => self.store(*buffer, *index, *value)?,
+                Statement::Prefetch { .. } => {}
                 Statement::For { .. } => self.counted_loop(statement)?,
                 Statement::If { condition, body } => match self.get(*condition)?.as_slice() {
                     [Lane::Bool(true)] => self.block(body)?,

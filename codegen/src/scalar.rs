@@ -28,6 +28,9 @@ pub trait ScalarBuilder: Sized {
     fn load(&mut self, ty: Type, buffer: usize, memory: DType, index: Self::Value) -> Self::Value;
     /// Writes consecutive elements.
     fn store(&mut self, ty: Type, buffer: usize, memory: DType, index: Self::Value, value: Self::Value);
+    /// Asks for the memory at element `index` of a buffer parameter, inside or not, to come closer; nothing where the
+    /// target has no such instruction.
+    fn prefetch(&mut self, _buffer: usize, _memory: DType, _index: Self::Value) {}
     /// A primitive of one operand.
     fn unary(&mut self, op: UnaryOp, ty: Type, x: Self::Value) -> Self::Value;
     /// A primitive of two operands.
@@ -104,6 +107,10 @@ fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mu
                 let (index, ty, value) =
                     (get::<B>(values, *index), function.ty(*value), get::<B>(values, *value));
                 builder.store(ty, buffer.0 as usize, memory, index, value);
+            }
+            Statement::Prefetch { buffer, index } => {
+                let memory = function.buffers[buffer.0 as usize].dtype;
+                builder.prefetch(buffer.0 as usize, memory, get::<B>(values, *index));
             }
             Statement::For { counter, begin, end, step, carried, body } => {
                 let bounds =

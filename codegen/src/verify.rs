@@ -160,6 +160,7 @@ impl Verifier<'_> {
         match statement {
             Statement::Let { value, operation } => Ok(self.operation(*value, operation)),
             Statement::Store { buffer, index, value } => Ok(self.store(*buffer, *index, *value)),
+            Statement::Prefetch { buffer, index } => Ok(self.prefetch(*buffer, *index)),
             Statement::For { counter, begin, end, step, carried, body } => {
                 let outer = self.scope.len();
                 let mut enter = || {
@@ -230,6 +231,12 @@ impl Verifier<'_> {
         self.expect(index, INDEX)?;
         let ty = self.used(value)?;
         self.access(buffer, Access::Write, ty.lane)
+    }
+
+    fn prefetch(&self, buffer: ParameterId, index: ValueId) -> Result<(), String> {
+        self.expect(index, INDEX)?;
+        let known = self.function.buffers.get(buffer.0 as usize);
+        known.map(drop).ok_or_else(|| format!("there is no buffer {buffer}"))
     }
 
     fn operation(&mut self, value: ValueId, operation: &Operation) -> Result<(), String> {

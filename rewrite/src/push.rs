@@ -13,13 +13,12 @@ use std::collections::HashMap;
 
 use egg::Id;
 use fuse_ir::types::Shape;
-use fuse_ir::{Dim, Expr, IndexMap};
+use fuse_ir::{Expr, IndexMap};
 
-use crate::analysis::{Terms, axes_bits, leaves_step};
+use crate::analysis::{Terms, axes_bits, leaves_step, may_read_nothing};
 use crate::complexity::may_substitute;
 use crate::language::{GatherTerm, Head, MapId, Term};
 use crate::provenance::under;
-use crate::ranges::is_nonnegative_at_points;
 
 /// Pushes views; remembers what was pushed already.
 #[derive(Default)]
@@ -136,9 +135,7 @@ impl Pusher {
         if data.heavy && drops {
             return None;
         }
-        // What holds over a space without points need not hold where a view reads it.
-        let folded = data.constant.is_some() && terms[x].nodes.iter().any(|t| !t.children.is_empty());
-        if folded && may_read_nothing(map, tables.extents(data.space)) {
+        if data.at_points && may_read_nothing(map, tables.extents(data.space)) {
             return None;
         }
         // A view of a view composes, whatever else the class holds.
@@ -228,12 +225,6 @@ impl Pusher {
             | Head::RecurrenceFinal(_) => terms.add(term.clone()),
         }
     }
-}
-
-/// Whether a view may have points where the tensor that it is of, with these extents, has none.
-fn may_read_nothing(map: &IndexMap, extents: &[Dim]) -> bool {
-    let there = |n: &Dim| is_nonnegative_at_points(&(n.clone() - Expr::constant(1)), &map.domain);
-    !extents.iter().all(there)
 }
 
 /// A map with `axes` more axes at the end of both its spaces, mapped to each other.

@@ -132,7 +132,7 @@ fn panels_change_nothing_whichever_axis_is_summed() {
 #[test]
 fn panels_are_as_wide_as_vectors_of_all_products_find_registers() {
     // One product takes four vectors at a time, or fewer where too much would be computed twice.
-    for (columns, width) in [(64, 64), (96, 48), (32, 32), (16, 16), (1000, 64), (130, 48), (33, 16)] {
+    for (columns, width) in [(64, 64), (96, 32), (32, 32), (16, 16), (1000, 64), (130, 16), (33, 16)] {
         let (kernels, _) = in_panels(&product(20, (columns, 40), 1, true), 16);
         let panels = kernels.buffers.iter().find(|b| b.name.ends_with(".panels")).expect("a copy");
         assert_eq!(panels.ty.shape.last().and_then(|d| d.as_constant()), Some(width), "{kernels}");

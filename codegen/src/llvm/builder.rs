@@ -279,6 +279,22 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         store.set_alignment(memory.size() as u32).expect("element sizes are powers of two");
     }
 
+    fn prefetch(&mut self, buffer: usize, memory: DType, index: Self::Value) {
+        if matches!(self.frame.work, Work::Item(_)) {
+            return;
+        }
+        let (element, base) = (memory_type(self.context, memory), self.frame.buffers[buffer]);
+        // SAFETY: as for `address`, and without a promise that the element is inside.
+        let address = built(unsafe { self.builder.build_gep(element, base, &[index.into_int_value()], "") });
+        let pointer = self.context.ptr_type(inkwell::AddressSpace::default()).into();
+        // Of data to be read, into the second-level cache.
+        let [read, locality, data] = [0, 2, 1].map(|n| self.context.i32_type().const_int(n, false).into());
+        let declaration =
+            Intrinsic::find("llvm.prefetch").and_then(|i| i.get_declaration(self.module, &[pointer]));
+        let declaration = declaration.expect("an intrinsic of LLVM 22");
+        built(self.builder.build_call(declaration, &[address.into(), read, locality, data], ""));
+    }
+
     fn unary(&mut self, op: UnaryOp, ty: Type, x: Self::Value) -> Self::Value {
         let overload = [self.llvm_type(ty)];
         match op {

@@ -6,7 +6,7 @@
 //! loop per group. Scalar code does what columns are left over; rows that are left over are computed together
 //! with some that were computed already, which costs less than one by one.
 
-use fuse_ir::expr::Dim;
+use fuse_ir::expr::{Axis, Dim};
 
 use super::Registers;
 use super::analysis::Analysis;
@@ -62,7 +62,8 @@ fn item(emitter: &mut Emitter, tiling: &Tiling, item: ValueId) -> Emitted<()> {
     let Some(columns) = &tiling.columns else { return emitter.tile(std::slice::from_ref(&point), 1) };
     let range = column_range(emitter, columns, chunk_number)?;
     let Some((rows, block)) = tiling.rows.zip(row_block) else {
-        return walk_columns(emitter, columns, &range, std::slice::from_ref(&point), columns.single_tile);
+        let point = std::slice::from_ref(&point);
+        return walk_columns(emitter, columns, &range, point, &[], columns.single_tile);
     };
     walk_rows(emitter, columns, &range, &point, &rows, block)
 }
@@ -137,6 +138,16 @@ fn greatest_common_divisor(a: i64, b: i64) -> i64 {
     if b == 0 { a.saturating_abs() } else { greatest_common_divisor(b, a.wrapping_rem(b)) }
 }
 
+/// The points of `count` consecutive rows.
+fn rows_from(emitter: &mut Emitter, point: &Point, axis: Axis, first: ValueId, count: i64) -> Vec<Point> {
+    let row = |row| {
+        let row = emitter.b.index(row);
+        let value = emitter.b.add(first, row);
+        point.with(axis, value)
+    };
+    (0..count).map(row).collect()
+}
+
 /// A block of rows in tiles, the last block with what rows are left over; rows that are fewer than a tile one by one.
 fn walk_rows(
     emitter: &mut Emitter,
@@ -151,13 +162,12 @@ fn walk_rows(
     let rows_value = emitter.b.index(rows);
     let first = emitter.b.mul(block, rows_value);
     let tile = |emitter: &mut Emitter, first: ValueId| {
-        let mut points = Vec::new();
-        for row in 0..rows {
-            let row = emitter.b.index(row);
-            let value = emitter.b.add(first, row);
-            points.push(point.with(axis, value));
-        }
-        walk_columns(emitter, columns, range, &points, columns.tile)
+        let points = rows_from(emitter, point, axis, first, rows);
+        // The rows of the tile that is likely to come next.
+        let length = emitter.b.index(rows);
+        let next = emitter.b.add(first, length);
+        let ahead = rows_from(emitter, point, axis, next, rows);
+        walk_columns(emitter, columns, range, &points, &ahead, columns.tile)
     };
     if extent.as_constant().is_some_and(|n| n % rows == 0) {
         return tile(emitter, first);
@@ -183,7 +193,7 @@ fn walk_rows(
         emitter.b.open_if();
         let each = emitter.b.open_loop(&[], false);
         let single = point.with(axis, each.counter);
-        walk_columns(emitter, columns, range, std::slice::from_ref(&single), columns.single_tile)?;
+        walk_columns(emitter, columns, range, std::slice::from_ref(&single), &[], columns.single_tile)?;
         let zero = emitter.b.index(0);
         emitter.b.close_loop(each, zero, count, 1, &[]);
         emitter.b.close_if(partial);
@@ -191,12 +201,13 @@ fn walk_rows(
     Ok(())
 }
 
-/// Tiles of `tile` vectors, then of one, then scalars.
+/// Tiles of `tile` vectors, then of one, then scalars. The rows `ahead` follow.
 fn walk_columns(
     emitter: &mut Emitter,
     columns: &Columns,
     range: &Range,
     rows: &[Point],
+    ahead: &[Point],
     tile: i64,
 ) -> Emitted<()> {
     let lanes = columns.vector.as_ref().map_or(1, |v| i64::from(v.lanes));
@@ -226,7 +237,7 @@ fn walk_columns(
         if range.count.is_none_or(|count| (count - done) / size > 0) {
             let open = emitter.b.open_loop(&[], false);
             let first = open.counter;
-            one_tile(emitter, columns, rows, first, size)?;
+            one_tile(emitter, columns, rows, ahead, first, size)?;
             emitter.b.close_loop(open, begin, end, size, &[]);
         }
         if range.divisor % size == 0 {
@@ -238,14 +249,30 @@ fn walk_columns(
     Ok(())
 }
 
-/// A tile of `size` columns from `first` on: its reductions together, then its stores.
+/// A tile of `size` columns from `first` on: its reductions together, then its stores. Meanwhile the memory comes closer
+/// that the same columns of the rows `ahead` will be computed from.
 fn one_tile(
+    emitter: &mut Emitter,
+    columns: &Columns,
+    rows: &[Point],
+    ahead: &[Point],
+    first: ValueId,
+    size: i64,
+) -> Emitted<()> {
+    let points = tile_points(emitter, columns, rows, first, size);
+    for point in tile_points(emitter, columns, ahead, first, size) {
+        emitter.prefetch(&point)?;
+    }
+    emitter.tile(&points, rows.len())
+}
+
+fn tile_points(
     emitter: &mut Emitter,
     columns: &Columns,
     rows: &[Point],
     first: ValueId,
     size: i64,
-) -> Emitted<()> {
+) -> Vec<Point> {
     let vector = columns.vector.as_ref().filter(|v| size >= i64::from(v.lanes));
     let step = vector.map_or(1, |v| i64::from(v.lanes));
     let mut points = Vec::new();
@@ -259,5 +286,5 @@ fn one_tile(
             });
         }
     }
-    emitter.tile(&points, rows.len())
+    points
 }

@@ -266,6 +266,13 @@ impl Parser {
             self.expect('=')?;
             return Ok(Statement::Store { buffer, index, value: self.value()? });
         }
+        if self.accept_word("prefetch") {
+            let buffer = self.parameter()?;
+            self.expect('[')?;
+            let index = self.value()?;
+            self.expect(']')?;
+            return Ok(Statement::Prefetch { buffer, index });
+        }
         if self.accept_word("for") {
             return self.nested(Self::counted_loop);
         }

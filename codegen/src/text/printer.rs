@@ -170,6 +170,7 @@ pub(crate) fn statement_head(function: &Function, statement: &Statement) -> Stri
     match statement {
         Statement::Let { value, operation } => format!("{value}: {} = {operation}", ty(function, *value)),
         Statement::Store { buffer, index, value } => format!("store {buffer}[{index}] = {value}"),
+        Statement::Prefetch { buffer, index } => format!("prefetch {buffer}[{index}]"),
         Statement::For { counter, begin, end, step, carried, .. } => {
             let mut line = format!("for {counter} = {begin} to {end} step {step} ");
             if !carried.is_empty() {
