@@ -123,7 +123,7 @@ fn max_nesting(body: &[fuse_codegen::kernel_ir::Statement]) -> usize {
         .map(|s| match s {
             Statement::For { body, .. } => 1 + max_nesting(body),
             Statement::If { body, .. } => max_nesting(body),
-            Statement::Let { .. } | Statement::Store { .. } => 0,
+            Statement::Let { .. } | Statement::Store { .. } | Statement::Prefetch { .. } => 0,
         })
         .max()
         .unwrap_or(0)

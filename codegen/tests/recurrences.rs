@@ -211,7 +211,7 @@ fn loops(body: &[Statement], carried: &mut Vec<usize>) {
                 loops(body, carried);
             }
             Statement::If { body, .. } => loops(body, carried),
-            Statement::Let { .. } | Statement::Store { .. } => {}
+            Statement::Let { .. } | Statement::Store { .. } | Statement::Prefetch { .. } => {}
         }
     }
 }
