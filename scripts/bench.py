@@ -8,7 +8,7 @@ its own; the peers of a model take turns, round by round, so that what else the 
 counts is the median over rounds of the median over runs. `--merge` adds the records of peers that this script cannot
 run: {"threads": N, "records": [{"model", "peer", "round", "first_ms", "median_ms", "min_ms", "runs", "max_abs_err",
 "ok", "peak_rss_mib"} or {"model", "peer", "round", "refused": TEXT}]}, measured on the same machine. The environment
-needs numpy and the peers' packages; `make bench` makes one. Leave the machine alone meanwhile.
+needs Linux, numpy and the peers' packages; `make bench` makes one. Leave the machine alone meanwhile.
 """
 import argparse
 import datetime
@@ -86,8 +86,9 @@ def compare(expected, got):
 
 
 def peak_rss_mib():
-    import resource
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    """Of this process alone; what `getrusage` says may be of the process that started it."""
+    with open("/proc/self/status", encoding="ascii") as f:
+        return round(int(next(line for line in f if line.startswith("VmHWM")).split()[1]) / 1024, 1)
 
 
 def measure_here(directory, peer, dims, threads, seconds):
@@ -118,8 +119,6 @@ def measure_here(directory, peer, dims, threads, seconds):
 
 
 def worker(args):
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:args.threads])
     try:
         directory, dims = os.path.join(args.zoo, args.models), json.loads(args.dims)
         record = measure_here(directory, args.worker, dims, args.threads, args.seconds)
@@ -132,11 +131,16 @@ def worker(args):
 
 
 def spawn(command, threads):
-    """Runs a command in a process group of its own: (exit code or None where it took too long, stdout, stderr)."""
+    """Runs a command on as many processors as threads, in a process group of its own.
+
+    Returns (exit code or None where it took too long, stdout, stderr).
+    """
+    processors = sorted(os.sched_getaffinity(0))[:threads]
     env = dict(os.environ, OMP_NUM_THREADS=str(threads), OPENBLAS_NUM_THREADS=str(threads),
                CUDA_VISIBLE_DEVICES="", PYTHONDONTWRITEBYTECODE="1")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
-                               errors="replace", start_new_session=True)
+                               errors="replace", start_new_session=True,
+                               preexec_fn=lambda: os.sched_setaffinity(0, processors))
     try:
         out, err = process.communicate(timeout=TIME_LIMIT_S)
         code = process.returncode
@@ -278,8 +282,10 @@ def arguments():
     unknown = set(args.peers.split(",")) - set(PEERS)
     if unknown:
         parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
-    if args.threads is None:
-        args.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processors = len(os.sched_getaffinity(0))
+    args.threads = args.threads or processors
+    if not 0 < args.threads <= processors:
+        parser.error(f"--threads {args.threads}: this process may use 1 to {processors} processors")
     return args
 
 
@@ -291,8 +297,9 @@ def main():
     models, peers = args.models.split(",") if args.models else found, args.peers.split(",")
     if not set(models) <= set(found):
         sys.exit(f"not in {args.zoo}: {', '.join(sorted(set(models) - set(found)))}")
-    machine = subprocess.run([args.fuse, "machine", "--threads", str(args.threads), "--json", "-"], check=True,
-                             capture_output=True, text=True).stdout
+    code, machine, err = spawn([args.fuse, "machine", "--threads", str(args.threads), "--json", "-"], args.threads)
+    if code != 0:
+        sys.exit(f"{args.fuse} machine: {err.strip()}")
     version = subprocess.run([args.fuse, "--version"], check=True, capture_output=True, text=True).stdout
     result = {"date": datetime.date.today().isoformat(), "threads": args.threads, "rounds": args.rounds,
               "machine": json.loads(machine), "versions": {"fuse": version.split()[-1]}, "models": {}, "records": []}

@@ -15,7 +15,7 @@ from html import escape
 BEGIN, END = "<!-- begin results -->", "<!-- end results -->"
 NAMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO", "jax": "JAX", "torch": "PyTorch",
          "torch_compile": "torch.compile", "tf": "TensorFlow", "tf_xla": "TensorFlow XLA", "fuse": "fuse"}
-COLORS = ["#1c7ed6", "#2f9e44", "#9c36b5", "#e8590c", "#f08c00", "#0c8599", "#868e96"]
+COLORS = ["#1c7ed6", "#2f9e44", "#9c36b5", "#c2255c", "#f08c00", "#0c8599", "#74511f"]
 WIDTH, LEFT, RIGHT, ROW, BAR = 820, 150, 70, 26, 14
 
 
@@ -166,7 +166,7 @@ def report(data, chart):
     versions = ", ".join(f"{name_of(p)} {v}" for p, v in data["versions"].items())
     parts = [
         f"{data['date']}, {machine['processor']}, {data['threads']} threads; {caches}. {versions}. "
-        f"Medians of {data['rounds']} rounds.",
+        f"Rounds: {data['rounds']}.",
         f"![Time of one run of each peer, as a multiple of fuse's]({chart})",
         "### Time of one run, ms", table(results, "median_ms", floors=True),
         "### Time to the first result, ms", table(results, "first_ms"),
