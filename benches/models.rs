@@ -19,7 +19,7 @@ fn small() -> Vec<Graph> {
 fn benchmark(name: &str) -> (Graph, DimEnv) {
     let models = zoo::benchmark(Scale::Full).expect("the zoo traces");
     let model = models.into_iter().find(|m| m.graph.name() == name).expect("the benchmark has the model");
-    let dims = model.dims.iter().fold(DimEnv::new(), |dims, (symbol, value)| dims.with(*symbol, *value));
+    let dims = model.dims.iter().fold(DimEnv::new(), |dims, (symbol, value)| dims.with(symbol, *value));
     (model.graph, dims)
 }
 
