@@ -10,6 +10,10 @@ PYTHON ?= python3
 SOAK_MINUTES ?= 60
 # And how long it then fuzzes each reader of files.
 FUZZ_MINUTES ?= 60
+# The models that make bench measures: a directory each, with model.onnx, inputs.npz and expected.npz.
+ZOO ?=
+# Further options of scripts/bench.py.
+BENCH ?=
 # Which part of the mutants make mutants tries, for example 0/16; all where empty.
 SHARD ?=
 
@@ -58,7 +62,7 @@ lint: ## Clippy without warnings, with LLVM and without
 doc: ## Build the API documentation, without warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
 
-.PHONY: coverage soak hostile mutants conformance interop bench clean
+.PHONY: coverage soak hostile mutants conformance interop bench microbench clean
 coverage: setup-llvm ## Line coverage of ir/ and rewrite/; fails below 85 %
 	@scripts/coverage.sh --minimum 85
 
@@ -85,7 +89,13 @@ interop: ## Export the models of tests/interop again, with PyTorch, TensorFlow a
 	@PYTHON_ENV=.cache/python-jax scripts/python-env.sh jax jax2onnx onnx
 	.cache/python-jax/bin/python tests/interop/from_jax.py
 
-bench: setup-llvm ## Run the criterion benchmarks
+bench: setup-llvm ## Time the models of ZOO=DIR in fuse, ONNX Runtime and OpenVINO; writes docs/perf/cpu.md
+	@test -n "$(ZOO)" || { echo "make bench: ZOO=DIR has to name the models; docs/perf/cpu.md tells how" >&2; exit 2; }
+	$(CARGO) build $(LOCKED) --release --bin fuse
+	@scripts/python-env.sh numpy onnxruntime openvino
+	.cache/python/bin/python scripts/bench.py --zoo "$(ZOO)" $(BENCH)
+
+microbench: setup-llvm ## Run the criterion benchmarks: compile time, single kernels, whole models
 	$(CARGO) bench $(LOCKED) -p fuse
 
 clean: ## Remove what cargo built and what setup fetched into .cache

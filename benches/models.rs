@@ -1,64 +1,126 @@
-//! Compile time by stage, and fused against unfused runs, for the models of the front end's zoo.
+//! Compile time by stage, single kernels, and whole models: in both tiers, and fused against unfused.
 //!
-//! `make bench`, or `cargo bench -p fuse -- compile` for one group.
+//! `make microbench`, or `cargo bench -p fuse -- compile` for one group. Beside other runtimes: `make bench`.
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use fuse::frontend::zoo;
-use fuse::{CompileOptions, Device, DimEnv, Graph, Target};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
+use fuse::frontend::nn::{CellParameters, Gates, lstm_cell};
+use fuse::frontend::zoo::{self, Scale};
+use fuse::{CompileOptions, Compiled, DType, Device, DimEnv, Graph, Target, Tier};
 
-fn graphs() -> Vec<Graph> {
-    let graphs = [
-        zoo::lstm_graph(64, 128),
-        zoo::gru_graph(64, 128),
-        zoo::layer_norm_lstm_graph(64, 128),
-        zoo::custom_cell_graph(64, 128),
-    ];
+/// Models with dimensions `T` and `B`, small enough that an unfused run takes milliseconds.
+fn small() -> Vec<Graph> {
+    let graphs =
+        [zoo::gru_graph(64, 128), zoo::layer_norm_lstm_graph(64, 128), zoo::custom_cell_graph(64, 128)];
     graphs.into_iter().map(|g| g.expect("the zoo traces")).collect()
+}
+
+/// A model of the benchmark, at its dimensions.
+fn benchmark(name: &str) -> (Graph, DimEnv) {
+    let models = zoo::benchmark(Scale::Full).expect("the zoo traces");
+    let model = models.into_iter().find(|m| m.graph.name() == name).expect("the benchmark has the model");
+    let dims = model.dims.iter().fold(DimEnv::new(), |dims, (symbol, value)| dims.with(symbol, *value));
+    (model.graph, dims)
+}
+
+/// The tiers of this build, by name.
+fn tiers() -> Vec<(&'static str, Tier)> {
+    vec![
+        ("fast", Tier::Fast),
+        #[cfg(feature = "llvm")]
+        ("peak", Tier::Peak),
+    ]
+}
+
+fn in_tier(graph: &Graph, tier: Tier) -> Compiled {
+    let options = CompileOptions { tier, ..CompileOptions::new(Target::Cpu) };
+    fuse::compile(graph, &options).expect("compiles")
 }
 
 fn cpu() -> Device {
     Device::cpu(&Default::default()).expect("a team of threads starts")
 }
 
+/// The search of each model, and what each tier makes of an LSTM that is found: Cranelift's code and LLVM's.
 fn compile(c: &mut Criterion) {
     let mut group = c.benchmark_group("compile");
-    for graph in &graphs() {
-        group.bench_with_input(BenchmarkId::new("rewrite", graph.name()), graph, |b, graph| {
+    let (lstm, _) = benchmark("lstm_b1");
+    for graph in small().iter().chain([&lstm]) {
+        group.bench_with_input(BenchmarkId::new("search", graph.name()), graph, |b, graph| {
             let (device, options) = (Target::Cpu.model(), fuse::rewrite::Options::default());
             b.iter(|| fuse::rewrite::optimize(graph, &device, &options).expect("rewrites"));
         });
-        group.bench_with_input(BenchmarkId::new("to_kernel_ir", graph.name()), graph, |b, graph| {
-            b.iter(|| fuse::compile(graph, &CompileOptions::new(Target::Cpu)).expect("compiles"));
-        });
-        let compiled = fuse::compile(graph, &CompileOptions::new(Target::Cpu)).expect("compiles");
-        group.bench_with_input(BenchmarkId::new("cranelift", graph.name()), &compiled, |b, compiled| {
-            b.iter(|| fuse::codegen::cranelift::compile_cpu(&compiled.functions).expect("emits"));
+    }
+    let device = cpu();
+    for (name, tier) in tiers() {
+        let compiled = in_tier(&lstm, tier);
+        group.bench_function(BenchmarkId::new(name, lstm.name()), |b| {
+            b.iter(|| compiled.load(&device).expect("loads"));
         });
     }
     group.finish();
 }
 
-fn run(c: &mut Criterion) {
-    let mut group = c.benchmark_group("run");
-    group.sample_size(20);
-    let dims = DimEnv::new().with("T", 100).with("B", 1);
-    for graph in &graphs() {
-        let values = fuse::random::values_for(graph, &dims, 0).expect("dimensions are given");
-        let (parameters, inputs) = fuse::random::by_kind(graph, &values);
-        for (name, options) in
-            [("fused", CompileOptions::new(Target::Cpu)), ("unfused", CompileOptions::unfused(Target::Cpu))]
-        {
-            let compiled = fuse::compile(graph, &options).expect("compiles");
-            let mut model = compiled.load(&cpu()).expect("loads");
-            model.bind(parameters.clone()).expect("binds");
-            model.wait_for_improvement();
-            group.bench_function(BenchmarkId::new(name, graph.name()), |b| {
-                b.iter(|| model.run(&inputs, &dims).expect("runs"));
-            });
+/// Runs of a compiled model on random numbers.
+fn run(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    graph: &Graph,
+    compiled: &Compiled,
+    dims: &DimEnv,
+) {
+    let values = fuse::random::values_for(graph, dims, 0).expect("dimensions are given");
+    let (parameters, inputs) = fuse::random::by_kind(graph, &values);
+    let mut model = compiled.load(&cpu()).expect("loads");
+    model.bind(parameters).expect("binds");
+    group.bench_function(BenchmarkId::new(name, graph.name()), |b| {
+        b.iter(|| model.run(&inputs, dims).expect("runs"));
+    });
+}
+
+/// One step of an LSTM, with both of its products, and a chain of elementwise operations: one kernel each.
+fn kernels(c: &mut Criterion) {
+    let step = fuse::trace("lstm_step", |t| {
+        let hidden = 512;
+        let [x, h, c] = ["x", "h", "c"].map(|name| t.input(name, DType::F32, ("B", hidden)));
+        let parameters = CellParameters::declare(t, Gates::Lstm, "", "", &hidden.into(), &hidden.into());
+        let (h, c) = lstm_cell(&x, (&h, &c), &parameters);
+        t.output("h_next", h);
+        t.output("c_next", c);
+    });
+    let chain = zoo::pointwise(1024).expect("the zoo traces");
+    let step = step.expect("the step traces");
+    let sizes = [(step, DimEnv::new().with("B", 32)), (chain, DimEnv::new().with("T", 4096))];
+    let mut group = c.benchmark_group("kernel");
+    for (graph, dims) in &sizes {
+        for (name, tier) in tiers() {
+            let compiled = in_tier(graph, tier);
+            assert_eq!(compiled.kernels.kernels().len(), 1, "{} is one kernel", graph.name());
+            run(&mut group, name, graph, &compiled, dims);
         }
     }
     group.finish();
 }
 
-criterion_group!(benches, compile, run);
+/// Two LSTMs of the benchmark in both tiers, and what fusion is worth on others, in the fast one.
+fn models(c: &mut Criterion) {
+    let mut group = c.benchmark_group("model");
+    group.sample_size(20);
+    for name in ["lstm_b1", "lstm_b64"] {
+        let (graph, dims) = benchmark(name);
+        for (name, tier) in tiers() {
+            run(&mut group, name, &graph, &in_tier(&graph, tier), &dims);
+        }
+    }
+    let dims = DimEnv::new().with("T", 100).with("B", 1);
+    for graph in &small() {
+        let unfused = CompileOptions { tier: Tier::Fast, ..CompileOptions::unfused(Target::Cpu) };
+        let unfused = fuse::compile(graph, &unfused).expect("compiles");
+        run(&mut group, "fused", graph, &in_tier(graph, Tier::Fast), &dims);
+        run(&mut group, "unfused", graph, &unfused, &dims);
+    }
+    group.finish();
+}
+
+criterion_group!(benches, compile, kernels, models);
 criterion_main!(benches);

@@ -428,6 +428,22 @@ fn the_onnx_operators_are_listed() {
     assert_eq!((&lstm["family"], &lstm["versions"][1]), (&"recurrent".into(), &22.into()));
 }
 
+#[test]
+fn the_machine_is_measured() {
+    let json = succeeds(&["machine", "--seconds", "0.05", "--threads", "1", "--json", "-"]);
+    let machine: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(machine["threads"], 1);
+    assert!(machine["barrier_us"].as_f64().is_some_and(|v| v > 0.0), "{machine}");
+    for (list, speed) in [("multiply_add", "all_threads_gflops"), ("read", "all_threads_gb_per_s")] {
+        let rows = machine[list].as_array().expect("a list");
+        assert!(!rows.is_empty() && rows.iter().all(|r| r[speed].as_f64() > Some(0.0)), "{machine}");
+    }
+    let text = succeeds(&["machine", "--seconds", "0.05"]);
+    assert!(["multiply-adds, ", "read, memory", "barrier"].iter().all(|row| text.contains(row)), "{text}");
+    fails_in_one_line(2, &["machine", "--threads", "0"], &["--threads 0", "at least one"]);
+    fails_in_one_line(2, &["machine", "--seconds", "0"], &["--seconds 0"]);
+}
+
 /// Every line of the README's shell blocks that starts with `fuse` runs as written.
 #[test]
 fn the_commands_of_the_readme_work() {

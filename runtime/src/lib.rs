@@ -17,6 +17,7 @@ pub mod executable;
 mod improvement;
 pub mod limits;
 pub mod liveness;
+pub mod machine;
 pub mod plan;
 pub mod plan_checker;
 mod prepare;

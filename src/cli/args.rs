@@ -25,7 +25,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
   fuse explain lstm.fuse                            which rules, which boundaries, and why
   fuse check lstm.fuse --dim T=20 --dim B=3         every backend against the interpreter
   fuse bench lstm.fuse --dim T=100 --dim B=1        time and memory
-  fuse bench lstm.fuse --dim T=100 --dim B=1 --rewrite off")]
+  fuse bench lstm.fuse --dim T=100 --dim B=1 --rewrite off
+  fuse machine                                      what this machine can do at best")]
 pub struct Cli {
     /// Print what each stage does (repeat for more); RUST_LOG overrides it.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
@@ -51,6 +52,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Measure compile time, run time and memory.
     Bench(BenchArgs),
+    /// Measure what this machine can do at best: arithmetic, memory, barriers.
+    Machine(MachineArgs),
     /// Say what a file holds: a model (.fuse, .onnx) or arrays (.npz, .npy).
     Inspect(InspectArgs),
     /// List the operations of the tensor IR.
@@ -302,6 +305,20 @@ pub struct BenchArgs {
     /// of median time among twenty.
     #[arg(long)]
     pub profile: bool,
+    /// Also write the figures as one JSON object to a file, or with `-` only that to the standard output.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// `fuse machine`.
+#[derive(Debug, Args)]
+pub struct MachineArgs {
+    /// CPU threads beside one alone; by default what affinity and cgroup limits allow.
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// How long to measure, in seconds.
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
+    pub seconds: f64,
     /// Also write the figures as one JSON object to a file, or with `-` only that to the standard output.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

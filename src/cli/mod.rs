@@ -7,6 +7,7 @@ mod dump;
 mod error;
 mod explain;
 mod inspect;
+mod machine;
 mod model;
 mod progress;
 mod ptx;
@@ -51,6 +52,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Explain(args) => explain::explain(&args),
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Machine(args) => machine::machine(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::OnnxOps { json } => print(&table::onnx_ops(json)),
         Command::Ops => print(&table::ops()),
