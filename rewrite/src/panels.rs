@@ -21,7 +21,10 @@ use crate::extract::cost::assumed;
 use crate::kernel_builder::{Names, identifier};
 use crate::pack::{SHORTEST, is_reused, reduced_axes};
 
-/// Panels of a tile at most: what one tile of one row adds to at a time.
+/// Vectors of a panel: as many as tiles have of them.
+const VECTORS: [i64; 3] = [1, 2, 4];
+
+/// Vectors of all panels that a tile of one row adds to at a time.
 const MOST_VECTORS: usize = 4;
 
 /// Splits kernels in panels of `lanes` elements, or small multiples of that, and lets them read copies of their
@@ -115,7 +118,8 @@ impl Panels {
     /// The best of up to so many vectors of `lanes` a panel: a tile of more loads less for each multiply-add, but
     /// may compute more elements twice.
     fn choose(count: i64, lanes: i64, most_vectors: i64) -> Option<Panels> {
-        let panels = (1..=most_vectors).map(|v| Panels { count, width: v * lanes });
+        let panels =
+            VECTORS.into_iter().filter(|v| *v <= most_vectors).map(|v| Panels { count, width: v * lanes });
         let cost = |p: &Panels| {
             let vectors = p.width / lanes;
             (p.number() * p.width) as f64 * (1.0 + 0.25 / vectors as f64)

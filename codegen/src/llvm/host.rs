@@ -209,7 +209,7 @@ pub fn schedule_target() -> ScheduleTarget {
     } else {
         return ScheduleTarget::cpu();
     };
-    ScheduleTarget::Cpu { vector_bits, accumulators }
+    ScheduleTarget::Cpu { vector_bits, accumulators, prefetches: true }
 }
 
 fn optimized_module<'s>(

@@ -157,16 +157,19 @@ fn walk_rows(
     rows: &Rows,
     block: ValueId,
 ) -> Emitted<()> {
-    let Rows { axis, tile: rows, .. } = *rows;
+    let Rows { axis, prefetches, tile: rows, .. } = *rows;
     let extent = emitter.analysis.extent(axis);
     let rows_value = emitter.b.index(rows);
     let first = emitter.b.mul(block, rows_value);
     let tile = |emitter: &mut Emitter, first: ValueId| {
         let points = rows_from(emitter, point, axis, first, rows);
-        // The rows of the tile that is likely to come next.
-        let length = emitter.b.index(rows);
-        let next = emitter.b.add(first, length);
-        let ahead = rows_from(emitter, point, axis, next, rows);
+        let mut ahead = Vec::new();
+        if prefetches {
+            // The rows of the tile that is likely to come next.
+            let length = emitter.b.index(rows);
+            let next = emitter.b.add(first, length);
+            ahead = rows_from(emitter, point, axis, next, rows);
+        }
         walk_columns(emitter, columns, range, &points, &ahead, columns.tile)
     };
     if extent.as_constant().is_some_and(|n| n % rows == 0) {

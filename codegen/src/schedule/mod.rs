@@ -40,6 +40,8 @@ pub enum ScheduleTarget {
         vector_bits: u32,
         /// Accumulators that one loop carries at most, beside which operands must find registers; at least 1.
         accumulators: u32,
+        /// Whether its compiler emits prefetches.
+        prefetches: bool,
     },
     /// One GPU thread a point of the space.
     Gpu {
@@ -53,7 +55,7 @@ impl ScheduleTarget {
     /// without AVX-512 (whose further ones Cranelift does not use) beside operands and copies of them. One that is
     /// spilled costs more than two that are missing.
     pub fn cpu() -> Self {
-        ScheduleTarget::Cpu { vector_bits: 128, accumulators: 8 }
+        ScheduleTarget::Cpu { vector_bits: 128, accumulators: 8, prefetches: false }
     }
 
     /// The width of a vector register in bits; 0 on GPUs, whose threads have scalars.
@@ -77,6 +79,8 @@ struct Registers {
     vector_bits: u32,
     /// The accumulators that one loop carries at most.
     accumulators: usize,
+    /// Whether a function may ask for memory ahead.
+    prefetches: bool,
 }
 
 /// Why a kernel has no schedule.
@@ -113,8 +117,9 @@ pub fn schedule(
 ) -> Result<Function, ScheduleError> {
     let analysis = Analysis::new(graph, kernel)?;
     let function = match target {
-        ScheduleTarget::Cpu { vector_bits, accumulators } => {
-            cpu::schedule(&analysis, Registers { vector_bits, accumulators: accumulators.max(1) as usize })
+        ScheduleTarget::Cpu { vector_bits, accumulators, prefetches } => {
+            let accumulators = accumulators.max(1) as usize;
+            cpu::schedule(&analysis, Registers { vector_bits, accumulators, prefetches })
         }
         ScheduleTarget::Gpu { block } => gpu::schedule(&analysis, block),
     }?;

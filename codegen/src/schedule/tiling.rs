@@ -32,7 +32,7 @@ const LOOPS: i64 = 4;
 const LONG_POINT: u32 = 60;
 
 /// Bytes of the rows of a group, which all columns use while they are in the second-level cache.
-const GROUP_BYTES: i64 = 256 << 10;
+const GROUP_BYTES: i64 = 512 << 10;
 
 /// Rows longer than this are worth grouping.
 const LONG_ROW_BYTES: i64 = 512;
@@ -53,6 +53,8 @@ pub(super) struct Tiling {
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
     pub(super) axis: Axis,
+    /// Whether a tile asks for what the next one needs.
+    pub(super) prefetches: bool,
     /// Rows of a tile, of which an item has one block.
     pub(super) tile: i64,
     /// Blocks that all columns go through before any goes on to the next, if the rows are long.
@@ -139,7 +141,7 @@ impl Tiling {
             (kind.shape(&vectors, most_rows, accumulators), kind.shape(&vectors, 1, accumulators));
         let rows = row_axis.filter(|_| rows > 1).map(|axis| {
             let group = group(analysis, &hot, axis, rows);
-            Rows { axis, tile: rows, group }
+            Rows { axis, prefetches: registers.prefetches, tile: rows, group }
         });
         if let (Some(vector), Kind::ByLane(members) | Kind::ByColumn(members)) = (&mut vector, kind)
             && members as i64 * rows.map_or(1, |r| r.tile) >= LANE_LOOP_CHAINS
