@@ -16,6 +16,7 @@ pub mod executable;
 mod improvement;
 pub mod limits;
 pub mod liveness;
+mod narrow;
 pub mod plan;
 pub mod plan_checker;
 mod prepare;
