@@ -1,12 +1,14 @@
 //! Parameters of products stored in 16 bits.
 //!
-//! A product with one row reads every weight once a step and does one multiply-add with it: it is as fast as weights
-//! come from caches and memory. Stored as f16 or bf16 they are half the bytes. A kernel ahead of everything else rounds
+//! A product with one row in a loop reads every weight once a step and does one multiply-add with it: it is as fast as
+//! weights come from caches and memory. Stored as f16 or bf16 they are half the bytes. A kernel ahead of everything else rounds
 //! a parameter once, to nearest even; products read the copy and convert each element back, exactly, so that all
 //! arithmetic stays in f32. As with other copies of parameters ([`crate::pack`]), whoever runs the program makes them
 //! once, and copies of the copies ([`crate::panels`]) are of its type.
 //!
-//! Only factors of products that are summed: what rounding them does to a sum has a bound that can be stated.
+//! Only factors of products that are summed: what rounding them does to a sum has a bound that can be stated. And only
+//! in loops: what was hoisted out of one multiplies all steps with a weight that was read once, so that fewer bytes
+//! would cost accuracy for nothing.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -18,10 +20,10 @@ use fuse_ir::{DType, Expr, Graph, InputKind, ReduceOp, ScalarOp, TensorType};
 
 use crate::extract::cost::assumed;
 use crate::kernel_builder::{Names, identifier};
-use crate::pack::{SHORTEST, is_reused, reduced_axes};
+use crate::pack::{SHORTEST, reduced_axes};
 use crate::panels::insert_copies;
 
-/// Lets sums of products read parameters of f32, and copies of these in another layout, through copies of type
+/// Lets sums of products in loops read parameters of f32, and copies of these in another layout, through copies of type
 /// `dtype`; the positions of these parameters among the inputs of `graph`, ascending.
 pub fn narrow_parameters(graph: &Graph, kernels: &mut KernelGraph, dtype: DType) -> Vec<usize> {
     let sources = sources(graph, kernels);
@@ -96,20 +98,21 @@ impl Narrower {
     fn steps(&mut self, steps: &mut [Step], depth: usize) {
         for step in steps {
             match step {
-                Step::Kernel(kernel) => self.redirect(kernel, depth > 0),
+                Step::Kernel(kernel) if depth > 0 => self.redirect(kernel),
+                Step::Kernel(_) => {}
                 Step::Loop(l) => self.steps(&mut l.body, depth + 1),
             }
         }
     }
 
     /// Lets the products of a kernel read copies.
-    fn redirect(&mut self, kernel: &mut Kernel, in_loop: bool) {
+    fn redirect(&mut self, kernel: &mut Kernel) {
         let reduced = reduced_axes(kernel);
         let is_wanted = |(i, reduced): (usize, &Vec<_>)| {
             let long = reduced.last().is_some_and(|axis: &fuse_ir::Axis| {
                 assumed(&kernel.extents[axis.index()]) >= SHORTEST
             });
-            long && self.is_wanted(kernel, ElementId(i as u32), in_loop)
+            long && self.is_wanted(kernel, ElementId(i as u32))
         };
         let wanted: Vec<bool> = reduced.iter().enumerate().map(is_wanted).collect();
         if !wanted.contains(&true) {
@@ -137,21 +140,17 @@ impl Narrower {
         }
     }
 
-    /// Whether an element is a parameter that is read again and again, for nothing but sums of products.
-    fn is_wanted(&self, kernel: &Kernel, load: ElementId, in_loop: bool) -> bool {
+    /// Whether an element is a parameter that is read for nothing but sums of products.
+    fn is_wanted(&self, kernel: &Kernel, load: ElementId) -> bool {
         let Element::Load { buffer, index } = &kernel.element(load).element else { return false };
-        let coordinates: Option<Vec<&Expr>> = index
-            .iter()
-            .map(|c| match c {
-                Coordinate::Static(e) => Some(e),
-                Coordinate::Dynamic(_) => None,
-            })
-            .collect();
-        let reused = coordinates.is_some_and(|coordinates| is_reused(kernel, &coordinates, in_loop));
+        let is_static = |c: &Coordinate| match c {
+            Coordinate::Static(_) => true,
+            Coordinate::Dynamic(_) => false,
+        };
         let is_product = |e: &Element| matches!(e, Element::Scalar(ScalarOp::Mul, _));
         let is_sum = |e: &Element| matches!(e, Element::Reduce { op: ReduceOp::Sum, .. });
         self.sources.contains_key(buffer)
-            && reused
+            && index.iter().all(is_static)
             && used_only_by(kernel, load, is_product)
             && users(kernel, load).all(|product| used_only_by(kernel, product, is_sum))
     }
@@ -243,33 +242,50 @@ mod tests {
 
     #[test]
     fn factors_of_summed_products_are_stored_narrow() {
-        let graph = trace("product", |t| {
-            let x = t.input("x", D::F32, ("B", 64));
-            let (w, b) = (t.parameter("w", D::F32, (64, 96)), t.parameter("b", D::F32, [96]));
-            t.output("y", x.matmul(&w) + &b);
-        })
-        .expect("traces");
+        let graph = fuse_frontend::zoo::lstm_graph(64, 64).expect("traces");
         let (mut kernels, parameters) = narrowed(&graph);
-        assert_eq!(parameters, [1]);
+        let names: Vec<&str> = parameters.iter().map(|i| graph.inputs()[*i].name.as_str()).collect();
+        assert_eq!(names, ["weight_hh"], "not the biases, and not what was hoisted");
         let names: Vec<&str> = kernels.kernels().iter().map(|(k, _)| k.name.as_str()).collect();
         assert_eq!(names.iter().filter(|n| n.starts_with("narrow_")).count(), 1, "{names:?}");
         // Panels are made of the narrow copy.
-        assert_eq!(crate::panel_parameters(&graph, &mut kernels, 16), 1);
+        assert_eq!(crate::panel_parameters(&graph, &mut kernels, 16), 2);
         fuse_ir::verify_kernels(&kernels).expect("verifies");
-        let panels = kernels.buffers.iter().find(|b| b.name.ends_with(".panels")).expect("panels");
-        assert_eq!(panels.ty.dtype, DType::F16);
+        let panels = kernels.buffers.iter().filter(|b| b.name.ends_with(".panels")).map(|b| b.ty.dtype);
+        assert_eq!(panels.collect::<BTreeSet<_>>(), BTreeSet::from([DType::F32, DType::F16]));
     }
 
     #[test]
-    fn what_is_no_factor_or_of_another_type_or_size_stays() {
-        let graph = trace("others", |t| {
-            let x = t.input("x", D::F32, ("B", 64));
-            let distance = t.parameter("distance", D::F32, [64]);
-            let open = t.parameter("open", D::F32, (64, "N"));
-            t.output("far", (&x - &distance).tanh().sum(1));
-            t.output("y", x.matmul(&open));
-        })
-        .expect("traces");
-        assert_eq!(narrowed(&graph).1, Vec::<usize>::new());
+    fn what_is_outside_loops_or_of_another_type_or_size_stays() {
+        let product = |dtype, extent: i64| {
+            trace("product", |t| {
+                let x = t.input("x", dtype, ("B", extent));
+                t.output("y", x.matmul(&t.parameter("w", dtype, (extent, 96))));
+            })
+        };
+        let recurrent = |dtype, extent: &str| {
+            let ty = match dtype {
+                D::F64 => "f64",
+                _ => "f32",
+            };
+            let n = extent;
+            let source = format!(
+                "graph recurrent(h: {ty}[B, {n}], param w: {ty}[{n}, {n}]) -> (y: {ty}[B, {n}]) {{
+  %f = scan body over 9 carry (h0: {ty}[B, {n}] = h) with (k: {ty}[{n}, {n}] = w) -> ({ty}[B, {n}])
+  {{
+    %p = contract h0, k axes=[1:0]
+    %t = tanh %p
+    next h1 = %t
+  }}
+  return y = %f
+}}"
+            );
+            fuse_ir::parse(&source).expect("parses")
+        };
+        assert_eq!(narrowed(&recurrent(D::F32, "64")).1, [1]);
+        assert_eq!(narrowed(&recurrent(D::F64, "64")).1, Vec::<usize>::new());
+        assert_eq!(narrowed(&recurrent(D::F32, "16")).1, Vec::<usize>::new(), "too short");
+        assert_eq!(narrowed(&recurrent(D::F32, "N")).1, Vec::<usize>::new(), "of unknown size");
+        assert_eq!(narrowed(&product(D::F32, 64).expect("traces")).1, Vec::<usize>::new(), "in no loop");
     }
 }
