@@ -7,9 +7,9 @@ use fuse_codegen::kernel_ir::Function;
 #[cfg(feature = "llvm")]
 use fuse_codegen::llvm::LlvmError;
 use fuse_codegen::schedule::{ScheduleError, ScheduleTarget, schedule};
-use fuse_ir::{DType, Graph};
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::KernelGraph;
+use fuse_ir::{DType, Graph};
 use fuse_rewrite::{Mode, Report, RewriteError};
 #[cfg(feature = "llvm")]
 use fuse_runtime::HostCode;

@@ -53,8 +53,7 @@ pub fn narrow_parameters(graph: &Graph, kernels: &mut KernelGraph, dtype: DType)
 
 /// Parameters of f32 and of known size, and what leading kernels copied them to; each with the position of the input.
 fn sources(graph: &Graph, kernels: &KernelGraph) -> HashMap<BufferId, usize> {
-    let fits =
-        |b: &Buffer| b.ty.dtype == DType::F32 && b.ty.shape.iter().all(|d| d.as_constant().is_some());
+    let fits = |b: &Buffer| b.ty.dtype == DType::F32 && b.ty.shape.iter().all(|d| d.as_constant().is_some());
     let mut sources = HashMap::new();
     for (i, buffer) in kernels.buffers.iter().enumerate() {
         if let BufferKind::Input(position) = buffer.kind
@@ -109,9 +108,9 @@ impl Narrower {
     fn redirect(&mut self, kernel: &mut Kernel) {
         let reduced = reduced_axes(kernel);
         let is_wanted = |(i, reduced): (usize, &Vec<_>)| {
-            let long = reduced.last().is_some_and(|axis: &fuse_ir::Axis| {
-                assumed(&kernel.extents[axis.index()]) >= SHORTEST
-            });
+            let long = reduced
+                .last()
+                .is_some_and(|axis: &fuse_ir::Axis| assumed(&kernel.extents[axis.index()]) >= SHORTEST);
             long && self.is_wanted(kernel, ElementId(i as u32))
         };
         let wanted: Vec<bool> = reduced.iter().enumerate().map(is_wanted).collect();

@@ -17,7 +17,7 @@ fn range(dtype: DType) -> Option<(f32, f32)> {
 /// they are.
 pub(crate) fn check(name: &str, tensor: &Tensor, dtype: DType) -> Result<(), RunError> {
     let (DType::F32, Some((largest, beyond))) = (tensor.dtype(), range(dtype)) else { return Ok(()) };
-    let values = tensor.bytes().as_chunks::<4>().0.iter().map(|bytes| f32::from_ne_bytes(*bytes));
+    let values = tensor.bytes().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
     let is_beyond = |x: &f32| x.is_finite() && x.abs() >= beyond;
     match values.clone().find(is_beyond) {
         Some(value) => Err(RunError::Narrow {

@@ -274,7 +274,8 @@ fn body<'s>(session: &'s Session, module: &Module<'s>, function: &Function) -> F
     let parameters = body.get_params();
     let (begin, end) = (parameters[parameters.len() - 2], parameters[parameters.len() - 1]);
     let work = Work::Range { begin: begin.into_int_value(), end: end.into_int_value() };
-    let mut emitter = LlvmBuilder::new(context, module, builder, body, frame(function, body, work, has_half()));
+    let mut emitter =
+        LlvmBuilder::new(context, module, builder, body, frame(function, body, work, has_half()));
     emit(function, &mut emitter);
     emitter.finish();
     body
