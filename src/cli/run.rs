@@ -69,7 +69,10 @@ fn accuracy(compiled: &Compiled, dtype: WeightsDtype) -> Option<String> {
     let names = narrow.parameters.iter().map(|i| compiled.graph.inputs()[*i].name.as_str());
     let names: Vec<&str> = names.collect();
     Some(if names.is_empty() {
-        format!("no weight is stored as {}: no product of f32 reads one again and again", narrow.dtype)
+        format!(
+            "no weight is stored as {}: no sum of 32 products or more in a loop reads one of f32 and of known size",
+            narrow.dtype
+        )
     } else {
         format!("stored as {}: {}; {bound}", narrow.dtype, names.join(", "))
     })

@@ -146,7 +146,7 @@ fn kernel<'s>(session: &'s Session, module: &Module<'s>, function: &Function) ->
     let builder = context.create_builder();
     builder.position_at_end(context.append_basic_block(entry, "entry"));
     let item = work_item(session, module, &builder, block)?;
-    // PTX has the instruction, but integers convert at no less than the rate of loads.
+    // Integers convert f16, as on a CPU without the instruction.
     let frame = frame(function, entry, Work::Item(item), false);
     let mut body = LlvmBuilder::new(context, module, builder, entry, frame);
     emit(function, &mut body);
