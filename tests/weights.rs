@@ -165,7 +165,7 @@ fn a_step_converts_whole_vectors() {
         let is_conversion = |line: &&str| line.contains(convert) && line.contains("zmm");
         let lines: Vec<&str> = assembly.lines().collect();
         assert!(lines.iter().filter(|l| is_conversion(l)).count() >= 4, "{assembly}");
-        let first = lines.iter().position(|l| is_conversion(l)).expect("counted");
+        let first = lines.iter().position(is_conversion).expect("counted");
         let begin = lines[..first].iter().rposition(|l| l.starts_with('.')).expect("a loop has a label");
         let inside = lines[begin..].iter().take_while(|l| !l.trim_start().starts_with('j'));
         let inside: Vec<&str> = inside.copied().collect();
