@@ -259,7 +259,7 @@ mod tests {
         let product = |dtype, extent: i64| {
             trace("product", |t| {
                 let x = t.input("x", dtype, ("B", extent));
-                t.output("y", x.matmul(&t.parameter("w", dtype, (extent, 96))));
+                t.output("y", x.matmul(t.parameter("w", dtype, (extent, 96))));
             })
         };
         let recurrent = |dtype, extent: &str| {
