@@ -7,9 +7,9 @@ use fuse_codegen::kernel_ir::Function;
 #[cfg(feature = "llvm")]
 use fuse_codegen::llvm::LlvmError;
 use fuse_codegen::schedule::{ScheduleError, ScheduleTarget, schedule};
-use fuse_ir::Graph;
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::KernelGraph;
+use fuse_ir::{DType, Graph};
 use fuse_rewrite::{Mode, Report, RewriteError};
 #[cfg(feature = "llvm")]
 use fuse_runtime::HostCode;
@@ -18,6 +18,7 @@ use fuse_runtime::{BuildError, Code, Device, DeviceError, DeviceName, Executable
 #[cfg(feature = "llvm")]
 use crate::peak;
 use crate::tier::Tier;
+use crate::weights::{NarrowWeights, WeightsDtype};
 
 /// What a model is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,18 +63,25 @@ pub struct CompileOptions {
     pub rewrite: fuse_rewrite::Options,
     /// Which code runs on the CPU.
     pub tier: Tier,
+    /// In which type the CPU stores the weights of products.
+    pub weights_dtype: WeightsDtype,
 }
 
 impl CompileOptions {
     /// The default options for a target.
     pub fn new(target: Target) -> Self {
-        CompileOptions { target, rewrite: fuse_rewrite::Options::default(), tier: Tier::default() }
+        CompileOptions {
+            target,
+            rewrite: fuse_rewrite::Options::default(),
+            tier: Tier::default(),
+            weights_dtype: WeightsDtype::default(),
+        }
     }
 
     /// One kernel per operation: the baseline that fusion is measured against.
     pub fn unfused(target: Target) -> Self {
         let rewrite = fuse_rewrite::Options { mode: Mode::Off, ..fuse_rewrite::Options::default() };
-        CompileOptions { target, rewrite, tier: Tier::default() }
+        CompileOptions { rewrite, ..CompileOptions::new(target) }
     }
 }
 
@@ -107,6 +115,11 @@ pub enum CompileError {
     /// This build cannot emit code for the device.
     #[error("this fuse was built without LLVM, which emits code for {0}; build it with the feature `llvm`")]
     WithoutLlvm(DeviceName),
+    /// Weights are stored narrower on the CPU alone.
+    #[error(
+        "weights are stored as {0} on the CPU only; for another device leave them as given, or convert the model"
+    )]
+    WeightsDtype(DType),
     /// The device is older than all architectures that LLVM emits code for here.
     #[error("{device} has compute capability {major}.{minor}; 7.5 is the least that fuse emits code for")]
     TooOld {
@@ -131,6 +144,7 @@ impl CompileError {
         match self {
             CompileError::Verify(_)
             | CompileError::WithoutLlvm(_)
+            | CompileError::WeightsDtype(_)
             | CompileError::TooOld { .. }
             | CompileError::Device(_)
             | CompileError::Build(_) => false,
@@ -157,6 +171,8 @@ pub struct Compiled {
     pub report: Report,
     /// Which code [`Compiled::load`] makes for the CPU.
     pub tier: Tier,
+    /// The parameters that are stored narrower than given, if that was asked for.
+    pub narrow_weights: Option<NarrowWeights>,
 }
 
 /// Compiles a graph down to Kernel IR.
@@ -165,12 +181,19 @@ pub struct Compiled {
 /// Where the graph is invalid. Errors that are fuse's own fault say so ([`CompileError::is_bug`]).
 pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Compiled, CompileError> {
     fuse_ir::verify(graph)?;
-    let optimized = fuse_rewrite::optimize(graph, &options.target.model(), &options.rewrite)?;
+    if let (Target::Cuda, Some(dtype)) = (options.target, options.weights_dtype.dtype()) {
+        return Err(CompileError::WeightsDtype(dtype));
+    }
+    let mut optimized = fuse_rewrite::optimize(graph, &options.target.model(), &options.rewrite)?;
+    let narrow_weights = options.weights_dtype.dtype().map(|dtype| NarrowWeights {
+        dtype,
+        parameters: fuse_rewrite::narrow_parameters(graph, &mut optimized.kernels, dtype),
+    });
     fuse_ir::verify_kernels(&optimized.kernels)
         .map_err(|e| CompileError::Internal { stage: "rewriting", problem: e.to_string() })?;
     let functions = schedule_all(&optimized.kernels, options.target.schedule())?;
     let (kernels, report) = (optimized.kernels, optimized.report);
-    Ok(Compiled { graph: graph.clone(), kernels, functions, report, tier: options.tier })
+    Ok(Compiled { graph: graph.clone(), kernels, functions, report, tier: options.tier, narrow_weights })
 }
 
 /// The loop nest of each kernel for a target, verified.
@@ -193,6 +216,14 @@ impl Compiled {
     /// # Errors
     /// Where the device does not take the code.
     pub fn load(&self, device: &Device) -> Result<Executable, CompileError> {
+        let mut executable = self.load_code(device)?;
+        if let Some(narrow) = &self.narrow_weights {
+            executable.limit_parameters(&narrow.parameters, narrow.dtype);
+        }
+        Ok(executable)
+    }
+
+    fn load_code(&self, device: &Device) -> Result<Executable, CompileError> {
         match (device.name(), self.tier) {
             (DeviceName::Cpu, Tier::Fast) => self.load_fast(device),
             #[cfg(feature = "llvm")]

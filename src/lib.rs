@@ -32,6 +32,7 @@ pub mod manifest;
 mod peak;
 pub mod random;
 mod tier;
+mod weights;
 
 pub use compile::{CompileError, CompileOptions, Compiled, Target, compile};
 pub use fuse_codegen as codegen;
@@ -44,6 +45,7 @@ pub use fuse_rewrite as rewrite;
 pub use fuse_runtime as runtime;
 pub use fuse_runtime::{Device, DeviceName, DeviceOptions, Executable};
 pub use tier::Tier;
+pub use weights::{NarrowWeights, WeightsDtype};
 
 /// The example of the README, as a test.
 #[cfg(doctest)]

@@ -86,6 +86,37 @@ const EXPLAINED: &str = "graph decay(x: f32[T, B, 4], h: f32[B, 8], w: f32[4, 8]
   return y = %s
 }";
 
+/// Which weights are stored in 16 bits and what that costs is said; the results go elsewhere.
+#[test]
+fn weights_in_16_bits_are_stated() {
+    let scratch = Scratch::new("weights");
+    let model = scratch.file(
+        "recurrent.fuse",
+        "graph recurrent(h: f32[B, 64], param w: f32[64, 64]) -> (y: f32[B, 64]) {
+  %y = scan over 9 carry (h = h) with (w = w) {
+    %p = contract h, w axes=[1:0]
+    %t = tanh %p
+    next h = %t
+  }
+  return y = %y
+}",
+    );
+    let output = fuse(&["run", &model, "--dim", "B=1", "--weights-dtype", "bf16"]);
+    let message = stderr(&output);
+    assert!(output.status.success() && stdout(&output).contains("output"), "{message}");
+    for part in ["stored as bf16: w;", "2^-8", "Σ|x||w|"] {
+        assert!(message.contains(part), "no `{part}` in: {message}");
+    }
+    let output = fuse(&["run", LSTM, "--dim", "T=2", "--dim", "B=1", "--weights-dtype", "f16"]);
+    assert!(stderr(&output).contains("no weight is stored as f16"), "{}", stderr(&output));
+    let given = fuse(&["run", &model, "--dim", "B=1"]);
+    assert!(given.status.success() && stderr(&given).is_empty(), "{}", stderr(&given));
+    let outputs = scratch.path("outputs.npz");
+    let sim =
+        ["run", &model, "--dim", "B=1", "--weights-dtype", "f16", "--device", "sim", "--outputs", &outputs];
+    fails_in_one_line(1, &sim, &["f16", "on the CPU only"]);
+}
+
 /// The statistics of the simulated GPU name every kernel and count what it read.
 #[cfg(feature = "llvm")]
 #[test]

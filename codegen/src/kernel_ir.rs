@@ -183,6 +183,9 @@ pub enum Conversion {
     Bitcast,
     /// bool → i32 as 0 or 1.
     BoolToInt,
+    /// An IEEE binary16 in the low half of an i32 whose high half is 0 → f32, exactly; of a NaN the bits are not
+    /// specified.
+    HalfToFloat,
 }
 
 /// What a [`Statement::Let`] computes.

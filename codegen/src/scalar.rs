@@ -6,7 +6,7 @@
 use fuse_ir::{DType, Literal};
 
 use crate::kernel_ir::{
-    BinaryOp, Condition, Conversion, Function, Operation, Statement, Type, UnaryOp, ValueId,
+    BinaryOp, Condition, Conversion, Function, LaneType, Operation, Statement, Type, UnaryOp, ValueId,
 };
 
 /// Emits primitives of one target. Types are passed wherever a target value does not tell its own.
@@ -168,4 +168,32 @@ fn operate<B: ScalarBuilder>(
         Operation::Extract(x, lane) => builder.extract(function.ty(*x), value(x), *lane),
         Operation::Insert(vector, scalar, lane) => builder.insert(ty, value(vector), value(scalar), *lane),
     }
+}
+
+/// [`Conversion::HalfToFloat`] of `bits` in other primitives, for targets without an instruction for it.
+///
+/// Reading the bits as the upper bits of an f32 leaves an exponent that is 112 too low, also for subnormals, which one
+/// exact product corrects. Only infinities and NaN have no such f32 and get their exponent set.
+pub fn half_to_float<B: ScalarBuilder>(builder: &mut B, ty: Type, bits: B::Value) -> B::Value {
+    let float = ty.with_lane(LaneType::F32);
+    let integer = |b: &mut B, number| b.constant(ty, Literal::from_i64(DType::I32, number));
+    let mask = integer(builder, 0x7fff);
+    let bare = builder.binary(BinaryOp::And, ty, bits, mask);
+    let distance = integer(builder, 13);
+    let moved = builder.binary(BinaryOp::ShiftLeft, ty, bare, distance);
+    let small = builder.convert(Conversion::Bitcast, ty, float, moved);
+    let scale = builder.constant(float, Literal::from_f64(DType::F32, 2f64.powi(112)));
+    let finite = builder.binary(BinaryOp::Mul, float, small, scale);
+    let finite = builder.convert(Conversion::Bitcast, float, ty, finite);
+    let exponent = integer(builder, 0x7f80_0000);
+    let special = builder.binary(BinaryOp::Or, ty, moved, exponent);
+    let infinity = integer(builder, 0x7c00);
+    let is_special = builder.compare(Condition::Ge, ty, bare, infinity);
+    let magnitude = builder.select(ty, is_special, special, finite);
+    // The magnitude taken out of the bits leaves the sign; the loaded bits have nothing above it.
+    let sign = builder.binary(BinaryOp::Xor, ty, bits, bare);
+    let distance = integer(builder, 16);
+    let sign = builder.binary(BinaryOp::ShiftLeft, ty, sign, distance);
+    let joined = builder.binary(BinaryOp::Or, ty, magnitude, sign);
+    builder.convert(Conversion::Bitcast, ty, float, joined)
 }

@@ -368,6 +368,7 @@ impl Verifier<'_> {
                 matches!((from.lane, to.lane), (F32, I32) | (I32, F32) | (F64, I64) | (I64, F64))
             }
             Conversion::BoolToInt => matches!((from.lane, to.lane), (Bool, I32)),
+            Conversion::HalfToFloat => matches!((from.lane, to.lane), (I32, F32)),
         };
         if fits { Ok(()) } else { Err(format!("no such conversion from {from} to {to}")) }
     }

@@ -17,6 +17,7 @@
 //! | `lower` | chosen terms → kernels |
 //! | `kernel_copy` | elements of one kernel in another |
 //! | `pack` | parameters laid out as reductions read them |
+//! | `narrow` | parameters of products stored in 16 bits |
 //! | `ranges` | what values index expressions take |
 //! | `provenance` | what rules asserted, and proofs from it |
 //! | `unfused` | the baseline: one kernel per operation, without an e-graph |
@@ -35,6 +36,7 @@ mod kernel_copy;
 mod language;
 mod layout;
 mod lower;
+mod narrow;
 mod optimize;
 mod pack;
 mod panels;
@@ -54,6 +56,7 @@ pub use error::RewriteError;
 pub use explain::{Explanation, explain};
 pub use extract::cost::assumed_dims;
 pub use extract::decisions::{Decision, Decisions, DecisionsError};
+pub use narrow::narrow_parameters;
 pub use optimize::{Mode, Optimized, Options, dump_egraph, optimize};
 pub use panels::panel_parameters;
 pub use program_cost::{KernelUse, ProgramCost, cost_of};

@@ -48,15 +48,20 @@ pub fn panel_parameters(graph: &Graph, kernels: &mut KernelGraph, lanes: i64) ->
     paneler.steps(&mut kernels.steps, 0);
     let copies = paneler.order.clone();
     let copies: Vec<Step> = copies.iter().map(|c| Step::Kernel(paneler.kernel(c))).collect();
-    // Behind the kernels that compute what is copied, which read nothing but parameters.
+    kernels.buffers = paneler.buffers;
+    insert_copies(graph, kernels, copies);
+    paneler.order.len()
+}
+
+/// Puts kernels that copy what parameters decide behind the kernels that compute it, which read nothing but parameters.
+pub(crate) fn insert_copies(graph: &Graph, kernels: &mut KernelGraph, copies: Vec<Step>) {
+    let known = known(graph, kernels);
     let computes = |step: &Step| match step {
-        Step::Kernel(k) => k.stores.iter().all(|s| paneler.known.contains(&s.buffer)),
+        Step::Kernel(k) => k.stores.iter().all(|s| known.contains(&s.buffer)),
         Step::Loop(_) => false,
     };
     let at = kernels.steps.iter().rposition(computes).map_or(0, |last| last + 1);
     kernels.steps.splice(at..at, copies);
-    kernels.buffers = paneler.buffers;
-    paneler.order.len()
 }
 
 /// The buffers that parameters alone decide: parameters, and what leading kernels make of them.

@@ -92,6 +92,23 @@ pub enum RunError {
     /// An input has another element type, shape or extent than declared, or a dimension follows from nothing.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A weight has no finite value in the type that it is stored in.
+    #[error(
+        "parameter `{parameter}` is to be stored as {dtype}, whose largest value is {largest:e}, but has {count} beyond, \
+         the first {value:e}; store weights as given, or scale this one"
+    )]
+    Narrow {
+        /// The parameter.
+        parameter: String,
+        /// The type that it is stored in.
+        dtype: DType,
+        /// The first such value.
+        value: f32,
+        /// The largest value of the type.
+        largest: f32,
+        /// How many such values there are.
+        count: usize,
+    },
     /// An expression of the dimensions has no value.
     #[error(transparent)]
     Dimension(#[from] EvalError),

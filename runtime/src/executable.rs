@@ -17,6 +17,7 @@ use crate::cuda::{CudaCode, CudaDevice, CudaRun};
 use crate::device::{Device, Kind};
 use crate::error::{BuildError, RunError};
 use crate::improvement::{HostCode, Improvement, Progress};
+use crate::narrow;
 use crate::plan::MemoryPlan;
 use crate::profile::{KernelTime, Profile};
 use crate::program::RunState;
@@ -65,6 +66,8 @@ pub struct Executable {
     backend: Backend,
     /// By position of the graph input.
     parameters: Vec<Option<Parameter>>,
+    /// The types that parameters must fit beside their own, by position of the graph input.
+    limits: Vec<Option<DType>>,
     /// What runs; replaced as a whole, between runs.
     version: Mutex<Arc<Version>>,
     progress: Mutex<Progress>,
@@ -104,9 +107,20 @@ impl Executable {
             device: device.clone(),
             backend,
             parameters: graph.inputs().iter().map(|_| None).collect(),
+            limits: vec![None; graph.inputs().len()],
             version: Mutex::new(Arc::new(version)),
             progress: Mutex::new(Progress::Idle),
         })
+    }
+
+    /// Has [`Executable::bind`] refuse a value of these parameters, by position of the graph input, that is finite as
+    /// given but not once it is rounded to `dtype`, in which the program stores them.
+    pub fn limit_parameters(&mut self, parameters: &[usize], dtype: DType) {
+        for position in parameters {
+            if let Some(limit) = self.limits.get_mut(*position) {
+                *limit = Some(dtype);
+            }
+        }
     }
 
     /// Replaces the code by better code of the same graph when that is there, never within a run. `start` has it made
@@ -174,7 +188,8 @@ impl Executable {
     /// on weights alone is computed here, once all it needs are bound.
     ///
     /// # Errors
-    /// Where a name is no parameter's or a tensor does not fit its declared type. Earlier parameters of the same
+    /// Where a name is no parameter's, a tensor does not fit its declared type, or a value not the type that it is
+    /// stored in. Earlier parameters of the same
     /// call stay bound.
     pub fn bind(&mut self, parameters: impl IntoIterator<Item = (String, Tensor)>) -> Result<(), RunError> {
         let mut loaded = Vec::new();
@@ -201,6 +216,9 @@ impl Executable {
     /// Copies a parameter to the device; returns its position too.
     fn load(&self, name: &str, tensor: &Tensor) -> Result<(usize, Option<Parameter>), RunError> {
         let position = self.position(name, InputKind::Parameter)?;
+        if let Some(dtype) = self.limits[position] {
+            narrow::check(name, tensor, dtype)?;
+        }
         let memory = match &self.backend {
             Backend::Cpu { .. } => ParameterMemory::Host(Block::copy_of(tensor.bytes())?),
             Backend::Sim { .. } => ParameterMemory::Sim(tensor.bytes().to_vec()),

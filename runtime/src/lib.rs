@@ -18,6 +18,7 @@ mod improvement;
 pub mod limits;
 pub mod liveness;
 pub mod machine;
+mod narrow;
 pub mod plan;
 pub mod plan_checker;
 mod prepare;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::tier::Tier;
+use crate::weights::WeightsDtype;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A JIT kernel-fusion compiler for recurrent models.
@@ -112,6 +113,11 @@ pub struct DeviceArgs {
     /// Which code the CPU runs.
     #[arg(long, value_enum, default_value_t = Tier::default())]
     pub tier: Tier,
+
+    /// In which type the CPU stores the f32 weights of products; arithmetic stays in f32. Fewer bytes are read, which
+    /// is what the time of a recurrent layer goes to at batch 1; what that costs in accuracy is printed.
+    #[arg(long, value_enum, default_value_t = WeightsDtype::default(), value_name = "TYPE")]
+    pub weights_dtype: WeightsDtype,
 
     /// CPU threads, those that simulate a GPU included; by default what affinity and cgroup limits allow.
     #[arg(long, value_name = "N")]

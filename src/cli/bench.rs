@@ -20,6 +20,7 @@ struct Figures {
     model: String,
     device: String,
     tier: String,
+    weights_dtype: &'static str,
     dims: String,
     rewrite: &'static str,
     /// From the model in memory to the first complete result: compile, load, bind and run.
@@ -78,6 +79,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), CliError> {
         model: problem.graph.name().to_owned(),
         device: args.device.device.clone(),
         tier: args.device.tier.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned()),
+        weights_dtype: args.device.weights_dtype.name(),
         dims: dims_text(&problem.dims),
         rewrite: if args.compile.rewrite == Rewrite::On { "on" } else { "off" },
         first_ms: ms(first),
@@ -189,6 +191,7 @@ fn report(args: &BenchArgs, figures: &Figures) -> Result<(), CliError> {
     let rows = [
         row("model", format!("{} at {}", figures.model, figures.dims)),
         row("device", format!("{}, tier {}, rewrite {}", figures.device, figures.tier, figures.rewrite)),
+        row("weights", format!("stored as {}", figures.weights_dtype)),
         row("kernels", format!("{}, {} of them in a loop", figures.kernels, figures.loop_kernels)),
         row("launches a run", figures.launches.to_string()),
         row("first result", format!("{:.2} ms, compiling included", figures.first_ms)),

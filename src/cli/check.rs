@@ -12,6 +12,7 @@ use super::model::Problem;
 use super::run::{Loaded, dims_text};
 use super::table;
 use crate::tier::Tier;
+use crate::weights::WeightsDtype;
 
 /// One backend's verdict.
 #[derive(Debug, Serialize)]
@@ -85,7 +86,13 @@ fn absence(device: &str) -> Option<String> {
 
 fn run_on(problem: &Problem, device: &str, tier: Tier, rewrite: Rewrite) -> Result<Vec<Tensor>, CliError> {
     let compile = CompileArgs { rewrite, fast_math: false };
-    let device = DeviceArgs { device: device.to_owned(), tier, threads: None, memory_limit: None };
+    let device = DeviceArgs {
+        device: device.to_owned(),
+        tier,
+        weights_dtype: WeightsDtype::Given,
+        threads: None,
+        memory_limit: None,
+    };
     Loaded::new(problem, &compile, &device)?.run(problem)
 }
 

@@ -10,6 +10,7 @@ use super::model::Problem;
 use super::table;
 use crate::compile::{Compiled, Target, compile};
 use crate::io::npz;
+use crate::weights::WeightsDtype;
 
 /// Runs the command.
 pub fn run(args: &RunArgs) -> Result<(), CliError> {
@@ -42,7 +43,11 @@ impl Loaded {
         let name = check_device(device)?;
         let mut options = options(args, Target::of(name));
         options.tier = device.tier;
+        options.weights_dtype = device.weights_dtype;
         let compiled = compile(&problem.graph, &options).map_err(compile_error)?;
+        if let Some(statement) = accuracy(&compiled, device.weights_dtype) {
+            eprintln!("{statement}");
+        }
         let memory_limit = device.memory_limit.map(|mib| mib.saturating_mul(1 << 20));
         let settings = DeviceOptions { threads: device.threads, memory_limit };
         let device = Device::open(name, &settings).map_err(CliError::input)?;
@@ -56,6 +61,21 @@ impl Loaded {
         let outputs = self.executable.run(&problem.inputs, &problem.dims);
         outputs.map_err(|e| CliError::input(format!("{}: {e}", problem.file)))
     }
+}
+
+/// Which weights are stored narrower than given, and what that does to results; nothing where none was asked for.
+fn accuracy(compiled: &Compiled, dtype: WeightsDtype) -> Option<String> {
+    let (narrow, bound) = (compiled.narrow_weights.as_ref()?, dtype.bound()?);
+    let names = narrow.parameters.iter().map(|i| compiled.graph.inputs()[*i].name.as_str());
+    let names: Vec<&str> = names.collect();
+    Some(if names.is_empty() {
+        format!(
+            "no weight is stored as {}: no sum of 32 products or more in a loop reads one of f32 and of known size",
+            narrow.dtype
+        )
+    } else {
+        format!("stored as {}: {}; {bound}", narrow.dtype, names.join(", "))
+    })
 }
 
 /// The device that the command line names; a mistake there is told before any work.

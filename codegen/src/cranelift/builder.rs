@@ -13,7 +13,7 @@ use fuse_ir::{DType, Literal};
 use rustc_hash::FxHashMap;
 
 use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Type, UnaryOp};
-use crate::scalar::{Bounds, LoopBody, ScalarBuilder};
+use crate::scalar::{Bounds, LoopBody, ScalarBuilder, half_to_float};
 
 /// A value of Cranelift IR, or a constant that is not yet one.
 #[derive(Clone, Copy, Debug)]
@@ -295,6 +295,7 @@ impl<'a, 'f> CraneliftBuilder<'a, 'f> {
             Conversion::IntToInt => self.f.ins().ireduce(target, x),
             Conversion::ZeroExtend | Conversion::BoolToInt => self.f.ins().uextend(target, x),
             Conversion::Bitcast => self.f.ins().bitcast(target, MemFlagsData::new(), x),
+            Conversion::HalfToFloat => unreachable!("made of other primitives before it gets here"),
         }
     }
 
@@ -489,6 +490,9 @@ impl ScalarBuilder for CraneliftBuilder<'_, '_> {
     }
 
     fn convert(&mut self, conversion: Conversion, from: Type, to: Type, x: Operand) -> Operand {
+        if conversion == Conversion::HalfToFloat {
+            return half_to_float(self, from, x);
+        }
         let x = self.value(x);
         let target = register_type(to);
         let value = match conversion {
@@ -503,7 +507,8 @@ impl ScalarBuilder for CraneliftBuilder<'_, '_> {
             | Conversion::FloatToInt
             | Conversion::IntToInt
             | Conversion::ZeroExtend
-            | Conversion::FloatToFloat => {
+            | Conversion::FloatToFloat
+            | Conversion::HalfToFloat => {
                 self.lanewise(to, &[x], |b, l| b.convert_scalar(conversion, from.lane, to.lane, l[0]))
             }
         };

@@ -1,16 +1,17 @@
-//! f16 and bf16 in integer arithmetic: no target needs an instruction for them, and all agree.
+//! f16 and bf16 in integer arithmetic: no target needs an instruction for them, and all agree. Only widening f16 is a
+//! primitive, because some targets do it in one instruction; the others take [`crate::scalar::half_to_float`].
 
 use fuse_ir::DType;
 
 use crate::builder::FunctionBuilder;
-use crate::kernel_ir::{Condition, LaneType, ValueId};
+use crate::kernel_ir::{Condition, Conversion, LaneType, ValueId};
 
 /// The element that a load gave, as a register of its type.
 pub fn from_memory(b: &mut FunctionBuilder, dtype: DType, loaded: ValueId) -> ValueId {
     match dtype {
         DType::F32 | DType::F64 | DType::I32 | DType::I64 | DType::U8 => loaded,
         DType::Bool => b.compare_integer(Condition::Ne, loaded, 0),
-        DType::F16 => widen_f16(b, loaded),
+        DType::F16 => b.convert(Conversion::HalfToFloat, loaded, LaneType::F32),
         DType::Bf16 => {
             let bits = b.shift_left(loaded, 16);
             b.bitcast(bits, LaneType::F32)
@@ -22,7 +23,7 @@ pub fn from_memory(b: &mut FunctionBuilder, dtype: DType, loaded: ValueId) -> Va
 pub fn to_memory(b: &mut FunctionBuilder, dtype: DType, x: ValueId) -> ValueId {
     match dtype {
         DType::F32 | DType::F64 | DType::I32 | DType::I64 | DType::U8 => x,
-        DType::Bool => b.convert(crate::kernel_ir::Conversion::BoolToInt, x, LaneType::I32),
+        DType::Bool => b.convert(Conversion::BoolToInt, x, LaneType::I32),
         DType::F16 => narrow_f16(b, x),
         DType::Bf16 => narrow_bf16(b, x),
     }
@@ -37,27 +38,6 @@ pub(super) fn round(b: &mut FunctionBuilder, dtype: DType, x: ValueId) -> ValueI
         }
         DType::F32 | DType::F64 | DType::I32 | DType::I64 | DType::U8 | DType::Bool => x,
     }
-}
-
-/// Reading the bits as the upper bits of an f32 leaves an exponent that is 112 too low, also for subnormals,
-/// which one exact product corrects. Only infinities and NaN have no such f32 and get their exponent set.
-fn widen_f16(b: &mut FunctionBuilder, bits: ValueId) -> ValueId {
-    let magnitude_mask = b.integer_like(bits, 0x7fff);
-    let bare = b.and(bits, magnitude_mask);
-    let moved = b.shift_left(bare, 13);
-    let small = b.bitcast(moved, LaneType::F32);
-    let scale = b.number_like(small, 2f64.powi(112));
-    let finite = b.mul(small, scale);
-    let finite = b.bitcast(finite, LaneType::I32);
-    let exponent = b.integer_like(bits, 0x7f80_0000);
-    let special = b.or(moved, exponent);
-    let is_special = b.compare_integer(Condition::Ge, bare, 0x7c00);
-    let magnitude = b.select(is_special, special, finite);
-    // The magnitude taken out of the bits leaves the sign; the loaded bits have nothing above it.
-    let sign = b.xor(bits, bare);
-    let sign = b.shift_left(sign, 16);
-    let joined = b.or(magnitude, sign);
-    b.bitcast(joined, LaneType::F32)
 }
 
 fn narrow_bf16(b: &mut FunctionBuilder, x: ValueId) -> ValueId {

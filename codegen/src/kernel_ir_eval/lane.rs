@@ -276,6 +276,10 @@ pub(super) fn convert(conversion: Conversion, x: Lane, to: LaneType) -> Option<L
         (Conversion::Bitcast, Lane::F64(x), I64) => Lane::I64(x.to_bits() as i64),
         (Conversion::Bitcast, Lane::I64(x), F64) => Lane::F64(f64::from_bits(x as u64)),
         (Conversion::BoolToInt, Lane::Bool(x), I32) => Lane::I32(i32::from(x)),
+        (Conversion::HalfToFloat, Lane::I32(x), F32) => {
+            let bits = u64::from(u16::try_from(x).ok()?);
+            Lane::F32(Literal::from_bits(DType::F16, bits).as_f64() as f32)
+        }
         (
             Conversion::FloatToFloat
             | Conversion::IntToFloat
@@ -283,7 +287,8 @@ pub(super) fn convert(conversion: Conversion, x: Lane, to: LaneType) -> Option<L
             | Conversion::IntToInt
             | Conversion::ZeroExtend
             | Conversion::Bitcast
-            | Conversion::BoolToInt,
+            | Conversion::BoolToInt
+            | Conversion::HalfToFloat,
             ..,
         ) => return None,
     })

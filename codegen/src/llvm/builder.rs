@@ -22,7 +22,7 @@ use inkwell::values::{
 };
 
 use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Type, UnaryOp};
-use crate::scalar::{Bounds, LoopBody, ScalarBuilder};
+use crate::scalar::{Bounds, LoopBody, ScalarBuilder, half_to_float};
 
 /// What a function body finds around it.
 pub(super) struct Frame<'ctx> {
@@ -32,6 +32,8 @@ pub(super) struct Frame<'ctx> {
     pub symbols: Vec<IntValue<'ctx>>,
     /// The work.
     pub work: Work<'ctx>,
+    /// Whether the target has an instruction from f16 to f32; without one LLVM calls a function that is not there.
+    pub has_half: bool,
 }
 
 /// Where work items come from.
@@ -402,6 +404,15 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
             },
             Conversion::ZeroExtend | Conversion::BoolToInt => self.cast(InstructionOpcode::ZExt, x, to),
             Conversion::Bitcast => self.cast(InstructionOpcode::BitCast, x, to),
+            Conversion::HalfToFloat if self.frame.has_half => {
+                let in_lanes = |scalar: BasicTypeEnum<'ctx>| in_lanes(scalar, to.lanes);
+                let bits = in_lanes(self.context.i16_type().into());
+                let bits = built(self.builder.build_cast(InstructionOpcode::Trunc, x, bits, ""));
+                let half = in_lanes(self.context.f16_type().into());
+                let half = built(self.builder.build_cast(InstructionOpcode::BitCast, bits, half, ""));
+                self.cast(InstructionOpcode::FPExt, half, to)
+            }
+            Conversion::HalfToFloat => half_to_float(self, from, x),
         }
     }
 

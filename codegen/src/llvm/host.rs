@@ -195,10 +195,17 @@ fn host_cpu() -> &'static (String, String) {
     })
 }
 
+fn has(feature: &str) -> bool {
+    host_cpu().1.split(',').any(|f| f.strip_prefix('+') == Some(feature))
+}
+
+/// Whether this CPU converts f16 to f32 in one instruction.
+fn has_half() -> bool {
+    has("f16c") || has("avx512f") || has("neon")
+}
+
 /// What to schedule for so that the code uses this CPU's widest vectors and all its vector registers.
 pub fn schedule_target() -> ScheduleTarget {
-    let features = &host_cpu().1;
-    let has = |name: &str| features.split(',').any(|f| f.strip_prefix('+') == Some(name));
     let (vector_bits, accumulators) = if has("avx512f") && has("avx512vl") && has("avx512dq") {
         // Of 32 registers. Up to 24 stay in registers too, but tiles of 16 suit more batch sizes.
         (512, 16)
@@ -267,7 +274,8 @@ fn body<'s>(session: &'s Session, module: &Module<'s>, function: &Function) -> F
     let parameters = body.get_params();
     let (begin, end) = (parameters[parameters.len() - 2], parameters[parameters.len() - 1]);
     let work = Work::Range { begin: begin.into_int_value(), end: end.into_int_value() };
-    let mut emitter = LlvmBuilder::new(context, module, builder, body, frame(function, body, work));
+    let mut emitter =
+        LlvmBuilder::new(context, module, builder, body, frame(function, body, work, has_half()));
     emit(function, &mut emitter);
     emitter.finish();
     body

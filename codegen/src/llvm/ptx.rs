@@ -146,7 +146,8 @@ fn kernel<'s>(session: &'s Session, module: &Module<'s>, function: &Function) ->
     let builder = context.create_builder();
     builder.position_at_end(context.append_basic_block(entry, "entry"));
     let item = work_item(session, module, &builder, block)?;
-    let frame = frame(function, entry, Work::Item(item));
+    // Integers convert f16, as on a CPU without the instruction.
+    let frame = frame(function, entry, Work::Item(item), false);
     let mut body = LlvmBuilder::new(context, module, builder, entry, frame);
     emit(function, &mut body);
     body.finish();
@@ -154,12 +155,17 @@ fn kernel<'s>(session: &'s Session, module: &Module<'s>, function: &Function) ->
 }
 
 /// The parameters of a function that start with its buffers and symbols.
-pub(super) fn frame<'ctx>(function: &Function, entry: FunctionValue<'ctx>, work: Work<'ctx>) -> Frame<'ctx> {
+pub(super) fn frame<'ctx>(
+    function: &Function,
+    entry: FunctionValue<'ctx>,
+    work: Work<'ctx>,
+    has_half: bool,
+) -> Frame<'ctx> {
     let parameters = entry.get_params();
     let (buffers, rest) = parameters.split_at(function.buffers.len());
     let buffers = buffers.iter().map(|p| p.into_pointer_value()).collect();
     let symbols = rest[..function.symbols.len()].iter().map(|p| p.into_int_value()).collect();
-    Frame { buffers, symbols, work }
+    Frame { buffers, symbols, work, has_half }
 }
 
 /// `block · ctaid.x + tid.x`, in 64 bits.

@@ -258,7 +258,12 @@ impl<'a> Emitter<'a> {
             }
             Element::Cast(operand) => {
                 let x = self.value(*operand, point)?;
-                Ok(decompose::cast(&mut self.b, self.analysis.dtype(*operand), dtype, x))
+                let from = match (self.analysis.element(*operand), self.analysis.dtype(*operand)) {
+                    // What memory held needs no rounding to its own type: the register is that f32.
+                    (Element::Load { .. }, DType::F16 | DType::Bf16) => DType::F32,
+                    (_, from) => from,
+                };
+                Ok(decompose::cast(&mut self.b, from, dtype, x))
             }
             Element::Reduce { .. } => {
                 self.reduce(id, std::slice::from_ref(point), 1)?;

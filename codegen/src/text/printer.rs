@@ -77,6 +77,7 @@ impl Names for Conversion {
         (Conversion::ZeroExtend, "zero_extend"),
         (Conversion::Bitcast, "bitcast"),
         (Conversion::BoolToInt, "bool_to_int"),
+        (Conversion::HalfToFloat, "half_to_float"),
     ];
 }
 

@@ -429,6 +429,9 @@ fn bool_cases(lanes: u8, cases: &mut Vec<Case>) {
             maker.convert(Conversion::BoolToInt, both, LaneType::I32)
         }));
     }
+    cases.push(Case::new("half_to_float", &[DType::F16], DType::F32, lanes, |maker, x| {
+        maker.convert(Conversion::HalfToFloat, x[0], LaneType::F32)
+    }));
     cases.push(Case::new("not_bool", &[DType::I32], DType::I32, lanes, |maker, x| {
         let odd = maker.odd(x[0]);
         let even = maker.let_(maker.ty(odd), Operation::Unary(UnaryOp::Not, odd));
