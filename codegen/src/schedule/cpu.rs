@@ -9,6 +9,7 @@
 use fuse_ir::expr::{Axis, Dim};
 
 use super::Registers;
+use super::ahead::ColumnsAhead;
 use super::analysis::Analysis;
 use super::emitter::{Emitted, Emitter, Point, floor_division};
 use super::tiling::{Columns, Rows, Tiling, chunks, row_blocks};
@@ -44,7 +45,8 @@ fn item(emitter: &mut Emitter, tiling: &Tiling, item: ValueId) -> Emitted<()> {
             None => {
                 // The row block changes fastest, so that neighbouring items use the same columns.
                 let blocks = row_blocks(analysis.extent(rows.axis), rows.tile);
-                coordinate(emitter, &mut rest, &blocks, remaining == 0)?
+                let block = coordinate(emitter, &mut rest, &blocks, remaining == 0)?;
+                RowBlock { block, turn: block }
             }
         });
     }
@@ -58,14 +60,28 @@ fn item(emitter: &mut Emitter, tiling: &Tiling, item: ValueId) -> Emitted<()> {
         remaining -= 1;
         let value = coordinate(emitter, &mut rest, analysis.extent(*axis), remaining == 0)?;
         point = point.with(*axis, value);
+        let innermost = Some(axis) == tiling.outer.last() && chunk_number.is_none();
+        if let (true, Some(rows), Some(RowBlock { turn, .. })) = (innermost, tiling.rows, row_block) {
+            let one = emitter.b.index(1);
+            let next = emitter.b.add(value, one);
+            emitter.ahead = rows.prefetches.then_some(ColumnsAhead { axis: *axis, next, turn });
+        }
     }
     let Some(columns) = &tiling.columns else { return emitter.tile(std::slice::from_ref(&point), 1) };
     let range = column_range(emitter, columns, chunk_number)?;
-    let Some((rows, block)) = tiling.rows.zip(row_block) else {
+    let Some((rows, RowBlock { block, .. })) = tiling.rows.zip(row_block) else {
         let point = std::slice::from_ref(&point);
         return walk_columns(emitter, columns, &range, point, &[], columns.single_tile);
     };
     walk_rows(emitter, columns, &range, &point, &rows, block)
+}
+
+/// The row block of an item.
+#[derive(Clone, Copy)]
+struct RowBlock {
+    block: ValueId,
+    /// How many row blocks before it use the same columns.
+    turn: ValueId,
 }
 
 /// The row block of an item where blocks go in groups: all blocks of a group for the first columns, for the next
@@ -76,7 +92,7 @@ fn grouped_block(
     rows: &Rows,
     group: i64,
     item: &mut ValueId,
-) -> Emitted<ValueId> {
+) -> Emitted<RowBlock> {
     let analysis = emitter.analysis;
     let items = emitter.dimension(&(tiling.items_of_a_block(analysis) * Dim::constant(group)))?;
     let (number, within) = floor_division(&mut emitter.b, *item, items, true);
@@ -85,9 +101,9 @@ fn grouped_block(
     let blocks = emitter.dimension(&row_blocks(analysis.extent(rows.axis), rows.tile))?;
     let left = emitter.b.sub(blocks, first);
     let size = emitter.b.binary(BinaryOp::Min, size, left);
-    let (columns, block) = floor_division(&mut emitter.b, within, size, true);
+    let (columns, turn) = floor_division(&mut emitter.b, within, size, true);
     *item = columns;
-    Ok(emitter.b.add(first, block))
+    Ok(RowBlock { block: emitter.b.add(first, turn), turn })
 }
 
 /// Takes the fastest coordinate off an item number; the last one is all that is left.
@@ -148,7 +164,7 @@ fn rows_from(emitter: &mut Emitter, point: &Point, axis: Axis, first: ValueId, c
     (0..count).map(row).collect()
 }
 
-/// A block of rows in tiles, the last block with what rows are left over; rows that are fewer than a tile one by one.
+/// A block of rows in tiles, the last block with what rows are left over.
 fn walk_rows(
     emitter: &mut Emitter,
     columns: &Columns,
@@ -157,51 +173,98 @@ fn walk_rows(
     rows: &Rows,
     block: ValueId,
 ) -> Emitted<()> {
-    let Rows { axis, prefetches, tile: rows, .. } = *rows;
+    let Rows { axis, tile, .. } = *rows;
     let extent = emitter.analysis.extent(axis);
-    let rows_value = emitter.b.index(rows);
-    let first = emitter.b.mul(block, rows_value);
-    let tile = |emitter: &mut Emitter, first: ValueId| {
-        let points = rows_from(emitter, point, axis, first, rows);
-        let mut ahead = Vec::new();
-        if prefetches {
-            // The rows of the tile that is likely to come next.
-            let length = emitter.b.index(rows);
-            let next = emitter.b.add(first, length);
-            ahead = rows_from(emitter, point, axis, next, rows);
-        }
-        walk_columns(emitter, columns, range, &points, &ahead, columns.tile)
-    };
-    if extent.as_constant().is_some_and(|n| n % rows == 0) {
-        return tile(emitter, first);
+    let tile_value = emitter.b.index(tile);
+    let first = emitter.b.mul(block, tile_value);
+    let walk = RowWalk { columns, range, point, rows };
+    if extent.as_constant().is_some_and(|n| n % tile == 0) {
+        return walk.tile(emitter, first, tile);
     }
     let count = emitter.dimension(extent)?;
-    let last = emitter.b.sub(count, rows_value);
-    let fills_tile = extent.as_constant().map(|n| n >= rows);
+    let last = emitter.b.sub(count, tile_value);
+    let fills_tile = extent.as_constant().map(|n| n >= tile);
     let whole = emitter.b.compare_integer(Condition::Ge, last, 0);
     if fills_tile != Some(false) {
         emitter.b.open_if();
         // Only behind the last block are there fewer than the rows of another one.
-        let (next, after) = (emitter.b.add(first, rows_value), emitter.b.sub(last, first));
-        let is_last = emitter.b.compare(Condition::Lt, after, rows_value);
+        let (next, after) = (emitter.b.add(first, tile_value), emitter.b.sub(last, first));
+        let is_last = emitter.b.compare(Condition::Lt, after, tile_value);
         let end = emitter.b.select(is_last, count, next);
-        let each = emitter.b.open_loop(&[], false);
-        let begin = emitter.b.binary(BinaryOp::Min, each.counter, last);
-        tile(emitter, begin)?;
-        emitter.b.close_loop(each, first, end, rows, &[]);
+        walk.tiles(emitter, tile, (first, end), last)?;
         emitter.b.close_if(whole);
     }
     if fills_tile != Some(true) {
         let partial = emitter.b.not(whole);
-        emitter.b.open_if();
-        let each = emitter.b.open_loop(&[], false);
-        let single = point.with(axis, each.counter);
-        walk_columns(emitter, columns, range, std::slice::from_ref(&single), &[], columns.single_tile)?;
-        let zero = emitter.b.index(0);
-        emitter.b.close_loop(each, zero, count, 1, &[]);
-        emitter.b.close_if(partial);
+        // Loops of few rows have no time for it.
+        emitter.ahead = None;
+        walk.few(emitter, count, partial)?;
     }
     Ok(())
+}
+
+/// What tiles of rows have in common.
+struct RowWalk<'a> {
+    columns: &'a Columns,
+    range: &'a Range,
+    point: &'a Point,
+    rows: &'a Rows,
+}
+
+impl RowWalk<'_> {
+    /// The columns of `count` rows.
+    fn tile(&self, emitter: &mut Emitter, first: ValueId, count: i64) -> Emitted<()> {
+        let points = rows_from(emitter, self.point, self.rows.axis, first, count);
+        let mut ahead = Vec::new();
+        if self.rows.prefetches {
+            // The rows of the tile that is likely to come next.
+            let length = emitter.b.index(count);
+            let next = emitter.b.add(first, length);
+            ahead = rows_from(emitter, self.point, self.rows.axis, next, count);
+        }
+        walk_columns(emitter, self.columns, self.range, &points, &ahead, self.columns.tile)
+    }
+
+    /// Tiles of `count` rows from the first to the last that there can be.
+    fn tiles(
+        &self,
+        emitter: &mut Emitter,
+        count: i64,
+        (begin, end): (ValueId, ValueId),
+        last: ValueId,
+    ) -> Emitted<()> {
+        let each = emitter.b.open_loop(&[], false);
+        let first = emitter.b.binary(BinaryOp::Min, each.counter, last);
+        self.tile(emitter, first, count)?;
+        emitter.b.close_loop(each, begin, end, count, &[]);
+        Ok(())
+    }
+
+    /// All `count` rows where those are fewer than a tile: in pairs where they are weighty, so that two rows share
+    /// what they load, or one by one.
+    fn few(&self, emitter: &mut Emitter, count: ValueId, partial: ValueId) -> Emitted<()> {
+        let zero = emitter.b.index(0);
+        let mut alone = partial;
+        if self.rows.pairs && self.rows.tile > 2 {
+            let two = emitter.b.index(2);
+            let last = emitter.b.sub(count, two);
+            let several = emitter.b.compare_integer(Condition::Ge, last, 0);
+            let pairs = emitter.b.and(partial, several);
+            emitter.b.open_if();
+            self.tiles(emitter, 2, (zero, count), last)?;
+            emitter.b.close_if(pairs);
+            let one = emitter.b.not(several);
+            alone = emitter.b.and(partial, one);
+        }
+        emitter.b.open_if();
+        let each = emitter.b.open_loop(&[], false);
+        let single = self.point.with(self.rows.axis, each.counter);
+        let vectors = self.columns.single_tile;
+        walk_columns(emitter, self.columns, self.range, std::slice::from_ref(&single), &[], vectors)?;
+        emitter.b.close_loop(each, zero, count, 1, &[]);
+        emitter.b.close_if(alone);
+        Ok(())
+    }
 }
 
 /// Tiles of `tile` vectors, then of one, then scalars. The rows `ahead` follow.

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::ScheduleError;
 use super::access::Access;
+use super::ahead::ColumnsAhead;
 use super::analysis::{Analysis, axis_bit};
 use super::vectors::{Class, Classes};
 use crate::builder::{Depth, FunctionBuilder};
@@ -91,6 +92,8 @@ pub(super) struct Emitter<'a> {
     pub(super) vector_bits: Option<u32>,
     /// The accumulators that one loop carries at most.
     pub(super) accumulators: usize,
+    /// The columns that come next, where loops may ask for what those need.
+    pub(super) ahead: Option<ColumnsAhead>,
 }
 
 pub(super) type Emitted<T> = Result<T, ScheduleError>;
@@ -104,6 +107,7 @@ impl<'a> Emitter<'a> {
             guards: Vec::new(),
             vector_bits,
             accumulators,
+            ahead: None,
         }
     }
 
@@ -326,24 +330,8 @@ impl<'a> Emitter<'a> {
         Ok(decompose::from_memory(&mut self.b, access.dtype, loaded))
     }
 
-    /// Brings closer what a point needs outside of its reductions, which are long enough meanwhile. The point need not
-    /// be one of the space.
-    pub(super) fn prefetch(&mut self, point: &Point) -> Emitted<()> {
-        let analysis = self.analysis;
-        let Some(columns) = point.vector.as_ref().map(|v| v.set) else { return Ok(()) };
-        for id in analysis.ids().filter(|id| analysis.needed[id.index()]) {
-            let (free, Some(access)) = (analysis.free[id.index()], analysis.loads.get(&id)) else { continue };
-            let each = free & columns != 0 && self.class(id, point) == Class::Vector;
-            if each && free >> analysis.kernel.rank == 0 && access.dynamic.is_empty() {
-                let position = self.position(access, point)?;
-                self.b.prefetch(access.buffer, position);
-            }
-        }
-        Ok(())
-    }
-
     /// The row-major position of an access at a point; of a vector, that of the first lane.
-    fn position(&mut self, access: &Access, point: &Point) -> Emitted<ValueId> {
+    pub(super) fn position(&mut self, access: &Access, point: &Point) -> Emitted<ValueId> {
         let mut terms = vec![self.expression(&access.position, point)?];
         for d in &access.dynamic {
             let coordinate = self.value(d.element, point)?;

@@ -17,6 +17,7 @@
 //! | `cpu.rs`, `gpu.rs` | work items and loops of each target |
 
 mod access;
+mod ahead;
 mod analysis;
 mod cpu;
 mod emitter;

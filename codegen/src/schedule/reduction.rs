@@ -9,6 +9,7 @@ use fuse_ir::{DType, ReduceOp, ScalarOp};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use super::ahead::Stream;
 use super::analysis::Group;
 use super::emitter::{Emitted, Emitter, Key, Point};
 use super::vectors::{Class, Classes};
@@ -386,6 +387,7 @@ impl Emitter<'_> {
                 inits.push(self.identity(chain, chain.lanes.max(lanes as u8)));
             }
         }
+        let stream = self.stream(body, plan, begin)?;
         let open = self.b.open_loop(&flatten(&inits), false);
         self.guard(body.extent.symbols());
         let depth = self.b.depth();
@@ -397,6 +399,9 @@ impl Emitter<'_> {
                 Some(classes) => p.with_lanes(classes, position),
                 None => p.with(axis, position),
             });
+            if let Some(stream) = &stream {
+                self.ask(stream, &points)?;
+            }
             let first = step % plan.unroll * body.chains.len();
             let states = &mut next[first..first + body.chains.len()];
             self.steps(body.chains, &points, position, states)?;
@@ -406,6 +411,17 @@ impl Emitter<'_> {
         let results = reshape(&inits, &self.b.close_loop(open, begin, end, span, &flatten(&next)));
         let chains = body.chains.len();
         Ok((0..chains).map(|c| results.iter().skip(c).step_by(chains).cloned().collect()).collect())
+    }
+
+    /// What a main loop of vectors along the columns asks for ahead.
+    fn stream(&mut self, body: &Body, plan: &Plan, begin: ValueId) -> Emitted<Option<Stream>> {
+        if plan.vector.is_some() || body.chains.iter().any(|c| c.lanes == 1) {
+            return Ok(None);
+        }
+        let starts = self.bind(body.chains, body.points, body.level, &mut |p, axis| p.with(axis, begin));
+        let bodies: Vec<(ElementId, usize)> =
+            body.chains.iter().map(|c| (c.reduction.body, c.point)).collect();
+        self.stream_ahead(&bodies, &starts)
     }
 
     /// Adds one element to each state.

@@ -55,6 +55,8 @@ pub(super) struct Rows {
     pub(super) axis: Axis,
     /// Whether a tile asks for what the next one needs.
     pub(super) prefetches: bool,
+    /// Whether rows that do not fill a tile go in pairs: a short loop of its own for them is worth its code.
+    pub(super) pairs: bool,
     /// Rows of a tile, of which an item has one block.
     pub(super) tile: i64,
     /// Blocks that all columns go through before any goes on to the next, if the rows are long.
@@ -141,7 +143,14 @@ impl Tiling {
             (kind.shape(&vectors, most_rows, accumulators), kind.shape(&vectors, 1, accumulators));
         let rows = row_axis.filter(|_| rows > 1).map(|axis| {
             let group = group(analysis, &hot, axis, rows);
-            Rows { axis, prefetches: registers.prefetches, tile: rows, group }
+            let prefetches = registers.prefetches;
+            Rows {
+                axis,
+                prefetches,
+                pairs: prefetches && matches!(kind, Kind::ByColumn(_)),
+                tile: rows,
+                group,
+            }
         });
         if let (Some(vector), Kind::ByLane(members) | Kind::ByColumn(members)) = (&mut vector, kind)
             && members as i64 * rows.map_or(1, |r| r.tile) >= LANE_LOOP_CHAINS
