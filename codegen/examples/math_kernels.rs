@@ -1,5 +1,6 @@
 //! Times elementwise functions of f32 through the LLVM host tier: nanoseconds an element, in a buffer that stays in
-//! the first-level cache, and instructions of the innermost loop. One thread.
+//! the first-level cache, and instructions of the innermost loop; `chain` is five of them one after the other, in
+//! four vectors an iteration. One thread.
 //!
 //! `cargo run --release -p fuse-codegen --example math_kernels [FUNCTION [asm]]`
 
@@ -22,6 +23,10 @@ const ELEMENTS: usize = 2048;
 fn main() {
     let only = std::env::args().nth(1);
     let show = std::env::args().nth(2).is_some();
+    let chain = [ScalarOp::Tanh, ScalarOp::Sigmoid, ScalarOp::Exp, ScalarOp::Tanh, ScalarOp::Sigmoid];
+    if only.as_deref().is_none_or(|only| only == "chain") {
+        measure("chain", &chain, show);
+    }
     for op in [
         ScalarOp::Relu,
         ScalarOp::Reciprocal,
@@ -37,24 +42,25 @@ fn main() {
         ScalarOp::Erf,
     ] {
         if only.as_deref().is_none_or(|only| only == op.mnemonic()) {
-            measure(op, show);
+            measure(op.mnemonic(), &[op], show);
         }
     }
 }
 
-fn kernel(op: ScalarOp) -> Function {
+/// One function after the other.
+fn kernel(ops: &[ScalarOp]) -> Function {
     let mut m = Maker::new(&[c(ELEMENTS as i64)]);
     let buffer = m.input(DType::F32, &[c(ELEMENTS as i64)]);
     let x = m.load(buffer, &[a(0)]);
-    let result = m.apply(op, &[x]);
+    let result = ops.iter().fold(x, |x, op| m.apply(*op, &[x]));
     m.store(result);
     let graph = m.finish();
     let Some(Step::Kernel(kernel)) = graph.steps.first() else { panic!("one kernel") };
     schedule(&graph, kernel, schedule_target()).expect("the kernel is valid")
 }
 
-fn measure(op: ScalarOp, show: bool) {
-    let function = kernel(op);
+fn measure(name: &str, ops: &[ScalarOp], show: bool) {
+    let function = kernel(ops);
     let text = assembly(std::slice::from_ref(&function), Optimization::Aggressive).expect("assembly");
     if show {
         println!("{text}");
@@ -75,7 +81,7 @@ fn measure(op: ScalarOp, show: bool) {
         best = best.min(start.elapsed().as_secs_f64());
     }
     let ns = best * 1e9 / 50.0 / ELEMENTS as f64;
-    println!("{:<10} {ns:7.4} ns an element, {:3} instructions a loop", op.mnemonic(), longest_loop(&text));
+    println!("{name:<10} {ns:7.4} ns an element, {:3} instructions a loop", longest_loop(&text));
 }
 
 /// The instructions of the longest stretch from a label to a jump back to it without another label between.
