@@ -23,9 +23,12 @@ const BOUND: f64 = 2.0;
 /// How many elements a call computes.
 const CHUNK: usize = 1 << 20;
 
+/// A function in f64.
+type Exact = fn(f64) -> f64;
+
 /// The functions and what they compute, in f64: by the system's library, whose error is below 2^-28 of an f32's
 /// last place, and for the error function by a port of FreeBSD's.
-const FUNCTIONS: [(ScalarOp, fn(f64) -> f64); 15] = [
+const FUNCTIONS: [(ScalarOp, Exact); 15] = [
     (ScalarOp::Sqrt, f64::sqrt),
     (ScalarOp::Rsqrt, |x| 1.0 / x.sqrt()),
     (ScalarOp::Reciprocal, |x| 1.0 / x),
@@ -130,7 +133,7 @@ struct Worst {
 }
 
 /// Measures the operands in `x`; the first of every few chunks is computed by Cranelift too.
-fn measure(tiers: &Tiers, exact: fn(f64) -> f64, x: &mut [f32], both: bool, worst: &mut Worst) {
+fn measure(tiers: &Tiers, exact: Exact, x: &mut [f32], both: bool, worst: &mut Worst) {
     let mut y = vec![0.0; x.len()];
     tiers.peak(x, &mut y);
     for (x, y) in x.iter().zip(&y) {
@@ -170,7 +173,7 @@ fn edges() -> Vec<f32> {
     out
 }
 
-fn worst(op: ScalarOp, exact: fn(f64) -> f64) -> Worst {
+fn worst(op: ScalarOp, exact: Exact) -> Worst {
     let (tiers, stride) = (Tiers::new(op), stride());
     let mut worst = Worst { error: 0.0, at: 0.0, got: 0.0 };
     measure(&tiers, exact, &mut edges(), true, &mut worst);
