@@ -1,7 +1,7 @@
 #!/bin/sh
-# Looks for unsound rules and miscompiled programs for a while: every rule on 100,000 random instances, then random
-# programs, new ones each round, until the time is up, but one round at least. Stops at the first mismatch, which it
-# shows shrunk.
+# Looks for unsound rules and miscompiled programs for a while: every rule on 100,000 random instances, every elementwise
+# function on every f32, then random programs, new ones each round, until the time is up, but one round at least. Stops
+# at the first mismatch, which it shows shrunk.
 #
 # Then fuzzes what reads files, each reader for an hour: with cargo-fuzz where that is installed, otherwise with the
 # mutations of tests/fuzz.rs, whose last input lies in target/tmp where one ends the process.
@@ -34,6 +34,7 @@ stage() {
 # Apart, as they are run: built together the packages would have other features.
 echo "soak: building"
 $cargo test -q --locked -p fuse-rewrite --no-run
+$cargo test -q --locked -p fuse-codegen --release --test math --no-run
 $cargo test -q --locked -p fuse --test soak --no-run
 $cargo test -q --locked -p fuse --test fuzz --no-run
 
@@ -42,6 +43,7 @@ stage "$instances operands of every rule of the table" fuse-rewrite --lib rules:
 stage "$instances inputs of the cases of every rule in code" fuse-rewrite --lib soundness::cases
 stage "$instances inputs of every rule about scans" fuse-rewrite "--test scans --test siblings --test accumulation"
 stage "$instances inputs of recurrences" fuse-rewrite "--test recurrences"
+stage "every f32 through every elementwise function" fuse-codegen "--release --test math"
 
 round=0
 while [ "$round" -eq 0 ] || [ "$(date +%s)" -lt "$end" ]; do

@@ -69,17 +69,27 @@ print("""//! Polynomials fitted by `fit.py`; do not edit.
 #![allow(clippy::excessive_precision, clippy::approx_constant)]
 """)
 
-for suffix, double, degrees in (("F32", False, (6, 6, 6)), ("F64", True, (11, 11, 12))):
-    exp_degree, expm1_degree, exp2_degree = degrees
-    q = series(lambda r: (mp.expm1(r) - r) / r ** 2, mp.mpf(1) / 2)
-    fit(f"EXP_{suffix}", "`(exp(r) - 1 - r) / r²`, relative to `exp(r)`; |r| up to ln(2)/2.",
-        q, lambda r: r ** 2 / mp.exp(r), list(range(exp_degree)), -half_wide, half_wide, double)
+quarter_wide, whole_wide = half_wide / 2, half_wide * 2
+over_r = series(lambda r: mp.expm1(r) / r, mp.mpf(1))
+over_r_2 = series(lambda r: mp.expm1(r * mp.log(2)) / r, mp.log(2))
+for suffix, double, terms in (("F32", False, (6, 7, 6, 6, 7, 5)), ("F64", True, (12, 14, 11, 12, 14, 11))):
+    exp_terms, wide_terms, expm1_terms, exp2_terms, exp2_wide_terms, tanh_terms = terms
+    fit(f"EXP_{suffix}", "`(exp(r) - 1) / r`, relative to `exp(r)`; |r| up to ln(2)/2.",
+        over_r, lambda r: r / mp.exp(r), list(range(exp_terms)), -half_wide, half_wide, double)
+    fit(f"EXP_WIDE_{suffix}", "`(exp(r) - 1) / r`, relative to `exp(r)`; |r| up to ln(2).",
+        over_r, lambda r: r / mp.exp(r), list(range(wide_terms)), -whole_wide, whole_wide, double)
     fit(f"EXPM1_{suffix}", "`(exp(r) - 1 - r) / r²`, relative to `exp(r) - 1`; |r| up to ln(2)/2.",
-        q, series(lambda r: r ** 2 / mp.expm1(r), mp.mpf('1e-20')), list(range(expm1_degree)),
+        series(lambda r: (mp.expm1(r) - r) / r ** 2, mp.mpf(1) / 2),
+        series(lambda r: r ** 2 / mp.expm1(r), mp.mpf('1e-20')), list(range(expm1_terms)),
         -half_wide, half_wide, double)
     fit(f"EXP2_{suffix}", "`(2^r - 1) / r`, relative to `2^r`; |r| up to 1/2.",
-        series(lambda r: mp.expm1(r * mp.log(2)) / r, mp.log(2)), lambda r: r / 2 ** r,
-        list(range(exp2_degree)), mp.mpf('-0.501'), mp.mpf('0.501'), double)
+        over_r_2, lambda r: r / 2 ** r, list(range(exp2_terms)), mp.mpf('-0.501'), mp.mpf('0.501'), double)
+    fit(f"EXP2_WIDE_{suffix}", "`(2^r - 1) / r`, relative to `2^r`; |r| up to 1.",
+        over_r_2, lambda r: r / 2 ** r, list(range(exp2_wide_terms)), mp.mpf('-1.002'), mp.mpf('1.002'), double)
+    fit(f"TANH_{suffix}", "`((exp(2r) - 1) / 2 - r) / r²`, relative to `(exp(2r) - 1) / 2`; |r| up to ln(2)/4.",
+        series(lambda r: (mp.expm1(2 * r) / 2 - r) / r ** 2, mp.mpf(1)),
+        series(lambda r: 2 * r ** 2 / mp.expm1(2 * r), mp.mpf('1e-20')), list(range(tanh_terms)),
+        -quarter_wide, quarter_wide, double)
 
 fit("LOG_F32", "`(log(1 + f) - f + f²/2) / f³`, relative to `log(1 + f)`; 1 + f from √½ to √2.",
     series(lambda f: (mp.log1p(f) - f + f ** 2 / 2) / f ** 3, mp.mpf(1) / 3),

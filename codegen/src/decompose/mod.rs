@@ -7,7 +7,8 @@
 //! # Accuracy
 //! Measured against f64 for f32, and against correctly rounded values computed with 120 bits for f64; in
 //! units in the last place of the result, over the whole range of the operands, subnormal results
-//! included. `codegen/tests/decompose.rs` repeats the measurement; `docs/perf/cpu-log.md` has the table.
+//! included. `codegen/tests/decompose.rs` and, on every f32, `math.rs` there repeat the measurement;
+//! `docs/perf/math.md` has the table.
 //!
 //! # Sources
 //! Range reductions with split constants are Cody and Waite's ("Software Manual for the Elementary Functions",
