@@ -8,6 +8,8 @@ use fuse_ir::ops::ScalarOp;
 use fuse_ir::{Axis, DType, Dim, Expr, Literal, ReduceOp};
 use smallvec::SmallVec;
 
+use crate::ranges::is_nonnegative_at_points;
+
 /// How far back an equal element is looked for; a bound on the time that huge kernels take.
 const SHARING_WINDOW: usize = 512;
 
@@ -86,10 +88,16 @@ impl KernelBuilder {
 
     /// A coordinate that was clamped into an empty axis of one view can leave the next view's source: position
     /// 0 of nothing, reversed, is -1. Nothing uses what is read there, but it must be readable, so coordinates
-    /// with clamps in them are clamped again where they arrive.
+    /// with clamps in them are clamped again where they arrive. So is the last position of an axis, which needs no
+    /// axis of the kernel: it is read outside of the loop that knows that there is one.
     fn in_range(&self, e: Expr, extent: &Dim) -> Expr {
         let mut clamps = false;
         e.visit_atoms(&mut |atom| clamps |= matches!(atom, Atom::Min(..) | Atom::Max(..)));
+        // Of other symbols, the counters of loops, whoever reads knows more.
+        let fixed = e.axes().is_empty() && e.symbols().is_subset(&extent.symbols());
+        if !clamps && fixed && !is_nonnegative_at_points(&e, &self.extents[..self.rank]) {
+            return e.maximum(&Expr::constant(0));
+        }
         if !clamps || is_clamp(&e, extent) {
             return e;
         }

@@ -211,6 +211,27 @@ fn random_stacks_are_wavefronts_often_enough_to_tell() {
     assert!(kernels.to_string().contains("stack_wave"), "{kernels}");
 }
 
+/// A sum over nothing of what is read at a fixed position, which there is not: the read stands outside of the sum.
+#[test]
+fn the_last_element_of_nothing_is_not_read() {
+    let graph = fuse_ir::parse(
+        "graph g(x: f32[1, B, T]) -> (y: i64[1, T]) {
+           %1 = reverse x axes=[1, 2]
+           %2 = argmax %1 axes=[0]
+           %3 = argmax %1 axes=[2]
+           %4 = reshape %3 : i64[B]
+           %5 = gather %4, %2 axis=0
+           %6 = contract %3, %5 axes=[1:0]
+           return y = %6
+         }",
+    )
+    .expect("the graph is well-formed");
+    for (batch, steps) in [(0, 1), (0, 2), (1, 0), (2, 3)] {
+        let dims = DimEnv::new().with("T", steps).with("B", batch);
+        agrees(&graph, &dims, Way::Cpu(Mode::On), Rounding::F64).unwrap_or_else(|e| panic!("{dims:?}: {e}"));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
