@@ -66,11 +66,11 @@ pub fn bench(args: &BenchArgs) -> Result<(), CliError> {
     let expected = args.expected.as_deref().map(npz::read).transpose().map_err(CliError::input)?;
     let start = Instant::now();
     let loaded = Loaded::new(&problem, &args.compile, &args.device)?;
-    let outputs = loaded.run(&problem)?;
+    let mut outputs = loaded.run(&problem)?;
     let first = start.elapsed();
     loaded.executable.wait_for_improvement();
     let ready = start.elapsed();
-    let times = measure(Duration::from_secs_f64(args.seconds), || loaded.run(&problem).map(drop))?;
+    let times = measure(Duration::from_secs_f64(args.seconds), || loaded.run_into(&problem, &mut outputs))?;
     let profile = args.profile.then(|| profile(&loaded, &problem)).transpose()?;
     let max_abs_err = expected.map(|e| max_abs_error(&problem, &outputs, &e)).transpose()?;
     let ms = |d: Duration| d.as_secs_f64() * 1e3;

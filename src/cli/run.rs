@@ -58,8 +58,15 @@ impl Loaded {
 
     /// One run.
     pub fn run(&self, problem: &Problem) -> Result<Vec<Tensor>, CliError> {
-        let outputs = self.executable.run(&problem.inputs, &problem.dims);
-        outputs.map_err(|e| CliError::input(format!("{}: {e}", problem.file)))
+        let mut outputs = Vec::new();
+        self.run_into(problem, &mut outputs)?;
+        Ok(outputs)
+    }
+
+    /// One run that writes over earlier outputs.
+    pub fn run_into(&self, problem: &Problem, outputs: &mut Vec<Tensor>) -> Result<(), CliError> {
+        let done = self.executable.run_into(&problem.inputs, &problem.dims, outputs);
+        done.map_err(|e| CliError::input(format!("{}: {e}", problem.file)))
     }
 }
 

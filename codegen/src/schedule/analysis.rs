@@ -8,6 +8,7 @@ use fuse_ir::{DType, ReduceOp};
 
 use super::ScheduleError;
 use super::access::Access;
+use super::parts::{self, Part};
 use crate::kernel_ir::{BufferParameter, ParameterId};
 
 /// A set of axes, one bit each.
@@ -32,6 +33,8 @@ pub(super) struct Group {
     pub(super) symbols: BTreeSet<Symbol>,
     /// Whether a member is computed from the state of a recurrence.
     pub(super) carried: bool,
+    /// The part of the kernel that needs the members.
+    pub(super) part: usize,
 }
 
 /// Where a store goes and what it stores.
@@ -74,6 +77,8 @@ pub(super) struct Analysis<'a> {
     pub(super) recurrence_axis: Option<Axis>,
     /// The elements that a store needs and that are states of recurrences.
     pub(super) recurrences: Vec<(ElementId, Recurrence)>,
+    /// What tiles compute one after the other.
+    pub(super) parts: Vec<Part>,
     /// Ascending by height.
     pub(super) groups: Vec<Group>,
     /// The group of each reduction.
@@ -95,6 +100,7 @@ impl<'a> Analysis<'a> {
             finals: Vec::new(),
             recurrence_axis: kernel.recurrence_axis(),
             recurrences: Vec::new(),
+            parts: Vec::new(),
             groups: Vec::new(),
             group_of: HashMap::new(),
         };
@@ -102,6 +108,7 @@ impl<'a> Analysis<'a> {
         analysis.accesses(graph);
         analysis.collapse();
         analysis.dependencies()?;
+        analysis.parts = parts::parts(&analysis);
         analysis.group();
         analysis.collect_symbols();
         Ok(analysis)
@@ -389,13 +396,16 @@ impl<'a> Analysis<'a> {
                 if self.needed[id.index()] {
                     let free = self.free[id.index()];
                     let extents: Vec<Dim> = axes.iter().map(|a| self.extent(*a).clone()).collect();
-                    let group = groups.entry((height, free, extents, op.is_arg())).or_insert_with(|| Group {
+                    let part = self.parts.iter().position(|p| p.reductions.contains(&id)).unwrap_or(0);
+                    let group = groups.entry((height, free, extents, op.is_arg(), part));
+                    let group = group.or_insert_with(|| Group {
                         members: Vec::new(),
                         free,
                         nested: free & !space != 0,
                         height,
                         symbols: BTreeSet::new(),
                         carried: false,
+                        part,
                     });
                     group.carried |= self.carried[id.index()];
                     group.members.push(id);

@@ -13,6 +13,7 @@ use super::ScheduleError;
 use super::access::Access;
 use super::ahead::ColumnsAhead;
 use super::analysis::{Analysis, axis_bit};
+use super::parts::Part;
 use super::vectors::{Class, Classes};
 use crate::builder::{Depth, FunctionBuilder};
 use crate::decompose;
@@ -402,21 +403,21 @@ impl<'a> Emitter<'a> {
         Ok(floor_division(&mut self.b, value, divisor, nonnegative))
     }
 
-    /// Stores every value of the kernel at some points.
-    pub(super) fn stores(&mut self, points: &[Point]) -> Emitted<()> {
+    /// Stores every value of a part at some points.
+    pub(super) fn stores(&mut self, points: &[Point], part: &Part) -> Emitted<()> {
         for together in points.chunks(INTERLEAVED_POINTS) {
             let of_vectors = |v: &ElementId| together.iter().all(|p| self.class(*v, p) != Class::Lanewise);
-            let stored = self.analysis.stores.iter().map(|s| s.value);
+            let stored = part.stores.iter().map(|s| self.analysis.stores[*s].value);
             let values: Vec<ElementId> = stored.filter(of_vectors).collect();
             self.evaluate_each(&values, together)?;
-            together.iter().try_for_each(|point| self.store(point))?;
+            together.iter().try_for_each(|point| self.store(point, part))?;
         }
         Ok(())
     }
 
-    fn store(&mut self, point: &Point) -> Emitted<()> {
+    fn store(&mut self, point: &Point, part: &Part) -> Emitted<()> {
         let analysis = self.analysis;
-        for store in &analysis.stores {
+        for store in part.stores.iter().filter_map(|s| analysis.stores.get(*s)) {
             if moves_whole(&store.access, self.class(store.value, point), point) {
                 self.evaluate(&[store.value], point)?;
                 let value = self.value(store.value, point)?;

@@ -22,6 +22,7 @@ mod analysis;
 mod cpu;
 mod emitter;
 mod gpu;
+mod parts;
 mod recurrence;
 mod reduction;
 mod tiling;

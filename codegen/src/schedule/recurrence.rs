@@ -25,8 +25,11 @@ impl Emitter<'_> {
         match self.analysis.recurrence_axis {
             Some(axis) => self.recurrences(axis, points, rows),
             None => {
-                self.reductions(points, rows, |_| true)?;
-                self.stores(points)
+                for (at, part) in self.analysis.parts.iter().enumerate() {
+                    self.reductions(points, rows, |group| group.part == at)?;
+                    self.stores(points, part)?;
+                }
+                Ok(())
             }
         }
     }
@@ -51,15 +54,17 @@ impl Emitter<'_> {
         for (state, before) in states.iter().zip(&open.current) {
             self.remember_state(state, &inside[state.point], true, *before)?;
         }
-        self.reductions(&inside, rows, |carried| !carried)?;
+        self.reductions(&inside, rows, |group| !group.carried)?;
         let mut next = Vec::with_capacity(states.len());
         for (state, before) in states.iter().zip(&open.current) {
             let after = self.after(state, &inside[state.point], *before)?;
             self.remember_state(state, &inside[state.point], false, after)?;
             next.push(after);
         }
-        self.reductions(&inside, rows, |carried| carried)?;
-        self.stores(&inside)?;
+        self.reductions(&inside, rows, |group| group.carried)?;
+        for part in &self.analysis.parts {
+            self.stores(&inside, part)?;
+        }
         self.set_guards_aside(depth - 1);
         let finals = self.b.close_loop(open, begin, end, 1, &next);
         self.store_finals(axis, points, &states, &finals)

@@ -72,16 +72,15 @@ impl Emitter<'_> {
         }
     }
 
-    /// Runs the reductions of a tile, those that others need first; `choose` says which, by whether a state of a
-    /// recurrence is among what they are computed from.
+    /// Runs the reductions of a tile that are chosen, those that others need first.
     pub(super) fn reductions(
         &mut self,
         points: &[Point],
         rows: usize,
-        choose: impl Fn(bool) -> bool,
+        choose: impl Fn(&Group) -> bool,
     ) -> Emitted<()> {
         let groups = &self.analysis.groups;
-        let mut order: Vec<&Group> = groups.iter().filter(|g| !g.nested && choose(g.carried)).collect();
+        let mut order: Vec<&Group> = groups.iter().filter(|g| !g.nested && choose(g)).collect();
         order.sort_by_key(|group| group.height);
         for group in order {
             let members = &group.members;

@@ -25,9 +25,6 @@ const REDUCTION_CHUNK: i64 = 16;
 /// state of a recurrence; powers of two, so that whole tiles are counted with a mask.
 const VECTORS: [i64; 3] = [1, 2, 4];
 
-/// Loops that the reductions of a tile go in at most.
-const LOOPS: i64 = 4;
-
 /// Instructions of a point from which on the next point's are too far behind for a core to run both at once.
 const LONG_POINT: u32 = 60;
 
@@ -187,20 +184,13 @@ impl Tiling {
 
 /// The vectors and rows of a tile with so many reductions a point: as many accumulators as one loop has, in the
 /// shape that loads least for each multiply-add. A step loads a vector for each reduction and each vector of
-/// columns, and a scalar for each row. Reductions that would leave registers for few rows go in several loops.
+/// columns, and a scalar for each row.
 fn tile_shape(reductions: i64, vectors: &[i64], most_rows: i64, accumulators: i64) -> (i64, i64) {
-    let most_loops = reductions.min(LOOPS);
-    let shapes = vectors
-        .iter()
-        .flat_map(|v| (1..=most_rows).flat_map(move |r| (1..=most_loops).map(move |loops| (*v, r, loops))));
-    let together = |loops: i64| (reductions + loops - 1) / loops;
-    let fits = |(v, r, loops): &(i64, i64, i64)| together(*loops) * v * r <= accumulators;
-    let loads =
-        |(v, r, loops): (i64, i64, i64)| (reductions * v + loops * r) as f64 / (reductions * v * r) as f64;
-    let best = shapes
-        .filter(fits)
-        .min_by(|a, b| loads(*a).total_cmp(&loads(*b)).then(a.2.cmp(&b.2)).then(a.0.cmp(&b.0)));
-    best.map_or((1, 1), |(v, r, _)| (v, r))
+    let shapes = vectors.iter().flat_map(|v| (1..=most_rows).map(move |r| (*v, r)));
+    let fits = |(v, r): &(i64, i64)| reductions * v * r <= accumulators;
+    let loads = |(v, r): (i64, i64)| (reductions * v + r) as f64 / (reductions * v * r) as f64;
+    let best = shapes.filter(fits).min_by(|a, b| loads(*a).total_cmp(&loads(*b)).then(a.0.cmp(&b.0)));
+    best.unwrap_or((1, 1))
 }
 
 /// The rows of a tile whose reductions are computed lane by lane.
