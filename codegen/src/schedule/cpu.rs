@@ -164,7 +164,7 @@ fn rows_from(emitter: &mut Emitter, point: &Point, axis: Axis, first: ValueId, c
     (0..count).map(row).collect()
 }
 
-/// A block of rows in tiles, the last block with what rows are left over.
+/// A block of rows in a tile, the last block with what rows are left over.
 fn walk_rows(
     emitter: &mut Emitter,
     columns: &Columns,
@@ -173,32 +173,39 @@ fn walk_rows(
     rows: &Rows,
     block: ValueId,
 ) -> Emitted<()> {
-    let Rows { axis, tile, .. } = *rows;
-    let extent = emitter.analysis.extent(axis);
-    let tile_value = emitter.b.index(tile);
-    let first = emitter.b.mul(block, tile_value);
+    let extent = emitter.analysis.extent(rows.axis);
+    let tile = emitter.b.index(rows.tile);
+    let first = emitter.b.mul(block, tile);
     let walk = RowWalk { columns, range, point, rows };
-    if extent.as_constant().is_some_and(|n| n % tile == 0) {
-        return walk.tile(emitter, first, tile);
+    if extent.as_constant().is_some_and(|n| n % rows.tile == 0) {
+        return walk.tile(emitter, first, rows.tile);
     }
     let count = emitter.dimension(extent)?;
-    let last = emitter.b.sub(count, tile_value);
-    let fills_tile = extent.as_constant().map(|n| n >= tile);
+    let fills_tile = extent.as_constant().map(|n| n >= rows.tile);
+    let last = emitter.b.sub(count, tile);
     let whole = emitter.b.compare_integer(Condition::Ge, last, 0);
     if fills_tile != Some(false) {
         emitter.b.open_if();
-        // Only behind the last block are there fewer than the rows of another one.
-        let (next, after) = (emitter.b.add(first, tile_value), emitter.b.sub(last, first));
-        let is_last = emitter.b.compare(Condition::Lt, after, tile_value);
-        let end = emitter.b.select(is_last, count, next);
-        walk.tiles(emitter, tile, (first, end), last)?;
+        if rows.few {
+            walk.tile(emitter, first, rows.tile)?;
+        } else {
+            walk.with_overlap(emitter, first, count, last)?;
+        }
         emitter.b.close_if(whole);
+    }
+    // Loops of few rows have no time to ask for more.
+    emitter.ahead = None;
+    if rows.few {
+        let behind = emitter.b.add(first, tile);
+        let begin = emitter.b.select(whole, behind, first);
+        return walk.few(emitter, begin, count);
     }
     if fills_tile != Some(true) {
         let partial = emitter.b.not(whole);
-        // Loops of few rows have no time for it.
-        emitter.ahead = None;
-        walk.few(emitter, count, partial)?;
+        emitter.b.open_if();
+        let zero = emitter.b.index(0);
+        walk.one_by_one(emitter, zero, count)?;
+        emitter.b.close_if(partial);
     }
     Ok(())
 }
@@ -225,44 +232,61 @@ impl RowWalk<'_> {
         walk_columns(emitter, self.columns, self.range, &points, &ahead, self.columns.tile)
     }
 
-    /// Tiles of `count` rows from the first to the last that there can be.
-    fn tiles(
+    /// A tile, and behind the last one the rows that are left over together with some that were computed already.
+    fn with_overlap(
         &self,
         emitter: &mut Emitter,
-        count: i64,
-        (begin, end): (ValueId, ValueId),
+        first: ValueId,
+        count: ValueId,
         last: ValueId,
     ) -> Emitted<()> {
+        let tile = emitter.b.index(self.rows.tile);
+        // Only behind the last block are there fewer than the rows of another one.
+        let (next, after) = (emitter.b.add(first, tile), emitter.b.sub(last, first));
+        let is_last = emitter.b.compare(Condition::Lt, after, tile);
+        let end = emitter.b.select(is_last, count, next);
         let each = emitter.b.open_loop(&[], false);
-        let first = emitter.b.binary(BinaryOp::Min, each.counter, last);
-        self.tile(emitter, first, count)?;
-        emitter.b.close_loop(each, begin, end, count, &[]);
+        let begin = emitter.b.binary(BinaryOp::Min, each.counter, last);
+        self.tile(emitter, begin, self.rows.tile)?;
+        emitter.b.close_loop(each, first, end, self.rows.tile, &[]);
         Ok(())
     }
 
-    /// All `count` rows where those are fewer than a tile: in pairs where they are weighty, so that two rows share
-    /// what they load, or one by one.
-    fn few(&self, emitter: &mut Emitter, count: ValueId, partial: ValueId) -> Emitted<()> {
-        let zero = emitter.b.index(0);
-        let mut alone = partial;
-        if self.rows.pairs && self.rows.tile > 2 {
-            let two = emitter.b.index(2);
-            let last = emitter.b.sub(count, two);
-            let several = emitter.b.compare_integer(Condition::Ge, last, 0);
-            let pairs = emitter.b.and(partial, several);
+    /// The rows from `begin` on where those are fewer than a tile: several together, the last one as often as rows
+    /// are missing, or one alone.
+    fn few(&self, emitter: &mut Emitter, begin: ValueId, count: ValueId) -> Emitted<()> {
+        let left = emitter.b.sub(count, begin);
+        let most = self.rows.tile - 1;
+        let is_end = emitter.b.compare_integer(Condition::Le, left, most);
+        if most > 1 {
+            let several = emitter.b.compare_integer(Condition::Ge, left, 2);
+            let several = emitter.b.and(is_end, several);
             emitter.b.open_if();
-            self.tiles(emitter, 2, (zero, count), last)?;
-            emitter.b.close_if(pairs);
-            let one = emitter.b.not(several);
-            alone = emitter.b.and(partial, one);
+            let one = emitter.b.index(1);
+            let last = emitter.b.sub(count, one);
+            let mut points = rows_from(emitter, self.point, self.rows.axis, begin, 2);
+            for row in 2..most {
+                let row = emitter.b.index(row);
+                let row = emitter.b.add(begin, row);
+                let row = emitter.b.binary(BinaryOp::Min, row, last);
+                points.push(self.point.with(self.rows.axis, row));
+            }
+            walk_columns(emitter, self.columns, self.range, &points, &[], self.columns.tile)?;
+            emitter.b.close_if(several);
         }
+        let single = emitter.b.compare_integer(Condition::Eq, left, 1);
         emitter.b.open_if();
+        self.one_by_one(emitter, begin, count)?;
+        emitter.b.close_if(single);
+        Ok(())
+    }
+
+    fn one_by_one(&self, emitter: &mut Emitter, begin: ValueId, end: ValueId) -> Emitted<()> {
         let each = emitter.b.open_loop(&[], false);
-        let single = self.point.with(self.rows.axis, each.counter);
+        let row = self.point.with(self.rows.axis, each.counter);
         let vectors = self.columns.single_tile;
-        walk_columns(emitter, self.columns, self.range, std::slice::from_ref(&single), &[], vectors)?;
-        emitter.b.close_loop(each, zero, count, 1, &[]);
-        emitter.b.close_if(alone);
+        walk_columns(emitter, self.columns, self.range, std::slice::from_ref(&row), &[], vectors)?;
+        emitter.b.close_loop(each, begin, end, 1, &[]);
         Ok(())
     }
 }

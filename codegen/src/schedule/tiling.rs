@@ -52,8 +52,8 @@ pub(super) struct Rows {
     pub(super) axis: Axis,
     /// Whether a tile asks for what the next one needs.
     pub(super) prefetches: bool,
-    /// Whether rows that do not fill a tile go in pairs: a short loop of its own for them is worth its code.
-    pub(super) pairs: bool,
+    /// Whether rows that do not fill a tile have loops of their own, which are worth their code.
+    pub(super) few: bool,
     /// Rows of a tile, of which an item has one block.
     pub(super) tile: i64,
     /// Blocks that all columns go through before any goes on to the next, if the rows are long.
@@ -141,13 +141,7 @@ impl Tiling {
         let rows = row_axis.filter(|_| rows > 1).map(|axis| {
             let group = group(analysis, &hot, axis, rows);
             let prefetches = registers.prefetches;
-            Rows {
-                axis,
-                prefetches,
-                pairs: prefetches && matches!(kind, Kind::ByColumn(_)),
-                tile: rows,
-                group,
-            }
+            Rows { axis, prefetches, few: prefetches && matches!(kind, Kind::ByColumn(_)), tile: rows, group }
         });
         if let (Some(vector), Kind::ByLane(members) | Kind::ByColumn(members)) = (&mut vector, kind)
             && members as i64 * rows.map_or(1, |r| r.tile) >= LANE_LOOP_CHAINS
