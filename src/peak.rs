@@ -9,7 +9,7 @@ use fuse_codegen::llvm::host::schedule_target;
 use fuse_codegen::llvm::{LlvmHostModule, Optimization};
 use fuse_ir::Graph;
 use fuse_ir::kernel::KernelGraph;
-use fuse_rewrite::panel_parameters;
+use fuse_rewrite::{panel_parameters, strip_loops};
 use fuse_runtime::{HostCode, HostModule, Improvement, Maker, improvement};
 
 use crate::compile::{CompileError, schedule_all};
@@ -69,6 +69,7 @@ fn compile_while(
 pub fn schedule(graph: &Graph, kernels: &KernelGraph) -> Result<(KernelGraph, Vec<Function>), CompileError> {
     let mut kernels = kernels.clone();
     let target = schedule_target();
+    strip_loops(&mut kernels);
     // Panels are of f32, which most models are of; vectors of others are parts or multiples of them.
     panel_parameters(graph, &mut kernels, i64::from(target.vector_bits() / 32));
     fuse_ir::verify_kernels(&kernels)

@@ -64,6 +64,23 @@ impl Copier<'_> {
         Some(())
     }
 
+    /// Copies what a kernel computes at a point of its space, and stores it as `stores` say in terms of the builder's
+    /// space. `None` where something cannot be computed there.
+    pub fn kernel_at(
+        &mut self,
+        builder: &mut KernelBuilder,
+        kernel: &Kernel,
+        point: &[Expr],
+        stores: &[Store],
+    ) -> Option<()> {
+        let wanted: Vec<ElementId> = stores.iter().map(|s| s.value).collect();
+        let copies = self.elements(builder, kernel, point, &wanted)?;
+        for store in stores {
+            builder.store(Store { value: copies[store.value.index()]?, ..store.clone() });
+        }
+        Some(())
+    }
+
     /// Copies some elements of a kernel, and what they are computed from, at a point of its space.
     fn elements(
         &mut self,

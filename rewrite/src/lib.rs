@@ -50,6 +50,7 @@ mod scan_set;
 mod scans;
 #[cfg(test)]
 mod soundness;
+mod strips;
 mod unfused;
 
 pub use error::RewriteError;
@@ -62,3 +63,4 @@ pub use panels::panel_parameters;
 pub use program_cost::{KernelUse, ProgramCost, cost_of};
 pub use report::Report;
 pub use scans::chunks::ChunkPolicy;
+pub use strips::strip_loops;

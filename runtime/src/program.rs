@@ -72,9 +72,9 @@ pub(crate) struct Quantities {
     pub work: Vec<Quantity>,
     /// The steps of each loop.
     pub trips: Vec<Quantity>,
-    /// The scalar operations of each launch, roughly; `None` where a counter decides.
+    /// The scalar operations of each launch, roughly.
     pub operations: Vec<Option<f64>>,
-    /// The whole run's work; `None` where a counter decides.
+    /// The whole run's work.
     pub total: Option<Total>,
     /// The initial values of [`Program::symbols`]; counters are 0.
     pub symbols: Vec<i64>,
@@ -123,10 +123,17 @@ impl Program {
             None => Err(RunError::Dimension(EvalError::Unbound(s.clone()))),
         });
         let trips = self.trips.iter().map(quantity).collect::<Result<Vec<_>, _>>()?;
-        let operations: Vec<Option<f64>> = self.launches.iter().map(|l| l.cost.operations(dims)).collect();
+        // Where a counter decides, the first step stands for all.
+        let mut first = dims.clone();
+        for counter in &counters {
+            first.set(counter.clone(), 0);
+        }
+        let operations: Vec<Option<f64>> = self.launches.iter().map(|l| l.cost.operations(&first)).collect();
+        let steps: Vec<Option<f64>> =
+            self.trips.iter().map(|t| t.eval_dim(&first).ok().map(|n| n.max(0) as f64)).collect();
         Ok(Quantities {
             work: self.launches.iter().map(|l| quantity(&l.work)).collect::<Result<_, _>>()?,
-            total: total(&self.steps, &operations, &trips),
+            total: total(&self.steps, &operations, &steps),
             trips,
             operations,
             symbols: symbols.collect::<Result<_, _>>()?,
@@ -156,15 +163,12 @@ impl Program {
     }
 }
 
-fn total(steps: &[Node], operations: &[Option<f64>], trips: &[Quantity]) -> Option<Total> {
+fn total(steps: &[Node], operations: &[Option<f64>], trips: &[Option<f64>]) -> Option<Total> {
     let mut sum = Total::default();
     for step in steps {
         let (times, once) = match step {
             Node::Launch(at) => (1.0, Total { operations: operations[*at]?, launches: 1.0 }),
-            Node::Loop { trip, body, .. } => match trips[*trip] {
-                Quantity::Fixed(steps) => (steps as f64, total(body, operations, trips)?),
-                Quantity::Varying => return None,
-            },
+            Node::Loop { trip, body, .. } => (trips[*trip]?, total(body, operations, trips)?),
         };
         sum.operations += times * once.operations;
         sum.launches += times * once.launches;
