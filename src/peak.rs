@@ -14,6 +14,9 @@ use fuse_runtime::{HostCode, HostModule, Improvement, Maker, improvement};
 
 use crate::compile::{CompileError, schedule_all};
 
+/// Rows of a strip of a loop, about: few enough for what is computed for them to stay in a cache, enough for full speed.
+const STRIP_ROWS: i64 = 256;
+
 /// Functions compiled one by one, so that making them can be given up between two.
 struct Modules(Vec<LlvmHostModule>);
 
@@ -69,7 +72,7 @@ fn compile_while(
 pub fn schedule(graph: &Graph, kernels: &KernelGraph) -> Result<(KernelGraph, Vec<Function>), CompileError> {
     let mut kernels = kernels.clone();
     let target = schedule_target();
-    strip_loops(&mut kernels);
+    strip_loops(&mut kernels, STRIP_ROWS);
     // Panels are of f32, which most models are of; vectors of others are parts or multiples of them.
     panel_parameters(graph, &mut kernels, i64::from(target.vector_bits() / 32));
     fuse_ir::verify_kernels(&kernels)

@@ -19,11 +19,9 @@ use fuse_ir::{Dim, Expr};
 use crate::kernel_builder::{KernelBuilder, Names};
 use crate::kernel_copy::Copier;
 
-/// Rows of a strip, about: few enough for their results to stay in a second-level cache, enough for full speed.
-const ROWS: i64 = 256;
-
-/// Cuts loops in strips together with the kernels that compute what only their steps read; how many loops.
-pub fn strip_loops(graph: &mut KernelGraph) -> usize {
+/// Cuts loops in strips of about so many rows, together with the kernels that compute what only their steps read; how
+/// many loops.
+pub fn strip_loops(graph: &mut KernelGraph, rows: i64) -> usize {
     let mut names = Names::default();
     for symbol in symbols(graph) {
         names.unique(symbol.name());
@@ -33,7 +31,7 @@ pub fn strip_loops(graph: &mut KernelGraph) -> usize {
     let mut cut = 0;
     let mut at = 0;
     while at < graph.steps.len() {
-        if let Some(strip) = Strip::find(graph, at, (&mut names, &mut kernel_names)) {
+        if let Some(strip) = Strip::find(graph, at, rows, (&mut names, &mut kernel_names)) {
             at -= strip.apply(graph, at);
             cut += 1;
         }
@@ -88,6 +86,7 @@ impl Strip {
     fn find(
         graph: &KernelGraph,
         at: usize,
+        rows: i64,
         (names, kernel_names): (&mut Names, &mut Names),
     ) -> Option<Strip> {
         let Step::Loop(l) = &graph.steps[at] else { return None };
@@ -95,8 +94,8 @@ impl Strip {
         let held: BTreeSet<BufferId> =
             sources.iter().flat_map(|s| s.stores.iter().map(|store| store.buffer)).collect();
         let first = sources.first()?;
-        let rows = rows(graph, first)?;
-        let steps = Dim::constant(ROWS).floor_div(&(rows + Dim::constant(1))) + Dim::constant(1);
+        let each = rows_of_a_step(graph, first)?;
+        let steps = Dim::constant(rows).floor_div(&(each + Dim::constant(1))) + Dim::constant(1);
         let block = Symbol::new(names.unique(&format!("{}_strip", l.counter.name())));
         let step = Symbol::new(names.unique(&format!("{}_step", l.counter.name())));
         let begin = Expr::symbol(block.name()) * steps.clone();
@@ -214,7 +213,7 @@ fn row_read(graph: &KernelGraph, at: usize, l: &Loop, store: &Store) -> Option<E
 }
 
 /// The rows of one step: all axes of the results but the first and the last.
-fn rows(graph: &KernelGraph, source: &Source) -> Option<Dim> {
+fn rows_of_a_step(graph: &KernelGraph, source: &Source) -> Option<Dim> {
     let shape = &graph.buffer(source.stores.first()?.buffer).ty.shape;
     let middle = shape.get(1..shape.len().checked_sub(1)?)?;
     Some(middle.iter().fold(Dim::constant(1), |rows, n| rows * n.clone()))

@@ -5,8 +5,11 @@ use std::fmt::Write;
 use fuse_ir::device::DeviceModel;
 use fuse_ir::testing::{GraphConfig, Reference, Rounding, arb_dims, arb_graph, dims_for};
 use fuse_ir::{DType, DimEnv, Graph, Tensor, interpret_kernels, verify_kernels};
-use fuse_rewrite::{ChunkPolicy, Mode, Options, optimize};
+use fuse_rewrite::{ChunkPolicy, Mode, Options, optimize, strip_loops};
 use proptest::prelude::*;
+
+/// Few enough for several strips of a few steps: three steps at batch 2.
+const STRIP_ROWS: i64 = 6;
 
 /// What a graph is rewritten for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,6 +18,8 @@ enum Way {
     Cpu(Mode),
     /// A CPU, with every recurrence in chunks of time.
     Chunks,
+    /// A CPU, with loops in strips of a few steps.
+    Strips,
     /// A device on which launches cost so much that whatever saves one is worth it.
     SlowLaunches,
 }
@@ -23,10 +28,14 @@ fn run(graph: &Graph, way: Way, inputs: &[Tensor], dims: &DimEnv) -> Result<Vec<
     let rewritten = Options::default();
     let (options, device) = match way {
         Way::Cpu(mode) => (Options { mode, ..rewritten }, DeviceModel::cpu()),
+        Way::Strips => (rewritten, DeviceModel::cpu()),
         Way::Chunks => (Options { chunks: ChunkPolicy::Always, ..rewritten }, DeviceModel::cpu()),
         Way::SlowLaunches => (rewritten, DeviceModel { launch_seconds: 1.0, ..DeviceModel::cuda() }),
     };
-    let optimized = optimize(graph, &device, &options).map_err(|e| e.to_string())?;
+    let mut optimized = optimize(graph, &device, &options).map_err(|e| e.to_string())?;
+    if way == Way::Strips {
+        strip_loops(&mut optimized.kernels, STRIP_ROWS);
+    }
     verify_kernels(&optimized.kernels).map_err(|e| format!("{e}\n{}", optimized.kernels))?;
     interpret_kernels(&optimized.kernels, inputs, dims).map_err(|e| format!("{e}\n{}", optimized.kernels))
 }
@@ -45,7 +54,7 @@ fn every_op_keeps_its_meaning() {
                 }
             }
         }
-        for way in [Way::Cpu(Mode::On), Way::Cpu(Mode::Off), Way::SlowLaunches] {
+        for way in [Way::Cpu(Mode::On), Way::Cpu(Mode::Off), Way::Strips, Way::SlowLaunches] {
             match run(&case.graph, way, &case.inputs, &dims) {
                 Ok(got) => {
                     // Kernels run in f64 here; expected values are rounded to the declared type.
@@ -211,6 +220,29 @@ fn random_stacks_are_wavefronts_often_enough_to_tell() {
     assert!(kernels.to_string().contains("stack_wave"), "{kernels}");
 }
 
+#[test]
+fn a_layer_with_projected_inputs_runs_in_strips_in_either_direction() {
+    let layer = Layer {
+        gated: true,
+        projected: true,
+        residual: false,
+        beside: 2,
+        lengths: false,
+        output: true,
+        unfit: 2,
+    };
+    for unfit in [2, 0] {
+        let graph = stack(&[Layer { unfit, ..layer }]);
+        let mut kernels = optimize(&graph, &DeviceModel::cpu(), &Options::default()).unwrap().kernels;
+        assert_eq!(strip_loops(&mut kernels, STRIP_ROWS), 1, "{kernels}");
+        verify_kernels(&kernels).unwrap_or_else(|e| panic!("{e}\n{kernels}"));
+        for (steps, batch) in [(0, 2), (1, 2), (3, 2), (7, 2), (5, 0), (9, 40)] {
+            let dims = DimEnv::new().with("T", steps).with("B", batch);
+            agrees(&graph, &dims, Way::Strips, Rounding::F64).unwrap_or_else(|e| panic!("{dims:?}: {e}"));
+        }
+    }
+}
+
 /// A sum over nothing of what is read at a fixed position, which there is not: the read stands outside of the sum.
 #[test]
 fn the_last_element_of_nothing_is_not_read() {
@@ -267,6 +299,17 @@ proptest! {
     fn random_stacks_keep_their_meaning_where_launches_are_slow(layers in layers(), steps in 0i64..9) {
         let dims = DimEnv::new().with("T", steps).with("B", 2);
         agrees(&stack(&layers), &dims, Way::SlowLaunches, Rounding::F64)?;
+    }
+
+    #[test]
+    fn random_stacks_keep_their_meaning_in_strips(layers in layers(), steps in 0i64..9) {
+        let dims = DimEnv::new().with("T", steps).with("B", 2);
+        agrees(&stack(&layers), &dims, Way::Strips, Rounding::F64)?;
+    }
+
+    #[test]
+    fn random_graphs_keep_their_meaning_in_strips(graph in graphs(wide()), dims in arb_dims()) {
+        agrees(&graph.0, &dims, Way::Strips, Rounding::F64)?;
     }
 
     #[test]
