@@ -9,13 +9,16 @@ use fuse_codegen::llvm::host::schedule_target;
 use fuse_codegen::llvm::{LlvmHostModule, Optimization};
 use fuse_ir::Graph;
 use fuse_ir::kernel::KernelGraph;
-use fuse_rewrite::{panel_parameters, strip_loops};
+use fuse_rewrite::{StripPolicy, panel_parameters, strip_loops};
+use fuse_runtime::machine::largest_cache_bytes;
 use fuse_runtime::{HostCode, HostModule, Improvement, Maker, improvement};
 
 use crate::compile::{CompileError, schedule_all};
 
-/// Rows of a strip of a loop, about: few enough for what is computed for them to stay in a cache, enough for full speed.
+/// Rows of a strip of a loop.
 const STRIP_ROWS: i64 = 256;
+/// The largest cache, where the system does not tell.
+const USUAL_CACHE_BYTES: usize = 16 << 20;
 
 /// Functions compiled one by one, so that making them can be given up between two.
 struct Modules(Vec<LlvmHostModule>);
@@ -72,13 +75,19 @@ fn compile_while(
 pub fn schedule(graph: &Graph, kernels: &KernelGraph) -> Result<(KernelGraph, Vec<Function>), CompileError> {
     let mut kernels = kernels.clone();
     let target = schedule_target();
-    strip_loops(&mut kernels, STRIP_ROWS);
+    strip_loops(&mut kernels, strip_policy());
     // Panels are of f32, which most models are of; vectors of others are parts or multiples of them.
     panel_parameters(graph, &mut kernels, i64::from(target.vector_bits() / 32));
     fuse_ir::verify_kernels(&kernels)
         .map_err(|e| CompileError::Internal { stage: "panels", problem: e.to_string() })?;
     let functions = schedule_all(&kernels, target)?;
     Ok((kernels, functions))
+}
+
+/// Strips for this machine: weights may take three quarters of the largest cache.
+fn strip_policy() -> StripPolicy {
+    let cache = largest_cache_bytes().unwrap_or(USUAL_CACHE_BYTES);
+    StripPolicy { rows: STRIP_ROWS, most_weight_bytes: i64::try_from(cache / 4 * 3).unwrap_or(i64::MAX) }
 }
 
 /// Compiles on a thread of its own; `None` where the system gives none, which is logged.

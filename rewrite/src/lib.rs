@@ -63,4 +63,4 @@ pub use panels::panel_parameters;
 pub use program_cost::{KernelUse, ProgramCost, cost_of};
 pub use report::Report;
 pub use scans::chunks::ChunkPolicy;
-pub use strips::strip_loops;
+pub use strips::{StripPolicy, strip_loops};

@@ -19,9 +19,18 @@ use fuse_ir::{Dim, Expr};
 use crate::kernel_builder::{KernelBuilder, Names};
 use crate::kernel_copy::Copier;
 
-/// Cuts loops in strips of about so many rows, together with the kernels that compute what only their steps read; how
-/// many loops.
-pub fn strip_loops(graph: &mut KernelGraph, rows: i64) -> usize {
+/// How strips are made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StripPolicy {
+    /// Rows of a strip, about: few enough for what is computed for them to stay in a cache, enough for full speed.
+    pub rows: i64,
+    /// The weights that a strip may read, in bytes. Where those of the loop and those of what comes before do not fit a
+    /// cache together, every strip drives out what the other needs next.
+    pub most_weight_bytes: i64,
+}
+
+/// Cuts loops in strips, together with the kernels that compute what only their steps read; how many loops.
+pub fn strip_loops(graph: &mut KernelGraph, policy: StripPolicy) -> usize {
     let mut names = Names::default();
     for symbol in symbols(graph) {
         names.unique(symbol.name());
@@ -31,7 +40,7 @@ pub fn strip_loops(graph: &mut KernelGraph, rows: i64) -> usize {
     let mut cut = 0;
     let mut at = 0;
     while at < graph.steps.len() {
-        if let Some(strip) = Strip::find(graph, at, rows, (&mut names, &mut kernel_names)) {
+        if let Some(strip) = Strip::find(graph, at, policy, (&mut names, &mut kernel_names)) {
             at -= strip.apply(graph, at);
             cut += 1;
         }
@@ -86,7 +95,7 @@ impl Strip {
     fn find(
         graph: &KernelGraph,
         at: usize,
-        rows: i64,
+        policy: StripPolicy,
         (names, kernel_names): (&mut Names, &mut Names),
     ) -> Option<Strip> {
         let Step::Loop(l) = &graph.steps[at] else { return None };
@@ -94,8 +103,13 @@ impl Strip {
         let held: BTreeSet<BufferId> =
             sources.iter().flat_map(|s| s.stores.iter().map(|store| store.buffer)).collect();
         let first = sources.first()?;
+        let moved: BTreeSet<usize> = sources.iter().map(|s| s.step).collect();
+        let kernels = moved.iter().map(|step| &graph.steps[*step]).chain([&graph.steps[at]]);
+        if fixed_bytes(graph, kernels.flat_map(Step::kernels)) > policy.most_weight_bytes {
+            return None;
+        }
         let each = rows_of_a_step(graph, first)?;
-        let steps = Dim::constant(rows).floor_div(&(each + Dim::constant(1))) + Dim::constant(1);
+        let steps = Dim::constant(policy.rows).floor_div(&(each + Dim::constant(1))) + Dim::constant(1);
         let block = Symbol::new(names.unique(&format!("{}_strip", l.counter.name())));
         let step = Symbol::new(names.unique(&format!("{}_step", l.counter.name())));
         let begin = Expr::symbol(block.name()) * steps.clone();
@@ -125,7 +139,6 @@ impl Strip {
         let (direction, carries) = (l.direction, l.carries.clone());
         body.push(Step::Loop(Loop { counter: step, trip: length, direction, carries, body: inner? }));
         let trip = (l.trip.clone() + steps.clone() - Dim::constant(1)).floor_div(&steps);
-        let moved = sources.iter().map(|s| s.step).collect();
         Some(Strip {
             outer: Loop { counter: block, trip, direction, carries: Vec::new(), body },
             held,
@@ -146,6 +159,17 @@ impl Strip {
         });
         moved.len()
     }
+}
+
+/// The bytes of what kernels read whose size no dimension decides, weights first of all.
+fn fixed_bytes<'k>(graph: &KernelGraph, kernels: impl Iterator<Item = &'k Kernel>) -> i64 {
+    let read: BTreeSet<BufferId> = kernels.flat_map(Kernel::loads).collect();
+    let bytes = |buffer: &BufferId| {
+        let ty = &graph.buffer(*buffer).ty;
+        let extents: Option<Vec<i64>> = ty.shape.iter().map(Dim::as_constant).collect();
+        extents?.into_iter().try_fold(ty.dtype.size() as i64, i64::checked_mul)
+    };
+    read.iter().filter_map(bytes).fold(0, i64::saturating_add)
 }
 
 /// The buffers, of which some hold one strip.

@@ -5,11 +5,11 @@ use std::fmt::Write;
 use fuse_ir::device::DeviceModel;
 use fuse_ir::testing::{GraphConfig, Reference, Rounding, arb_dims, arb_graph, dims_for};
 use fuse_ir::{DType, DimEnv, Graph, Tensor, interpret_kernels, verify_kernels};
-use fuse_rewrite::{ChunkPolicy, Mode, Options, optimize, strip_loops};
+use fuse_rewrite::{ChunkPolicy, Mode, Options, StripPolicy, optimize, strip_loops};
 use proptest::prelude::*;
 
-/// Few enough for several strips of a few steps: three steps at batch 2.
-const STRIP_ROWS: i64 = 6;
+/// Few enough rows for several strips of a few steps: three steps at batch 2.
+const STRIPS: StripPolicy = StripPolicy { rows: 6, most_weight_bytes: 1 << 20 };
 
 /// What a graph is rewritten for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,7 +34,7 @@ fn run(graph: &Graph, way: Way, inputs: &[Tensor], dims: &DimEnv) -> Result<Vec<
     };
     let mut optimized = optimize(graph, &device, &options).map_err(|e| e.to_string())?;
     if way == Way::Strips {
-        strip_loops(&mut optimized.kernels, STRIP_ROWS);
+        strip_loops(&mut optimized.kernels, STRIPS);
     }
     verify_kernels(&optimized.kernels).map_err(|e| format!("{e}\n{}", optimized.kernels))?;
     interpret_kernels(&optimized.kernels, inputs, dims).map_err(|e| format!("{e}\n{}", optimized.kernels))
@@ -234,7 +234,9 @@ fn a_layer_with_projected_inputs_runs_in_strips_in_either_direction() {
     for unfit in [2, 0] {
         let graph = stack(&[Layer { unfit, ..layer }]);
         let mut kernels = optimize(&graph, &DeviceModel::cpu(), &Options::default()).unwrap().kernels;
-        assert_eq!(strip_loops(&mut kernels, STRIP_ROWS), 1, "{kernels}");
+        let tight = StripPolicy { most_weight_bytes: 3 * 9 * 8 - 1, ..STRIPS };
+        assert_eq!(strip_loops(&mut kernels, tight), 0, "three matrices do not fit");
+        assert_eq!(strip_loops(&mut kernels, STRIPS), 1, "{kernels}");
         verify_kernels(&kernels).unwrap_or_else(|e| panic!("{e}\n{kernels}"));
         for (steps, batch) in [(0, 2), (1, 2), (3, 2), (7, 2), (5, 0), (9, 40)] {
             let dims = DimEnv::new().with("T", steps).with("B", batch);

@@ -11,7 +11,7 @@ mod vectors;
 use std::path::Path;
 use std::time::Duration;
 
-pub use processor::Cache;
+pub use processor::{Cache, largest_cache_bytes};
 
 use crate::limits;
 use crate::team::Team;

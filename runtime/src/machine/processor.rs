@@ -31,6 +31,11 @@ pub(super) fn caches(root: &Path) -> Vec<Cache> {
     caches
 }
 
+/// The bytes of the processor's largest data cache; `None` where the system does not tell.
+pub fn largest_cache_bytes() -> Option<usize> {
+    caches(Path::new("/")).into_iter().map(|cache| cache.bytes).max()
+}
+
 fn cache(directory: &Path) -> Option<Cache> {
     let field =
         |name: &str| std::fs::read_to_string(directory.join(name)).ok().map(|text| text.trim().to_owned());
