@@ -228,14 +228,17 @@ impl Compiled {
             (DeviceName::Cpu, Tier::Fast) => self.load_fast(device),
             #[cfg(feature = "llvm")]
             (DeviceName::Cpu, Tier::Peak) => {
-                let HostCode { kernels, functions, module } = peak::compile(&self.graph, &self.kernels)?;
+                let HostCode { kernels, functions, module } =
+                    peak::compile(&self.graph, &self.kernels, device.threads())?;
                 Ok(Executable::new(&self.graph, kernels, &functions, Code::Host(module), device)?)
             }
             #[cfg(feature = "llvm")]
             (DeviceName::Cpu, Tier::Auto) => {
                 let mut executable = self.load_fast(device)?;
                 let (graph, kernels) = (self.graph.clone(), self.kernels.clone());
-                executable.improve(move || peak::compile_in_background(graph, kernels));
+                let threads = device.threads();
+                let making = peak::expected_time(&self.functions, threads);
+                executable.improve(making, move |urgency| peak::improve(graph, kernels, threads, urgency));
                 Ok(executable)
             }
             (DeviceName::Sim | DeviceName::Cuda(_), _) => {

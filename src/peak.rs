@@ -1,17 +1,18 @@
 //! The peak tier: LLVM's code, compiled at once or on a background thread.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, Once, PoisonError};
-use std::time::Instant;
+use std::cmp::Reverse;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant};
 
 use fuse_codegen::kernel_ir::Function;
 use fuse_codegen::llvm::host::schedule_target;
-use fuse_codegen::llvm::{LlvmHostModule, Optimization};
+use fuse_codegen::llvm::{LlvmError, LlvmHostModule, Optimization};
 use fuse_ir::Graph;
 use fuse_ir::kernel::KernelGraph;
 use fuse_rewrite::{StripPolicy, panel_parameters, strip_loops};
 use fuse_runtime::machine::largest_cache_bytes;
-use fuse_runtime::{HostCode, HostModule, Improvement, Maker, improvement};
+use fuse_runtime::{HostCode, HostModule, Improvement, Maker, Urgency, improvement};
 
 use crate::compile::{CompileError, schedule_all};
 
@@ -19,6 +20,10 @@ use crate::compile::{CompileError, schedule_all};
 const STRIP_ROWS: i64 = 256;
 /// The largest cache, where the system does not tell.
 const USUAL_CACHE_BYTES: usize = 16 << 20;
+/// What LLVM takes for a function however small, on one thread.
+const FUNCTION_TIME: Duration = Duration::from_millis(3);
+/// What it takes for each value of a function on top, on one thread.
+const VALUE_TIME: Duration = Duration::from_micros(20);
 
 /// Functions compiled one by one, so that making them can be given up between two.
 struct Modules(Vec<LlvmHostModule>);
@@ -39,12 +44,12 @@ unsafe impl HostModule for Modules {
     }
 }
 
-/// Code of the peak tier for fused kernels.
+/// Code of the peak tier for fused kernels, made on so many threads.
 ///
 /// # Errors
 /// Where scheduling or LLVM fails.
-pub fn compile(graph: &Graph, kernels: &KernelGraph) -> Result<HostCode, CompileError> {
-    let code = compile_while(graph, kernels, || true)?;
+pub fn compile(graph: &Graph, kernels: &KernelGraph, threads: usize) -> Result<HostCode, CompileError> {
+    let code = compile_while(graph, kernels, threads, || true)?;
     code.ok_or_else(|| CompileError::Internal { stage: "the peak tier", problem: "nothing".into() })
 }
 
@@ -52,20 +57,52 @@ pub fn compile(graph: &Graph, kernels: &KernelGraph) -> Result<HostCode, Compile
 fn compile_while(
     graph: &Graph,
     kernels: &KernelGraph,
-    wanted: impl Fn() -> bool,
+    threads: usize,
+    wanted: impl Fn() -> bool + Sync,
 ) -> Result<Option<HostCode>, CompileError> {
     let start = Instant::now();
     let (kernels, functions) = schedule(graph, kernels)?;
-    let mut modules = Vec::with_capacity(functions.len());
-    for function in &functions {
-        if !wanted() {
-            return Ok(None);
-        }
-        modules.push(LlvmHostModule::compile(std::slice::from_ref(function), Optimization::Aggressive)?);
-    }
+    let Some(modules) = compile_functions(&functions, threads, wanted)? else { return Ok(None) };
     let (name, ms) = (&kernels.name, start.elapsed().as_secs_f64() * 1e3);
     tracing::info!(graph = name, ms, functions = functions.len(), "the peak tier is compiled");
     Ok(Some(HostCode { kernels, functions, module: Arc::new(Modules(modules)) }))
+}
+
+/// Compiles each function by itself, on this thread and others, the largest first; nothing once `wanted` no longer
+/// holds.
+fn compile_functions(
+    functions: &[Function],
+    threads: usize,
+    wanted: impl Fn() -> bool + Sync,
+) -> Result<Option<Vec<LlvmHostModule>>, LlvmError> {
+    let mut order: Vec<usize> = (0..functions.len()).collect();
+    order.sort_by_key(|i| Reverse(functions[*i].types.len()));
+    let next = AtomicUsize::new(0);
+    let compile_some = || {
+        let mut made = Vec::new();
+        while wanted() {
+            let Some(i) = order.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+            let function = std::slice::from_ref(&functions[*i]);
+            made.push((*i, LlvmHostModule::compile(function, Optimization::Aggressive)));
+        }
+        made
+    };
+    let mut made = std::thread::scope(|scope| {
+        let others = 1..threads.min(functions.len());
+        // Where the system gives no thread, this one does the work.
+        let spawn =
+            |_| std::thread::Builder::new().name("fuse-llvm".into()).spawn_scoped(scope, compile_some);
+        let others: Vec<_> = others.filter_map(|i| spawn(i).ok()).collect();
+        let mut made = compile_some();
+        for other in others {
+            made.extend(other.join().unwrap_or_else(|bug| std::panic::resume_unwind(bug)));
+        }
+        made
+    });
+    made.sort_by_key(|(i, _)| *i);
+    let complete = made.len() == functions.len();
+    let modules = made.into_iter().map(|(_, module)| module).collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(modules).filter(|_| complete))
 }
 
 /// The kernels with parameters in panels of the machine's vectors, and their functions.
@@ -90,32 +127,54 @@ fn strip_policy() -> StripPolicy {
     StripPolicy { rows: STRIP_ROWS, most_weight_bytes: i64::try_from(cache / 4 * 3).unwrap_or(i64::MAX) }
 }
 
-/// Compiles on a thread of its own; `None` where the system gives none, which is logged.
-pub fn compile_in_background(graph: Graph, kernels: KernelGraph) -> Option<Improvement> {
+/// How long [`compile`] takes for these functions, roughly.
+pub fn expected_time(functions: &[Function], threads: usize) -> Duration {
+    let times = functions.iter().map(|f| FUNCTION_TIME + VALUE_TIME * f.types.len() as u32);
+    let (total, longest) =
+        times.fold((Duration::ZERO, Duration::ZERO), |(t, l), time| (t + time, l.max(time)));
+    longest.max(total / u32::try_from(threads).unwrap_or(u32::MAX).max(1))
+}
+
+/// Makes the code of the peak tier, at once or on a thread of its own; `None` where the system gives none, which is
+/// logged.
+pub fn improve(graph: Graph, kernels: KernelGraph, threads: usize, urgency: Urgency) -> Option<Improvement> {
     let (improvement, maker) = improvement();
-    let name = kernels.name.clone();
-    let thread = std::thread::Builder::new().name("fuse-peak".into());
-    match thread.spawn(move || in_background(&graph, &kernels, maker)) {
-        Ok(_) => Some(improvement),
-        Err(error) => {
-            tracing::warn!(graph = name, %error, "no thread for the peak tier");
-            None
+    match urgency {
+        Urgency::Now => {
+            make(&graph, &kernels, threads, maker, Turn::at_once());
+            Some(improvement)
+        }
+        Urgency::Background => {
+            let name = kernels.name.clone();
+            let thread = std::thread::Builder::new().name("fuse-peak".into());
+            match thread.spawn(move || in_background(&graph, &kernels, threads, maker)) {
+                Ok(_) => Some(improvement),
+                Err(error) => {
+                    tracing::warn!(graph = name, %error, "no thread for the peak tier");
+                    None
+                }
+            }
         }
     }
 }
 
-fn in_background(graph: &Graph, kernels: &KernelGraph, maker: Maker) {
-    // The work of the process comes first; on Linux this is the niceness of the calling thread alone.
+fn in_background(graph: &Graph, kernels: &KernelGraph, threads: usize, maker: Maker) {
+    // The work of the process comes first; on Linux this is the niceness of the calling thread alone, and of those
+    // that it starts.
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(None, 19) {
         tracing::debug!(%error, "the thread of the peak tier keeps its priority");
     }
-    let Some(_turn) = Turn::take() else { return };
+    make(graph, kernels, threads, maker, Turn::take());
+}
+
+/// Compiles and delivers; without a turn nothing.
+fn make(graph: &Graph, kernels: &KernelGraph, threads: usize, maker: Maker, turn: Option<Turn>) {
+    let Some(_turn) = turn else { return };
     let name = graph.name();
     let wanted = || maker.is_wanted() && !EXITING.load(Ordering::SeqCst);
-    let made =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| compile_while(graph, kernels, wanted)));
-    match made {
+    let compile = || compile_while(graph, kernels, threads, wanted);
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(compile)) {
         Ok(Ok(Some(code))) => maker.deliver(code),
         Ok(Ok(None)) => tracing::debug!(graph = name, "the peak tier is no longer wanted"),
         Ok(Err(error)) => tracing::warn!(graph = name, %error, "no peak tier; the fast one stays"),
@@ -125,36 +184,45 @@ fn in_background(graph: &Graph, kernels: &KernelGraph, maker: Maker) {
 
 /// Whether the process is about to exit.
 static EXITING: AtomicBool = AtomicBool::new(false);
-/// Whether a thread is compiling: one at a time, so that loading many models takes one core.
-static COMPILING: Mutex<bool> = Mutex::new(false);
-static FREE: Condvar = Condvar::new();
+/// How many models are being compiled.
+static COMPILING: Mutex<usize> = Mutex::new(0);
+static CHANGED: Condvar = Condvar::new();
 
-/// The right to compile in the background.
+/// The right to compile, which keeps the process from exiting.
 struct Turn;
 
 impl Turn {
-    /// Waits for other threads; `None` where the process exits first.
+    /// Waits until nobody compiles, so that loading many models takes no more threads than one; `None` where the
+    /// process exits first.
     fn take() -> Option<Turn> {
+        let compiling = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy = |compiling: &mut usize| *compiling > 0 && !EXITING.load(Ordering::SeqCst);
+        Turn::begin(CHANGED.wait_while(compiling, busy).unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits for nobody; `None` where the process exits.
+    fn at_once() -> Option<Turn> {
+        Turn::begin(COMPILING.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn begin(mut compiling: MutexGuard<'_, usize>) -> Option<Turn> {
         static ONCE: Once = Once::new();
         // LLVM's tables are destroyed at exit, under the feet of whoever compiles. Handlers run last first, and
         // the ones that destroy were registered when LLVM was loaded.
         // SAFETY: `wait_at_exit` is a function without arguments that does not unwind.
         ONCE.call_once(|| _ = unsafe { atexit(wait_at_exit) });
-        let compiling = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = |compiling: &mut bool| *compiling && !EXITING.load(Ordering::SeqCst);
-        let mut compiling = FREE.wait_while(compiling, free).unwrap_or_else(PoisonError::into_inner);
         if EXITING.load(Ordering::SeqCst) {
             return None;
         }
-        *compiling = true;
+        *compiling += 1;
         Some(Turn)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *COMPILING.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        FREE.notify_all();
+        *COMPILING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        CHANGED.notify_all();
     }
 }
 
@@ -163,10 +231,10 @@ unsafe extern "C" {
     fn atexit(handler: extern "C" fn()) -> std::ffi::c_int;
 }
 
-/// Lets the function that is being compiled be finished, and none begun.
+/// Lets the functions that are being compiled be finished, and none begun.
 extern "C" fn wait_at_exit() {
     EXITING.store(true, Ordering::SeqCst);
-    FREE.notify_all();
+    CHANGED.notify_all();
     let compiling = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
-    drop(FREE.wait_while(compiling, |compiling| *compiling));
+    drop(CHANGED.wait_while(compiling, |compiling| *compiling > 0));
 }

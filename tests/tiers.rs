@@ -151,6 +151,18 @@ fn better_code_replaces_the_first_between_runs() {
     assert!(outputs(&mut model, &graph, &dims) == peak, "and on other weights too");
 }
 
+/// A run that takes longer with Cranelift's code than making LLVM's does waits for that.
+#[test]
+fn a_heavy_first_run_gets_the_better_code() {
+    let device = device();
+    let graph = fuse::frontend::zoo::lstm_graph(256, 256).expect("traces");
+    let dims = DimEnv::new().with("T", 200).with("B", 64);
+    let run = |tier| outputs(&mut compiled(&graph, tier).load(&device).expect("loads"), &graph, &dims);
+    let [fast, peak, auto] = [Tier::Fast, Tier::Peak, Tier::Auto].map(run);
+    assert!(fast != peak, "the tiers add in different orders");
+    assert!(auto == peak, "LLVM's code runs first");
+}
+
 #[test]
 fn models_may_be_dropped_and_run_on_other_threads_while_better_code_is_made() {
     let device = device();

@@ -5,6 +5,7 @@
 //! the way, and every member swaps the halves of carried states in its own table.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use fuse_codegen::cranelift::CpuModule;
 
@@ -24,6 +25,9 @@ const OPERATIONS_PER_WAKING: f64 = 65536.0;
 /// Members that do fewer operations than this between barriers on average (some 100 µs) are better off as one
 /// when waiting blows up.
 const FINE_GRAINED_OPERATIONS: f64 = 2e6;
+
+/// Scalar operations that the fast tier does in a second on one thread, roughly: half to twice that many.
+const FAST_OPERATIONS_PER_SECOND: f64 = 4e10;
 
 /// Every other step of a loop goes through a kernel's items in so many pieces, the last one first: what the step before
 /// read last is still in the cache then, as much of the weights as fits, while going round and round finds none of them.
@@ -98,6 +102,12 @@ impl CpuDevice {
             None => Ok(()),
         }
     }
+}
+
+/// How long a run of so much work takes with the fast tier's code on so many threads, roughly.
+pub(crate) fn expected_time(total: Total, threads: usize) -> Duration {
+    let seconds = total.operations / (FAST_OPERATIONS_PER_SECOND * threads.max(1) as f64);
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 /// The members of the team that take part in each launch.

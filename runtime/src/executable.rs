@@ -1,6 +1,6 @@
 //! The executable: compiled once, bound to its weights once, run at any dimensions.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use cudarc::driver::CudaSlice;
@@ -12,15 +12,15 @@ use fuse_ir::{DType, Graph, InputKind, Tensor};
 
 use crate::arguments::Arguments;
 use crate::block::{Block, OutOfMemory};
-use crate::cpu::{CpuDevice, CpuRun, HostModule};
+use crate::cpu::{CpuDevice, CpuRun, HostModule, expected_time};
 use crate::cuda::{CudaCode, CudaDevice, CudaRun};
 use crate::device::{Device, Kind};
 use crate::error::{BuildError, RunError};
-use crate::improvement::{HostCode, Improvement, Progress};
+use crate::improvement::{HostCode, Improvement, Offer, Progress, Urgency, WORTH_IMPROVING};
 use crate::narrow;
 use crate::plan::MemoryPlan;
 use crate::profile::{KernelTime, Profile};
-use crate::program::RunState;
+use crate::program::{Quantities, RunState};
 use crate::sim::device::{SimCode, SimRun};
 use crate::version::{Instance, Version};
 
@@ -130,29 +130,44 @@ impl Executable {
         }
     }
 
-    /// Replaces the code by better code of the same graph when that is there, never within a run. `start` has it made
-    /// on another thread, or says that there will be none; it is called once runs have taken some milliseconds.
-    /// Without effect on other devices than the CPU.
-    pub fn improve(&mut self, start: impl FnOnce() -> Option<Improvement> + Send + 'static) {
-        *lock(&self.progress) = Progress::Waiting(Box::new(start), Duration::ZERO);
+    /// Replaces the code by better code of the same graph when that is there, never within a run. `start` has it made,
+    /// which takes about `making` where somebody waits for it, or says that there will be none. It is called when a
+    /// run is expected to take longer than that, which then waits, and otherwise in the background, before or after
+    /// the run with which all runs take some milliseconds. Without effect on other devices than the CPU.
+    pub fn improve(
+        &mut self,
+        making: Duration,
+        start: impl FnOnce(Urgency) -> Option<Improvement> + Send + 'static,
+    ) {
+        let offer = Offer { start: Box::new(start), making, ran: Duration::ZERO };
+        *lock(&self.progress) = Progress::Waiting(offer);
     }
 
     /// Has better code made now and waits until it is in use, or known not to come.
     pub fn wait_for_improvement(&self) {
         let mut progress = lock(&self.progress);
-        progress.start();
+        progress.start(Urgency::Now);
         if let Some(code) = progress.take(true) {
             self.replace(code);
         }
     }
 
-    /// Uses better code if it has come; a run never waits for it.
-    fn take_improvement(&self) {
-        if let Ok(mut progress) = self.progress.try_lock()
-            && let Some(code) = progress.take(false)
-        {
-            self.replace(code);
-        }
+    /// Has better code made if it is worth it for a run of so much work, and uses what has come; whether there is any.
+    /// Only a run that is expected to take longer than making the code waits for it.
+    fn take_improvement(&self, quantities: &Quantities) -> bool {
+        let Backend::Cpu { device, .. } = &self.backend else { return false };
+        let time = quantities.total.map_or(Duration::ZERO, |total| expected_time(total, device.threads()));
+        tracing::trace!(graph = self.graph.name(), ?time, total = ?quantities.total, "the fast tier's time");
+        // While another run has code made that is worth waiting for, it is for this one too if it takes as long.
+        let (mut progress, waited) = match try_lock(&self.progress) {
+            Some(progress) => (progress, false),
+            None if time > WORTH_IMPROVING => (lock(&self.progress), true),
+            None => return false,
+        };
+        let wait = progress.expect(time) == Some(Urgency::Now);
+        let Some(code) = progress.take(wait) else { return waited };
+        self.replace(code);
+        true
     }
 
     /// Uses other code from the next run on. Where it does not fit the machine, the code so far stays.
@@ -333,9 +348,12 @@ impl Executable {
         profile: Option<Arc<Profile>>,
     ) -> Result<(), RunError> {
         let given = self.arrange(inputs.into())?;
-        self.take_improvement();
-        let version = self.version();
-        let instance = self.instance(&version, &given, dims)?;
+        let mut version = self.version();
+        let mut instance = self.instance(&version, &given, dims)?;
+        if self.take_improvement(&instance.quantities) {
+            version = self.version();
+            instance = self.instance(&version, &given, dims)?;
+        }
         self.shape_outputs(&instance, outputs)?;
         match &self.backend {
             Backend::Cpu { device, arenas } => {
@@ -347,7 +365,10 @@ impl Executable {
                 if arenas.len() < ARENAS_KEPT {
                     arenas.push(arena);
                 }
-                lock(&self.progress).ran(start.elapsed());
+                // Where another run has better code made, there is nothing to start.
+                if let Some(mut progress) = try_lock(&self.progress) {
+                    progress.ran(start.elapsed());
+                }
                 result
             }
             Backend::Sim { code } => {
@@ -502,6 +523,15 @@ fn kind_name(kind: InputKind) -> &'static str {
 /// Nothing is left half-changed under these locks, so a panic elsewhere does not matter.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The lock if nobody has it.
+fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 /// The address of a tensor's elements, exposed; `None` for an empty one, or where they are not aligned.

@@ -12,6 +12,9 @@ use crate::cpu::HostModule;
 /// Time of runs after which better code is worth making: what runs once and briefly does without.
 pub(crate) const WORTH_IMPROVING: Duration = Duration::from_millis(10);
 
+/// What better code leaves of the time of a run, roughly; where weights stream from memory it is more.
+const LEFT_OF_TIME: f64 = 0.4;
+
 /// A program for the host in one form: its kernels, what they were scheduled to, and machine code of that.
 pub struct HostCode {
     /// The kernels.
@@ -54,34 +57,76 @@ impl Maker {
     }
 }
 
-/// Starts to make better code on another thread.
-pub(crate) type Start = Box<dyn FnOnce() -> Option<Improvement> + Send>;
+/// How much better code is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Urgency {
+    /// Runs go on meanwhile: it is to be made on other threads, in what time the process has left.
+    Background,
+    /// Somebody waits: it is to be made as fast as possible, before the call returns.
+    Now,
+}
+
+/// Starts to make better code.
+pub(crate) type Start = Box<dyn FnOnce(Urgency) -> Option<Improvement> + Send>;
+
+/// Better code that may be made, and what it takes.
+pub(crate) struct Offer {
+    pub start: Start,
+    /// How long it takes to make, when somebody waits for it.
+    pub making: Duration,
+    /// Of the runs so far.
+    pub ran: Duration,
+}
+
+impl Offer {
+    /// What to do before a run that the code so far takes `time` for: how soon to begin, if at all.
+    fn worth(&self, time: Duration) -> Option<Urgency> {
+        // What better code takes for the run itself is waited for too.
+        if time.mul_f64(1.0 - LEFT_OF_TIME) > self.making {
+            Some(Urgency::Now)
+        } else if self.ran + time >= WORTH_IMPROVING {
+            Some(Urgency::Background)
+        } else {
+            None
+        }
+    }
+}
 
 /// How far better code is.
 pub(crate) enum Progress {
     /// Nobody makes any, or it is in use already.
     Idle,
-    /// Runs so far took so long; it will be made when that is long enough.
-    Waiting(Start, Duration),
+    /// It will be made when it is worth it.
+    Waiting(Offer),
     /// It is being made.
     Making(Improvement),
 }
 
 impl Progress {
-    /// Adds the time of a run, and starts when it is long enough.
+    /// Adds the time of a run, and starts in the background when that is long enough.
     pub(crate) fn ran(&mut self, time: Duration) {
-        if let Progress::Waiting(_, ran) = self {
-            *ran += time;
-            if *ran >= WORTH_IMPROVING {
-                self.start();
+        if let Progress::Waiting(offer) = self {
+            offer.ran += time;
+            if offer.ran >= WORTH_IMPROVING {
+                self.start(Urgency::Background);
             }
         }
     }
 
-    /// Starts now, if that has not happened.
-    pub(crate) fn start(&mut self) {
+    /// Starts before a run that takes `time` with the code so far, if that is worth it, and says how.
+    pub(crate) fn expect(&mut self, time: Duration) -> Option<Urgency> {
+        let Progress::Waiting(offer) = self else { return None };
+        let urgency = offer.worth(time)?;
+        self.start(urgency);
+        Some(urgency)
+    }
+
+    /// Starts, if that has not happened.
+    pub(crate) fn start(&mut self, urgency: Urgency) {
         match std::mem::replace(self, Progress::Idle) {
-            Progress::Waiting(start, _) => *self = start().map_or(Progress::Idle, Progress::Making),
+            Progress::Waiting(offer) => {
+                *self = (offer.start)(urgency).map_or(Progress::Idle, Progress::Making);
+            }
             other => *self = other,
         }
     }
@@ -100,5 +145,25 @@ impl Progress {
         };
         *self = Progress::Idle;
         received
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(making: u64, ran: u64) -> Offer {
+        let [making, ran] = [making, ran].map(Duration::from_millis);
+        Offer { start: Box::new(|_| None), making, ran }
+    }
+
+    #[test]
+    fn better_code_is_made_at_once_only_for_a_run_that_takes_longer() {
+        let worth = |making, ran, time| offer(making, ran).worth(Duration::from_millis(time));
+        assert_eq!(worth(50, 0, 5), None, "the run is over before the code is there");
+        assert_eq!(worth(50, 6, 5), Some(Urgency::Background), "but not if there are more of it");
+        assert_eq!(worth(50, 0, 40), Some(Urgency::Background));
+        assert_eq!(worth(50, 0, 300), Some(Urgency::Now));
+        assert_eq!(worth(500, 0, 300), Some(Urgency::Background));
     }
 }

@@ -34,6 +34,6 @@ pub use cpu::HostModule;
 pub use device::{Device, DeviceError, DeviceName, DeviceOptions};
 pub use error::{BuildError, RunError};
 pub use executable::{Code, Executable};
-pub use improvement::{HostCode, Improvement, Maker, improvement};
+pub use improvement::{HostCode, Improvement, Maker, Urgency, improvement};
 pub use plan::{MemoryPlan, PlanError};
 pub use profile::KernelTime;

@@ -5,6 +5,7 @@
 //! can be declared not to overlap, pointers loaded from an array cannot.
 
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use inkwell::AddressSpace;
 use inkwell::attributes::AttributeLoc;
@@ -68,12 +69,15 @@ impl LlvmHostModule {
         // SAFETY: the reference lives as long as the box's contents, which the returned value keeps until after
         // the engine, the only thing made here that stays and that borrows from it; the box is not moved out of.
         let borrowed: &'static Session = unsafe { &*std::ptr::from_ref(session.as_ref()) };
+        let mut phases = Phases::new();
         let machine = target_machine(optimization)?;
+        phases.end("machine");
         let engine = {
-            let module = optimized_module(borrowed, &machine, functions, optimization)?;
+            let module = optimized_module(borrowed, &machine, functions, optimization, &mut phases)?;
             let engine = module.create_jit_execution_engine(level(optimization));
             engine.map_err(|message| LlvmError::Emission(message.to_string()))?
         };
+        phases.end("engine");
         let mut entries = Vec::with_capacity(functions.len());
         for function in functions {
             let address = engine.get_function_address(&function.name);
@@ -85,6 +89,8 @@ impl LlvmHostModule {
             let (buffers, symbols) = (function.buffers.len(), function.symbols.len());
             entries.push(Compiled { name: function.name.clone(), code, buffers, symbols });
         }
+        phases.end("code");
+        phases.report(functions);
         Ok(LlvmHostModule { entries, _engine: engine, _session: session })
     }
 
@@ -152,7 +158,7 @@ impl LlvmHostModule {
 pub fn llvm_ir(functions: &[Function], optimization: Optimization) -> Result<String, LlvmError> {
     let session = Session::new();
     let machine = target_machine(optimization)?;
-    let module = optimized_module(&session, &machine, functions, optimization)?;
+    let module = optimized_module(&session, &machine, functions, optimization, &mut Phases::new())?;
     Ok(module.print_to_string().to_string())
 }
 
@@ -163,12 +169,36 @@ pub fn llvm_ir(functions: &[Function], optimization: Optimization) -> Result<Str
 pub fn assembly(functions: &[Function], optimization: Optimization) -> Result<String, LlvmError> {
     let session = Session::new();
     let machine = target_machine(optimization)?;
-    let module = optimized_module(&session, &machine, functions, optimization)?;
+    let module = optimized_module(&session, &machine, functions, optimization, &mut Phases::new())?;
     let emitted = machine.write_to_memory_buffer(&module, FileType::Assembly);
     session.check()?;
     let buffer = emitted.map_err(|message| LlvmError::Emission(message.to_string()))?;
     let bytes = buffer.as_slice();
     Ok(String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned())
+}
+
+/// How long each phase of a compilation took, to be logged.
+struct Phases {
+    began: Instant,
+    ended: Vec<(&'static str, Duration)>,
+}
+
+impl Phases {
+    fn new() -> Phases {
+        Phases { began: Instant::now(), ended: Vec::new() }
+    }
+
+    /// Ends a phase, which began with the end of the one before.
+    fn end(&mut self, phase: &'static str) {
+        let now = Instant::now();
+        self.ended.push((phase, now - self.began));
+        self.began = now;
+    }
+
+    fn report(&self, functions: &[Function]) {
+        let function = functions.first().map_or("", |f| f.name.as_str());
+        tracing::debug!(function, phases = ?self.ended, "compiled");
+    }
 }
 
 fn target_machine(optimization: Optimization) -> Result<TargetMachine, LlvmError> {
@@ -224,6 +254,7 @@ fn optimized_module<'s>(
     machine: &TargetMachine,
     functions: &[Function],
     optimization: Optimization,
+    phases: &mut Phases,
 ) -> Result<Module<'s>, LlvmError> {
     check_functions(functions, |function| match function.mapping {
         Mapping::Range => Ok(()),
@@ -238,8 +269,11 @@ fn optimized_module<'s>(
         let body = body(session, &module, function);
         entry(session, &module, function, body).map_err(|e| LlvmError::Rejected(e.to_string()))?;
     }
+    phases.end("building");
     check_module(&module)?;
+    phases.end("verifying");
     optimize(session, &module, machine, optimization)?;
+    phases.end("passes");
     Ok(module)
 }
 
