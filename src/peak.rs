@@ -22,8 +22,9 @@ const STRIP_ROWS: i64 = 256;
 const USUAL_CACHE_BYTES: usize = 16 << 20;
 /// What LLVM takes for a function however small, on one thread.
 const FUNCTION_TIME: Duration = Duration::from_millis(3);
-/// What it takes for each value of a function on top, on one thread.
-const VALUE_TIME: Duration = Duration::from_micros(20);
+/// What it takes on top for each value of a function of the fast tier, on one thread: the peak tier's has about twice as
+/// many. A cell of 741 values takes some 80 ms.
+const VALUE_TIME: Duration = Duration::from_micros(100);
 
 /// Functions compiled one by one, so that making them can be given up between two.
 struct Modules(Vec<LlvmHostModule>);

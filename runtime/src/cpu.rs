@@ -27,7 +27,7 @@ const OPERATIONS_PER_WAKING: f64 = 65536.0;
 const FINE_GRAINED_OPERATIONS: f64 = 2e6;
 
 /// Scalar operations that the fast tier does in a second on one thread, roughly: half to twice that many.
-const FAST_OPERATIONS_PER_SECOND: f64 = 4e10;
+const FAST_OPERATIONS_PER_SECOND: f64 = 4.5e10;
 
 /// Every other step of a loop goes through a kernel's items in so many pieces, the last one first: what the step before
 /// read last is still in the cache then, as much of the weights as fits, while going round and round finds none of them.

@@ -4,8 +4,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use fuse_codegen::kernel_ir::{Access, Function, Mapping};
-use fuse_ir::expr::{Atom, Dim, DimEnv, EvalError, Symbol};
-use fuse_ir::kernel::{BufferKind, Element, Kernel, KernelGraph, Loop, Step};
+use fuse_ir::expr::{Atom, Dim, DimEnv, EvalError, Expr, Symbol};
+use fuse_ir::kernel::{BufferKind, Coordinate, Element, Kernel, KernelGraph, Loop, Step};
 use fuse_ir::ops::Direction;
 
 use crate::error::{BuildError, RunError};
@@ -253,8 +253,7 @@ impl Builder<'_> {
 #[derive(Debug)]
 struct KernelCost {
     extents: Vec<Dim>,
-    rank: usize,
-    /// The reduction axes around each element that costs something.
+    /// The axes of the loops around each element that costs something.
     elements: Vec<Vec<usize>>,
 }
 
@@ -265,9 +264,13 @@ impl KernelCost {
         for store in &kernel.stores {
             widen(&mut around, store.value.index(), &[]);
         }
+        let depends = axes_of_elements(kernel);
         let mut elements = Vec::new();
         for (i, typed) in kernel.elements.iter().enumerate().rev() {
             let Some(mut axes) = around[i].take() else { continue };
+            // What does not depend on an axis is computed outside of its loop.
+            axes.retain(|axis| depends[i].contains(axis));
+            let space = depends[i].iter().copied().filter(|axis| *axis < kernel.rank);
             match &typed.element {
                 Element::Constant(_) | Element::Index(_) => continue,
                 Element::Reduce { axes: bound, .. } => axes.extend(bound.iter().map(|a| a.index())),
@@ -279,19 +282,42 @@ impl KernelCost {
             for operand in typed.element.operands() {
                 widen(&mut around, operand.index(), &axes);
             }
+            axes.extend(space);
             elements.push(axes);
         }
-        KernelCost { extents: kernel.extents.clone(), rank: kernel.rank, elements }
+        KernelCost { extents: kernel.extents.clone(), elements }
     }
 
     fn operations(&self, dims: &DimEnv) -> Option<f64> {
         let extents: Option<Vec<f64>> =
             self.extents.iter().map(|e| e.eval_dim(dims).ok().map(|v| v.max(0) as f64)).collect();
         let extents = extents?;
-        let points: f64 = extents.get(..self.rank)?.iter().product();
-        let inner = |axes: &Vec<usize>| -> f64 { axes.iter().filter_map(|a| extents.get(*a)).product() };
-        Some(points * self.elements.iter().map(inner).sum::<f64>())
+        let times = |axes: &Vec<usize>| -> f64 { axes.iter().filter_map(|a| extents.get(*a)).product() };
+        Some(self.elements.iter().map(times).sum())
     }
+}
+
+/// The axes that each element of a kernel depends on.
+fn axes_of_elements(kernel: &Kernel) -> Vec<BTreeSet<usize>> {
+    let mut depends: Vec<BTreeSet<usize>> = Vec::with_capacity(kernel.elements.len());
+    for typed in &kernel.elements {
+        let mut axes = BTreeSet::new();
+        for operand in typed.element.operands() {
+            axes.extend(depends.get(operand.index()).into_iter().flatten().copied());
+        }
+        let mut add = |e: &Expr| axes.extend(e.axes().iter().map(|a| a.index()));
+        match &typed.element {
+            Element::Load { index, .. } => index.iter().for_each(|coordinate| match coordinate {
+                Coordinate::Static(e) => add(e),
+                Coordinate::Dynamic(_) => {}
+            }),
+            Element::Index(e) => add(e),
+            Element::Reduce { axes: bound, .. } => bound.iter().for_each(|a| _ = axes.remove(&a.index())),
+            Element::Constant(_) | Element::Scalar(..) | Element::Cast(_) | Element::Recurrence { .. } => {}
+        }
+        depends.push(axes);
+    }
+    depends
 }
 
 /// Notes that the element is computed inside `axes`; of several users the most frequent counts.
