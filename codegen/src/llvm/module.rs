@@ -171,13 +171,6 @@ pub(super) fn optimize(
         Optimization::Standard => "default<O2>",
         Optimization::Aggressive => "default<O3>",
     };
-    let experiment = std::env::var("FUSE_PASSES");
-    let pipeline = if let Ok(e) = &experiment { e.as_str() } else { pipeline };
-    if let Ok(dir) = std::env::var("FUSE_RAW") {
-        let name =
-            module.get_functions().nth(1).map(|f| f.get_name().to_string_lossy().into_owned()).unwrap();
-        module.print_to_file(format!("{dir}/{name}.ll")).unwrap();
-    }
     let passes = module.run_passes(pipeline, machine, PassBuilderOptions::create());
     passes.map_err(|message| LlvmError::Emission(message.to_string()))?;
     session.check()
