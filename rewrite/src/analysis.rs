@@ -7,7 +7,6 @@ use fuse_ir::{DType, Dim, Expr, IndexMap, Literal};
 
 use crate::language::{GatherTerm, Head, ScanId, SpaceId, Tables, Term};
 use crate::provenance::{Record, under};
-use crate::ranges::is_nonnegative_at_points;
 use crate::rules::Limits;
 use crate::scan_set::ScanSet;
 
@@ -29,8 +28,6 @@ pub struct ClassData {
     pub heavy: bool,
     /// The value, where it is the same everywhere and known.
     pub constant: Option<Literal>,
-    /// Whether the constant may be what it is only because there is a point of the space, so that no extent is 0.
-    pub at_points: bool,
 }
 
 /// The tables that terms refer to; the analysis of the e-graph.
@@ -92,10 +89,8 @@ impl Analysis<Term> for Context {
         let data = Context::data(egraph, term);
         // A space without points has any value: then one that needs no computing.
         let empty = egraph.analysis.tables.extents(data.space).iter().any(Expr::is_zero);
-        if empty {
-            return ClassData { constant: Some(Literal::from_i64(data.dtype, 0)), at_points: true, ..data };
-        }
-        data
+        let constant = if empty { Some(Literal::from_i64(data.dtype, 0)) } else { data.constant };
+        ClassData { constant, ..data }
     }
 
     fn merge(&mut self, a: &mut ClassData, b: ClassData) -> DidMerge {
@@ -105,8 +100,6 @@ impl Analysis<Term> for Context {
         merged.inside.intersect_with(&b.inside);
         merged.heavy &= b.heavy;
         merged.constant = a.constant.or(b.constant);
-        // One of them was not known to be constant; where there is no point, it need not be.
-        merged.at_points |= b.at_points || a.constant.is_some() != b.constant.is_some();
         let did = DidMerge(merged != *a, merged != b);
         *a = merged;
         did
@@ -178,7 +171,7 @@ impl Context {
                 let depends = x.depends & ((1u64 << kept.len()) - 1);
                 // What reduces over the steps of a loop is no longer inside it.
                 let inside = shallower(&egraph.analysis.tables, x.inside, kept.len());
-                ClassData { space, dtype, depends, inside, heavy: true, constant, at_points: false }
+                ClassData { space, dtype, depends, inside, heavy: true, constant }
             }
             Head::Gather(id) => {
                 let (table, index) = (child(0), child(1));
@@ -232,15 +225,7 @@ impl Context {
 }
 
 fn light(space: SpaceId, dtype: DType, depends: u64) -> ClassData {
-    ClassData {
-        space,
-        dtype,
-        depends,
-        inside: ScanSet::new(),
-        heavy: false,
-        constant: None,
-        at_points: false,
-    }
+    ClassData { space, dtype, depends, inside: ScanSet::new(), heavy: false, constant: None }
 }
 
 fn scalar(op: ScalarOp, operands: &[ClassData]) -> ClassData {
@@ -253,7 +238,6 @@ fn scalar(op: ScalarOp, operands: &[ClassData]) -> ClassData {
     }
     let values: Option<Vec<Literal>> = operands.iter().map(|x| x.constant).collect();
     data.constant = values.and_then(|v| fold_scalar(op, &v));
-    data.at_points = operands.iter().any(|x| x.at_points);
     data
 }
 
@@ -269,16 +253,7 @@ impl Context {
             |bits, (i, e): (usize, &Expr)| if x.depends & (1 << i) != 0 { bits | axes_bits(e) } else { bits };
         let depends = map.results.iter().enumerate().fold(0, used) & full_bits(&self.tables, space);
         let inside = kept_inside(&self.tables, &x.inside, &map.domain, &map.results);
-        // What holds over a space without points need not hold where a view reads it.
-        let holds = !x.at_points || !may_read_nothing(map, self.tables.extents(x.space));
-        ClassData {
-            space,
-            depends,
-            inside,
-            constant: x.constant.filter(|_| holds),
-            at_points: x.at_points && holds,
-            ..x
-        }
+        ClassData { space, depends, inside, ..x }
     }
 
     fn gathered(&self, id: crate::language::GatherId, table: &ClassData, index: &ClassData) -> ClassData {
@@ -289,12 +264,6 @@ impl Context {
         let inside = gathered_inside(&self.tables, gather, &table.inside, &index.inside);
         ClassData { heavy: index.heavy, inside, ..light(gather.space, table.dtype, depends) }
     }
-}
-
-/// Whether a view may have points where the tensor that it is of, with these extents, has none.
-pub fn may_read_nothing(map: &IndexMap, extents: &[Dim]) -> bool {
-    let there = |n: &Dim| is_nonnegative_at_points(&(n.clone() - Expr::constant(1)), &map.domain);
-    !extents.iter().all(there)
 }
 
 /// The scans that a gather stays inside: those of its index, and those of its table that the fixed coordinates

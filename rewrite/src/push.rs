@@ -6,19 +6,21 @@
 //! would take several rounds for the same classes.
 //!
 //! Never through a class that reduces when the map drops an axis of its domain: the reduction would be repeated
-//! along that axis, in an unrolled chain once per step of the chain again. And never out of a loop's step: a
-//! read of another step is a read of memory.
+//! along that axis, in an unrolled chain once per step of the chain again. Never out of a loop's step: a read of
+//! another step is a read of memory. And never through a view that may have points where what it is of has none: terms
+//! that are equal at all of no points are not where it reads.
 
 use std::collections::HashMap;
 
 use egg::Id;
 use fuse_ir::types::Shape;
-use fuse_ir::{Expr, IndexMap};
+use fuse_ir::{Dim, Expr, IndexMap};
 
-use crate::analysis::{Terms, axes_bits, leaves_step, may_read_nothing};
+use crate::analysis::{Terms, axes_bits, leaves_step};
 use crate::complexity::may_substitute;
 use crate::language::{GatherTerm, Head, MapId, Term};
 use crate::provenance::under;
+use crate::ranges::is_nonnegative_at_points;
 
 /// Pushes views; remembers what was pushed already.
 #[derive(Default)]
@@ -135,7 +137,7 @@ impl Pusher {
         if data.heavy && drops {
             return None;
         }
-        if data.at_points && may_read_nothing(map, tables.extents(data.space)) {
+        if may_read_nothing(map, tables.extents(data.space)) {
             return None;
         }
         // A view of a view composes, whatever else the class holds.
@@ -225,6 +227,12 @@ impl Pusher {
             | Head::RecurrenceFinal(_) => terms.add(term.clone()),
         }
     }
+}
+
+/// Whether a view may have points where the tensor that it is of, with these extents, has none.
+fn may_read_nothing(map: &IndexMap, extents: &[Dim]) -> bool {
+    let there = |n: &Dim| is_nonnegative_at_points(&(n.clone() - Expr::constant(1)), &map.domain);
+    !extents.iter().all(there)
 }
 
 /// A map with `axes` more axes at the end of both its spaces, mapped to each other.
