@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 
 use crate::kernel_ir::{
     BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, LaneType, Mapping, Operation,
-    ParameterId, Statement, Type, UnaryOp, ValueId,
+    ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp, ValueId,
 };
 
 /// The nesting depth of a block; the function's body is 0.
@@ -28,6 +28,7 @@ pub struct FunctionBuilder {
     literals: FxHashMap<ValueId, Literal>,
     /// Integer scalars that are another one plus a constant.
     offsets: FxHashMap<ValueId, (ValueId, i64)>,
+    shared: Vec<SharedArray>,
     blocks: Vec<OpenBlock>,
     next_block: u32,
 }
@@ -77,6 +78,7 @@ impl FunctionBuilder {
             homes: Vec::new(),
             literals: FxHashMap::default(),
             offsets: FxHashMap::default(),
+            shared: Vec::new(),
             blocks: vec![root],
             next_block: 1,
         }
@@ -92,7 +94,8 @@ impl FunctionBuilder {
         mapping: Mapping,
     ) -> Function {
         let body = self.blocks.pop().map(|b| b.statements).unwrap_or_default();
-        Function { name: name.into(), buffers, symbols, work, mapping, types: self.types, body }
+        let (shared, types) = (self.shared, self.types);
+        Function { name: name.into(), buffers, symbols, work, mapping, shared, types, body }
     }
 
     /// The type of a value.
@@ -196,6 +199,46 @@ impl FunctionBuilder {
         self.place(ty, Operation::Load { buffer, index }, floor.max(self.barrier()))
     }
 
+    /// Reads `ty.lanes` elements from `index` on, of a buffer that is also written: anew each time, at depth `floor` or
+    /// deeper and inside every barrier.
+    pub fn load_anew(&mut self, ty: Type, buffer: ParameterId, index: ValueId, floor: Depth) -> ValueId {
+        let depth = self.depth_of(index).max(floor).max(self.barrier());
+        self.place_anew(ty, Operation::Load { buffer, index }, depth)
+    }
+
+    /// A further array that the threads of a block share.
+    pub fn shared_array(&mut self, name: impl Into<String>, lane: LaneType, elements: u32) -> SharedId {
+        self.shared.push(SharedArray { name: name.into(), lane, elements });
+        SharedId(self.shared.len() as u32 - 1)
+    }
+
+    /// Reads `lanes` elements of a shared array from `index` on, here.
+    pub fn load_shared(&mut self, array: SharedId, lanes: u8, index: ValueId) -> ValueId {
+        let ty = Type { lane: self.shared[array.0 as usize].lane, lanes };
+        self.place_anew(ty, Operation::LoadShared { array, index }, self.depth())
+    }
+
+    /// Writes the lanes of `value` to a shared array from `index` on.
+    pub fn store_shared(&mut self, array: SharedId, index: ValueId, value: ValueId) {
+        self.push(Statement::StoreShared { array, index, value });
+    }
+
+    /// The threads of a block meet.
+    pub fn meet(&mut self) {
+        self.push(Statement::Barrier);
+    }
+
+    /// The threads of all blocks meet.
+    pub fn meet_grid(&mut self) {
+        self.push(Statement::GridBarrier);
+    }
+
+    fn place_anew(&mut self, ty: Type, operation: Operation, depth: Depth) -> ValueId {
+        let value = self.define(ty, depth);
+        self.blocks[depth].statements.push(Statement::Let { value, operation });
+        value
+    }
+
     /// The depth of the innermost block that loads must not leave.
     pub fn barrier(&self) -> Depth {
         self.blocks.iter().rposition(|b| b.barrier).unwrap_or(0)
@@ -237,6 +280,19 @@ impl FunctionBuilder {
         step: i64,
         next: &[ValueId],
     ) -> Vec<ValueId> {
+        self.close_exchanging_loop(open, begin, end, step, next, Vec::new())
+    }
+
+    /// As [`FunctionBuilder::close_loop`]; the pairs of buffers trade places after each iteration.
+    pub fn close_exchanging_loop(
+        &mut self,
+        open: OpenLoop,
+        begin: ValueId,
+        end: ValueId,
+        step: i64,
+        next: &[ValueId],
+        exchanged: Vec<(ParameterId, ParameterId)>,
+    ) -> Vec<ValueId> {
         let body = self.close();
         let depth = self.depth();
         let results: Vec<_> = open.inits.iter().map(|v| self.define(self.ty(*v), depth)).collect();
@@ -249,7 +305,7 @@ impl FunctionBuilder {
                 result: *result,
             })
             .collect();
-        self.push(Statement::For { counter: open.counter, begin, end, step, carried, body });
+        self.push(Statement::For { counter: open.counter, begin, end, step, carried, exchanged, body });
         results
     }
 
@@ -492,8 +548,11 @@ pub(crate) fn operands(operation: &Operation) -> impl Iterator<Item = ValueId> {
         | Operation::WorkBegin
         | Operation::WorkEnd
         | Operation::WorkItem
+        | Operation::Block
+        | Operation::Blocks
+        | Operation::Thread
         | Operation::LaneIndex => (None, None, None),
-        Operation::Load { index, .. } => (Some(*index), None, None),
+        Operation::Load { index, .. } | Operation::LoadShared { index, .. } => (Some(*index), None, None),
         Operation::Unary(_, x)
         | Operation::Convert(_, x)
         | Operation::Splat(x)

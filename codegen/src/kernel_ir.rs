@@ -15,7 +15,16 @@
 //! The iteration space is cut into [`Function::work`] independent work items. With [`Mapping::Range`] one call
 //! handles the items from [`Operation::WorkBegin`] to [`Operation::WorkEnd`] (the runtime gives each
 //! thread of a team a range); with [`Mapping::Threads`] each GPU thread handles the item
-//! [`Operation::WorkItem`], and items past the end must be masked by the body.
+//! [`Operation::WorkItem`], and items past the end must be masked by the body; with [`Mapping::Blocks`] each block of
+//! GPU threads handles the item [`Operation::Block`], its threads telling apart by [`Operation::Thread`] what each of
+//! them does.
+//!
+//! # Threads of a block
+//! share [`Function::shared`] memory, which begins unwritten, and meet at [`Statement::Barrier`]: what was stored before
+//! it is there for all threads after it. All blocks of a [`Mapping::Resident`] launch run at the same time and
+//! meet at [`Statement::GridBarrier`], which does the same for buffers. A barrier is reached by all threads of a block
+//! (or of all blocks) or by none. Loads of shared arrays, and of buffers that the function also writes
+//! ([`Access::ReadWrite`]), are worth what memory holds when they run; they stay where they are.
 
 use fuse_ir::expr::{Dim, Symbol};
 use fuse_ir::kernel::BufferId;
@@ -58,6 +67,14 @@ impl LaneType {
         }
     }
 
+    /// Bytes of an element in shared memory, which holds no bools.
+    pub fn bytes(self) -> u32 {
+        match self {
+            LaneType::F64 | LaneType::I64 => 8,
+            LaneType::F32 | LaneType::I32 | LaneType::Bool => 4,
+        }
+    }
+
     /// Whether this is a floating-point type.
     pub fn is_float(self) -> bool {
         matches!(self, LaneType::F32 | LaneType::F64)
@@ -88,6 +105,10 @@ impl Type {
 /// An SSA value.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ValueId(pub u32);
+
+/// An array in the shared memory of a block, by position.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SharedId(pub u32);
 
 /// A buffer parameter, by position.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -201,11 +222,24 @@ pub enum Operation {
     WorkEnd,
     /// The work item of this thread (i64), possibly past the end; [`Mapping::Threads`] only.
     WorkItem,
+    /// The number of this block (i64); [`Mapping::Blocks`] and [`Mapping::Resident`] only.
+    Block,
+    /// How many blocks there are (i64); [`Mapping::Blocks`] and [`Mapping::Resident`] only.
+    Blocks,
+    /// The number of this thread within its block (i64); [`Mapping::Blocks`] and [`Mapping::Resident`] only.
+    Thread,
     /// Reads as many consecutive elements as the value has lanes, from element `index` (i64) on.
     Load {
         /// The buffer.
         buffer: ParameterId,
         /// The row-major position of the first element.
+        index: ValueId,
+    },
+    /// Reads as many consecutive elements of a shared array as the value has lanes, from element `index` (i64) on.
+    LoadShared {
+        /// The array.
+        array: SharedId,
+        /// The position of the first element.
         index: ValueId,
     },
     /// A primitive of one operand.
@@ -262,6 +296,19 @@ pub enum Statement {
         /// What is written.
         value: ValueId,
     },
+    /// Writes the lanes of a value to consecutive elements of a shared array.
+    StoreShared {
+        /// The array.
+        array: SharedId,
+        /// The position of the first element (i64).
+        index: ValueId,
+        /// What is written.
+        value: ValueId,
+    },
+    /// Where the threads of a block meet.
+    Barrier,
+    /// Where the threads of all blocks meet; [`Mapping::Resident`] only.
+    GridBarrier,
     /// Asks for the memory at an element, which need not be one of the buffer, to come closer. No more than a hint.
     Prefetch {
         /// The buffer.
@@ -281,6 +328,8 @@ pub enum Statement {
         step: i64,
         /// Carried values.
         carried: Vec<Carried>,
+        /// Pairs of buffers that trade places after each iteration.
+        exchanged: Vec<(ParameterId, ParameterId)>,
         /// The body.
         body: Vec<Statement>,
     },
@@ -293,13 +342,15 @@ pub enum Statement {
     },
 }
 
-/// Whether a buffer parameter is read or written; never both.
+/// Whether a buffer parameter is read or written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Access {
     /// Only loaded from.
     Read,
     /// Only stored to.
     Write,
+    /// Both, by the steps of a loop ([`Mapping::Resident`] only).
+    ReadWrite,
 }
 
 /// A buffer parameter.
@@ -325,6 +376,61 @@ pub enum Mapping {
         /// Threads a block.
         block: u32,
     },
+    /// One block of GPU threads an item: `fn(buffer pointers…, symbols as i64…)`.
+    Blocks {
+        /// Threads a block.
+        threads: u32,
+    },
+    /// As many blocks of GPU threads as items, all of which run at the same time:
+    /// `fn(buffer pointers…, symbols as i64…, barrier)`, where `barrier` points to a 32-bit counter that is 0.
+    Resident {
+        /// Threads a block.
+        threads: u32,
+    },
+}
+
+impl Mapping {
+    /// The threads of a block; `None` on a CPU.
+    pub fn block_threads(self) -> Option<u32> {
+        match self {
+            Mapping::Range => None,
+            Mapping::Threads { block: threads }
+            | Mapping::Blocks { threads }
+            | Mapping::Resident { threads } => Some(threads),
+        }
+    }
+
+    /// Whether blocks, rather than threads, are given items.
+    pub fn is_by_block(self) -> bool {
+        matches!(self, Mapping::Blocks { .. } | Mapping::Resident { .. })
+    }
+
+    /// The blocks of a launch of `work` items; 1 on a CPU.
+    pub fn blocks(self, work: u64) -> u64 {
+        match self {
+            Mapping::Range => 1,
+            Mapping::Threads { block } => work.div_ceil(u64::from(block.max(1))),
+            Mapping::Blocks { .. } | Mapping::Resident { .. } => work,
+        }
+    }
+}
+
+/// An array in the shared memory of a block.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SharedArray {
+    /// Its name, for people.
+    pub name: String,
+    /// What its elements are; no bools.
+    pub lane: LaneType,
+    /// How many.
+    pub elements: u32,
+}
+
+impl SharedArray {
+    /// Its size in bytes, whole vectors of 16.
+    pub fn bytes(&self) -> u32 {
+        self.elements.saturating_mul(self.lane.bytes()).saturating_add(15) & !15
+    }
 }
 
 /// One launch.
@@ -340,6 +446,8 @@ pub struct Function {
     pub work: Dim,
     /// How they are spread.
     pub mapping: Mapping,
+    /// What the threads of a block share, one array behind the other.
+    pub shared: Vec<SharedArray>,
     /// The type of every value.
     pub types: Vec<Type>,
     /// What runs.
@@ -353,5 +461,10 @@ impl Function {
     /// If the value is of another function.
     pub fn ty(&self, value: ValueId) -> Type {
         self.types[value.0 as usize]
+    }
+
+    /// The bytes of shared memory that a block takes.
+    pub fn shared_bytes(&self) -> u32 {
+        self.shared.iter().fold(0, |sum, array| sum.saturating_add(array.bytes()))
     }
 }

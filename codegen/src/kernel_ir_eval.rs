@@ -81,6 +81,9 @@ pub enum EvaluationError {
         /// What is wrong.
         what: &'static str,
     },
+    /// Work is mapped to blocks of threads that wait for each other, which are not evaluated one after the other.
+    #[error("`{0}` is for blocks of GPU threads, which are not evaluated here")]
+    Blocks(String),
     /// The number of work items has no value.
     #[error(transparent)]
     Dimension(#[from] EvalError),
@@ -130,6 +133,10 @@ pub fn evaluate_all(
             let block = i64::from(block.max(1));
             let threads = items.saturating_add(block - 1) / block * block;
             (0..threads).try_for_each(|item| evaluate(function, buffers, &symbols, Work::Item(item)))
+        }
+        // Threads that wait for each other are run by the simulated GPU alone.
+        Mapping::Blocks { .. } | Mapping::Resident { .. } => {
+            Err(EvaluationError::Blocks(function.name.clone()))
         }
     }
 }
@@ -185,6 +192,9 @@ impl Machine<'_> {
                 }
                 Statement::Store { buffer, index, value } => self.store(*buffer, *index, *value)?,
                 Statement::Prefetch { .. } => {}
+                Statement::StoreShared { .. } | Statement::Barrier | Statement::GridBarrier => {
+                    return Err(EvaluationError::Blocks(self.function.name.clone()));
+                }
                 Statement::For { .. } => self.counted_loop(statement)?,
                 Statement::If { condition, body } => match self.get(*condition)?.as_slice() {
                     [Lane::Bool(true)] => self.block(body)?,
@@ -197,7 +207,9 @@ impl Machine<'_> {
     }
 
     fn counted_loop(&mut self, statement: &Statement) -> Result<(), EvaluationError> {
-        let Statement::For { counter, begin, end, step, carried, body } = statement else { return Ok(()) };
+        let Statement::For { counter, begin, end, step, carried, body, .. } = statement else {
+            return Ok(());
+        };
         if *step < 1 {
             return Err(self.invalid(*counter, "counts by less than 1"));
         }
@@ -285,6 +297,9 @@ impl Machine<'_> {
                     _ => return Err(self.invalid(value, "belongs to the other mapping of work")),
                 };
                 Ok(vec![Lane::I64(item)])
+            }
+            Operation::Block | Operation::Blocks | Operation::Thread | Operation::LoadShared { .. } => {
+                Err(EvaluationError::Blocks(self.function.name.clone()))
             }
             Operation::Load { buffer, index } => {
                 let index = self.scalar_i64(*index)?;

@@ -5,8 +5,10 @@
 
 use fuse_ir::{DType, Literal};
 
+use crate::divisors::Divisors;
 use crate::kernel_ir::{
-    BinaryOp, Condition, Conversion, Function, LaneType, Operation, Statement, Type, UnaryOp, ValueId,
+    BinaryOp, Condition, Conversion, Function, LaneType, Operation, ParameterId, SharedId, Statement, Type,
+    UnaryOp, ValueId,
 };
 
 /// Emits primitives of one target. Types are passed wherever a target value does not tell its own.
@@ -24,10 +26,14 @@ pub trait ScalarBuilder: Sized {
     fn work_end(&mut self) -> Self::Value;
     /// The work item of this thread (i64).
     fn work_item(&mut self) -> Self::Value;
-    /// Reads consecutive elements of type `memory` from element `index` of a buffer parameter.
-    fn load(&mut self, ty: Type, buffer: usize, memory: DType, index: Self::Value) -> Self::Value;
+    /// What only threads of a GPU do.
+    fn on_gpu(&mut self, operation: GpuOperation<Self::Value>) -> Self::Value;
+    /// What only threads of a GPU do, for its effect.
+    fn effect_on_gpu(&mut self, effect: GpuEffect<Self::Value>);
+    /// Reads consecutive elements.
+    fn load(&mut self, ty: Type, place: Place<Self::Value>) -> Self::Value;
     /// Writes consecutive elements.
-    fn store(&mut self, ty: Type, buffer: usize, memory: DType, index: Self::Value, value: Self::Value);
+    fn store(&mut self, ty: Type, place: Place<Self::Value>, value: Self::Value);
     /// Asks for the memory at element `index` of a buffer parameter, inside or not, to come closer; nothing where the
     /// target has no such instruction.
     fn prefetch(&mut self, _buffer: usize, _memory: DType, _index: Self::Value) {}
@@ -51,12 +57,13 @@ pub trait ScalarBuilder: Sized {
     fn extract(&mut self, from: Type, x: Self::Value, lane: u8) -> Self::Value;
     /// A vector of type `ty` with one lane replaced by a scalar.
     fn insert(&mut self, ty: Type, vector: Self::Value, scalar: Self::Value, lane: u8) -> Self::Value;
-    /// A counted loop with carried values; `body` gets the counter and the carried values and returns the next
-    /// ones. Returns the carried values after the loop.
+    /// A counted loop with carried values and pairs of buffers that are `exchanged` after each iteration; `body` gets
+    /// the counter and the carried values and returns the next ones. Returns the carried values after the loop.
     fn counted_loop(
         &mut self,
         bounds: Bounds<Self::Value>,
         carried: &[(Type, Self::Value)],
+        exchanged: &[(usize, usize)],
         body: &mut LoopBody<'_, Self>,
     ) -> Vec<Self::Value>;
     /// Runs `body` if the condition holds.
@@ -82,51 +89,127 @@ pub struct Bounds<V> {
     pub step: i64,
 }
 
+/// Consecutive elements of a buffer parameter.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<V> {
+    /// The position of the parameter.
+    pub buffer: usize,
+    /// The element type in memory.
+    pub memory: DType,
+    /// The first element (i64).
+    pub index: V,
+    /// A power of two that divides `index`.
+    pub divisor: u32,
+}
+
+/// Consecutive elements of a shared array.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedPlace<V> {
+    /// The position of the array.
+    pub array: usize,
+    /// The first element (i64).
+    pub index: V,
+    /// A power of two that divides `index`.
+    pub divisor: u32,
+}
+
+/// What only threads of a GPU compute.
+#[derive(Clone, Copy, Debug)]
+pub enum GpuOperation<V> {
+    /// The number of the block (i64).
+    Block,
+    /// How many blocks there are (i64).
+    Blocks,
+    /// The number of the thread in its block (i64).
+    Thread,
+    /// Reads from a shared array.
+    LoadShared(Type, SharedPlace<V>),
+}
+
+/// What only threads of a GPU do.
+#[derive(Clone, Copy, Debug)]
+pub enum GpuEffect<V> {
+    /// Writes to a shared array.
+    StoreShared(Type, SharedPlace<V>, V),
+    /// Waits for the threads of the block.
+    Barrier,
+    /// Waits for the threads of all blocks.
+    GridBarrier,
+}
+
 /// Emits the body of a function.
 pub fn emit<B: ScalarBuilder>(function: &Function, builder: &mut B) {
-    let mut values = vec![None; function.types.len()];
+    let values = vec![None; function.types.len()];
+    let mut values = Values { target: values, divisors: Divisors::of(function) };
     block(function, &function.body, builder, &mut values);
 }
 
-type Values<B> = Vec<Option<<B as ScalarBuilder>::Value>>;
+/// The target's values by number, and what divides them.
+struct Values<B: ScalarBuilder> {
+    target: Vec<Option<B::Value>>,
+    divisors: Divisors,
+}
+
+impl<B: ScalarBuilder> Values<B> {
+    fn set(&mut self, id: ValueId, value: B::Value) {
+        self.target[id.0 as usize] = Some(value);
+    }
+
+    fn place(&self, function: &Function, buffer: ParameterId, index: ValueId) -> Place<B::Value> {
+        let buffer = buffer.0 as usize;
+        let (memory, divisor) = (function.buffers[buffer].dtype, self.divisors.get(index));
+        Place { buffer, memory, index: get(self, index), divisor }
+    }
+
+    fn shared_place(&self, array: SharedId, index: ValueId) -> SharedPlace<B::Value> {
+        SharedPlace { array: array.0 as usize, index: get(self, index), divisor: self.divisors.get(index) }
+    }
+}
 
 /// The target's value; a missing definition is a compiler bug that the verifier reports first.
 fn get<B: ScalarBuilder>(values: &Values<B>, id: ValueId) -> B::Value {
-    values[id.0 as usize].expect("verified Kernel IR defines every value before its use")
+    values.target[id.0 as usize].expect("verified Kernel IR defines every value before its use")
 }
 
 fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mut B, values: &mut Values<B>) {
     for statement in body {
         match statement {
             Statement::Let { value, operation } => {
-                values[value.0 as usize] =
-                    Some(operate(function, function.ty(*value), operation, builder, values));
+                let result = operate(function, function.ty(*value), operation, builder, values);
+                values.set(*value, result);
             }
             Statement::Store { buffer, index, value } => {
-                let memory = function.buffers[buffer.0 as usize].dtype;
-                let (index, ty, value) =
-                    (get::<B>(values, *index), function.ty(*value), get::<B>(values, *value));
-                builder.store(ty, buffer.0 as usize, memory, index, value);
+                let place = values.place(function, *buffer, *index);
+                builder.store(function.ty(*value), place, get::<B>(values, *value));
             }
+            Statement::StoreShared { array, index, value } => {
+                let place = values.shared_place(*array, *index);
+                let value = (function.ty(*value), get::<B>(values, *value));
+                builder.effect_on_gpu(GpuEffect::StoreShared(value.0, place, value.1));
+            }
+            Statement::Barrier => builder.effect_on_gpu(GpuEffect::Barrier),
+            Statement::GridBarrier => builder.effect_on_gpu(GpuEffect::GridBarrier),
             Statement::Prefetch { buffer, index } => {
                 let memory = function.buffers[buffer.0 as usize].dtype;
                 builder.prefetch(buffer.0 as usize, memory, get::<B>(values, *index));
             }
-            Statement::For { counter, begin, end, step, carried, body } => {
+            Statement::For { counter, begin, end, step, carried, exchanged, body } => {
                 let bounds =
                     Bounds { begin: get::<B>(values, *begin), end: get::<B>(values, *end), step: *step };
                 let inits: Vec<_> =
                     carried.iter().map(|c| (function.ty(c.init), get::<B>(values, c.init))).collect();
-                let results = builder.counted_loop(bounds, &inits, &mut |builder, position, current| {
-                    values[counter.0 as usize] = Some(position);
-                    for (c, value) in carried.iter().zip(current) {
-                        values[c.value.0 as usize] = Some(*value);
-                    }
-                    block(function, body, builder, values);
-                    carried.iter().map(|c| get::<B>(values, c.next)).collect()
-                });
+                let exchanged: Vec<_> = exchanged.iter().map(|(a, b)| (a.0 as usize, b.0 as usize)).collect();
+                let results =
+                    builder.counted_loop(bounds, &inits, &exchanged, &mut |builder, position, current| {
+                        values.set(*counter, position);
+                        for (c, value) in carried.iter().zip(current) {
+                            values.set(c.value, *value);
+                        }
+                        block(function, body, builder, values);
+                        carried.iter().map(|c| get::<B>(values, c.next)).collect()
+                    });
                 for (c, result) in carried.iter().zip(results) {
-                    values[c.result.0 as usize] = Some(result);
+                    values.set(c.result, result);
                 }
             }
             Statement::If { condition, body } => {
@@ -151,9 +234,12 @@ fn operate<B: ScalarBuilder>(
         Operation::WorkBegin => builder.work_begin(),
         Operation::WorkEnd => builder.work_end(),
         Operation::WorkItem => builder.work_item(),
-        Operation::Load { buffer, index } => {
-            let memory = function.buffers[buffer.0 as usize].dtype;
-            builder.load(ty, buffer.0 as usize, memory, value(index))
+        Operation::Block => builder.on_gpu(GpuOperation::Block),
+        Operation::Blocks => builder.on_gpu(GpuOperation::Blocks),
+        Operation::Thread => builder.on_gpu(GpuOperation::Thread),
+        Operation::Load { buffer, index } => builder.load(ty, values.place(function, *buffer, *index)),
+        Operation::LoadShared { array, index } => {
+            builder.on_gpu(GpuOperation::LoadShared(ty, values.shared_place(*array, *index)))
         }
         Operation::Unary(op, x) => builder.unary(*op, ty, value(x)),
         Operation::Binary(op, x, y) => builder.binary(*op, ty, value(x), value(y)),

@@ -8,15 +8,18 @@
 //! * Indices, counters and bounds are i64 scalars; conditions of `If` are bool scalars; a loop's step is at
 //!   least 1; a carried value, its initial and next value and its result have one type.
 //! * A buffer parameter is loaded only if it is read and stored only if it is written; the register type is
-//!   that of the element type in memory.
+//!   that of the element type in memory. One that is both is only in a [`Mapping::Resident`] function. Those that a loop
+//!   exchanges hold one element type and are both.
+//! * A shared array is one of the function's, which has none on a CPU; its elements are no bools.
 //! * `WorkBegin` and `WorkEnd` appear only with [`Mapping::Range`], `WorkItem` only with
-//!   [`Mapping::Threads`], whose blocks have 1 to 1024 threads.
+//!   [`Mapping::Threads`], `Block`, `Blocks`, `Thread` and `Barrier` only with [`Mapping::Blocks`] and
+//!   [`Mapping::Resident`], `GridBarrier` only with the latter. Blocks have 1 to 1024 threads.
 //! * `symbols` ascend by name, and `work` depends on nothing else.
 
 use crate::builder::memory_type;
 use crate::kernel_ir::{
-    Access, BinaryOp, Conversion, Function, LaneType, Mapping, Operation, ParameterId, Statement, Type,
-    UnaryOp, ValueId,
+    Access, BinaryOp, Conversion, Function, LaneType, Mapping, Operation, ParameterId, SharedId, Statement,
+    Type, UnaryOp, ValueId,
 };
 use crate::text::statement_head;
 
@@ -82,11 +85,23 @@ impl Verifier<'_> {
         if !self.function.work.axes().is_empty() {
             return self.header_error("work depends on an axis");
         }
-        match self.function.mapping {
-            Mapping::Threads { block } if !(1..=1024).contains(&block) => {
-                self.header_error(format!("a block of {block} threads"))
+        let mapping = self.function.mapping;
+        if let Some(array) = self.function.shared.iter().find(|a| a.lane == LaneType::Bool) {
+            return self.header_error(format!("the shared array `{}` is of bools", array.name));
+        }
+        if !self.function.shared.is_empty() && !mapping.is_by_block() {
+            return self.header_error("shared arrays without blocks that share them");
+        }
+        let updates = |b: &&crate::kernel_ir::BufferParameter| b.access == Access::ReadWrite;
+        let resident = matches!(mapping, Mapping::Resident { .. });
+        if let (false, Some(buffer)) = (resident, self.function.buffers.iter().find(updates)) {
+            return self.header_error(format!("`{}` is read and written", buffer.name));
+        }
+        match mapping.block_threads() {
+            Some(threads) if !(1..=1024).contains(&threads) => {
+                self.header_error(format!("a block of {threads} threads"))
             }
-            Mapping::Threads { .. } | Mapping::Range => Ok(()),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -160,8 +175,18 @@ impl Verifier<'_> {
         match statement {
             Statement::Let { value, operation } => Ok(self.operation(*value, operation)),
             Statement::Store { buffer, index, value } => Ok(self.store(*buffer, *index, *value)),
+            Statement::StoreShared { array, index, value } => {
+                Ok(self.expect(*index, INDEX).and_then(|()| self.shared(*array, self.used(*value)?.lane)))
+            }
+            Statement::Barrier => Ok(self.by_block()),
+            Statement::GridBarrier => match self.function.mapping {
+                Mapping::Resident { .. } => Ok(Ok(())),
+                Mapping::Range | Mapping::Threads { .. } | Mapping::Blocks { .. } => {
+                    Ok(Err("the blocks of a launch do not meet".into()))
+                }
+            },
             Statement::Prefetch { buffer, index } => Ok(self.prefetch(*buffer, *index)),
-            Statement::For { counter, begin, end, step, carried, body } => {
+            Statement::For { counter, begin, end, step, carried, exchanged, body } => {
                 let outer = self.scope.len();
                 let mut enter = || {
                     self.expect(*begin, INDEX)?;
@@ -170,6 +195,7 @@ impl Verifier<'_> {
                         return Err(format!("a step of {step}"));
                     }
                     carried.iter().try_for_each(|c| self.used(c.init).map(|_| ()))?;
+                    exchanged.iter().try_for_each(|(a, b)| self.exchange(*a, *b))?;
                     if self.define(*counter)? != INDEX {
                         return Err(format!("the counter {counter} is not {INDEX}"));
                     }
@@ -215,7 +241,7 @@ impl Verifier<'_> {
         let Some(parameter) = self.function.buffers.get(buffer.0 as usize) else {
             return Err(format!("{buffer} does not exist"));
         };
-        if parameter.access != access {
+        if parameter.access != access && parameter.access != Access::ReadWrite {
             let direction = if access == Access::Read { "written, not read" } else { "read, not written" };
             return Err(format!("{buffer} is {direction}"));
         }
@@ -231,6 +257,29 @@ impl Verifier<'_> {
         self.expect(index, INDEX)?;
         let ty = self.used(value)?;
         self.access(buffer, Access::Write, ty.lane)
+    }
+
+    fn shared(&self, array: SharedId, lane: LaneType) -> Result<(), String> {
+        match self.function.shared.get(array.0 as usize) {
+            None => Err(format!("{array} does not exist")),
+            Some(found) if found.lane != lane => {
+                Err(format!("{array} holds {}, not {}", found.lane.name(), lane.name()))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn by_block(&self) -> Result<(), String> {
+        if self.function.mapping.is_by_block() { Ok(()) } else { Err("work is not mapped to blocks".into()) }
+    }
+
+    fn exchange(&self, a: ParameterId, b: ParameterId) -> Result<(), String> {
+        let dtype = |p: ParameterId| match self.function.buffers.get(p.0 as usize) {
+            Some(buffer) if buffer.access == Access::ReadWrite => Ok(buffer.dtype),
+            Some(_) => Err(format!("{p} is exchanged and not both read and written")),
+            None => Err(format!("{p} does not exist")),
+        };
+        if dtype(a)? == dtype(b)? { Ok(()) } else { Err(format!("{a} and {b} hold different types")) }
     }
 
     fn prefetch(&self, buffer: ParameterId, index: ValueId) -> Result<(), String> {
@@ -265,9 +314,19 @@ impl Verifier<'_> {
                 result(INDEX)
             }
             Operation::Symbol(position) => Err(format!("there is no symbol number {position}")),
-            Operation::WorkBegin | Operation::WorkEnd if !range => Err("work is mapped to threads".into()),
-            Operation::WorkItem if range => Err("work is mapped to ranges".into()),
+            Operation::WorkBegin | Operation::WorkEnd if !range => Err("work is not mapped to ranges".into()),
+            Operation::WorkItem if !matches!(self.function.mapping, Mapping::Threads { .. }) => {
+                Err("work is not mapped to threads".into())
+            }
             Operation::WorkBegin | Operation::WorkEnd | Operation::WorkItem => result(INDEX),
+            Operation::Block | Operation::Blocks | Operation::Thread => {
+                self.by_block()?;
+                result(INDEX)
+            }
+            Operation::LoadShared { array, index } => {
+                self.expect(*index, INDEX)?;
+                self.shared(*array, ty.lane)
+            }
             Operation::Load { buffer, index } => {
                 self.expect(*index, INDEX)?;
                 self.access(*buffer, Access::Read, ty.lane)

@@ -123,7 +123,12 @@ fn max_nesting(body: &[fuse_codegen::kernel_ir::Statement]) -> usize {
         .map(|s| match s {
             Statement::For { body, .. } => 1 + max_nesting(body),
             Statement::If { body, .. } => max_nesting(body),
-            Statement::Let { .. } | Statement::Store { .. } | Statement::Prefetch { .. } => 0,
+            Statement::Let { .. }
+            | Statement::Store { .. }
+            | Statement::StoreShared { .. }
+            | Statement::Barrier
+            | Statement::GridBarrier
+            | Statement::Prefetch { .. } => 0,
         })
         .max()
         .unwrap_or(0)

@@ -211,7 +211,12 @@ fn loops(body: &[Statement], carried: &mut Vec<usize>) {
                 loops(body, carried);
             }
             Statement::If { body, .. } => loops(body, carried),
-            Statement::Let { .. } | Statement::Store { .. } | Statement::Prefetch { .. } => {}
+            Statement::Let { .. }
+            | Statement::Store { .. }
+            | Statement::Prefetch { .. }
+            | Statement::StoreShared { .. }
+            | Statement::Barrier
+            | Statement::GridBarrier => {}
         }
     }
 }

@@ -98,7 +98,7 @@ fn the_verifier_rejects_what_breaks_an_invariant() {
         "function f range {\n  read p0 \"x\": f32 = b0\n  write p1 \"y\": f32 = b1\n  symbols N\n  work N\n";
     let cases = [
         ("v0: i64 = symbol 1", "no symbol number 1"),
-        ("v0: i64 = work_item", "work is mapped to ranges"),
+        ("v0: i64 = work_item", "work is not mapped to threads"),
         ("v0: i32 = work_begin", "the result is i64, not i32"),
         ("v0: f32 = load p0[v1]\n v1: i64 = constant 0", "v1 is used before it is defined"),
         ("v0: i32 = constant 0\n v1: f32 = load p0[v0]", "v0 is i32, not i64"),

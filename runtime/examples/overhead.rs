@@ -87,6 +87,7 @@ fn empty_loop(points: i64) -> (Graph, KernelGraph, Vec<Function>) {
         symbols: vec![Symbol::new("t")],
         work: Dim::constant(points),
         mapping: Mapping::Range,
+        shared: Vec::new(),
         types: vec![],
         body: vec![],
     };

@@ -8,7 +8,7 @@ use std::ffi::{CString, c_void};
 use std::panic::catch_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::sys::{self, CUjit_option};
+use cudarc::driver::sys::{self, CUfunction_attribute, CUjit_option};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError, result};
 use fuse_codegen::kernel_ir::{Function, Mapping};
 use fuse_ir::Tensor;
@@ -107,7 +107,16 @@ impl CudaDevice {
             let name = CString::new(function.name.as_str()).map_err(|_| no_entry())?;
             // SAFETY: the modules are loaded and stay so as long as `code` lives.
             let find = |m: &sys::CUmodule| unsafe { result::module::get_function(*m, name.clone()) }.ok();
-            code.entries.push(code.modules.iter().find_map(find).ok_or_else(no_entry)?);
+            let entry = code.modules.iter().find_map(find).ok_or_else(no_entry)?;
+            let shared = i32::try_from(function.shared_bytes()).unwrap_or(i32::MAX);
+            if shared > 0 {
+                let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                // SAFETY: the entry is one of a loaded module.
+                let allowed = unsafe { result::function::set_function_attribute(entry, attribute, shared) };
+                allowed
+                    .map_err(failed(&format!("give `{}` {shared} bytes of shared memory", function.name)))?;
+            }
+            code.entries.push(entry);
         }
         Ok(code)
     }
@@ -192,7 +201,7 @@ impl CudaCode {
     pub fn run(&self, run: CudaRun<'_>) -> Result<(), RunError> {
         self.device.context.bind_to_thread().map_err(failed("use the device"))?;
         let (offsets, total) = layout(&run);
-        let mut memory = self.take_memory(total)?;
+        let mut memory = self.take_memory(total + ALIGNMENT as usize)?;
         let result = self.run_in(run, &offsets, &mut memory);
         // After a failure the device may still be working on it.
         if result.is_ok() {
@@ -226,7 +235,8 @@ impl CudaCode {
             }
         }
         let mut state = RunState::new(addresses, &run.instance.quantities);
-        let mut runner = Launcher { code: self, arguments: Vec::new() };
+        let counter = base + (memory.len() as u64 - ALIGNMENT);
+        let mut runner = Launcher { code: self, arguments: Vec::new(), counter };
         walk(run.program, &run.instance.quantities, &mut state, &mut runner)?;
         for (kind, offset) in run.kinds.iter().zip(offsets) {
             let BufferKind::Output(i) = kind else { continue };
@@ -284,14 +294,16 @@ struct Launcher<'a> {
     code: &'a CudaCode,
     /// The arguments of one launch: addresses, then runtime integers; all are 8 bytes.
     arguments: Vec<u64>,
+    /// The address of the counter by which blocks meet.
+    counter: u64,
 }
 
 impl StepRunner for Launcher<'_> {
     fn launch(&mut self, _: usize, launch: &Launch, work: i64, state: &RunState) -> Result<(), RunError> {
-        let Mapping::Threads { block } = launch.mapping else {
+        let Some(block) = launch.mapping.block_threads() else {
             return Err(DeviceError::NoEntry(launch.name.clone()).into());
         };
-        let blocks = work.unsigned_abs().div_ceil(u64::from(block.max(1)));
+        let blocks = launch.mapping.blocks(work.unsigned_abs());
         let grid = u32::try_from(blocks).ok().filter(|g| *g <= i32::MAX as u32).ok_or_else(|| {
             DeviceError::GridTooLarge {
                 kernel: launch.name.clone(),
@@ -301,22 +313,36 @@ impl StepRunner for Launcher<'_> {
         self.arguments.clear();
         self.arguments.extend(launch.buffers.iter().map(|b| state.addresses[*b]));
         self.arguments.extend(launch.symbols.iter().map(|s| state.symbols[*s] as u64));
+        let cooperative = matches!(launch.mapping, Mapping::Resident { .. });
+        let stream = self.code.device.stream.cu_stream();
+        if cooperative {
+            self.arguments.push(self.counter);
+            // SAFETY: the counter is within the run's allocation.
+            let cleared = unsafe { result::memset_d8_async(self.counter, 0, 4, stream) };
+            cleared.map_err(failed("clear the counter by which blocks meet"))?;
+        }
         let mut pointers: Vec<*mut c_void> =
             self.arguments.iter_mut().map(|a| std::ptr::from_mut(a).cast()).collect();
         // SAFETY: the entry point takes one 8-byte value for each buffer and runtime integer of the function it was
-        // compiled from, in that order; the driver copies them before it returns. The addresses are those of
+        // compiled from, in that order, and behind them the counter if its blocks meet; the driver copies them before it returns. The addresses are those of
         // the run's allocation and of bound parameters, which outlive the run's synchronisation, at the sizes
         // of the memory plan; kernels of a verified graph access elements in bounds. Launches of one stream run
         // in order.
         let launched = unsafe {
-            result::launch_kernel(
-                self.code.entries[launch.function],
-                (grid, 1, 1),
-                (block, 1, 1),
-                0,
-                self.code.device.stream.cu_stream(),
-                &mut pointers,
-            )
+            let entry = self.code.entries[launch.function];
+            let (grid, block) = ((grid, 1, 1), (block, 1, 1));
+            if cooperative {
+                result::launch_cooperative_kernel(
+                    entry,
+                    grid,
+                    block,
+                    launch.shared_bytes,
+                    stream,
+                    &mut pointers,
+                )
+            } else {
+                result::launch_kernel(entry, grid, block, launch.shared_bytes, stream, &mut pointers)
+            }
         };
         launched.map_err(failed(&format!("launch kernel `{}`", launch.name)))?;
         Ok(())

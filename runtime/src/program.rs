@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use fuse_codegen::kernel_ir::{Access, Function, Mapping};
+use fuse_codegen::schedule::resident_name;
 use fuse_ir::expr::{Atom, Dim, DimEnv, EvalError, Expr, Symbol};
 use fuse_ir::kernel::{BufferKind, Coordinate, Element, Kernel, KernelGraph, Loop, Step};
 use fuse_ir::ops::Direction;
@@ -25,6 +26,8 @@ pub(crate) struct Launch {
     pub work: Dim,
     /// How they are spread.
     pub mapping: Mapping,
+    /// Bytes that the threads of a block share.
+    pub shared_bytes: u32,
     /// The kernel's iteration, for [`operations`].
     cost: KernelCost,
 }
@@ -34,6 +37,14 @@ pub(crate) struct Launch {
 pub(crate) enum Node {
     /// A launch, by position in [`Program::launches`].
     Launch(usize),
+    /// A loop whose steps are all in one launch, by position in [`Program::launches`].
+    Resident {
+        launch: usize,
+        /// By position in [`Program::trips`].
+        trip: usize,
+        /// Pairs of buffers that have traded places after an odd number of steps.
+        carries: Vec<(usize, usize)>,
+    },
     /// A loop, by position in [`Program::trips`].
     Loop {
         trip: usize,
@@ -154,6 +165,14 @@ impl Program {
         out
     }
 
+    /// The steps of a loop.
+    fn trip(&self, trip: usize, quantities: &Quantities, state: &RunState) -> Result<i64, RunError> {
+        match quantities.trips[trip] {
+            Quantity::Fixed(steps) => Ok(steps),
+            Quantity::Varying => self.evaluate(&self.trips[trip], &state.symbols),
+        }
+    }
+
     fn evaluate(&self, dim: &Dim, symbols: &[i64]) -> Result<i64, RunError> {
         let value = dim.eval(&|atom| match atom {
             Atom::Symbol(s) => self.symbols.iter().position(|known| known == s).map(|i| symbols[i]),
@@ -167,7 +186,9 @@ fn total(steps: &[Node], operations: &[Option<f64>], trips: &[Option<f64>]) -> O
     let mut sum = Total::default();
     for step in steps {
         let (times, once) = match step {
-            Node::Launch(at) => (1.0, Total { operations: operations[*at]?, launches: 1.0 }),
+            Node::Launch(at) | Node::Resident { launch: at, .. } => {
+                (1.0, Total { operations: operations[*at]?, launches: 1.0 })
+            }
             Node::Loop { trip, body, .. } => (trips[*trip]?, total(body, operations, trips)?),
         };
         sum.operations += times * once.operations;
@@ -211,6 +232,9 @@ impl Builder<'_> {
     }
 
     fn repeated(&mut self, l: &Loop) -> Result<Node, BuildError> {
+        if let Some(function) = self.by_name.get(resident_name(l).as_str()).copied() {
+            return self.resident(l, function);
+        }
         let counter = self.symbol(&l.counter);
         let carries = l.carries.iter().map(|c| (c.current.index(), c.next.index())).collect();
         let trip = self.program.trips.len();
@@ -219,9 +243,22 @@ impl Builder<'_> {
         Ok(Node::Loop { trip, counter, direction: l.direction, carries, body })
     }
 
+    fn resident(&mut self, l: &Loop, function: usize) -> Result<Node, BuildError> {
+        let carries = l.carries.iter().map(|c| (c.current.index(), c.next.index())).collect();
+        let trip = self.program.trips.len();
+        self.program.trips.push(l.trip.clone());
+        let cost = KernelCost { extents: Vec::new(), elements: Vec::new() };
+        Ok(Node::Resident { launch: self.launch_of(function, cost)?, trip, carries })
+    }
+
     fn launch(&mut self, kernel: &Kernel) -> Result<Node, BuildError> {
         let missing = || BuildError::MissingFunction { kernel: kernel.name.clone() };
         let function = *self.by_name.get(kernel.name.as_str()).ok_or_else(missing)?;
+        Ok(Node::Launch(self.launch_of(function, KernelCost::new(kernel))?))
+    }
+
+    /// A launch of the function of that position.
+    fn launch_of(&mut self, function: usize, cost: KernelCost) -> Result<usize, BuildError> {
         let compiled = &self.functions[function];
         for parameter in &compiled.buffers {
             let mismatch = || BuildError::Parameter {
@@ -230,22 +267,23 @@ impl Builder<'_> {
             };
             let buffer = self.graph.buffers.get(parameter.buffer.index()).ok_or_else(mismatch)?;
             let writes_input =
-                parameter.access == Access::Write && matches!(buffer.kind, BufferKind::Input(_));
+                parameter.access != Access::Read && matches!(buffer.kind, BufferKind::Input(_));
             if buffer.ty.dtype != parameter.dtype || writes_input {
                 return Err(mismatch());
             }
         }
         let launch = Launch {
-            name: kernel.name.clone(),
+            name: compiled.name.clone(),
             function,
             buffers: compiled.buffers.iter().map(|p| p.buffer.index()).collect(),
             symbols: compiled.symbols.iter().map(|s| self.symbol(s)).collect(),
             work: compiled.work.clone(),
             mapping: compiled.mapping,
-            cost: KernelCost::new(kernel),
+            shared_bytes: compiled.shared_bytes(),
+            cost,
         };
         self.program.launches.push(launch);
-        Ok(Node::Launch(self.program.launches.len() - 1))
+        Ok(self.program.launches.len() - 1)
     }
 }
 
@@ -382,11 +420,18 @@ fn walk_steps(
                     runner.launch(*at, launch, work, state)?;
                 }
             }
+            Node::Resident { launch: at, trip, carries } => {
+                let launch = &program.launches[*at];
+                let steps = program.trip(*trip, quantities, state)?;
+                if let (1.., Quantity::Fixed(work)) = (steps, quantities.work[*at]) {
+                    runner.launch(*at, launch, work, state)?;
+                }
+                if steps % 2 == 1 {
+                    carries.iter().for_each(|(current, next)| state.addresses.swap(*current, *next));
+                }
+            }
             Node::Loop { trip, counter, direction, carries, body } => {
-                let steps = match quantities.trips[*trip] {
-                    Quantity::Fixed(steps) => steps,
-                    Quantity::Varying => program.evaluate(&program.trips[*trip], &state.symbols)?,
-                };
+                let steps = program.trip(*trip, quantities, state)?;
                 for step in 0..steps {
                     state.symbols[*counter] = match direction {
                         Direction::Forward => step,

@@ -182,8 +182,10 @@ fn check_mapping(functions: &[Function], device: &Device) -> Result<(), BuildErr
     for function in functions {
         let fits = match (&device.kind, function.mapping) {
             (Kind::Cpu(_), Mapping::Range) => true,
-            (Kind::Sim(_) | Kind::Cuda(_), Mapping::Threads { block }) => block > 0,
-            (Kind::Cpu(_), Mapping::Threads { .. }) | (Kind::Sim(_) | Kind::Cuda(_), Mapping::Range) => false,
+            (Kind::Cpu(_), _) => false,
+            (Kind::Sim(_) | Kind::Cuda(_), mapping) => {
+                mapping.block_threads().is_some_and(|threads| threads > 0)
+            }
         };
         if !fits {
             let (function, device) = (function.name.clone(), device.name().to_string());

@@ -13,7 +13,7 @@ use fuse_ir::{DType, Literal};
 use rustc_hash::FxHashMap;
 
 use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Type, UnaryOp};
-use crate::scalar::{Bounds, LoopBody, ScalarBuilder, half_to_float};
+use crate::scalar::{Bounds, GpuEffect, GpuOperation, LoopBody, Place, ScalarBuilder, half_to_float};
 
 /// A value of Cranelift IR, or a constant that is not yet one.
 #[derive(Clone, Copy, Debug)]
@@ -380,7 +380,16 @@ impl ScalarBuilder for CraneliftBuilder<'_, '_> {
         Operand::Value(self.arguments.begin)
     }
 
-    fn load(&mut self, ty: Type, buffer: usize, memory: DType, index: Operand) -> Operand {
+    fn on_gpu(&mut self, _: GpuOperation<Operand>) -> Operand {
+        unreachable!("verified: only functions that map work to ranges are compiled here")
+    }
+
+    fn effect_on_gpu(&mut self, _: GpuEffect<Operand>) {
+        unreachable!("verified: only functions that map work to ranges are compiled here")
+    }
+
+    fn load(&mut self, ty: Type, place: Place<Operand>) -> Operand {
+        let Place { buffer, memory, index, .. } = place;
         let (address, offset) = self.address(buffer, memory.size(), index);
         let flags = MemFlagsData::new().with_notrap();
         let value = if ty.lanes > 1 {
@@ -395,7 +404,8 @@ impl ScalarBuilder for CraneliftBuilder<'_, '_> {
         self.made(value)
     }
 
-    fn store(&mut self, ty: Type, buffer: usize, memory: DType, index: Operand, value: Operand) {
+    fn store(&mut self, ty: Type, place: Place<Operand>, value: Operand) {
+        let Place { buffer, memory, index, .. } = place;
         let (address, offset) = self.address(buffer, memory.size(), index);
         let value = self.value(value);
         let flags = MemFlagsData::new().with_notrap();
@@ -567,6 +577,7 @@ impl ScalarBuilder for CraneliftBuilder<'_, '_> {
         &mut self,
         bounds: Bounds<Operand>,
         carried: &[(Type, Operand)],
+        _: &[(usize, usize)],
         body: &mut LoopBody<'_, Self>,
     ) -> Vec<Operand> {
         let (begin, end) = (self.value(bounds.begin), self.value(bounds.end));

@@ -21,8 +21,10 @@ use inkwell::values::{
     IntValue, PointerValue,
 };
 
+use super::gpu::BlockFrame;
+use super::ptx::BUFFER_ALIGNMENT;
 use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Type, UnaryOp};
-use crate::scalar::{Bounds, LoopBody, ScalarBuilder, half_to_float};
+use crate::scalar::{Bounds, GpuEffect, GpuOperation, LoopBody, Place, ScalarBuilder, half_to_float};
 
 /// What a function body finds around it.
 pub(super) struct Frame<'ctx> {
@@ -37,10 +39,12 @@ pub(super) struct Frame<'ctx> {
 }
 
 /// Where work items come from.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) enum Work<'ctx> {
     /// One item a GPU thread.
     Item(IntValue<'ctx>),
+    /// One item a block of GPU threads.
+    Block(BlockFrame<'ctx>),
     /// A range of items a call.
     Range {
         /// The first item.
@@ -50,17 +54,32 @@ pub(super) enum Work<'ctx> {
     },
 }
 
+impl<'ctx> Work<'ctx> {
+    /// Whether this is code for a GPU.
+    fn is_gpu(&self) -> bool {
+        !matches!(self, Work::Range { .. })
+    }
+
+    /// The block of threads, if work comes by block.
+    pub(super) fn block(&self) -> Option<&BlockFrame<'ctx>> {
+        match self {
+            Work::Block(frame) => Some(frame),
+            Work::Item(_) | Work::Range { .. } => None,
+        }
+    }
+}
+
 /// Emits one function body into a module.
 pub(super) struct LlvmBuilder<'ctx, 'm> {
-    context: &'ctx Context,
-    module: &'m Module<'ctx>,
-    builder: Builder<'ctx>,
+    pub(super) context: &'ctx Context,
+    pub(super) module: &'m Module<'ctx>,
+    pub(super) builder: Builder<'ctx>,
     function: FunctionValue<'ctx>,
-    frame: Frame<'ctx>,
+    pub(super) frame: Frame<'ctx>,
 }
 
 /// The value that LLVM's builder made.
-fn built<T>(result: Result<T, BuilderError>) -> T {
+pub(super) fn built<T>(result: Result<T, BuilderError>) -> T {
     result.expect("verified Kernel IR gives LLVM's builder nothing to refuse")
 }
 
@@ -104,7 +123,7 @@ fn in_lanes(scalar: BasicTypeEnum<'_>, lanes: u8) -> BasicTypeEnum<'_> {
     }
 }
 
-fn instruction<'ctx>(value: BasicValueEnum<'ctx>) -> InstructionValue<'ctx> {
+pub(super) fn instruction<'ctx>(value: BasicValueEnum<'ctx>) -> InstructionValue<'ctx> {
     value.as_instruction_value().expect("memory accesses are never folded to constants")
 }
 
@@ -132,7 +151,7 @@ impl<'ctx, 'm> LlvmBuilder<'ctx, 'm> {
         built(self.builder.build_return(None));
     }
 
-    fn llvm_type(&self, ty: Type) -> BasicTypeEnum<'ctx> {
+    pub(super) fn llvm_type(&self, ty: Type) -> BasicTypeEnum<'ctx> {
         in_lanes(lane_type(self.context, ty.lane), ty.lanes)
     }
 
@@ -158,7 +177,7 @@ impl<'ctx, 'm> LlvmBuilder<'ctx, 'm> {
         y: BasicValueEnum<'ctx>,
     ) -> BasicValueEnum<'ctx> {
         let overload = [self.llvm_type(ty)];
-        if ty.lanes > 1 || matches!(self.frame.work, Work::Item(_)) {
+        if ty.lanes > 1 || self.frame.work.is_gpu() {
             return self.intrinsic(name, &overload, &[x, y]);
         }
         // Of two scalars one of which it knows to be a number, LLVM 22 returns that one on x86-64 with AVX-512 where
@@ -199,6 +218,12 @@ impl<'ctx, 'm> LlvmBuilder<'ctx, 'm> {
         self.constant_lanes(&vec![scalar.const_int(bits, false).into(); usize::from(ty.lanes)])
     }
 
+    /// What an access is aligned to in bytes. On a CPU it makes no difference whether more is known.
+    fn alignment(&self, place: &Place<BasicValueEnum<'ctx>>) -> u32 {
+        let element = place.memory.size() as u32;
+        if self.frame.work.is_gpu() { (place.divisor * element).min(BUFFER_ALIGNMENT) } else { element }
+    }
+
     /// The address of an element of a buffer.
     fn address(&self, buffer: usize, memory: DType, index: BasicValueEnum<'ctx>) -> PointerValue<'ctx> {
         let (element, base) = (memory_type(self.context, memory), self.frame.buffers[buffer]);
@@ -207,7 +232,7 @@ impl<'ctx, 'm> LlvmBuilder<'ctx, 'm> {
         built(unsafe { self.builder.build_in_bounds_gep(element, base, &[index.into_int_value()], "") })
     }
 
-    fn branch_block(&self, name: &str) -> inkwell::basic_block::BasicBlock<'ctx> {
+    pub(super) fn branch_block(&self, name: &str) -> inkwell::basic_block::BasicBlock<'ctx> {
         self.context.append_basic_block(self.function, name)
     }
 
@@ -241,35 +266,44 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
     fn work_begin(&mut self) -> Self::Value {
         match self.frame.work {
             Work::Range { begin, .. } => begin.into(),
-            Work::Item(_) => unreachable!("verified: a GPU thread has one item"),
+            Work::Item(_) | Work::Block(_) => unreachable!("verified: a GPU thread has one item"),
         }
     }
 
     fn work_end(&mut self) -> Self::Value {
         match self.frame.work {
             Work::Range { end, .. } => end.into(),
-            Work::Item(_) => unreachable!("verified: a GPU thread has one item"),
+            Work::Item(_) | Work::Block(_) => unreachable!("verified: a GPU thread has one item"),
         }
     }
 
     fn work_item(&mut self) -> Self::Value {
         match self.frame.work {
             Work::Item(item) => item.into(),
-            Work::Range { .. } => unreachable!("verified: a host call has a range of items"),
+            Work::Range { .. } | Work::Block(_) => unreachable!("verified: a thread has no item of its own"),
         }
     }
 
-    fn load(&mut self, ty: Type, buffer: usize, memory: DType, index: Self::Value) -> Self::Value {
+    fn on_gpu(&mut self, operation: GpuOperation<Self::Value>) -> Self::Value {
+        self.operation_on_gpu(operation)
+    }
+
+    fn effect_on_gpu(&mut self, effect: GpuEffect<Self::Value>) {
+        self.effect(effect);
+    }
+
+    fn load(&mut self, ty: Type, place: Place<Self::Value>) -> Self::Value {
+        let Place { buffer, memory, index, .. } = place;
         let address = self.address(buffer, memory, index);
         let in_memory = in_lanes(memory_type(self.context, memory), ty.lanes);
         let value = built(self.builder.build_load(in_memory, address, ""));
-        // An index is any number of elements, so a vector is aligned no better than its elements are.
-        let aligned = instruction(value).set_alignment(memory.size() as u32);
+        let aligned = instruction(value).set_alignment(self.alignment(&place));
         aligned.expect("element sizes are powers of two");
         if is_narrow(memory) { self.cast(InstructionOpcode::ZExt, value, ty) } else { value }
     }
 
-    fn store(&mut self, ty: Type, buffer: usize, memory: DType, index: Self::Value, value: Self::Value) {
+    fn store(&mut self, ty: Type, place: Place<Self::Value>, value: Self::Value) {
+        let Place { buffer, memory, index, .. } = place;
         let address = self.address(buffer, memory, index);
         let value = if is_narrow(memory) {
             let narrow = in_lanes(memory_type(self.context, memory), ty.lanes);
@@ -278,11 +312,11 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
             value
         };
         let store = built(self.builder.build_store(address, value));
-        store.set_alignment(memory.size() as u32).expect("element sizes are powers of two");
+        store.set_alignment(self.alignment(&place)).expect("element sizes are powers of two");
     }
 
     fn prefetch(&mut self, buffer: usize, memory: DType, index: Self::Value) {
-        if matches!(self.frame.work, Work::Item(_)) {
+        if self.frame.work.is_gpu() {
             return;
         }
         let (element, base) = (memory_type(self.context, memory), self.frame.buffers[buffer]);
@@ -458,6 +492,7 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         &mut self,
         bounds: Bounds<Self::Value>,
         carried: &[(Type, Self::Value)],
+        exchanged: &[(usize, usize)],
         body: &mut LoopBody<'_, Self>,
     ) -> Vec<Self::Value> {
         let before = self.current_block();
@@ -476,6 +511,17 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
                 phi
             })
             .collect();
+        let mut pointers = Vec::with_capacity(exchanged.len());
+        for (a, b) in exchanged {
+            let phis = [*a, *b].map(|buffer| {
+                let pointer = self.frame.buffers[buffer];
+                let phi = built(self.builder.build_phi(pointer.get_type(), "exchanged"));
+                phi.add_incoming(&[(&pointer, before)]);
+                self.frame.buffers[buffer] = phi.as_basic_value().into_pointer_value();
+                phi
+            });
+            pointers.push(phis);
+        }
         let position = counter.as_basic_value().into_int_value();
         let end = bounds.end.into_int_value();
         let more = built(self.builder.build_int_compare(IntPredicate::SLT, position, end, ""));
@@ -492,6 +538,10 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         counter.add_incoming(&[(&following, latch)]);
         for (phi, value) in phis.iter().zip(&next) {
             phi.add_incoming(&[(value, latch)]);
+        }
+        for [a, b] in pointers {
+            a.add_incoming(&[(&b.as_basic_value(), latch)]);
+            b.add_incoming(&[(&a.as_basic_value(), latch)]);
         }
 
         self.builder.position_at_end(after);

@@ -258,7 +258,7 @@ fn optimized_module<'s>(
 ) -> Result<Module<'s>, LlvmError> {
     check_functions(functions, |function| match function.mapping {
         Mapping::Range => Ok(()),
-        Mapping::Threads { .. } => {
+        Mapping::Threads { .. } | Mapping::Blocks { .. } | Mapping::Resident { .. } => {
             Err(LlvmError::Mapping { function: function.name.clone(), target: "ranges on the host" })
         }
     })?;

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::LlvmError;
 use super::ptx::{BUFFER_ALIGNMENT, block_size};
-use crate::kernel_ir::{Access, Function};
+use crate::kernel_ir::{Access, Function, Mapping};
 
 /// The most blocks that a grid has along its first axis.
 pub const MAX_GRID: i64 = i32::MAX as i64;
@@ -20,7 +20,7 @@ pub struct PtxKernel {
     pub name: String,
     /// The parameters, in order; each takes 8 bytes.
     pub parameters: Vec<PtxParameter>,
-    /// The number of work items, one thread each.
+    /// The number of work items, one thread (or, of kernels of blocks, one block) each.
     #[serde(serialize_with = "text")]
     pub work: Dim,
     /// Threads a block, along x, y and z.
@@ -30,6 +30,8 @@ pub struct PtxKernel {
     pub grid: [Dim; 3],
     /// Bytes of dynamic shared memory.
     pub shared_bytes: u32,
+    /// Whether all blocks must run at the same time, which a cooperative launch sees to.
+    pub cooperative: bool,
 }
 
 /// A parameter of an entry.
@@ -62,6 +64,8 @@ pub enum ParameterKind {
     },
     /// The value of a symbol, as a 64-bit integer.
     Symbol,
+    /// A device pointer to a 32-bit counter that is 0 at the launch: where the blocks of a cooperative launch meet.
+    Barrier,
 }
 
 /// The shape of one launch.
@@ -125,14 +129,21 @@ impl PtxKernel {
             .symbols
             .iter()
             .map(|s| PtxParameter { name: s.name().to_string(), kind: ParameterKind::Symbol });
-        let blocks = function.work.ceil_div(&Dim::constant(i64::from(block)));
+        let barrier = matches!(function.mapping, Mapping::Resident { .. })
+            .then(|| PtxParameter { name: "barrier".into(), kind: ParameterKind::Barrier });
+        let blocks = if function.mapping.is_by_block() {
+            function.work.clone()
+        } else {
+            function.work.ceil_div(&Dim::constant(i64::from(block)))
+        };
         Ok(PtxKernel {
             name: function.name.clone(),
-            parameters: buffers.chain(symbols).collect(),
+            parameters: buffers.chain(symbols).chain(barrier).collect(),
             work: function.work.clone(),
             block: [block, 1, 1],
             grid: [blocks, Dim::constant(1), Dim::constant(1)],
-            shared_bytes: 0,
+            shared_bytes: function.shared_bytes(),
+            cooperative: matches!(function.mapping, Mapping::Resident { .. }),
         })
     }
 
@@ -185,5 +196,6 @@ fn access_name<S: Serializer>(access: &Access, serializer: S) -> Result<S::Ok, S
     serializer.serialize_str(match access {
         Access::Read => "read",
         Access::Write => "write",
+        Access::ReadWrite => "update",
     })
 }

@@ -16,6 +16,7 @@
 
 mod arch;
 mod builder;
+mod gpu;
 pub mod host;
 mod manifest;
 mod module;

@@ -17,6 +17,7 @@ use inkwell::passes::PassBuilderOptions;
 use inkwell::targets::{InitializationConfig, Target, TargetMachine};
 use inkwell::values::FunctionValue;
 
+use super::gpu::SHARED_MEMORY;
 use super::{LlvmError, Optimization};
 use crate::kernel_ir::{Access, Function};
 use crate::verify::verify;
@@ -111,14 +112,17 @@ pub(super) fn describe_buffer(
     access: Access,
     alignment: Option<u32>,
 ) {
-    // Kernel IR has no buffer that is both read and written, and two parameters never overlap where one of
-    // them is written.
-    add_enum(context, function, AttributeLoc::Param(position), "noalias", 0);
     let direction = match access {
         Access::Read => "readonly",
         Access::Write => "writeonly",
+        // What other threads write between two loads is seen by the second.
+        Access::ReadWrite => "",
     };
-    add_enum(context, function, AttributeLoc::Param(position), direction, 0);
+    if !direction.is_empty() {
+        // Two parameters never overlap where one of them is written.
+        add_enum(context, function, AttributeLoc::Param(position), "noalias", 0);
+        add_enum(context, function, AttributeLoc::Param(position), direction, 0);
+    }
     if let Some(alignment) = alignment {
         add_enum(context, function, AttributeLoc::Param(position), "align", u64::from(alignment));
     }
@@ -152,6 +156,7 @@ pub(super) fn check_module(module: &Module<'_>) -> Result<(), LlvmError> {
             module
                 .get_globals()
                 .filter(|global| global.is_declaration())
+                .filter(|global| global.get_name().to_bytes() != SHARED_MEMORY.as_bytes())
                 .map(|global| global.get_name().to_string_lossy().into_owned()),
         )
         .collect();

@@ -1,6 +1,6 @@
 //! PTX: one module of kernels.
 //!
-//! Every [`Function`] with [`Mapping::Threads`] becomes one entry `name(buffers…, symbols…)`: a buffer is a
+//! Every [`Function`] for GPU threads becomes one entry `name(buffers…, symbols…)`: a buffer is a
 //! 64-bit pointer to global memory aligned to [`BUFFER_ALIGNMENT`], a symbol a 64-bit integer, in the order of
 //! [`Function::buffers`] and [`Function::symbols`]. [`crate::llvm::PtxKernel`] describes how to launch it.
 
@@ -12,6 +12,7 @@ use inkwell::types::BasicMetadataTypeEnum;
 use inkwell::values::{FunctionValue, IntValue};
 
 use super::builder::{Frame, LlvmBuilder, Work};
+use super::gpu::{BlockFrame, GridFrame, place_shared};
 use super::module::{
     Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize, level,
     optimize,
@@ -64,8 +65,7 @@ pub fn ptx(functions: &[Function], options: &PtxOptions) -> Result<String, LlvmE
     // LLVM ends the buffer with a zero byte.
     let text = String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned();
     // Instruction selection may itself call out, to a function of a runtime library that PTX does not have.
-    let undefined: Vec<String> =
-        text.lines().filter(|line| line.trim_start().starts_with(".extern")).map(str::to_string).collect();
+    let undefined: Vec<String> = text.lines().filter(|line| is_undefined(line)).map(str::to_string).collect();
     if undefined.is_empty() { Ok(text) } else { Err(LlvmError::UnresolvedSymbols(undefined)) }
 }
 
@@ -78,6 +78,12 @@ pub fn llvm_ir(functions: &[Function], options: &PtxOptions) -> Result<String, L
     let machine = target_machine(options)?;
     let module = optimized_module(&session, &machine, functions, options)?;
     Ok(module.print_to_string().to_string())
+}
+
+/// Whether a line declares what is defined nowhere; shared memory is the launch's to define.
+fn is_undefined(line: &str) -> bool {
+    let line = line.trim_start();
+    line.starts_with(".extern") && !line.starts_with(".extern .shared")
 }
 
 fn target_machine(options: &PtxOptions) -> Result<TargetMachine, LlvmError> {
@@ -121,8 +127,10 @@ fn optimized_module<'s>(
 pub(super) fn block_size(function: &Function) -> Result<u32, LlvmError> {
     let name = || function.name.clone();
     match function.mapping {
-        Mapping::Threads { block } if (1..=MAX_BLOCK).contains(&block) => Ok(block),
-        Mapping::Threads { block } => Err(LlvmError::BlockSize { function: name(), block }),
+        Mapping::Threads { block: threads } | Mapping::Blocks { threads } | Mapping::Resident { threads } => {
+            let legal = (1..=MAX_BLOCK).contains(&threads).then_some(threads);
+            legal.ok_or_else(|| LlvmError::BlockSize { function: name(), block: threads })
+        }
         Mapping::Range => Err(LlvmError::Mapping { function: name(), target: "GPU threads" }),
     }
 }
@@ -134,6 +142,8 @@ fn kernel<'s>(session: &'s Session, module: &Module<'s>, function: &Function) ->
     let pointer: BasicMetadataTypeEnum<'_> = context.ptr_type(AddressSpace::from(GLOBAL)).into();
     let mut parameters = vec![pointer; function.buffers.len()];
     parameters.extend(vec![BasicMetadataTypeEnum::from(context.i64_type()); function.symbols.len()]);
+    let is_resident = matches!(function.mapping, Mapping::Resident { .. });
+    parameters.extend(is_resident.then_some(pointer));
     let ty = context.void_type().fn_type(&parameters, false);
     let entry = module.add_function(&function.name, ty, None);
     entry.set_call_conventions(PTX_KERNEL);
@@ -145,9 +155,13 @@ fn kernel<'s>(session: &'s Session, module: &Module<'s>, function: &Function) ->
 
     let builder = context.create_builder();
     builder.position_at_end(context.append_basic_block(entry, "entry"));
-    let item = work_item(session, module, &builder, block)?;
+    let work = if function.mapping.is_by_block() {
+        Work::Block(block_frame(module, &builder, function, entry)?)
+    } else {
+        Work::Item(work_item(module, &builder, block)?)
+    };
     // Integers convert f16, as on a CPU without the instruction.
-    let frame = frame(function, entry, Work::Item(item), false);
+    let frame = frame(function, entry, work, false);
     let mut body = LlvmBuilder::new(context, module, builder, entry, frame);
     emit(function, &mut body);
     body.finish();
@@ -168,25 +182,59 @@ pub(super) fn frame<'ctx>(
     Frame { buffers, symbols, work, has_half }
 }
 
+/// What a block of threads finds around it.
+fn block_frame<'s>(
+    module: &Module<'s>,
+    builder: &inkwell::builder::Builder<'s>,
+    function: &Function,
+    entry: FunctionValue<'s>,
+) -> Result<BlockFrame<'s>, LlvmError> {
+    let refused = |e: inkwell::builder::BuilderError| LlvmError::Rejected(e.to_string());
+    let [block, blocks, thread] =
+        ["ctaid", "nctaid", "tid"].map(|name| special_register(module, builder, name));
+    let grid = match function.mapping {
+        Mapping::Resident { .. } => {
+            let number = module.get_context().i32_type();
+            let expected = builder.build_alloca(number, "expected").map_err(refused)?;
+            builder.build_store(expected, number.const_zero()).map_err(refused)?;
+            entry.get_last_param().map(|p| GridFrame { counter: p.into_pointer_value(), expected })
+        }
+        Mapping::Range | Mapping::Threads { .. } | Mapping::Blocks { .. } => None,
+    };
+    Ok(BlockFrame {
+        numbers: [block?, blocks?, thread?],
+        shared: place_shared(module, builder, function),
+        grid,
+    })
+}
+
+/// A special register's first component, in 64 bits.
+fn special_register<'s>(
+    module: &Module<'s>,
+    builder: &inkwell::builder::Builder<'s>,
+    name: &str,
+) -> Result<IntValue<'s>, LlvmError> {
+    let refused = |e: inkwell::builder::BuilderError| LlvmError::Rejected(e.to_string());
+    let intrinsic = format!("llvm.nvvm.read.ptx.sreg.{name}.x");
+    let declaration = inkwell::intrinsics::Intrinsic::find(&intrinsic)
+        .and_then(|found| found.get_declaration(module, &[]))
+        .ok_or_else(|| LlvmError::UnresolvedSymbols(vec![intrinsic]))?;
+    let value =
+        builder.build_call(declaration, &[], "").map_err(refused)?.try_as_basic_value().unwrap_basic();
+    let wide = module.get_context().i64_type();
+    builder.build_int_z_extend(value.into_int_value(), wide, "").map_err(refused)
+}
+
 /// `block · ctaid.x + tid.x`, in 64 bits.
 fn work_item<'s>(
-    session: &'s Session,
     module: &Module<'s>,
     builder: &inkwell::builder::Builder<'s>,
     block: u32,
 ) -> Result<IntValue<'s>, LlvmError> {
     let refused = |e: inkwell::builder::BuilderError| LlvmError::Rejected(e.to_string());
-    let wide = session.context().i64_type();
-    let register = |name: &str| {
-        let name = format!("llvm.nvvm.read.ptx.sreg.{name}.x");
-        let declaration = inkwell::intrinsics::Intrinsic::find(&name)
-            .and_then(|intrinsic| intrinsic.get_declaration(module, &[]))
-            .ok_or_else(|| LlvmError::UnresolvedSymbols(vec![name]))?;
-        let value =
-            builder.build_call(declaration, &[], "").map_err(refused)?.try_as_basic_value().unwrap_basic();
-        builder.build_int_z_extend(value.into_int_value(), wide, "").map_err(refused)
-    };
-    let (block_index, thread) = (register("ctaid")?, register("tid")?);
+    let block_index = special_register(module, builder, "ctaid")?;
+    let thread = special_register(module, builder, "tid")?;
+    let wide = module.get_context().i64_type();
     let first = builder.build_int_nsw_mul(block_index, wide.const_int(u64::from(block), false), "");
     builder.build_int_nsw_add(first.map_err(refused)?, thread, "item").map_err(refused)
 }

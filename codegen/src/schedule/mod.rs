@@ -25,6 +25,7 @@ mod gpu;
 mod parts;
 mod recurrence;
 mod reduction;
+mod resident;
 mod tiling;
 mod vectors;
 
@@ -32,6 +33,8 @@ use fuse_ir::kernel::{Kernel, KernelGraph};
 
 use crate::kernel_ir::Function;
 use analysis::Analysis;
+
+pub use resident::resident_name;
 
 /// What a schedule is made for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

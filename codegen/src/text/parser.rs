@@ -9,7 +9,7 @@ use super::printer::Names;
 use crate::builder::memory_type;
 use crate::kernel_ir::{
     Access, BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, LaneType, Mapping,
-    Operation, ParameterId, Statement, Type, UnaryOp, ValueId,
+    Operation, ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp, ValueId,
 };
 
 /// Blocks and expressions nest no deeper, so that a hostile text cannot exhaust the stack.
@@ -141,6 +141,18 @@ impl Parser {
         self.numbered('p', "a buffer parameter such as `p0`").map(ParameterId)
     }
 
+    fn shared_id(&mut self) -> Parsed<SharedId> {
+        self.numbered('s', "a shared array such as `s0`").map(SharedId)
+    }
+
+    /// `[v0]`, a position.
+    fn position(&mut self) -> Parsed<ValueId> {
+        self.expect('[')?;
+        let index = self.value()?;
+        self.expect(']')?;
+        Ok(index)
+    }
+
     fn lane(&mut self) -> Parsed<u8> {
         self.number("the number of a lane")
     }
@@ -194,12 +206,17 @@ impl Parser {
         let name = self.name("a name")?;
         let mapping = if self.accept_word("threads") {
             Mapping::Threads { block: self.number("the number of threads")? }
+        } else if self.accept_word("blocks") {
+            Mapping::Blocks { threads: self.number("the number of threads")? }
+        } else if self.accept_word("resident") {
+            Mapping::Resident { threads: self.number("the number of threads")? }
         } else {
             self.expect_word("range")?;
             Mapping::Range
         };
         self.expect('{')?;
         let buffers = self.buffers()?;
+        let shared = self.shared()?;
         let mut symbols = Vec::new();
         if self.accept_word("symbols") {
             symbols.push(Symbol::new(self.name("a symbol")?));
@@ -217,7 +234,7 @@ impl Parser {
                 None => return self.error(format!("v{i} is never defined")),
             }
         }
-        Ok(Function { name, buffers, symbols, work, mapping, types, body })
+        Ok(Function { name, buffers, symbols, work, mapping, shared, types, body })
     }
 
     fn buffers(&mut self) -> Parsed<Vec<BufferParameter>> {
@@ -227,6 +244,8 @@ impl Parser {
                 Access::Read
             } else if self.accept_word("write") {
                 Access::Write
+            } else if self.accept_word("update") {
+                Access::ReadWrite
             } else {
                 return Ok(buffers);
             };
@@ -248,6 +267,23 @@ impl Parser {
         }
     }
 
+    fn shared(&mut self) -> Parsed<Vec<SharedArray>> {
+        let mut shared = Vec::new();
+        while self.accept_word("shared") {
+            let expected = shared.len();
+            if self.shared_id()?.0 as usize != expected {
+                self.at -= 1;
+                return self.error(format!("expected `s{expected}`, shared arrays count up"));
+            }
+            let name = self.name("a name")?;
+            self.expect(':')?;
+            let lane = self.ty()?.lane;
+            self.expect_word("x")?;
+            shared.push(SharedArray { name, lane, elements: self.number("a number of elements")? });
+        }
+        Ok(shared)
+    }
+
     /// Statements up to and with the closing brace.
     fn block(&mut self) -> Parsed<Vec<Statement>> {
         let mut body = Vec::new();
@@ -259,19 +295,23 @@ impl Parser {
 
     fn statement(&mut self) -> Parsed<Statement> {
         if self.accept_word("store") {
-            let buffer = self.parameter()?;
-            self.expect('[')?;
-            let index = self.value()?;
-            self.expect(']')?;
+            if self.at_shared() {
+                let (array, index) = (self.shared_id()?, self.position()?);
+                self.expect('=')?;
+                return Ok(Statement::StoreShared { array, index, value: self.value()? });
+            }
+            let (buffer, index) = (self.parameter()?, self.position()?);
             self.expect('=')?;
             return Ok(Statement::Store { buffer, index, value: self.value()? });
         }
         if self.accept_word("prefetch") {
-            let buffer = self.parameter()?;
-            self.expect('[')?;
-            let index = self.value()?;
-            self.expect(']')?;
-            return Ok(Statement::Prefetch { buffer, index });
+            return Ok(Statement::Prefetch { buffer: self.parameter()?, index: self.position()? });
+        }
+        if self.accept_word("barrier") {
+            return Ok(Statement::Barrier);
+        }
+        if self.accept_word("grid_barrier") {
+            return Ok(Statement::GridBarrier);
         }
         if self.accept_word("for") {
             return self.nested(Self::counted_loop);
@@ -287,6 +327,11 @@ impl Parser {
         self.define(value, ty)?;
         self.expect('=')?;
         Ok(Statement::Let { value, operation: self.operation(ty)? })
+    }
+
+    /// Whether a shared array is named here.
+    fn at_shared(&self) -> bool {
+        matches!(self.peek(), Kind::Word(word) if word.starts_with('s'))
     }
 
     fn counted_loop(&mut self) -> Parsed<Statement> {
@@ -320,9 +365,20 @@ impl Parser {
             }
             self.expect(')')?;
         }
+        let mut exchanged = Vec::new();
+        if self.accept_word("exchange") {
+            self.expect('(')?;
+            loop {
+                exchanged.push((self.parameter()?, self.parameter()?));
+                if !self.accept(',') {
+                    break;
+                }
+            }
+            self.expect(')')?;
+        }
         self.expect('{')?;
         let body = self.block()?;
-        Ok(Statement::For { counter, begin, end, step, carried, body })
+        Ok(Statement::For { counter, begin, end, step, carried, exchanged, body })
     }
 
     fn operation(&mut self, ty: Type) -> Parsed<Operation> {
@@ -340,14 +396,14 @@ impl Parser {
             "work_begin" => Operation::WorkBegin,
             "work_end" => Operation::WorkEnd,
             "work_item" => Operation::WorkItem,
+            "block" => Operation::Block,
+            "blocks" => Operation::Blocks,
+            "thread" => Operation::Thread,
             "lane_index" => Operation::LaneIndex,
-            "load" => {
-                let buffer = self.parameter()?;
-                self.expect('[')?;
-                let index = self.value()?;
-                self.expect(']')?;
-                Operation::Load { buffer, index }
+            "load" if self.at_shared() => {
+                Operation::LoadShared { array: self.shared_id()?, index: self.position()? }
             }
+            "load" => Operation::Load { buffer: self.parameter()?, index: self.position()? },
             "fma" => {
                 let (x, y, z) = self.triple()?;
                 Operation::Fma(x, y, z)

@@ -5,8 +5,8 @@ use std::fmt::{self, Write};
 use fuse_ir::expr::{Atom, Expr};
 
 use crate::kernel_ir::{
-    Access, BinaryOp, Condition, Conversion, Function, Mapping, Operation, ParameterId, Statement, Type,
-    UnaryOp, ValueId,
+    Access, BinaryOp, Condition, Conversion, Function, Mapping, Operation, ParameterId, SharedId, Statement,
+    Type, UnaryOp, ValueId,
 };
 
 /// The spelling of a closed set of operations, for both directions.
@@ -93,6 +93,12 @@ impl fmt::Display for ParameterId {
     }
 }
 
+impl fmt::Display for SharedId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s{}", self.0)
+    }
+}
+
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.lane.name())?;
@@ -108,7 +114,11 @@ impl fmt::Display for Operation {
             Operation::WorkBegin => f.write_str("work_begin"),
             Operation::WorkEnd => f.write_str("work_end"),
             Operation::WorkItem => f.write_str("work_item"),
+            Operation::Block => f.write_str("block"),
+            Operation::Blocks => f.write_str("blocks"),
+            Operation::Thread => f.write_str("thread"),
             Operation::Load { buffer, index } => write!(f, "load {buffer}[{index}]"),
+            Operation::LoadShared { array, index } => write!(f, "load {array}[{index}]"),
             Operation::Unary(op, x) => write!(f, "{} {x}", op.name()),
             Operation::Binary(op, x, y) => write!(f, "{} {x}, {y}", op.name()),
             Operation::Fma(x, y, z) => write!(f, "fma {x}, {y}, {z}"),
@@ -171,8 +181,11 @@ pub(crate) fn statement_head(function: &Function, statement: &Statement) -> Stri
     match statement {
         Statement::Let { value, operation } => format!("{value}: {} = {operation}", ty(function, *value)),
         Statement::Store { buffer, index, value } => format!("store {buffer}[{index}] = {value}"),
+        Statement::StoreShared { array, index, value } => format!("store {array}[{index}] = {value}"),
+        Statement::Barrier => "barrier".into(),
+        Statement::GridBarrier => "grid_barrier".into(),
         Statement::Prefetch { buffer, index } => format!("prefetch {buffer}[{index}]"),
-        Statement::For { counter, begin, end, step, carried, .. } => {
+        Statement::For { counter, begin, end, step, carried, exchanged, .. } => {
             let mut line = format!("for {counter} = {begin} to {end} step {step} ");
             if !carried.is_empty() {
                 let carried: Vec<_> = carried
@@ -183,6 +196,10 @@ pub(crate) fn statement_head(function: &Function, statement: &Statement) -> Stri
                     })
                     .collect();
                 let _ = write!(line, "carry ({}) ", carried.join(", "));
+            }
+            if !exchanged.is_empty() {
+                let pairs: Vec<_> = exchanged.iter().map(|(a, b)| format!("{a} {b}")).collect();
+                let _ = write!(line, "exchange ({}) ", pairs.join(", "));
             }
             line + "{"
         }
@@ -207,15 +224,22 @@ pub fn print(function: &Function) -> String {
     let mapping = match function.mapping {
         Mapping::Range => "range".to_owned(),
         Mapping::Threads { block } => format!("threads {block}"),
+        Mapping::Blocks { threads } => format!("blocks {threads}"),
+        Mapping::Resident { threads } => format!("resident {threads}"),
     };
     let _ = writeln!(out, "function {} {mapping} {{", word(&function.name));
     for (i, buffer) in function.buffers.iter().enumerate() {
         let access = match buffer.access {
             Access::Read => "read",
             Access::Write => "write",
+            Access::ReadWrite => "update",
         };
         let (name, dtype, id) = (&buffer.name, buffer.dtype, buffer.buffer);
         let _ = writeln!(out, "  {access} p{i} {name:?}: {dtype} = {id}");
+    }
+    for (i, array) in function.shared.iter().enumerate() {
+        let (name, lane, elements) = (&array.name, array.lane.name(), array.elements);
+        let _ = writeln!(out, "  shared s{i} {name:?}: {lane} x {elements}");
     }
     if !function.symbols.is_empty() {
         let names: Vec<_> = function.symbols.iter().map(|s| word(s.name())).collect();

@@ -95,7 +95,7 @@ impl Maker {
         let carried = (0..init.len())
             .map(|k| Carried { value: current[k], init: init[k], next: next[k], result: results[k] })
             .collect();
-        self.push(Statement::For { counter, begin, end, step, carried, body });
+        self.push(Statement::For { counter, begin, end, step, carried, exchanged: Vec::new(), body });
         results
     }
 }
@@ -172,6 +172,7 @@ impl Case {
                     Vec::new()
                 });
             }
+            Mapping::Blocks { .. } | Mapping::Resident { .. } => unreachable!("cases are of single items"),
             Mapping::Threads { .. } => {
                 let item = maker.let_(scalar(LaneType::I64), Operation::WorkItem);
                 let items = maker.let_(scalar(LaneType::I64), Operation::Symbol(0));
@@ -185,6 +186,7 @@ impl Case {
             symbols: vec![Symbol::new("N")],
             work: Dim::symbol("N"),
             mapping,
+            shared: Vec::new(),
             types: maker.types,
             body: maker.blocks.pop().expect("the outermost block"),
         }

@@ -103,7 +103,7 @@ impl SimCode {
             })
             .collect();
         let mut state = RunState::new(addresses.clone(), &run.instance.quantities);
-        let mut launcher = Launcher { code: self, memory: &memory };
+        let mut launcher = Launcher { code: self, memory: &mut memory };
         walk(run.program, &run.instance.quantities, &mut state, &mut launcher)?;
         for (buffer, address) in run.kernels.buffers.iter().zip(&addresses) {
             let BufferKind::Output(i) = buffer.kind else { continue };
@@ -118,7 +118,7 @@ impl SimCode {
 /// Executes each launch.
 struct Launcher<'a> {
     code: &'a SimCode,
-    memory: &'a Memory,
+    memory: &'a mut Memory,
 }
 
 impl StepRunner for Launcher<'_> {
@@ -129,17 +129,20 @@ impl StepRunner for Launcher<'_> {
         work: i64,
         state: &RunState,
     ) -> Result<(), RunError> {
-        let Mapping::Threads { block } = launch.mapping else {
+        let Some(block) = launch.mapping.block_threads() else {
             return Err(DeviceError::NoEntry(launch.name.clone()).into());
         };
-        let blocks = work.unsigned_abs().div_ceil(u64::from(block.max(1)));
+        let blocks = launch.mapping.blocks(work.unsigned_abs());
         let grid = u32::try_from(blocks).ok().filter(|g| *g <= i32::MAX as u32).ok_or_else(|| {
             let blocks = i64::try_from(blocks).unwrap_or(i64::MAX);
             DeviceError::GridTooLarge { kernel: launch.name.clone(), blocks }
         })?;
         let buffers = launch.buffers.iter().map(|b| state.addresses[*b]);
-        let arguments: Vec<u64> =
+        let mut arguments: Vec<u64> =
             buffers.chain(launch.symbols.iter().map(|s| state.symbols[*s] as u64)).collect();
+        if matches!(launch.mapping, Mapping::Resident { .. }) {
+            arguments.push(self.memory.allocate_with("barrier", &[0; 4], 4, Content::Written));
+        }
         let module = &self.code.modules[self.code.entries[launch.function]];
         let counters = module
             .launch(
@@ -148,7 +151,7 @@ impl StepRunner for Launcher<'_> {
                     kernel: &launch.name,
                     grid: [grid, 1, 1],
                     block: [block, 1, 1],
-                    shared_bytes: 0,
+                    shared_bytes: launch.shared_bytes,
                     arguments: &arguments,
                     threads: self.code.device.threads,
                 },

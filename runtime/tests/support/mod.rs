@@ -100,6 +100,7 @@ fn function(name: &str, buffers: &[(usize, Access)], symbols: &[&str]) -> Functi
         symbols: symbols.iter().map(Symbol::new).collect(),
         work: s("B"),
         mapping: Mapping::Range,
+        shared: Vec::new(),
         types: vec![],
         body: vec![],
     }

@@ -1,0 +1,193 @@
+//! What only threads of a GPU do: their numbers, shared memory, and the places where they meet.
+
+use inkwell::AddressSpace;
+use inkwell::InlineAsmDialect;
+use inkwell::IntPredicate;
+use inkwell::intrinsics::Intrinsic;
+use inkwell::module::Module;
+use inkwell::values::{BasicMetadataValueEnum, BasicValueEnum, IntValue, PointerValue};
+
+use super::builder::{LlvmBuilder, built, instruction};
+use crate::kernel_ir::{Function, Type};
+use crate::scalar::{GpuEffect, GpuOperation, SharedPlace};
+
+/// Shared memory, in the NVPTX back end.
+pub(super) const SHARED: u16 = 3;
+
+/// The name of the shared memory whose size the launch says.
+pub(super) const SHARED_MEMORY: &str = "shared_memory";
+
+/// What a block of threads finds around it.
+#[derive(Clone)]
+pub(super) struct BlockFrame<'ctx> {
+    /// The number of the block, of all blocks, and of the thread in its block.
+    pub numbers: [IntValue<'ctx>; 3],
+    /// The shared arrays with the size of their elements.
+    pub shared: Vec<(PointerValue<'ctx>, u32)>,
+    /// Where the blocks of a launch meet.
+    pub grid: Option<GridFrame<'ctx>>,
+}
+
+/// Where the blocks of a launch meet.
+#[derive(Clone, Copy)]
+pub(super) struct GridFrame<'ctx> {
+    /// Counts blocks that arrived; the parameter behind all others.
+    pub counter: PointerValue<'ctx>,
+    /// What the counter shows when all blocks have arrived as often as this one; a variable.
+    pub expected: PointerValue<'ctx>,
+}
+
+/// Declares the shared memory of a launch, and places the arrays of a function in it.
+pub(super) fn place_shared<'ctx>(
+    module: &Module<'ctx>,
+    builder: &inkwell::builder::Builder<'ctx>,
+    function: &Function,
+) -> Vec<(PointerValue<'ctx>, u32)> {
+    if function.shared.is_empty() {
+        return Vec::new();
+    }
+    let context = module.get_context();
+    let byte = context.i8_type();
+    let memory = module.get_global(SHARED_MEMORY).unwrap_or_else(|| {
+        let memory = module.add_global(byte.array_type(0), Some(AddressSpace::from(SHARED)), SHARED_MEMORY);
+        memory.set_alignment(16);
+        memory
+    });
+    let mut offset = 0u32;
+    let mut arrays = Vec::with_capacity(function.shared.len());
+    for array in &function.shared {
+        let at = context.i64_type().const_int(u64::from(offset), false);
+        // SAFETY: this emits an address; one index of a byte type.
+        let start = built(unsafe {
+            builder.build_in_bounds_gep(byte, memory.as_pointer_value(), &[at], &array.name)
+        });
+        arrays.push((start, array.lane.bytes()));
+        offset = offset.saturating_add(array.bytes());
+    }
+    arrays
+}
+
+impl<'ctx> LlvmBuilder<'ctx, '_> {
+    fn block_frame(&self) -> &BlockFrame<'ctx> {
+        self.frame.work.block().expect("verified: work is mapped to blocks")
+    }
+
+    /// The address of elements of a shared array, and what it is aligned to.
+    fn shared_address(
+        &self,
+        ty: Type,
+        place: SharedPlace<BasicValueEnum<'ctx>>,
+    ) -> (PointerValue<'ctx>, u32) {
+        let (base, bytes) = self.block_frame().shared[place.array];
+        let element = self.llvm_type(Type::scalar(ty.lane));
+        let index = place.index.into_int_value();
+        // SAFETY: this emits an address; a scalar takes one index.
+        let address = built(unsafe { self.builder.build_in_bounds_gep(element, base, &[index], "") });
+        (address, (place.divisor * bytes).min(16))
+    }
+
+    /// See [`GpuOperation`].
+    pub(super) fn operation_on_gpu(
+        &mut self,
+        operation: GpuOperation<BasicValueEnum<'ctx>>,
+    ) -> BasicValueEnum<'ctx> {
+        let [block, blocks, thread] = self.block_frame().numbers;
+        match operation {
+            GpuOperation::Block => block.into(),
+            GpuOperation::Blocks => blocks.into(),
+            GpuOperation::Thread => thread.into(),
+            GpuOperation::LoadShared(ty, place) => {
+                let (address, alignment) = self.shared_address(ty, place);
+                let value = built(self.builder.build_load(self.llvm_type(ty), address, ""));
+                instruction(value).set_alignment(alignment).expect("a power of two");
+                value
+            }
+        }
+    }
+
+    /// See [`GpuEffect`].
+    pub(super) fn effect(&mut self, effect: GpuEffect<BasicValueEnum<'ctx>>) {
+        match effect {
+            GpuEffect::StoreShared(ty, place, value) => {
+                let (address, alignment) = self.shared_address(ty, place);
+                let store = built(self.builder.build_store(address, value));
+                store.set_alignment(alignment).expect("a power of two");
+            }
+            GpuEffect::Barrier => self.block_barrier(),
+            GpuEffect::GridBarrier => self.grid_barrier(),
+        }
+    }
+
+    fn block_barrier(&self) {
+        let name = "llvm.nvvm.barrier.cta.sync.aligned.all";
+        let declaration = Intrinsic::find(name).and_then(|i| i.get_declaration(self.module, &[]));
+        let declaration = declaration.expect("an intrinsic of LLVM 22");
+        let first = self.context.i32_type().const_zero();
+        built(self.builder.build_call(declaration, &[first.into()], ""));
+    }
+
+    /// One thread of a block adds the block to the counter, which publishes what all threads of the block wrote, and
+    /// waits for the others.
+    fn grid_barrier(&mut self) {
+        let [_, blocks, thread] = self.block_frame().numbers;
+        let GridFrame { counter, expected } =
+            self.block_frame().grid.expect("verified: the blocks of the launch meet");
+        let number = self.context.i32_type();
+        let before = built(self.builder.build_load(number, expected, "")).into_int_value();
+        let blocks = built(self.builder.build_int_truncate(blocks, number, ""));
+        let after = built(self.builder.build_int_add(before, blocks, "expected"));
+        built(self.builder.build_store(expected, after));
+        self.block_barrier();
+        let [arrive, wait, behind] = ["arrive", "wait", "behind"].map(|name| self.branch_block(name));
+        let zero = self.context.i64_type().const_zero();
+        let first = built(self.builder.build_int_compare(IntPredicate::EQ, thread, zero, ""));
+        built(self.builder.build_conditional_branch(first, arrive, behind));
+        self.builder.position_at_end(arrive);
+        let one = number.const_int(1, false);
+        self.assembly(
+            "red.release.gpu.global.add.u32 [$0], $1;",
+            "l,r,~{memory}",
+            &[counter.into(), one.into()],
+            false,
+        );
+        built(self.builder.build_unconditional_branch(wait));
+        self.builder.position_at_end(wait);
+        let seen =
+            self.assembly("ld.acquire.gpu.global.u32 $0, [$1];", "=r,l,~{memory}", &[counter.into()], true);
+        let seen = seen.expect("it has a result").into_int_value();
+        // The counter may wrap around.
+        let missing = built(self.builder.build_int_sub(seen, after, ""));
+        let early =
+            built(self.builder.build_int_compare(IntPredicate::SLT, missing, number.const_zero(), ""));
+        built(self.builder.build_conditional_branch(early, wait, behind));
+        self.builder.position_at_end(behind);
+        self.block_barrier();
+    }
+
+    /// An instruction that LLVM has no operation for; `has_result` says whether it gives a 32-bit number.
+    fn assembly(
+        &self,
+        text: &str,
+        constraints: &str,
+        operands: &[BasicMetadataValueEnum<'ctx>],
+        has_result: bool,
+    ) -> Option<BasicValueEnum<'ctx>> {
+        let types: Vec<_> = operands
+            .iter()
+            .map(|o| match o {
+                BasicMetadataValueEnum::PointerValue(p) => p.get_type().into(),
+                BasicMetadataValueEnum::IntValue(i) => i.get_type().into(),
+                _ => unreachable!("operands are addresses and integers"),
+            })
+            .collect();
+        let ty = if has_result {
+            self.context.i32_type().fn_type(&types, false)
+        } else {
+            self.context.void_type().fn_type(&types, false)
+        };
+        let dialect = Some(InlineAsmDialect::ATT);
+        let assembly =
+            self.context.create_inline_asm(ty, text.into(), constraints.into(), true, false, dialect, false);
+        built(self.builder.build_indirect_call(ty, assembly, operands, "")).try_as_basic_value().basic()
+    }
+}
