@@ -47,12 +47,23 @@ fn lane_bits(lane: LaneType) -> u32 {
 impl Classes {
     /// Classifies all elements for lanes along `axes` that fill a register of `vector_bits`.
     pub(super) fn new(analysis: &Analysis, axes: Vec<Axis>, lanes: u8, vector_bits: u32) -> Classes {
+        Classes::with_staged(analysis, axes, lanes, vector_bits, &|_| false)
+    }
+
+    /// The same where some loads are of shared memory, in which their lanes are neighbours.
+    pub(super) fn with_staged(
+        analysis: &Analysis,
+        axes: Vec<Axis>,
+        lanes: u8,
+        vector_bits: u32,
+        staged: &dyn Fn(ElementId) -> bool,
+    ) -> Classes {
         let set = axes.iter().fold(0, |set, a| set | axis_bit(*a));
         let mut classes = Classes { axes, set, lanes, bits: vector_bits, of: Vec::new() };
         for id in analysis.ids() {
             let class = if analysis.free[id.index()] & set == 0 {
                 Class::Uniform
-            } else if classes.is_vector(analysis, id) {
+            } else if staged(id) && classes.packs(analysis.dtype(id)) || classes.is_vector(analysis, id) {
                 Class::Vector
             } else {
                 Class::Lanewise
