@@ -16,6 +16,7 @@
 //! | `tiling.rs` | rows, columns and tiles of a CPU's work items |
 //! | `cpu.rs`, `gpu.rs` | work items and loops of each target |
 //! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
+//! | `rows.rs` | a phase whose sums are statistics of rows |
 //! | `split.rs` | the sums of a phase, split among the threads of a block |
 
 mod access;
@@ -28,6 +29,7 @@ mod parts;
 mod recurrence;
 mod reduction;
 mod resident;
+mod rows;
 mod split;
 mod tiling;
 mod vectors;

@@ -5,7 +5,7 @@
 //! ([`Statement::GridBarrier`](crate::kernel_ir::Statement::GridBarrier)). The blocks stay the same from step to step,
 //! so that what a block needs of the weights can stay in its shared memory.
 //!
-//! A phase is scheduled as [`split`](super::split) sums or point by point.
+//! A phase is scheduled as [`split`](super::split) sums, by [`rows`](super::rows) or point by point.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +15,7 @@ use fuse_ir::ops::Direction;
 
 use super::analysis::Analysis;
 use super::emitter::{Emitted, Emitter, floor_division};
+use super::rows::Rows;
 use super::split::Split;
 use super::{GpuLimits, ScheduleError};
 use crate::builder::FunctionBuilder;
@@ -98,6 +99,31 @@ pub(super) struct Numbers {
     pub(super) thread: ValueId,
 }
 
+/// How a kernel of the loop's body is computed.
+enum Phase {
+    Split(Split),
+    Rows(Rows),
+    Points,
+}
+
+impl Phase {
+    fn new(analysis: &Analysis, counter: &Symbol, blocks: u32, shared_bytes: u32) -> Phase {
+        if let Some(split) = Split::new(analysis, counter, blocks, shared_bytes) {
+            return Phase::Split(split);
+        }
+        let rows = Rows::new(analysis).filter(|rows| rows.shared_bytes() <= shared_bytes);
+        rows.map_or(Phase::Points, Phase::Rows)
+    }
+
+    fn shared_bytes(&self) -> u32 {
+        match self {
+            Phase::Split(split) => split.shared_bytes(),
+            Phase::Rows(rows) => rows.shared_bytes(),
+            Phase::Points => 0,
+        }
+    }
+}
+
 fn emit(
     analyses: &[Analysis],
     l: &Loop,
@@ -113,16 +139,18 @@ fn emit(
     let mut phases = Vec::with_capacity(analyses.len());
     let mut free = limits.shared_bytes;
     for analysis in analyses {
-        let split = Split::new(analysis, &l.counter, limits.multiprocessors, free);
-        free -= split.as_ref().map_or(0, Split::shared_bytes).min(free);
-        phases.push(split);
+        let phase = Phase::new(analysis, &l.counter, limits.multiprocessors, free);
+        free -= phase.shared_bytes().min(free);
+        phases.push(phase);
     }
-    for (analysis, split) in analyses.iter().zip(&mut phases) {
-        if let Some(split) = split {
-            let mut emitter = Emitter::within(analysis, b, None);
-            split.prepare(&mut emitter, numbers)?;
-            b = emitter.b;
+    for (analysis, phase) in analyses.iter().zip(&mut phases) {
+        let mut emitter = Emitter::within(analysis, b, None);
+        match phase {
+            Phase::Split(split) => split.prepare(&mut emitter, numbers)?,
+            Phase::Rows(rows) => rows.prepare(&mut emitter),
+            Phase::Points => {}
         }
+        b = emitter.b;
     }
     b.meet();
     let first = analyses.first();
@@ -145,11 +173,12 @@ fn emit(
             b.sub(last, steps.counter)
         }
     };
-    for (analysis, split) in analyses.iter().zip(&phases) {
+    for (analysis, phase) in analyses.iter().zip(&phases) {
         let mut emitter = Emitter::within(analysis, b, Some((l.counter.clone(), position)));
-        match split {
-            Some(split) => split.phase(&mut emitter, numbers)?,
-            None => points(&mut emitter, numbers, limits.multiprocessors)?,
+        match phase {
+            Phase::Split(split) => split.phase(&mut emitter, numbers)?,
+            Phase::Rows(rows) => rows.phase(&mut emitter, numbers, limits.multiprocessors)?,
+            Phase::Points => points(&mut emitter, numbers, limits.multiprocessors)?,
         }
         b = emitter.b;
         b.meet_grid();
