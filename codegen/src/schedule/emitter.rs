@@ -545,10 +545,10 @@ impl<'a> Emitter<'a> {
 
 /// Whether the lanes of a point are consecutive in memory and move as one vector.
 fn moves_whole(access: &Access, class: Class, point: &Point) -> bool {
-    point
-        .vector
-        .as_ref()
-        .is_none_or(|v| class != Class::Lanewise && v.moves(access.dtype) && access.is_unit_stride(&v.axes))
+    point.vector.as_ref().is_none_or(|v| {
+        let joins = class != Class::Lanewise || v.is_of_any_width();
+        joins && v.moves(access.dtype) && access.is_unit_stride(&v.axes)
+    })
 }
 
 /// Floor division and modulo, both 0 for a zero divisor; no operand makes the machine's division trap.

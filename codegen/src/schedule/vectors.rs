@@ -36,6 +36,9 @@ pub(super) struct Classes {
     of: Vec<Class>,
 }
 
+/// The width of registers that hold lanes of any type: to a thread of a GPU, a vector is so many scalars.
+pub(super) const ANY_WIDTH: u32 = 0;
+
 fn lane_bits(lane: LaneType) -> u32 {
     match lane {
         LaneType::F32 | LaneType::I32 => 32,
@@ -104,12 +107,21 @@ impl Classes {
     /// Whether registers of elements of that type fill a vector register with these lanes.
     pub(super) fn packs(&self, dtype: DType) -> bool {
         let bits = lane_bits(register_type(dtype));
-        bits == 0 || bits * u32::from(self.lanes) == self.bits
+        bits == 0 || self.fills(bits)
     }
 
     /// Whether a vector moves between registers and memory of that type.
     pub(super) fn moves(&self, dtype: DType) -> bool {
-        lane_bits(LaneType::of_memory(dtype)) * u32::from(self.lanes) == self.bits
+        self.fills(lane_bits(LaneType::of_memory(dtype)))
+    }
+
+    fn fills(&self, bits: u32) -> bool {
+        self.is_of_any_width() || bits * u32::from(self.lanes) == self.bits
+    }
+
+    /// Whether vectors are no more than lanes side by side, which cost nothing to take apart and join.
+    pub(super) fn is_of_any_width(&self) -> bool {
+        self.bits == ANY_WIDTH
     }
 
     fn is_vector(&self, analysis: &Analysis, id: ElementId) -> bool {
