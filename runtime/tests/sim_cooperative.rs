@@ -277,7 +277,7 @@ fn waiting_counts_as_one_turn_of_its_loop() {
 
 #[test]
 fn grids_that_a_device_has_no_room_for_are_refused() {
-    let text = kernel("").replace(".shared .align 16 .b8 s[64];", ".extern .shared .align 16 .b8 s[];");
+    let text = kernel("").replace(".shared .align 16 .b8 s[64];", "");
     let module = Module::parse(&text).expect("parses");
     let memory = Memory::new();
     let launch = |blocks, size, shared_bytes| {
