@@ -22,10 +22,11 @@ mod tile;
 use std::rc::Rc;
 
 use fuse_ir::expr::Dim;
+use fuse_ir::kernel::ElementId;
 
 use super::analysis::Analysis;
 use super::emitter::{Emitted, Emitter, Point, floor_division};
-use super::vectors::{Class, Classes};
+use super::vectors::{ANY_WIDTH, Classes};
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 pub(super) use product::assumed;
 use product::{Contraction, Side, is_multiple};
@@ -192,7 +193,7 @@ impl<'c> Block<'c> {
     fn results(&self, emitter: &mut Emitter, sums: &[ValueId]) -> Emitted<()> {
         let Tile { columns, .. } = self.tile;
         let width = self.tile.column_width();
-        let vector = self.column_vectors(emitter.analysis);
+        let vector = self.column_vectors(emitter.analysis).map(Rc::new);
         let lanes = if vector.is_some() { width } else { 1 };
         let is_whole = is_multiple(&self.contraction.columns.extent, self.tile.block_columns());
         for first in (0..columns).step_by(lanes as usize) {
@@ -244,24 +245,23 @@ impl<'c> Block<'c> {
     }
 
     /// The classes along the columns, where neighbouring ones can be stored together.
-    fn column_vectors(&self, analysis: &Analysis) -> Option<Rc<Classes>> {
+    fn column_vectors(&self, analysis: &Analysis) -> Option<Classes> {
         let (width, columns) = (self.tile.column_width(), &self.contraction.columns);
         let axis = columns.innermost().filter(|a| is_multiple(analysis.extent(*a), width))?;
         let lanes = u8::try_from(width).ok()?;
-        Some(Rc::new(Classes::new(analysis, vec![axis], lanes, u32::from(lanes) * 32)))
+        let is_sum = |e| self.contraction.members.iter().any(|m| m.reduction == e);
+        Some(Classes::with_staged(analysis, vec![axis], lanes, ANY_WIDTH, &is_sum))
     }
 }
 
-/// Makes sums known as a reduction's value at a point, or at its lanes.
-fn remember(emitter: &mut Emitter, reduction: fuse_ir::kernel::ElementId, point: &Point, sums: &[ValueId]) {
-    if emitter.class(reduction, point) == Class::Lanewise {
-        for (lane, sum) in emitter.lanes(point).iter().zip(sums) {
-            emitter.remember(reduction, lane, *sum);
-        }
-    } else {
-        let vector = emitter.b.pack(sums);
-        emitter.remember(reduction, point, vector);
+/// Makes sums known as a reduction's values at a point, and at each of its lanes, where an element that is computed
+/// lane by lane needs them.
+fn remember(emitter: &mut Emitter, reduction: ElementId, point: &Point, sums: &[ValueId]) {
+    for (lane, sum) in emitter.lanes(point).iter().zip(sums) {
+        emitter.remember(reduction, lane, *sum);
     }
+    let vector = emitter.b.pack(sums);
+    emitter.remember(reduction, point, vector);
 }
 
 /// The row or column of a thread with that number, which come in runs of `width`.

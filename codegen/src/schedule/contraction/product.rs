@@ -1,14 +1,16 @@
 //! Which kernels are contractions, and what their rows and columns are.
 
+use std::rc::Rc;
+
 use fuse_ir::expr::{Atom, Axis, Dim, Expr};
 use fuse_ir::kernel::{Element, ElementId};
-use fuse_ir::{DType, ReduceOp, ScalarOp};
+use fuse_ir::{ReduceOp, ScalarOp};
 
 use super::super::analysis::{Analysis, AxisSet, axis_bit};
 use super::super::emitter::{Emitted, Emitter, Point, floor_division};
 use super::super::vectors::Classes;
-use crate::kernel_ir::ValueId;
-use std::rc::Rc;
+use crate::decompose::register_type;
+use crate::kernel_ir::{LaneType, ValueId};
 
 /// What a symbol is taken to be worth where the choice of a schedule depends on it.
 const ASSUMED: i64 = 64;
@@ -126,7 +128,7 @@ fn product(analysis: &Analysis, reduction: ElementId, innermost: AxisSet) -> Opt
     let Element::Reduce { op: ReduceOp::Sum, axes, body } = analysis.element(reduction) else { return None };
     let [axis] = axes.as_slice() else { return None };
     let Element::Scalar(ScalarOp::Mul, factors) = analysis.element(*body) else { return None };
-    let is_number = |e: &ElementId| analysis.dtype(*e) == DType::F32;
+    let is_number = |e: &ElementId| register_type(analysis.dtype(*e)) == LaneType::F32;
     let [x, y] = factors.as_slice() else { return None };
     if !is_number(body) || !is_number(x) || !is_number(y) {
         return None;

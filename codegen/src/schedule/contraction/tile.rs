@@ -49,7 +49,8 @@ impl Tile {
     /// where tiles do not pay.
     pub(super) fn of(contraction: &Contraction) -> Option<Tile> {
         let (rows, columns) = (assumed(&contraction.rows.extent), assumed(&contraction.columns.extent));
-        let work = rows.saturating_mul(columns).saturating_mul(assumed(&contraction.depth));
+        let others = contraction.batch_extents.iter().chain([&contraction.depth]);
+        let work = others.fold(rows.saturating_mul(columns), |n, extent| n.saturating_mul(assumed(extent)));
         if rows <= FEW || columns <= FEW || work < LITTLE_WORK {
             return None;
         }
