@@ -124,7 +124,11 @@ fn buffers_are_reused_over_hundreds_of_steps() {
     let (words, _) = run(&recurrence(300, true), grid).expect("runs");
     // The last step writes what 299 steps moved on by a block each.
     assert_eq!(words, (0..320).map(|at| (at + 299 * 64) % 320).collect::<Vec<_>>());
-    assert!(matches!(problem(&recurrence(300, false), grid).0, Problem::Race { .. }));
+    // With one barrier a step, what is read may be the next step's already.
+    for (blocks, threads) in [(2, 1), (2, 2), (5, 1), (5, 2), (5, 3)] {
+        let grid = Grid { blocks, threads, ..grid };
+        assert!(matches!(problem(&recurrence(300, false), grid).0, Problem::Race { .. }), "{blocks} blocks");
+    }
 }
 
 #[test]
@@ -230,7 +234,8 @@ fn a_count_that_is_too_large_is_a_deadlock() {
     let body = exchange(&barrier(1).replace("mul.lo.u32 %r15, %n, 1;", "add.u32 %r15, %n, 1;"));
     for threads in [1, 2, 3] {
         let (found, text) = problem(&body, Grid { blocks: 40, threads, ..TWO });
-        assert_eq!(found, Problem::GridDeadlock { ended: 0, blocks: 40 });
+        let Problem::GridDeadlock { ended: 0, blocks: 40, waits } = found else { panic!("{text}") };
+        assert_eq!((waits.len(), waits[0].blocks), (1, 40));
         assert!(text.contains("`ld.acquire.gpu.global.u32 %r14, [%flag];`"), "{text}");
         assert!(text.contains("block [0, 0, 0], thread [0, 0, 0]"), "{text}");
     }
@@ -241,23 +246,107 @@ fn a_barrier_that_one_block_skips_is_a_deadlock() {
     let body = format!("setp.eq.u32 %q, %b, 0; @%q ret; {}", barrier(1));
     for threads in [1, 2] {
         let (found, text) = problem(&body, Grid { blocks: 4, threads, ..TWO });
-        assert_eq!(found, Problem::GridDeadlock { ended: 1, blocks: 4 });
+        assert!(matches!(found, Problem::GridDeadlock { ended: 1, blocks: 4, .. }), "{text}");
         assert!(text.contains("block [1, 0, 0]") && text.contains("1 of 4 blocks have ended"), "{text}");
     }
 }
 
 #[test]
+fn a_deadlock_names_each_place_where_blocks_wait() {
+    // Even blocks wait at one barrier of the grid, odd ones at another.
+    let other = barrier(1).replace("[%flag]", "[%flag+4]").replace("W1", "V").replace("B1", "C");
+    let body = format!(
+        "and.b32 %r1, %b, 1; setp.eq.u32 %q, %r1, 0; @!%q bra O; {} bra E; O: {other} E:",
+        barrier(1)
+    );
+    for threads in [1, 2, 3] {
+        let (found, text) = problem(&body, Grid { blocks: 7, threads, ..TWO });
+        let Problem::GridDeadlock { ended: 0, blocks: 7, waits } = found else { panic!("{text}") };
+        assert_eq!(waits.iter().map(|w| w.blocks).collect::<Vec<_>>(), [4, 3], "{text}");
+        assert_eq!((waits[0].block, waits[1].block), ([0; 3], [1, 0, 0]));
+        assert!(text.contains("3 wait at line") && text.contains("[%flag+4]"), "{text}");
+    }
+}
+
+#[test]
+fn a_long_computation_is_no_deadlock() {
+    // Block 0 computes without a store for longer than the others' patience with each other would be.
+    let work = "setp.eq.u32 %q, %b, 0; @!%q bra M; mov.u32 %r1, 0;
+        L: add.u32 %r1, %r1, 1; setp.lt.u32 %p, %r1, 1000000; @%p bra L; M:";
+    let grid = Grid { blocks: 2, size: 1, threads: 1 };
+    run(&format!("{work} {}", exchange(&barrier(1))), grid).expect("runs");
+}
+
+#[test]
+fn a_flag_before_its_data_is_reported() {
+    // The flag is written, then the data; the consumer waits as it should.
+    let early = "setp.eq.u32 %q, %b, 0; @!%q bra C; bar.sync 0; @%first st.release.gpu.global.u32 [%flag], 1;
+        st.global.u32 [%my], %g; bra E; C: @!%first bra D; W: ld.acquire.gpu.global.u32 %r1, [%flag];
+        setp.eq.u32 %p, %r1, 0; @%p bra W; D: bar.sync 0; mul.wide.u32 %y, %tid, 4; add.s64 %y, %out, %y;
+        ld.global.u32 %r2, [%y]; E:";
+    is_race(early);
+    let data = "st.global.u32 [%my], %g;";
+    runs(&early.replace(data, "").replace("C; bar.sync 0;", &format!("C; {data} bar.sync 0;")));
+}
+
+#[test]
+fn scopes_below_the_device_order_no_blocks() {
+    let meeting = barrier(1);
+    is_race(&exchange(&meeting.replace("ld.acquire.gpu", "ld.acquire.cta")));
+    is_race(&exchange(&meeting.replace("red.release.gpu", "red.release.cluster")));
+    let fenced = |scope: &str| {
+        let fence = format!("fence.acq_rel.{scope}; red.relaxed.gpu");
+        exchange(&meeting.replace("red.release.gpu", &fence))
+    };
+    is_race(&fenced("cta"));
+    is_race(&fenced("cluster"));
+    runs(&fenced("gpu"));
+    runs(&fenced("sys"));
+}
+
+#[test]
+fn a_store_ends_a_release_sequence_and_an_atomic_operation_continues_it() {
+    // Block 0 releases; block 1 changes the flag without a release of its own; block 2 acquires what that left.
+    let body = |change: &str| {
+        format!(
+            "setp.eq.u32 %p, %b, 0; @!%p bra A; st.global.u32 [%my], 7; bar.sync 0;
+             @%first st.release.gpu.global.u32 [%flag], 1; bra E;
+             A: setp.eq.u32 %p, %b, 1; @!%p bra C; @!%first bra E;
+             W: ld.relaxed.gpu.global.u32 %r1, [%flag]; setp.eq.u32 %p, %r1, 0; @%p bra W; {change} bra E;
+             C: @!%first bra F; V: ld.acquire.gpu.global.u32 %r1, [%flag]; setp.ne.u32 %p, %r1, 2; @%p bra V;
+             F: bar.sync 0; ld.global.u32 %r2, [%out]; E:"
+        )
+    };
+    let grid = Grid { blocks: 3, ..TWO };
+    run(&body("red.relaxed.gpu.global.add.u32 [%flag], 1;"), grid).expect("runs");
+    let (found, text) = problem(&body("st.relaxed.gpu.global.u32 [%flag], 2;"), grid);
+    assert!(matches!(found, Problem::Race { .. }), "{text}");
+}
+
+#[test]
+fn blocks_of_a_cooperative_launch_know_their_multiprocessors() {
+    let body =
+        "mov.u32 %r1, %smid; mov.u32 %r2, %nsmid; mad.lo.u32 %r1, %r2, 1000, %r1; st.global.u32 [%my], %r1;";
+    let (words, _) = run(body, Grid { blocks: 134, size: 1, threads: 1 }).expect("runs");
+    assert_eq!([words[0], words[131], words[132]], [132_000, 132_131, 132_000]);
+}
+
+#[test]
 fn loops_that_wait_for_ever_in_other_ways_are_deadlocks() {
-    // Plain loads, all threads at a barrier of their block in each turn, a compare-and-swap.
+    // All threads at a barrier of their block in each turn, a compare-and-swap, a barrier in shared memory.
     for wait in [
-        "W: ld.global.u32 %r1, [%flag]; setp.eq.u32 %p, %r1, 0; @%p bra W;",
         "W: @%first ld.acquire.gpu.global.u32 %r1, [%flag]; @%first st.shared.u32 [s], %r1; bar.sync 0;
          ld.shared.u32 %r1, [s]; bar.sync 0; setp.eq.u32 %p, %r1, 0; @%p bra W;",
         "W: atom.cas.global.b32 %r1, [%flag], 1, 2; setp.eq.u32 %p, %r1, 0; nanosleep.u32 20; @%p bra W;",
+        "@%first mbarrier.init.shared.b64 [s], 65; bar.sync 0; mbarrier.arrive.shared.b64 %x, [s];
+         W: mbarrier.try_wait.shared.b64 %p, [s], %x; @!%p bra W;",
     ] {
         let (found, text) = problem(wait, TWO);
         assert!(matches!(found, Problem::GridDeadlock { .. }), "{text}");
     }
+    // Plain loads are taken for work, for a while.
+    let plain = "W: ld.global.u32 %r1, [%flag]; setp.eq.u32 %p, %r1, 0; @%p bra W;";
+    assert!(matches!(problem(plain, Grid { size: 1, ..TWO }).0, Problem::GridDeadlock { .. }));
     let missing = "setp.eq.u32 %p, %b, 1; setp.lt.and.u32 %p, %tid, 32, %p; @%p bar.sync 1, 64;";
     assert_eq!(problem(missing, TWO).0, Problem::Deadlock);
 }

@@ -153,6 +153,187 @@ fn matrices_are_loaded_and_multiplied() {
 }
 
 #[test]
+fn hints_to_caches_change_no_values() {
+    let input: Vec<u32> = (100..132).collect();
+    for load in [
+        "ld.global.nc.b32 %r1, [%y];",
+        "ld.global.nc.L1::no_allocate.b32 %r1, [%y];",
+        "ld.global.nc.L1::no_allocate.L2::128B.v4.f32 {%f1, %f2, %f3, %f4}, [%in+16]; mov.b32 %r1, %f1; add.u32 %r1, %r1, %tid; sub.u32 %r1, %r1, 4;",
+        "ld.global.ca.u32 %r1, [%y];",
+        "ld.global.cg.u32 %r1, [%y];",
+        "ld.global.cs.u32 %r1, [%y];",
+        "ld.global.L1::evict_last.u32 %r1, [%y];",
+        "prefetch.global.L2 [%y]; prefetch.global.L2::evict_last [%y]; ld.global.lu.u32 %r1, [%y];",
+        "ld.global.v4.f32 {%f1, %f2, %f3, _}, [%in]; mov.b32 %r1, %f3; add.u32 %r1, %r1, %tid; sub.u32 %r1, %r1, 2;",
+        "mov.u32 %r2, s; mad.lo.u32 %r2, %tid, 16, %r2; ld.global.u32 %r3, [%y]; st.shared.v4.u32 [%r2], {0, 1, %r3, 2};
+         ld.shared.v4.f32 {%f1, %f2, %f3, %f4}, [%r2]; mov.b32 %r1, %f3;",
+    ] {
+        let got = values(&format!("add.s64 %y, %in, %x; {load} st.global.cg.u32 [%my], %r1;"), 32, &input);
+        assert_eq!(got[..32], input, "{load}");
+    }
+}
+
+#[test]
+fn all_threads_update_a_word() {
+    let word = |first: &str, update: &str| {
+        let body = format!(
+            "setp.eq.u32 %p, %tid, 0; @%p st.global.b32 [%out], {first}; bar.sync 0; cvt.rn.f32.u32 %f1, %tid; {update}"
+        );
+        values(&body, 64, &[])[0]
+    };
+    assert_eq!(word("0", "red.global.add.f32 [%out], %f1;"), 2016f32.to_bits());
+    assert_eq!(word("0", "red.release.gpu.global.add.u32 [%out], 2;"), 128);
+    assert_eq!(word("0", "atom.add.acq_rel.gpu.global.u32 %r1, [%out], 1;"), 64);
+    assert_eq!(word("0", "atom.global.inc.u32 %r1, [%out], 9;"), 4);
+    assert_eq!(word("7", "atom.global.exch.b32 %r1, [%out], 8;"), 8);
+    assert_eq!(word("7", "atom.global.cas.b32 %r1, [%out], 7, %tid;"), 0);
+    assert_eq!(word("7", "red.global.max.u32 [%out], %tid;"), 63);
+}
+
+#[test]
+fn several_matrices_are_loaded_and_stored() {
+    // Row i of the 32 rows of four matrices holds 8 · i, 8 · i + 1 and so on, as integers of 16 bits.
+    let fill = "shl.b32 %r1, %tid, 4; mov.u32 %r2, s; add.u32 %r1, %r1, %r2; shl.b32 %r3, %tid, 3;
+        mad.lo.u32 %r3, %r3, 65537, 65536; add.u32 %r4, %r3, 131074; add.u32 %r5, %r4, 131074; add.u32 %r6, %r5, 131074;
+        st.shared.v4.b32 [%r1], {%r3, %r4, %r5, %r6}; bar.warp.sync -1;";
+    let load = |shape: &str, registers: &str, wanted: &str| {
+        let body = format!(
+            "{fill} ldmatrix.sync.aligned.m8n8.{shape}.shared.b16 {{{registers}}}, [%r1]; st.global.b32 [%my], {wanted};"
+        );
+        values(&body, 32, &[])
+    };
+    let pair = |low: u32, high: u32| low | high << 16;
+    let two = load("x2", "%r7, %r8", "%r8");
+    assert_eq!([two[0], two[5]], [pair(64, 65), pair(74, 75)]);
+    let four = load("x4", "%r7, %r8, %r9, %r10", "%r10");
+    assert_eq!([four[0], four[31]], [pair(192, 193), pair(254, 255)]);
+    let turned = load("x4.trans", "%r7, %r8, %r9, %r10", "%r9");
+    assert_eq!([turned[0], turned[5]], [pair(128, 136), pair(145, 153)]);
+    // What is stored as it was loaded changes nothing; transposed once, a lane finds its column.
+    for (store, expected) in [("x4", [pair(0, 1), pair(72, 73)]), ("x4.trans", [pair(0, 8), pair(65, 73)])] {
+        let body = format!(
+            "{fill} ldmatrix.sync.aligned.m8n8.x4.shared.b16 {{%r7, %r8, %r9, %r10}}, [%r1]; bar.warp.sync -1;
+             stmatrix.sync.aligned.m8n8.{store}.shared.b16 [%r1], {{%r7, %r8, %r9, %r10}}; bar.warp.sync -1;
+             ld.shared.b32 %r3, [%r1]; st.global.b32 [%my], %r3;"
+        );
+        let got = values(&body, 32, &[]);
+        assert_eq!([got[0], got[9]], expected, "{store}");
+    }
+    let crooked =
+        format!("{fill} add.u32 %r1, %r1, 8; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {{%r7}}, [%r1];");
+    assert!(matches!(problem(&crooked, 1, 32).0, Problem::Misaligned { alignment: 16, .. }));
+}
+
+#[test]
+fn copies_may_read_nothing() {
+    let body = |last: &str| {
+        format!(
+            "shl.b32 %r1, %tid, 4; mov.u32 %r2, s; add.u32 %r1, %r1, %r2; mul.wide.u32 %x, %tid, 16;
+             add.s64 %y, %in, %x; setp.eq.u32 %p, %tid, 1; @%p mov.b64 %y, 0; {last} cp.async.commit_group;
+             cp.async.wait_group 0; ld.shared.v4.b32 {{%r3, %r4, %r5, %r6}}, [%r1]; st.global.b32 [%my], %r6;"
+        )
+    };
+    let input: Vec<u32> = (10..42).collect();
+    for copy in [
+        "cp.async.cg.shared.global.L2::128B [%r1], [%y], 16, %p;",
+        "cp.async.ca.shared::cta.global [%r1], [%y], 16, %p;",
+        "selp.u32 %r7, 0, 16, %p; cp.async.ca.shared.global [%r1], [%y], 16, %r7;",
+    ] {
+        assert_eq!(values(&body(copy), 3, &input)[..3], [13, 0, 21], "{copy}");
+    }
+    let whole = body("cp.async.ca.shared.global [%r1], [%y], 16;");
+    assert!(matches!(problem(&whole, 1, 3).0, Problem::OutOfBounds { .. }));
+}
+
+#[test]
+fn groups_of_copies_arrive_in_order() {
+    let body = |pending: u32, read: u32| {
+        format!(
+            "cp.async.ca.shared.global [s], [%in], 4; cp.async.commit_group;
+             cp.async.ca.shared.global [s+4], [%in+4], 4; cp.async.commit_group; cp.async.wait_group {pending};
+             ld.shared.b32 %r1, [s+{read}]; st.global.b32 [%out], %r1;"
+        )
+    };
+    assert_eq!(values(&body(1, 0), 1, &[5, 6])[0], 5);
+    assert_eq!(values(&body(0, 4), 1, &[5, 6])[0], 6);
+    assert!(matches!(problem(&body(1, 4), 1, 1).0, Problem::NeverWritten { .. }));
+}
+
+#[test]
+fn barriers_of_some_warps_leave_the_others_alone() {
+    // Warps 0 and 1 exchange values at barrier 1; warp 2 goes on; warp 3 only says that it is there.
+    let body = |count: u32| {
+        format!(
+            "shl.b32 %r1, %tid, 2; mov.u32 %r2, s; add.u32 %r1, %r1, %r2; st.shared.b32 [%r1], %tid;
+             setp.ge.u32 %p, %tid, 96; @%p bra A; setp.ge.u32 %p, %tid, 64; @%p bra E;
+             barrier.sync.aligned 1, {count}; xor.b32 %r3, %tid, 32; shl.b32 %r3, %r3, 2; add.u32 %r3, %r3, %r2;
+             ld.shared.b32 %r4, [%r3]; st.global.b32 [%my], %r4; bra E; A: bar.arrive 2, 128; E:"
+        )
+    };
+    let got = values(&body(64), 128, &[]);
+    assert_eq!((got[0], got[63]), (32, 31));
+    // No warp waits for the other; both wait for one that never comes.
+    assert!(matches!(problem(&body(32), 1, 128).0, Problem::Race { .. }));
+    assert_eq!(problem(&body(96), 1, 128).0, Problem::Deadlock);
+}
+
+#[test]
+fn warps_that_only_arrive_order_those_that_wait() {
+    let body = |arrive: &str| {
+        format!(
+            "mov.u32 %r2, s; mad.lo.u32 %r1, %tid, 4, %r2; setp.ge.u32 %p, %tid, 32; @!%p bra C;
+             st.shared.b32 [%r1], %tid; {arrive} bra E;
+             C: bar.sync 3, 64; ld.shared.b32 %r4, [%r1+128]; st.global.b32 [%my], %r4; E:"
+        )
+    };
+    assert_eq!(values(&body("bar.arrive 3, 64;"), 64, &[])[..2], [32, 33]);
+    assert_eq!(problem(&body(""), 1, 64).0, Problem::Deadlock);
+    let late = body("bar.arrive 3, 64; st.shared.b32 [%r1], %tid;");
+    assert!(matches!(problem(&late, 1, 64).0, Problem::Race { .. }));
+}
+
+/// Each thread writes a word, arrives at a barrier in shared memory, waits and reads the word of the other warp.
+fn meet_in_memory(count: u32, arrive: &str, wait: &str) -> String {
+    format!(
+        "setp.eq.u32 %p, %tid, 63; @%p mbarrier.init.shared::cta.b64 [s], {count}; bar.sync 0; mov.u32 %r5, 0;
+         mov.u32 %r2, s; mad.lo.u32 %r1, %tid, 4, %r2; xor.b32 %r3, %tid, 32; mad.lo.u32 %r3, %r3, 4, %r2;
+         L: add.u32 %r7, %tid, %r5; st.shared.b32 [%r1+8], %r7; {arrive} {wait}
+         ld.shared.b32 %r4, [%r3+8]; {arrive} {wait} add.u32 %r5, %r5, 1; setp.lt.u32 %p, %r5, 5; @%p bra L;
+         st.global.b32 [%my], %r4;"
+    )
+}
+
+#[test]
+fn threads_meet_at_barriers_in_shared_memory() {
+    let arrive = "mbarrier.arrive.shared.b64 %x, [s];";
+    // Labels are the second use's own.
+    let twice = |body: String| {
+        let at = body.rfind("W:").expect("a loop");
+        format!("{}{}", &body[..at], body[at..].replacen("W:", "V:", 1).replacen("bra W", "bra V", 1))
+    };
+    let wait = "W: mbarrier.try_wait.shared.b64 %p, [s], %x; @!%p bra W;";
+    let got = values(&twice(meet_in_memory(64, arrive, wait)), 64, &[]);
+    assert_eq!((got[0], got[63]), (36, 35));
+    // By parity: an even phase, then an odd one; arrivals of one thread a warp for all of it.
+    let parity =
+        "W: mbarrier.test_wait.parity.shared::cta.b64 %q, [s], %r6; @!%q bra W; xor.b32 %r6, %r6, 1;";
+    let leader = "bar.warp.sync -1; and.b32 %r8, %tid, 31; setp.eq.u32 %q, %r8, 0;
+        @%q mbarrier.arrive.release.cta.shared::cta.b64 _, [s], 32;";
+    let body = twice(meet_in_memory(64, leader, parity))
+        .replace("mov.u32 %r5, 0;", "mov.u32 %r5, 0; mov.u32 %r6, 0;");
+    let got = values(&body, 64, &[]);
+    assert_eq!((got[0], got[63]), (36, 35));
+    // Without a wait for the others the exchange races; one arrival too few and none goes on.
+    let (found, text) = problem(&meet_in_memory(64, arrive, ""), 1, 64);
+    assert!(matches!(found, Problem::Race { .. } | Problem::NeverWritten { .. }), "{text}");
+    assert_eq!(problem(&twice(meet_in_memory(65, arrive, wait)), 1, 64).0, Problem::Deadlock);
+    assert!(matches!(problem("mbarrier.arrive.shared.b64 %x, [s];", 1, 1).0, Problem::NeverWritten { .. }));
+    // Its word must be there for all before they arrive.
+    let bare = twice(meet_in_memory(64, arrive, wait)).replacen("bar.sync 0;", "", 1);
+    assert!(run(&bare, 1, 64, &[]).is_err());
+}
+
+#[test]
 fn accesses_are_counted_as_the_hardware_serves_them() {
     let body = "add.s64 %y, %in, %x; ld.global.b32 %r1, [%y]; st.global.b32 [%my], %r1;";
     let (_, coalesced) = run(body, 1, 32, &[3; 64]).expect("runs");

@@ -1,16 +1,17 @@
 //! Accesses of a warp to memory, each checked, and counted as the hardware would serve them.
 
 use super::arithmetic::evaluate;
-use super::execute::{Context, Wrong, each_lane, first};
+use super::execute::{Context, Wrong, each_lane};
 use super::fault::Problem;
 use super::memory::{Access, Memory, Region};
 use super::op::{Address, Atomic, Op, Order, Space, Transfer};
 use super::order::{Flags, Incoming, Outgoing};
+use super::phase::Arrivals;
 use super::value::{Mode, mask, sign_extend};
 use super::warp::{Copy, LANES, Warp};
 
 /// Generic addresses of shared and of local memory have this in their highest byte.
-const SHARED_WINDOW: u64 = 1 << 56;
+pub(super) const SHARED_WINDOW: u64 = 1 << 56;
 const LOCAL_WINDOW: u64 = 2 << 56;
 const WINDOW_MASK: u64 = 0xFF << 56;
 
@@ -25,6 +26,8 @@ pub(super) struct Memories<'a> {
     pub stamps: [u64; 2],
     pub block: u64,
     pub local: u64,
+    /// What orders warps of the block that meet at barriers in shared memory.
+    pub arrivals: &'a Arrivals,
     /// What orders blocks, in a cooperative launch.
     pub flags: Option<&'a Flags>,
 }
@@ -50,14 +53,14 @@ pub(super) fn is_in(space: Space, address: u64) -> bool {
 }
 
 /// Where an address leads.
-struct Place<'r> {
-    region: &'r Region,
-    offset: u64,
-    space: Space,
+pub(super) struct Place<'r> {
+    pub region: &'r Region,
+    pub offset: u64,
+    pub space: Space,
 }
 
 impl<'a> Memories<'a> {
-    fn place<'r>(
+    pub fn place<'r>(
         &self,
         local: Option<&'r Region>,
         space: Space,
@@ -98,7 +101,7 @@ impl<'a> Memories<'a> {
 }
 
 impl Warp {
-    fn addresses(&self, at: Address) -> [u64; LANES] {
+    pub fn addresses(&self, at: Address) -> [u64; LANES] {
         self.registers[at.base as usize].map(|base| base.wrapping_add_signed(at.offset))
     }
 
@@ -110,8 +113,9 @@ impl Warp {
             Op::Atomic { f, transfer, at, d, b, c } => {
                 self.atomic(context, *f, *transfer, *at, (*d, *b, *c), lanes)
             }
-            Op::CopyAsync { to, from, bytes, given } => {
-                self.copy(context, [*to, *from], *bytes, *given, lanes)
+            Op::CopyAsync { to, from, bytes, given, ignored } => {
+                let ignored = ignored.map_or(0, |condition| self.holds(condition));
+                self.copy(context, [*to, *from], *bytes, (*given, ignored), lanes)
             }
             Op::CommitCopies => {
                 each_lane(lanes, |lane| self.commits[lane] += 1);
@@ -122,12 +126,16 @@ impl Warp {
             }
             Op::WaitCopies { pending } => self.finish_copies(context, *pending, lanes),
             Op::LoadMatrix { at, transposed, d } => self.load_matrix(context, *at, *transposed, d, lanes),
+            Op::StoreMatrix { at, transposed, values } => {
+                self.store_matrix(context, *at, *transposed, values, lanes)
+            }
+            Op::PhaseBarrier { f, at } => self.phase_barrier(context, *f, *at, lanes),
             _ => Ok(()),
         }
     }
 
     /// Who accesses memory in a space; the thread is still to be filled in.
-    fn access(&self, memories: &Memories<'_>, space: Space, atomic: bool) -> Access<'_> {
+    pub fn access(&self, memories: &Memories<'_>, space: Space, atomic: bool) -> Access<'_> {
         let stamp = memories.stamps[usize::from(space == Space::Shared)];
         let clock = self.clocks[self.index as usize];
         let record = Access::record(stamp, memories.block, clock, atomic);
@@ -141,7 +149,7 @@ impl Warp {
     }
 
     /// What writes of the lanes release.
-    fn outgoing(&self, block: u64, lanes: u32, order: Order) -> Outgoing {
+    pub fn outgoing(&self, block: u64, lanes: u32, order: Order) -> Outgoing {
         let knowledge = self.knowledge.as_ref();
         knowledge.map(|k| k.outgoing(self.member(block), lanes, order.releases)).unwrap_or_default()
     }
@@ -164,6 +172,9 @@ impl Warp {
         lanes: u32,
     ) -> Result<(), Wrong> {
         let addresses = self.addresses(at);
+        if self.defers(context, transfer, lanes, &addresses) {
+            return Ok(());
+        }
         let (size, memories) = (transfer.ty.bytes(), context.memories);
         let flags = memories.flags.filter(|_| transfer.atomic).map(Flags::lock);
         let mut incoming = Incoming::default();
@@ -382,14 +393,18 @@ impl Warp {
         context: &mut Context<'_>,
         [to, from]: [Address; 2],
         bytes: u32,
-        given: Option<u32>,
+        (given, ignored): (Option<u32>, u32),
         lanes: u32,
     ) -> Result<(), Wrong> {
         let (to, from) = (self.addresses(to), self.addresses(from));
         let memories = context.memories;
         let mut copies = Vec::new();
         for lane in (0..LANES).filter(|lane| lanes >> lane & 1 == 1) {
-            let given = given.map_or(bytes, |slot| (self.registers[slot as usize][lane] as u32).min(bytes));
+            let given = match given {
+                _ if ignored >> lane & 1 == 1 => 0,
+                Some(slot) => (self.registers[slot as usize][lane] as u32).min(bytes),
+                None => bytes,
+            };
             let mut begin = || -> Result<(), Problem> {
                 aligned(to[lane], bytes)?;
                 aligned(from[lane], bytes)?;
@@ -456,52 +471,9 @@ impl Warp {
         }
         Ok(())
     }
-
-    /// Eight by eight halves at a time, a row from the address that each of eight lanes gives.
-    fn load_matrix(
-        &mut self,
-        context: &mut Context<'_>,
-        at: Address,
-        transposed: bool,
-        d: &[u32],
-        lanes: u32,
-    ) -> Result<(), Wrong> {
-        if lanes != u32::MAX {
-            return Err((first(lanes), Problem::WrongMembers { here: lanes, named: u32::MAX }));
-        }
-        let (addresses, memories) = (self.addresses(at), context.memories);
-        for (matrix, slot) in d.iter().enumerate() {
-            let mut rows = [[0u64; 8]; 8];
-            for (row, values) in rows.iter_mut().enumerate() {
-                let lane = (matrix * 8 + row) % LANES;
-                let read = || -> Result<(), Problem> {
-                    aligned(addresses[lane], 16)?;
-                    for (column, value) in (0..).zip(values) {
-                        let address = addresses[lane] + 2 * column;
-                        let place = memories.place(None, Space::Shared, address, lane, 2)?;
-                        let access = self.access(&memories, Space::Shared, false);
-                        let access = Access { thread: access.thread + lane as u32, ..access };
-                        place.region.note_read(place.offset, 2, &access)?;
-                        *value = place.region.load(place.offset, 2);
-                    }
-                    Ok(())
-                };
-                read().map_err(|problem| (lane as u32, problem))?;
-            }
-            self.registers[*slot as usize] = std::array::from_fn(|lane| {
-                let (outer, inner) = (lane / 4, lane % 4 * 2);
-                let pick =
-                    |i: usize| if transposed { rows[inner + i][outer] } else { rows[outer][inner + i] };
-                pick(0) | (pick(1) << 16)
-            });
-            let group = 0xFFu32 << (matrix * 8 % LANES);
-            count_request(context, Space::Shared, &addresses, 16, group);
-        }
-        Ok(())
-    }
 }
 
-fn aligned(address: u64, alignment: u32) -> Result<(), Problem> {
+pub(super) fn aligned(address: u64, alignment: u32) -> Result<(), Problem> {
     if address.is_multiple_of(u64::from(alignment)) {
         return Ok(());
     }
@@ -509,7 +481,13 @@ fn aligned(address: u64, alignment: u32) -> Result<(), Problem> {
 }
 
 /// Counts an access of some lanes, `bytes` each.
-fn count_request(context: &mut Context<'_>, space: Space, addresses: &[u64; LANES], bytes: u32, lanes: u32) {
+pub(super) fn count_request(
+    context: &mut Context<'_>,
+    space: Space,
+    addresses: &[u64; LANES],
+    bytes: u32,
+    lanes: u32,
+) {
     match space {
         Space::Global => {
             context.counters.global_requests += 1;

@@ -3,7 +3,7 @@
 use super::warp::{LANES, Shape};
 
 /// Multiprocessors of the simulated device, as many as an H100 SXM has.
-const MULTIPROCESSORS: u64 = 132;
+pub(super) const MULTIPROCESSORS: u64 = 132;
 /// Threads that are resident on a multiprocessor.
 const RESIDENT_THREADS: u64 = 2048;
 /// Blocks that are resident on a multiprocessor.

@@ -53,6 +53,19 @@ pub(super) enum Atomic {
     Decrement,
 }
 
+/// What is done with a barrier in shared memory, which counts arrivals in phases (`mbarrier`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// Sets how many arrivals complete a phase.
+    Begin { count: Slot },
+    /// So many arrivals; leaves the phase that they belong to.
+    Arrive { d: Option<Slot>, count: Option<Slot> },
+    /// Asks whether a phase is complete: that of an arrival, or the last one of a parity.
+    Ask { p: Slot, of: Slot, parity: bool },
+    /// What was the barrier is memory again.
+    End,
+}
+
 /// Logic of predicates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Logic {
@@ -185,6 +198,10 @@ pub(super) enum Op {
         d: Slot,
         a: Condition,
     },
+    /// A value that grows each time the warp asks.
+    Clock {
+        d: Slot,
+    },
     Pack {
         bits: u32,
         d: Slot,
@@ -235,7 +252,10 @@ pub(super) enum Op {
         to: Address,
         from: Address,
         bytes: u32,
+        /// How many bytes are read; the others become zero.
         given: Option<Slot>,
+        /// Where it holds, none are.
+        ignored: Option<Condition>,
     },
     CommitCopies,
     WaitCopies {
@@ -245,6 +265,16 @@ pub(super) enum Op {
         at: Address,
         transposed: bool,
         d: Box<[Slot]>,
+    },
+    StoreMatrix {
+        at: Address,
+        transposed: bool,
+        values: Box<[Slot]>,
+    },
+    /// What threads do with a barrier in shared memory.
+    PhaseBarrier {
+        f: Phase,
+        at: Address,
     },
     MultiplyMatrix {
         product: Product,
@@ -341,6 +371,7 @@ impl Op {
             | Op::SelectSign { .. }
             | Op::Move { .. }
             | Op::MovePredicate { .. }
+            | Op::Clock { .. }
             | Op::Pack { .. }
             | Op::Unpack { .. }
             | Op::Parameter { .. } => Category::Move,
@@ -350,7 +381,9 @@ impl Op {
             | Op::CopyAsync { .. }
             | Op::CommitCopies
             | Op::WaitCopies { .. }
-            | Op::LoadMatrix { .. } => Category::Memory,
+            | Op::LoadMatrix { .. }
+            | Op::StoreMatrix { .. }
+            | Op::PhaseBarrier { .. } => Category::Memory,
             Op::Shuffle { .. }
             | Op::Vote { .. }
             | Op::ActiveMask { .. }
@@ -397,7 +430,9 @@ pub(super) enum Special {
     },
     DynamicShared,
     TotalShared,
-    /// What has a single value here: clocks, identities of processors.
+    Multiprocessor,
+    Multiprocessors,
+    /// What has a single value here: the number of the grid, ranks in clusters.
     Zero,
     One,
 }

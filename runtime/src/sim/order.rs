@@ -146,13 +146,17 @@ impl Knowledge {
 
     /// All lanes of the warp meet.
     pub fn meet(&mut self) {
-        Knowledge::meet_all([self]);
+        Knowledge::meet_all([self], []);
     }
 
-    /// All lanes of several warps meet.
-    pub fn meet_all<'a>(warps: impl IntoIterator<Item = &'a mut Knowledge>) {
+    /// All lanes of several warps meet, and learn what others left there.
+    pub fn meet_all<'a>(
+        warps: impl IntoIterator<Item = &'a mut Knowledge>,
+        left: impl IntoIterator<Item = &'a Outgoing>,
+    ) {
         let mut warps: Vec<&mut Knowledge> = warps.into_iter().collect();
         let mut all = None;
+        left.into_iter().filter_map(|l| l.clock.as_ref()).for_each(|clock| absorb(&mut all, clock));
         warps.iter().for_each(|warp| absorb(&mut all, &warp.base));
         for acquired in warps.iter_mut().map(|warp| std::mem::take(&mut warp.acquired)) {
             acquired.clock.iter().for_each(|clock| absorb(&mut all, clock));
