@@ -222,8 +222,8 @@ impl Warp {
             context.counters.global_read += u64::from(lanes.count_ones() * bytes);
         }
         count_request(context, space, &addresses, bytes, lanes);
-        if flags.is_some() {
-            drop(flags);
+        drop(flags);
+        if transfer.atomic {
             self.synchronize(&incoming, transfer.order);
             self.poll(context, lanes, &addresses, &values[0]);
         } else if space != Space::Local {

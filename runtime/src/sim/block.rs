@@ -21,8 +21,9 @@ pub(super) fn run(warps: &mut [Warp], context: &mut Context<'_>) -> Result<(), B
     loop {
         let mut ran = false;
         for (at, warp) in warps.iter_mut().enumerate() {
-            if warp.state == State::Ready {
+            if matches!(warp.state, State::Ready | State::Yielding) {
                 ran = true;
+                warp.state = State::Ready;
                 warp.run(context).map_err(|wrong| (at, wrong))?;
             }
         }

@@ -57,10 +57,12 @@ impl Warp {
         addresses: &[u64; LANES],
     ) -> bool {
         let at = self.current.pc;
-        let waits = transfer.atomic && !context.polling;
-        let Some(poll) = self.poll.as_mut().filter(|_| waits) else { return false };
+        let may_wait = transfer.atomic && !context.polling;
+        let Some(poll) = self.poll.as_mut().filter(|_| may_wait) else { return false };
         let repeats = poll.repeats(at, lanes, addresses);
-        if !repeats && !(transfer.order.acquires && poll.patient(context.memories.block)) {
+        let acquires = transfer.order.acquires && !repeats;
+        let waits = repeats || (acquires && poll.patient(context.memories.block));
+        if !waits {
             return false;
         }
         if repeats {
@@ -82,7 +84,11 @@ impl Warp {
         values: &[u64; LANES],
     ) {
         let at = self.current.pc;
-        let Some(poll) = &mut self.poll else { return };
+        let Some(poll) = &mut self.poll else {
+            // Alone, a block may as well let its other warps go on.
+            self.state = State::Yielding;
+            return;
+        };
         let repeats = poll.repeats(at, lanes, addresses);
         if repeats {
             context.counters = poll.counted;

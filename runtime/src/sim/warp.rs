@@ -29,7 +29,7 @@ pub(super) enum State {
     },
     /// In a cooperative launch: about to read flags, once all other blocks have come to where they wait.
     Polling,
-    /// In a cooperative launch: has read flags, and gives others their turn.
+    /// Has read what it may have to wait for, and gives others their turn.
     Yielding,
     Done,
 }
