@@ -1,12 +1,13 @@
 //! The whole compiler, to be read aloud: verify, rewrite, schedule, then emit for a device.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use fuse_codegen::cranelift::{self, CodegenError};
 use fuse_codegen::kernel_ir::Function;
 #[cfg(feature = "llvm")]
 use fuse_codegen::llvm::LlvmError;
-use fuse_codegen::schedule::{ScheduleError, ScheduleTarget, schedule};
+use fuse_codegen::schedule::{GpuLimits, ScheduleError, ScheduleTarget, schedule};
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::KernelGraph;
 use fuse_ir::{DType, Graph};
@@ -43,13 +44,6 @@ impl Target {
         match self {
             Target::Cpu => DeviceModel::cpu(),
             Target::Cuda => DeviceModel::cuda(),
-        }
-    }
-
-    fn schedule(self) -> ScheduleTarget {
-        match self {
-            Target::Cpu => ScheduleTarget::cpu(),
-            Target::Cuda => ScheduleTarget::gpu(),
         }
     }
 }
@@ -165,7 +159,7 @@ pub struct Compiled {
     pub graph: Graph,
     /// The fused kernels.
     pub kernels: KernelGraph,
-    /// The loop nest of each kernel, in order of [`KernelGraph::kernels`].
+    /// The loop nest of each kernel, in order of [`KernelGraph::kernels`]; on a GPU those of a loop may be one.
     pub functions: Vec<Function>,
     /// What rewriting did.
     pub report: Report,
@@ -191,7 +185,10 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Compiled, Comp
     });
     fuse_ir::verify_kernels(&optimized.kernels)
         .map_err(|e| CompileError::Internal { stage: "rewriting", problem: e.to_string() })?;
-    let functions = schedule_all(&optimized.kernels, options.target.schedule())?;
+    let functions = match options.target {
+        Target::Cpu => schedule_all(&optimized.kernels, ScheduleTarget::cpu())?,
+        Target::Cuda => schedule_for_gpu(&optimized.kernels, GpuLimits::h100())?,
+    };
     let (kernels, report) = (optimized.kernels, optimized.report);
     Ok(Compiled { graph: graph.clone(), kernels, functions, report, tier: options.tier, narrow_weights })
 }
@@ -202,7 +199,15 @@ pub(crate) fn schedule_all(
     target: ScheduleTarget,
 ) -> Result<Vec<Function>, CompileError> {
     let scheduled = kernels.kernels().into_iter().map(|(kernel, _)| schedule(kernels, kernel, target));
-    let functions = scheduled.collect::<Result<Vec<_>, _>>()?;
+    verified(scheduled.collect::<Result<_, _>>()?)
+}
+
+/// The functions of a program for a GPU, verified.
+fn schedule_for_gpu(kernels: &KernelGraph, limits: GpuLimits) -> Result<Vec<Function>, CompileError> {
+    verified(fuse_codegen::schedule::schedule_for_gpu(kernels, limits)?)
+}
+
+fn verified(functions: Vec<Function>) -> Result<Vec<Function>, CompileError> {
     for function in &functions {
         fuse_codegen::verify::verify(function)
             .map_err(|e| CompileError::Internal { stage: "scheduling", problem: e.to_string() })?;
@@ -242,10 +247,23 @@ impl Compiled {
                 Ok(executable)
             }
             (DeviceName::Sim | DeviceName::Cuda(_), _) => {
-                let code = Code::Ptx(vec![self.ptx_for(device)?]);
-                Ok(Executable::new(&self.graph, self.kernels.clone(), &self.functions, code, device)?)
+                let (multiprocessors, shared_bytes) = device.gpu_limits()?.unwrap_or_default();
+                let functions = self.functions_for(GpuLimits { multiprocessors, shared_bytes })?;
+                let code = Code::Ptx(vec![self.ptx_for(device, &functions)?]);
+                Ok(Executable::new(&self.graph, self.kernels.clone(), &functions, code, device)?)
             }
         }
+    }
+
+    /// The functions for a GPU that has so much.
+    ///
+    /// # Errors
+    /// As [`compile`].
+    pub fn functions_for(&self, limits: GpuLimits) -> Result<Cow<'_, [Function]>, CompileError> {
+        if limits == GpuLimits::h100() {
+            return Ok(Cow::Borrowed(&self.functions));
+        }
+        Ok(Cow::Owned(schedule_for_gpu(&self.kernels, limits)?))
     }
 
     fn load_fast(&self, device: &Device) -> Result<Executable, CompileError> {
@@ -254,16 +272,16 @@ impl Compiled {
     }
 
     #[cfg(feature = "llvm")]
-    fn ptx_for(&self, device: &Device) -> Result<String, CompileError> {
+    fn ptx_for(&self, device: &Device, functions: &[Function]) -> Result<String, CompileError> {
         use fuse_codegen::llvm::{Arch, PtxOptions, ptx};
         let (major, minor) = device.compute_capability()?.unwrap_or((7, 5));
         let too_old = || CompileError::TooOld { device: device.name(), major, minor };
         let arch = Arch::for_capability(major, minor).ok_or_else(too_old)?;
-        Ok(ptx::ptx(&self.functions, &PtxOptions::new(arch))?)
+        Ok(ptx::ptx(functions, &PtxOptions::new(arch))?)
     }
 
     #[cfg(not(feature = "llvm"))]
-    fn ptx_for(&self, device: &Device) -> Result<String, CompileError> {
+    fn ptx_for(&self, device: &Device, _: &[Function]) -> Result<String, CompileError> {
         Err(CompileError::WithoutLlvm(device.name()))
     }
 }

@@ -124,6 +124,8 @@ pub enum GpuOperation<V> {
     Thread,
     /// Reads from a shared array.
     LoadShared(Type, SharedPlace<V>),
+    /// The value of the thread whose number differs by the bits of the distance.
+    Butterfly(Type, V, u8),
 }
 
 /// What only threads of a GPU do.
@@ -238,6 +240,7 @@ fn operate<B: ScalarBuilder>(
         Operation::Blocks => builder.on_gpu(GpuOperation::Blocks),
         Operation::Thread => builder.on_gpu(GpuOperation::Thread),
         Operation::Load { buffer, index } => builder.load(ty, values.place(function, *buffer, *index)),
+        Operation::Butterfly(x, distance) => builder.on_gpu(GpuOperation::Butterfly(ty, value(x), *distance)),
         Operation::LoadShared { array, index } => {
             builder.on_gpu(GpuOperation::LoadShared(ty, values.shared_place(*array, *index)))
         }

@@ -8,7 +8,7 @@ use inkwell::module::Module;
 use inkwell::values::{BasicMetadataValueEnum, BasicValueEnum, IntValue, PointerValue};
 
 use super::builder::{LlvmBuilder, built, instruction};
-use crate::kernel_ir::{Function, Type};
+use crate::kernel_ir::{Function, LaneType, Type};
 use crate::scalar::{GpuEffect, GpuOperation, SharedPlace};
 
 /// Shared memory, in the NVPTX back end.
@@ -96,6 +96,7 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
             GpuOperation::Block => block.into(),
             GpuOperation::Blocks => blocks.into(),
             GpuOperation::Thread => thread.into(),
+            GpuOperation::Butterfly(ty, value, distance) => self.butterfly(ty, value, distance),
             GpuOperation::LoadShared(ty, place) => {
                 let (address, alignment) = self.shared_address(ty, place);
                 let value = built(self.builder.build_load(self.llvm_type(ty), address, ""));
@@ -103,6 +104,14 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
                 value
             }
         }
+    }
+
+    fn butterfly(&self, ty: Type, value: BasicValueEnum<'ctx>, distance: u8) -> BasicValueEnum<'ctx> {
+        let suffix = if ty.lane == LaneType::F32 { "f32" } else { "i32" };
+        let name = format!("llvm.nvvm.shfl.sync.bfly.{suffix}");
+        let number = |n: u64| self.context.i32_type().const_int(n, false).into();
+        let (all, last) = (number(u64::from(u32::MAX)), number(31));
+        self.intrinsic(&name, &[], &[all, value, number(u64::from(distance)), last])
     }
 
     /// See [`GpuEffect`].

@@ -15,10 +15,15 @@
 //! | `recurrence.rs` | the loop along the axis of the recurrences, and their states |
 //! | `tiling.rs` | rows, columns and tiles of a CPU's work items |
 //! | `cpu.rs`, `gpu.rs` | work items and loops of each target |
+//! | `contraction.rs` | large sums of products on a GPU: tiles of blocks, staged in shared memory |
+//! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
+//! | `rows.rs` | a phase whose sums are statistics of rows |
+//! | `split.rs` | the sums of a phase, split among the threads of a block |
 
 mod access;
 mod ahead;
 mod analysis;
+mod contraction;
 mod cpu;
 mod emitter;
 mod gpu;
@@ -26,10 +31,12 @@ mod parts;
 mod recurrence;
 mod reduction;
 mod resident;
+mod rows;
+mod split;
 mod tiling;
 mod vectors;
 
-use fuse_ir::kernel::{Kernel, KernelGraph};
+use fuse_ir::kernel::{Kernel, KernelGraph, Step};
 
 use crate::kernel_ir::Function;
 use analysis::Analysis;
@@ -52,6 +59,8 @@ pub enum ScheduleTarget {
     Gpu {
         /// Threads a block, from 1 to 1024.
         block: u32,
+        /// What the GPU has.
+        limits: GpuLimits,
     },
 }
 
@@ -71,10 +80,73 @@ impl ScheduleTarget {
         }
     }
 
-    /// A GPU with blocks of 256 threads.
+    /// A GPU with blocks of 256 threads, an H100.
     pub fn gpu() -> Self {
-        ScheduleTarget::Gpu { block: 256 }
+        ScheduleTarget::gpu_of(GpuLimits::h100())
     }
+
+    /// A GPU that has so much, with blocks of 256 threads.
+    pub fn gpu_of(limits: GpuLimits) -> Self {
+        ScheduleTarget::Gpu { block: 256, limits }
+    }
+}
+
+/// What a GPU has for blocks that all run at the same time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct GpuLimits {
+    /// Multiprocessors, each of which runs one block.
+    pub multiprocessors: u32,
+    /// Shared memory that a block may take, in bytes.
+    pub shared_bytes: u32,
+}
+
+impl GpuLimits {
+    /// An H100 (SXM5): 132 multiprocessors, 227 KiB a block (NVIDIA's H100 data sheet, CUDA programming guide).
+    pub fn h100() -> Self {
+        GpuLimits { multiprocessors: 132, shared_bytes: 227 << 10 }
+    }
+
+    /// What blocks may take on a GPU of a compute capability (times ten; CUDA programming guide), taken to have as many
+    /// multiprocessors as the least of its data centre GPUs: 40 on a T4, 108 on an A100, 58 on an L4, 132 on an H100.
+    pub fn of_capability(capability: u32) -> Self {
+        let (multiprocessors, kib) = match capability {
+            ..=79 => (40, 64),
+            80 | 87 => (108, 163),
+            81..=89 => (58, 99),
+            90..=119 => (132, 227),
+            _ => (132, 99),
+        };
+        GpuLimits { multiprocessors, shared_bytes: kib << 10 }
+    }
+}
+
+/// The functions of a whole program for a GPU, in order of its steps. A loop is one function where its body has no
+/// loops.
+///
+/// # Errors
+/// As [`schedule`].
+pub fn schedule_for_gpu(graph: &KernelGraph, limits: GpuLimits) -> Result<Vec<Function>, ScheduleError> {
+    let mut functions = Vec::new();
+    steps_for_gpu(graph, &graph.steps, limits, &mut functions)?;
+    Ok(functions)
+}
+
+fn steps_for_gpu(
+    graph: &KernelGraph,
+    steps: &[Step],
+    limits: GpuLimits,
+    functions: &mut Vec<Function>,
+) -> Result<(), ScheduleError> {
+    for step in steps {
+        match step {
+            Step::Kernel(kernel) => functions.push(schedule(graph, kernel, ScheduleTarget::gpu_of(limits))?),
+            Step::Loop(l) => match resident::schedule(graph, l, limits)? {
+                Some(function) => functions.push(function),
+                None => steps_for_gpu(graph, &l.body, limits, functions)?,
+            },
+        }
+    }
+    Ok(())
 }
 
 /// The vector registers of a CPU.
@@ -126,7 +198,7 @@ pub fn schedule(
             let accumulators = accumulators.max(1) as usize;
             cpu::schedule(&analysis, Registers { vector_bits, accumulators, prefetches })
         }
-        ScheduleTarget::Gpu { block } => gpu::schedule(&analysis, block),
+        ScheduleTarget::Gpu { block, limits } => gpu::schedule(&analysis, block, limits),
     }?;
     #[cfg(debug_assertions)]
     if let Err(error) = crate::verify::verify(&function) {

@@ -2,8 +2,8 @@
 
 use super::warp::{LANES, Shape};
 
-/// Multiprocessors of the simulated device, as many as an H100 SXM has.
-pub(super) const MULTIPROCESSORS: u64 = 132;
+/// Multiprocessors of the simulated device.
+pub(super) const MULTIPROCESSORS: u64 = super::device::MULTIPROCESSORS as u64;
 /// Threads that are resident on a multiprocessor.
 const RESIDENT_THREADS: u64 = 2048;
 /// Blocks that are resident on a multiprocessor.
