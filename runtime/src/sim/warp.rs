@@ -1,6 +1,7 @@
 //! The state of a warp: its lanes' registers, and which lanes go which way.
 
-use super::limits::MULTIPROCESSORS;
+use fuse_codegen::schedule::GpuLimits;
+
 use super::memory::Region;
 use super::op::{Kernel, Special};
 use super::order::{Flags, Knowledge, Member, Outgoing};
@@ -276,10 +277,15 @@ fn special_value(special: Special, shape: &Shape, block: [u32; 3], warp: u32, la
         Special::Multiprocessor => {
             let [x, y, _] = shape.grid.map(u64::from);
             let [i, j, k] = block.map(u64::from);
-            (((k * y + j) * x + i) % MULTIPROCESSORS) as u32
+            (((k * y + j) * x + i) % multiprocessors()) as u32
         }
-        Special::Multiprocessors => MULTIPROCESSORS as u32,
+        Special::Multiprocessors => multiprocessors() as u32,
         Special::Zero => 0,
         Special::One => 1,
     }
+}
+
+/// Multiprocessors of the simulated device.
+fn multiprocessors() -> u64 {
+    u64::from(GpuLimits::h100().multiprocessors)
 }
