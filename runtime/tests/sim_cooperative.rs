@@ -1,20 +1,23 @@
 //! Cooperative launches on the simulated GPU: blocks that wait for each other, what orders their accesses, and each
 //! report with a kernel that provokes it.
 
-use fuse_runtime::sim::{Content, Counters, Launch, Memory, Module, Problem, SimError};
+mod common;
 
-/// A kernel with the parameters `in`, `out` and `flag` (addresses in `%in`, `%out`, `%flag`), the thread in `%tid`, the
+use common::module;
+use fuse_runtime::sim::{Content, Counters, Launch, Memory, Problem, SimError};
+
+/// A kernel with the parameters `in`, `out` and `flag` (addresses in `%in`, `%out`, `%flag`), the thread in `%t`, the
 /// block in `%b`, the number of blocks in `%n`, and `%my`, the address of the thread's word of the output.
 fn kernel(body: &str) -> String {
     format!(
         ".version 8.0\n.target sm_90\n.address_size 64\n
         .visible .entry k(.param .u64 in, .param .u64 out, .param .u64 flag) {{
-        .reg .pred %p, %q, %first; .reg .b32 %tid, %b, %n, %size, %g, %step, %r<16>;
+        .reg .pred %p, %q, %first; .reg .b32 %t, %b, %n, %size, %g, %step, %r<16>;
         .reg .b64 %in, %out, %flag, %my, %x, %y; .shared .align 16 .b8 s[64];
         ld.param.u64 %in, [in]; ld.param.u64 %out, [out]; ld.param.u64 %flag, [flag];
-        mov.u32 %tid, %tid.x; mov.u32 %b, %ctaid.x; mov.u32 %n, %nctaid.x; mov.u32 %size, %ntid.x;
-        setp.eq.u32 %first, %tid, 0;
-        mad.lo.u32 %g, %b, %size, %tid; mul.wide.u32 %x, %g, 4; add.s64 %my, %out, %x;
+        mov.u32 %t, %tid.x; mov.u32 %b, %ctaid.x; mov.u32 %n, %nctaid.x; mov.u32 %size, %ntid.x;
+        setp.eq.u32 %first, %t, 0;
+        mad.lo.u32 %g, %b, %size, %t; mul.wide.u32 %x, %g, 4; add.s64 %my, %out, %x;
         {body}
         ret; }}"
     )
@@ -33,7 +36,7 @@ fn barrier(meeting: u32) -> String {
 fn exchange(between: &str) -> String {
     format!(
         "st.global.u32 [%my], %g; {between}
-         add.u32 %r1, %b, 1; rem.u32 %r1, %r1, %n; mad.lo.u32 %r1, %r1, %size, %tid; mul.wide.u32 %y, %r1, 4;
+         add.u32 %r1, %b, 1; rem.u32 %r1, %r1, %n; mad.lo.u32 %r1, %r1, %size, %t; mul.wide.u32 %y, %r1, 4;
          add.s64 %y, %out, %y; ld.global.u32 %r2, [%y];"
     )
 }
@@ -48,7 +51,7 @@ struct Grid {
 const TWO: Grid = Grid { blocks: 2, size: 64, threads: 1 };
 
 fn run(body: &str, grid: Grid) -> Result<(Vec<u32>, Counters), SimError> {
-    let module = Module::parse(&kernel(body)).unwrap_or_else(|e| panic!("{body}: {e}"));
+    let module = module(&kernel(body));
     let mut memory = Memory::new();
     let words = (grid.blocks * grid.size) as usize;
     let given = memory.allocate_with("in", &vec![1; 4 * words], 4, Content::Constant);
@@ -112,7 +115,7 @@ fn recurrence(steps: u32, second: bool) -> String {
     format!(
         "mov.u32 %step, 0; mov.u32 %r3, %g;
          L: st.global.u32 [%my], %r3; {first}
-         add.u32 %r1, %b, 1; rem.u32 %r1, %r1, %n; mad.lo.u32 %r1, %r1, %size, %tid; mul.wide.u32 %y, %r1, 4;
+         add.u32 %r1, %b, 1; rem.u32 %r1, %r1, %n; mad.lo.u32 %r1, %r1, %size, %t; mul.wide.u32 %y, %r1, 4;
          add.s64 %y, %out, %y; ld.global.u32 %r3, [%y]; {last}
          add.u32 %step, %step, 1; setp.lt.u32 %p, %step, {steps}; @%p bra L;"
     )
@@ -155,7 +158,7 @@ fn fences_with_relaxed_flags_order_blocks_as_releases_do() {
          W: ld.acquire.gpu.global.u32 %r3, [%flag]; setp.lt.u32 %p, %r3, %n; @%p bra W;",
         // A flag for each block; as many threads wait for one each.
         "bar.sync 0; mul.wide.u32 %x, %b, 4; add.s64 %x, %flag, %x; @%first st.release.gpu.global.u32 [%x], 1;
-         setp.ge.u32 %p, %tid, %n; @%p bra B; mul.wide.u32 %x, %tid, 4; add.s64 %x, %flag, %x;
+         setp.ge.u32 %p, %t, %n; @%p bra B; mul.wide.u32 %x, %t, 4; add.s64 %x, %flag, %x;
          W: ld.acquire.gpu.global.u32 %r3, [%x]; setp.eq.u32 %p, %r3, 0; @%p bra W; B: bar.sync 0;",
         // Every thread releases what it did itself.
         "red.release.gpu.global.add.u32 [%flag], 1; mul.lo.u32 %r4, %n, %size; @!%first bra B;
@@ -173,7 +176,7 @@ fn what_a_block_learned_it_passes_on() {
         @%first st.release.gpu.global.u32 [%flag], 1; bra E;
         A: setp.eq.u32 %p, %b, 1; @!%p bra C; @!%first bra D;
         W: ld.acquire.gpu.global.u32 %r1, [%flag]; setp.eq.u32 %p, %r1, 0; @%p bra W; D: bar.sync 0;
-        setp.eq.u32 %p, %tid, 63; @%p st.release.gpu.global.u32 [%flag+4], 1; bra E;
+        setp.eq.u32 %p, %t, 63; @%p st.release.gpu.global.u32 [%flag+4], 1; bra E;
         C: @!%first bra F; V: ld.acquire.gpu.global.u32 %r1, [%flag+4]; setp.eq.u32 %p, %r1, 0; @%p bra V; F: bar.sync 0;
         ld.global.u32 %r2, [%out]; E:";
     run(body, Grid { blocks: 3, ..TWO }).expect("runs");
@@ -282,7 +285,7 @@ fn a_flag_before_its_data_is_reported() {
     // The flag is written, then the data; the consumer waits as it should.
     let early = "setp.eq.u32 %q, %b, 0; @!%q bra C; bar.sync 0; @%first st.release.gpu.global.u32 [%flag], 1;
         st.global.u32 [%my], %g; bra E; C: @!%first bra D; W: ld.acquire.gpu.global.u32 %r1, [%flag];
-        setp.eq.u32 %p, %r1, 0; @%p bra W; D: bar.sync 0; mul.wide.u32 %y, %tid, 4; add.s64 %y, %out, %y;
+        setp.eq.u32 %p, %r1, 0; @%p bra W; D: bar.sync 0; mul.wide.u32 %y, %t, 4; add.s64 %y, %out, %y;
         ld.global.u32 %r2, [%y]; E:";
     is_race(early);
     let data = "st.global.u32 [%my], %g;";
@@ -347,7 +350,7 @@ fn loops_that_wait_for_ever_in_other_ways_are_deadlocks() {
     // Plain loads are taken for work, for a while.
     let plain = "W: ld.global.u32 %r1, [%flag]; setp.eq.u32 %p, %r1, 0; @%p bra W;";
     assert!(matches!(problem(plain, Grid { size: 1, ..TWO }).0, Problem::GridDeadlock { .. }));
-    let missing = "setp.eq.u32 %p, %b, 1; setp.lt.and.u32 %p, %tid, 32, %p; @%p bar.sync 1, 64;";
+    let missing = "setp.eq.u32 %p, %b, 1; setp.lt.and.u32 %p, %t, 32, %p; @%p bar.sync 1, 64;";
     assert_eq!(problem(missing, TWO).0, Problem::Deadlock);
 }
 
@@ -367,7 +370,7 @@ fn waiting_counts_as_one_turn_of_its_loop() {
 #[test]
 fn grids_that_a_device_has_no_room_for_are_refused() {
     let text = kernel("").replace(".shared .align 16 .b8 s[64];", "");
-    let module = Module::parse(&text).expect("parses");
+    let module = module(&text);
     let memory = Memory::new();
     let launch = |blocks, size, shared_bytes| {
         let launch = Launch {

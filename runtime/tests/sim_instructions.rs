@@ -1,6 +1,9 @@
 //! Each instruction of the simulated GPU by itself: a line of PTX, operands, and the result that the PTX ISA document
 //! gives.
 
+mod common;
+
+use common::module;
 use fuse_runtime::sim::{Content, Launch, Memory, Module};
 
 /// Runs a line once in one thread. Its operands are `%a`, `%b`, `%c` (64 bits), `%ra`, `%rb`, `%rc` (their low 32) and
@@ -27,7 +30,7 @@ fn evaluate(line: &str, operands: [u64; 3]) -> u64 {
             ""
         }
     );
-    let module = Module::parse(&text).unwrap_or_else(|e| panic!("{line}: {e}"));
+    let module = module(&text);
     let mut memory = Memory::new();
     let out = memory.allocate("out", 8, 4, Content::Unwritten);
     let arguments = [out, operands[0], operands[1], operands[2]];

@@ -1,14 +1,15 @@
 //! Accesses of a warp to memory, each checked, and counted as the hardware would serve them.
 
-use super::arithmetic::evaluate;
+use super::arithmetic::{Function, evaluate};
 use super::execute::{Context, Wrong, each_lane};
 use super::fault::Problem;
+use super::flags::{Change, Flags, Incoming, Word};
 use super::memory::{Access, Memory, Region};
 use super::op::{Address, Atomic, Op, Order, Space, Transfer};
-use super::order::{Flags, Incoming, Outgoing};
+use super::order::Outgoing;
 use super::phase::Arrivals;
 use super::value::{Mode, mask, sign_extend};
-use super::warp::{Copy, LANES, Warp};
+use super::warp::{LANES, Warp};
 
 /// Generic addresses of shared and of local memory have this in their highest byte.
 pub(super) const SHARED_WINDOW: u64 = 1 << 56;
@@ -154,13 +155,22 @@ impl Warp {
         knowledge.map(|k| k.outgoing(self.member(block), lanes, order.releases)).unwrap_or_default()
     }
 
-    /// What an access to flags leaves behind: the warp knows what it read, and counts up if it released.
-    fn synchronize(&mut self, incoming: &Incoming, order: Order) {
-        let Some(knowledge) = &mut self.knowledge else { return };
-        knowledge.take(incoming, order.acquires);
+    /// What an access to flags leaves behind: the warp knows what it read, and counts up if it released. Returns whether
+    /// it read anything new.
+    fn synchronize(
+        &mut self,
+        context: &mut Context<'_>,
+        incoming: &Incoming,
+        order: Order,
+        repeats: bool,
+    ) -> bool {
+        let Some(knowledge) = &mut self.knowledge else { return false };
+        let news = knowledge.take(incoming, order.acquires, repeats);
+        context.changed |= news;
         if order.releases {
             self.count_up();
         }
+        news
     }
 
     fn load(
@@ -177,6 +187,7 @@ impl Warp {
         }
         let (size, memories) = (transfer.ty.bytes(), context.memories);
         let flags = memories.flags.filter(|_| transfer.atomic).map(Flags::lock);
+        let again = flags.is_some() && self.looks_again(lanes, &addresses);
         let mut incoming = Incoming::default();
         let mut wrong = None;
         let mut values = [[0u64; LANES]; 8];
@@ -194,10 +205,14 @@ impl Warp {
                     let access = self.access(&memories, place.space, transfer.atomic);
                     let access = Access { thread: access.thread + lane as u32, ..access };
                     place.region.note_read(place.offset, size, &access)?;
-                    slot[lane] = place.region.load(place.offset, size);
-                }
-                if let (Some(flags), Space::Global) = (&flags, space) {
-                    flags.read(addresses[lane], lane, &mut incoming);
+                    let value = place.region.load(place.offset, size);
+                    slot[lane] = match &flags {
+                        Some(flags) if space == Space::Global => {
+                            let word = Word { address, bytes: size, value };
+                            flags.find(word, &access, lane, again, &mut incoming)
+                        }
+                        _ => value,
+                    };
                 }
                 Ok(())
             };
@@ -224,8 +239,9 @@ impl Warp {
         count_request(context, space, &addresses, bytes, lanes);
         drop(flags);
         if transfer.atomic {
-            self.synchronize(&incoming, transfer.order);
-            self.poll(context, lanes, &addresses, &values[0]);
+            let repeats = self.repeats(lanes, &addresses);
+            let news = self.synchronize(context, &incoming, transfer.order, repeats);
+            self.look(context, space, lanes, &addresses, news);
         } else if space != Space::Local {
             self.act();
         }
@@ -263,10 +279,12 @@ impl Warp {
                     let access = self.access(&memories, place.space, transfer.atomic);
                     let access = Access { thread: access.thread + lane as u32, ..access };
                     place.region.note_write(place.offset, size, &access)?;
-                    place.region.store(place.offset, size, self.registers[*slot as usize][lane]);
-                }
-                if let (Some(flags), Space::Global) = (&mut flags, space) {
-                    flags.write(addresses[lane], lane, &outgoing);
+                    let new = self.registers[*slot as usize][lane] & mask(size * 8);
+                    if let (Some(flags), Space::Global) = (&mut flags, space) {
+                        let value = place.region.load(place.offset, size);
+                        flags.write(Word { address, bytes: size, value }, new, &access, outgoing.of(lane));
+                    }
+                    place.region.store(place.offset, size, new);
                 }
                 Ok(())
             };
@@ -284,7 +302,7 @@ impl Warp {
         count_request(context, space, &addresses, bytes, lanes);
         if flags.is_some() {
             drop(flags);
-            self.synchronize(&Incoming::default(), transfer.order);
+            self.synchronize(context, &Incoming::default(), transfer.order, false);
         }
         if space != Space::Local {
             self.act();
@@ -306,6 +324,7 @@ impl Warp {
         let (operand, second) = (self.registers[b as usize], self.registers[c as usize]);
         let outgoing = self.outgoing(memories.block, lanes, transfer.order);
         let mut flags = memories.flags.map(Flags::lock);
+        let again = flags.is_some() && self.looks_again(lanes, &addresses);
         let mut incoming = Incoming::default();
         let mut out = [0u64; LANES];
         let mut changed = false;
@@ -350,12 +369,32 @@ impl Warp {
                         }
                     }
                 };
-                out[lane] = place.region.update(place.offset, size, new);
-                changed |= new(out[lane]) != out[lane];
-                if let (Some(flags), Space::Global) = (&mut flags, space) {
-                    flags.read(addresses[lane], lane, &mut incoming);
-                    flags.update(addresses[lane], lane, &outgoing);
+                let Some(flags) = flags.as_mut().filter(|_| space == Space::Global) else {
+                    out[lane] = place.region.update(place.offset, size, new);
+                    changed |= new(out[lane]) != out[lane];
+                    return Ok(());
+                };
+                let value = place.region.load(place.offset, size);
+                let word = Word { address: addresses[lane], bytes: size, value };
+                let releases = outgoing.of(lane);
+                if releases.is_none() && new(value) == value {
+                    // One that changes nothing may come before others that do.
+                    let view = flags.read(word, &access, again).filter(|view| new(view.value) == view.value);
+                    out[lane] = view.as_ref().map_or(value, |view| view.value);
+                    let view = view.or_else(|| flags.newest(word, false));
+                    view.into_iter().for_each(|view| incoming.add(lane, word.address, view));
+                    return Ok(());
                 }
+                out[lane] = place.region.update(place.offset, size, new);
+                changed |= new(value) != value;
+                // A reduction returns nothing, and so its thread learns nothing.
+                if d.is_some() || transfer.order.acquires {
+                    let view = flags.newest(word, true);
+                    view.into_iter().for_each(|view| incoming.add(lane, word.address, view));
+                }
+                let adds = f == Atomic::Map(Function::Add) && !transfer.ty.is_float();
+                let change = Change { value: new(value), step: adds.then_some(b) };
+                flags.update(word, change, &access, releases);
                 Ok(())
             };
             wrong = update().err().map(|problem| (lane as u32, problem));
@@ -377,97 +416,13 @@ impl Warp {
         count_request(context, space, &addresses, size, lanes);
         if flags.is_some() {
             drop(flags);
-            self.synchronize(&incoming, transfer.order);
+            let repeats = !changed && self.repeats(lanes, &addresses);
+            let news = self.synchronize(context, &incoming, transfer.order, repeats);
             if changed {
                 self.act();
             } else {
-                self.poll(context, lanes, &addresses, &out);
+                self.look(context, space, lanes, &addresses, news);
             }
-        }
-        Ok(())
-    }
-
-    /// Begins copies: what they are to write is not there until they are waited for.
-    fn copy(
-        &mut self,
-        context: &mut Context<'_>,
-        [to, from]: [Address; 2],
-        bytes: u32,
-        (given, ignored): (Option<u32>, u32),
-        lanes: u32,
-    ) -> Result<(), Wrong> {
-        let (to, from) = (self.addresses(to), self.addresses(from));
-        let memories = context.memories;
-        let mut copies = Vec::new();
-        for lane in (0..LANES).filter(|lane| lanes >> lane & 1 == 1) {
-            let given = match given {
-                _ if ignored >> lane & 1 == 1 => 0,
-                Some(slot) => (self.registers[slot as usize][lane] as u32).min(bytes),
-                None => bytes,
-            };
-            let mut begin = || -> Result<(), Problem> {
-                aligned(to[lane], bytes)?;
-                aligned(from[lane], bytes)?;
-                for at in (0..bytes).step_by(4) {
-                    let address = to[lane] + u64::from(at);
-                    let place = memories.place(None, Space::Shared, address, lane, 4)?;
-                    let access = self.access(&memories, Space::Shared, false);
-                    let access = Access { thread: access.thread + lane as u32, ..access };
-                    place.region.note_write(place.offset, 4, &access)?;
-                    place.region.note_pending(place.offset, 4);
-                }
-                let (lane, group) = (lane as u32, u32::MAX);
-                copies.push(Copy {
-                    lane,
-                    group,
-                    to: to[lane as usize],
-                    from: from[lane as usize],
-                    bytes,
-                    given,
-                });
-                Ok(())
-            };
-            begin().map_err(|problem| (lane as u32, problem))?;
-        }
-        self.copies.extend(copies);
-        context.counters.global_read += u64::from(lanes.count_ones() * bytes);
-        count_request(context, Space::Global, &from, bytes, lanes);
-        count_request(context, Space::Shared, &to, bytes, lanes);
-        Ok(())
-    }
-
-    /// Makes the copies whose groups are not among the last `pending` commits of their lanes.
-    fn finish_copies(&mut self, context: &mut Context<'_>, pending: u32, lanes: u32) -> Result<(), Wrong> {
-        let memories = context.memories;
-        let due = |copy: &Copy| {
-            let last = self.commits[copy.lane as usize].saturating_sub(pending);
-            lanes >> copy.lane & 1 == 1 && (copy.group <= last || (pending == 0 && copy.group == u32::MAX))
-        };
-        let (due, later): (Vec<Copy>, Vec<Copy>) = self.copies.iter().partition(|copy| due(copy));
-        for copy in &due {
-            self.finish_copy(&memories, copy).map_err(|problem| (copy.lane, problem))?;
-        }
-        self.copies = later;
-        context.progress = true;
-        Ok(())
-    }
-
-    fn finish_copy(&self, memories: &Memories<'_>, copy: &Copy) -> Result<(), Problem> {
-        for at in 0..copy.bytes {
-            let (lane, offset) = (copy.lane as usize, u64::from(at));
-            let access = |space| {
-                let access = self.access(memories, space, false);
-                Access { thread: access.thread + copy.lane, ..access }
-            };
-            let mut value = 0;
-            if at < copy.given {
-                let from = memories.place(None, Space::Global, copy.from + offset, lane, 1)?;
-                from.region.note_read(from.offset, 1, &access(Space::Global))?;
-                value = from.region.load(from.offset, 1);
-            }
-            let to = memories.place(None, Space::Shared, copy.to + offset, lane, 1)?;
-            to.region.note_write(to.offset, 1, &access(Space::Shared))?;
-            to.region.store(to.offset, 1, value);
         }
         Ok(())
     }

@@ -50,12 +50,20 @@ pub(super) struct Visit {
     pub ended: bool,
     /// Whether a warp is about to read flags.
     pub polls: bool,
+    /// Whether a warp could go on at once.
+    pub ready: bool,
     /// Turns in which a warp neither waited nor ended.
     pub turns: u32,
 }
 
-/// Runs the warps of a block of a cooperative launch until all of them end or wait, or for some turns.
-pub(super) fn visit(warps: &mut [Warp], context: &mut Context<'_>) -> Result<Visit, BlockFault> {
+/// Runs the warps of a block of a cooperative launch until all of them end or wait, or for some turns; those that are
+/// about to read flags, too, if they are admitted.
+pub(super) fn visit(
+    warps: &mut [Warp],
+    context: &mut Context<'_>,
+    admitted: bool,
+) -> Result<Visit, BlockFault> {
+    warps.iter_mut().for_each(|warp| warp.admit(admitted));
     let (mut turns, mut progress) = (0, true);
     for _ in 0..VISIT_TURNS {
         let mut busy = false;
@@ -81,17 +89,8 @@ pub(super) fn visit(warps: &mut [Warp], context: &mut Context<'_>) -> Result<Vis
         }
     }
     let has = |state| warps.iter().any(|w| w.state == state);
-    Ok(Visit { ended: warps.iter().all(|w| w.state == State::Done), polls: has(State::Polling), turns })
-}
-
-/// Lets the warps of a block of a cooperative launch read the flags that they stand before.
-pub(super) fn poll(warps: &mut [Warp], context: &mut Context<'_>) -> Result<(), BlockFault> {
-    context.polling = true;
-    for (at, warp) in warps.iter_mut().enumerate().filter(|(_, w)| w.state == State::Polling) {
-        warp.state = State::Ready;
-        warp.run(context).map_err(|wrong| (at, wrong))?;
-    }
-    Ok(())
+    let ended = warps.iter().all(|w| w.state == State::Done);
+    Ok(Visit { ended, polls: has(State::Polling), ready: has(State::Ready), turns })
 }
 
 /// Lets the warps go on whose barriers are complete.

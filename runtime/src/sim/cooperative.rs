@@ -1,7 +1,7 @@
 //! Cooperative launches: all blocks are there at once and take turns, in rounds. In a round each block that has not
-//! ended runs until it ends, waits for others or has had its turn. Reads that wait in a loop, and of some blocks all that
-//! acquire, come between rounds, when nothing is written ([`super::poll`]). Rounds in which no global memory changes and
-//! no warp ends are the same again from some point on: the grid is deadlocked.
+//! ended runs until it ends, waits for others or has had its turn. Flags are read in rounds of their own, when all blocks
+//! have come to where they wait ([`super::poll`]). Rounds in which no global memory changes, no flag shows anything new
+//! and no warp ends are the same again from some point on: the grid is deadlocked.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Barrier, Mutex, PoisonError};
@@ -10,8 +10,8 @@ use super::block;
 use super::counters::Counters;
 use super::execute::first;
 use super::fault::{Problem, Wait};
+use super::flags::Flags;
 use super::grid::{Grid, Shared};
-use super::order::Flags;
 use super::warp::{State, Warp, spread};
 
 /// Turns of a warp without a change, after which the grid is taken to wait for ever. One that computes needs so many
@@ -39,13 +39,16 @@ struct Rounds<'g> {
     turns: AtomicU32,
     /// Whether a warp is about to read flags.
     polls: AtomicBool,
+    /// Whether a warp could go on at once.
+    ready: AtomicBool,
     ended: AtomicU64,
 }
 
 impl Grid<'_> {
     /// Runs all blocks to their ends, on so many threads of the host.
     pub fn cooperate(&self, workers: usize) {
-        let flags = Flags::new(self.blocks as usize * self.shape.warps() as usize);
+        let blocks = self.blocks as usize;
+        let flags = Flags::new(blocks, blocks * self.shape.warps() as usize);
         let rounds = Rounds {
             flags: &flags,
             blocks: (0..self.blocks).map(|at| Mutex::new(self.resident(at, &flags))).collect(),
@@ -53,6 +56,7 @@ impl Grid<'_> {
             changed: AtomicBool::new(false),
             turns: AtomicU32::new(0),
             polls: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
             ended: AtomicU64::new(0),
         };
         std::thread::scope(|scope| {
@@ -75,14 +79,14 @@ impl Grid<'_> {
     /// What each thread of the host does.
     fn take_turns(&self, rounds: &Rounds<'_>) {
         let mut counters = Counters::default();
-        let (mut idle, mut polling) = (0, false);
+        let (mut idle, mut admitted) = (0, false);
         loop {
             loop {
                 let at = self.next.fetch_add(1, Relaxed);
                 let Some(block) = usize::try_from(at).ok().and_then(|i| rounds.blocks.get(i)) else { break };
                 let mut block = block.lock().unwrap_or_else(PoisonError::into_inner);
                 if !block.ended {
-                    self.visit(rounds, at, &mut block, polling, &mut counters);
+                    self.visit(rounds, at, &mut block, admitted, &mut counters);
                 }
             }
             // All have seen the round's end before one of them begins the next.
@@ -90,11 +94,11 @@ impl Grid<'_> {
             let over = self.failed.load(Relaxed) || rounds.ended.load(Relaxed) == self.blocks;
             if rounds.changed.load(Relaxed) {
                 idle = 0;
-            } else if !polling {
+            } else {
                 let turns = rounds.turns.load(Relaxed);
                 idle += if turns == 0 { WAITING_TURNS } else { turns };
             }
-            polling = !polling && rounds.polls.load(Relaxed);
+            admitted = rounds.polls.load(Relaxed) && !rounds.ready.load(Relaxed);
             let leads = rounds.meet.wait().is_leader();
             if over {
                 break;
@@ -106,6 +110,7 @@ impl Grid<'_> {
                 rounds.changed.store(false, Relaxed);
                 rounds.turns.store(0, Relaxed);
                 rounds.polls.store(false, Relaxed);
+                rounds.ready.store(false, Relaxed);
                 self.next.store(0, Relaxed);
             }
             rounds.meet.wait();
@@ -119,20 +124,17 @@ impl Grid<'_> {
         rounds: &Rounds<'_>,
         at: u64,
         block: &mut Resident,
-        polling: bool,
+        admitted: bool,
         counters: &mut Counters,
     ) {
         let memories = self.memories(&block.shared, 1, at, Some(rounds.flags));
         let mut context = self.context(memories, *counters);
-        let result = if polling {
-            block::poll(&mut block.warps, &mut context)
-        } else {
-            block::visit(&mut block.warps, &mut context).map(|visit| {
-                block.ended = visit.ended;
-                rounds.turns.fetch_max(visit.turns, Relaxed);
-                rounds.polls.fetch_or(visit.polls, Relaxed);
-            })
-        };
+        let result = block::visit(&mut block.warps, &mut context, admitted).map(|visit| {
+            block.ended = visit.ended;
+            rounds.turns.fetch_max(visit.turns, Relaxed);
+            rounds.polls.fetch_or(visit.polls, Relaxed);
+            rounds.ready.fetch_or(visit.ready, Relaxed);
+        });
         *counters = context.counters;
         rounds.changed.fetch_or(context.changed, Relaxed);
         if let Err((warp, (lane, problem))) = result {

@@ -22,10 +22,8 @@ pub(super) struct Context<'a> {
     pub counters: Counters,
     /// Whether anything but a warp's own registers changed since this was last asked.
     pub progress: bool,
-    /// Whether a change was one that other blocks see: of global memory, or the end of a warp.
+    /// Whether a change was of global memory or of what a warp saw of flags there, or the end of a warp.
     pub changed: bool,
-    /// Whether warps read the flags that they stand before, and do nothing else.
-    pub polling: bool,
 }
 
 /// The first of some lanes.

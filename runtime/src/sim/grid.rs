@@ -11,10 +11,10 @@ use super::decode::decode;
 use super::error::PtxError;
 use super::execute::Context;
 use super::fault::{Fault, Problem, SimError, Wait};
+use super::flags::Flags;
 use super::limits::Limits;
 use super::memory::{Content, LAST_STAMP, Memory, Region};
 use super::op::Kernel;
-use super::order::Flags;
 use super::parser::parse;
 use super::phase::Arrivals;
 use super::syntax::VariableSpace;
@@ -249,15 +249,7 @@ impl Grid<'_> {
     /// What a block executes in, with what was counted before.
     pub fn context<'g>(&'g self, memories: Memories<'g>, counters: Counters) -> Context<'g> {
         let parameters = &self.parameters;
-        Context {
-            kernel: self.kernel,
-            memories,
-            parameters,
-            counters,
-            progress: false,
-            changed: false,
-            polling: false,
-        }
+        Context { kernel: self.kernel, memories, parameters, counters, progress: false, changed: false }
     }
 
     /// Adds to what the launch counted.

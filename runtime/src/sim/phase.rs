@@ -1,18 +1,19 @@
 //! Barriers in shared memory that count arrivals in phases (`mbarrier`). A word of 8 bytes holds the number of the phase,
 //! how many arrivals complete one, and how many are missing.
 //!
-//! An arrival releases and a phase found complete acquires what the warp did, at the scope of the block. That is known
-//! of whole warps: races between lanes of one warp that such a barrier should have ordered are not all seen.
+//! An arrival releases and a phase found complete acquires what warps did before their arrivals in that phase, and those
+//! before it, at the scope of the block. That is known of whole warps: races between lanes of one warp that such a barrier
+//! should have ordered are not all seen.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::access::{Memories, SHARED_WINDOW, aligned, count_request};
+use super::access::{Memories, aligned, count_request};
 use super::execute::{Context, Wrong, each_lane};
 use super::fault::Problem;
 use super::memory::Access;
 use super::op::{Address, Order, Phase, Space};
-use super::order::{Flags, Incoming, Outgoing};
+use super::order::{Clock, Outgoing, absorb};
 use super::value::mask;
 use super::warp::{LANES, Warp};
 
@@ -21,24 +22,52 @@ const BYTES: u32 = 8;
 const COUNT_BITS: u32 = 20;
 const PHASE_SHIFT: u32 = 2 * COUNT_BITS;
 
-/// What arrivals at the barriers of a block released: clocks of its warps, by the barrier's offset.
+/// What arrivals at the barriers of a block released, by the barrier's offset.
 #[derive(Default)]
-pub(super) struct Arrivals(Mutex<HashMap<u64, Vec<u32>>>);
+pub(super) struct Arrivals(Mutex<HashMap<u64, Ledger>>);
+
+/// What arrivals at a barrier released: in phases that are complete, and in all.
+#[derive(Clone, Default)]
+struct Ledger {
+    complete: Released,
+    all: Released,
+}
+
+/// Clocks of the block's warps, and what is known of other blocks.
+#[derive(Clone, Default)]
+struct Released {
+    clocks: Vec<u32>,
+    known: Option<Arc<Clock>>,
+}
 
 impl Arrivals {
     /// Nothing has arrived anywhere.
     pub fn forget(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.held().clear();
     }
 
-    fn release(&self, at: u64, clocks: &[u32]) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        join(known.entry(at).or_insert_with(|| vec![0; clocks.len()]), clocks);
+    /// A barrier begins at this offset.
+    fn begin(&self, at: u64) {
+        self.held().remove(&at);
     }
 
-    fn acquire(&self, at: u64, clocks: &mut [u32]) {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&at).into_iter().for_each(|released| join(clocks, released));
+    fn held(&self) -> MutexGuard<'_, HashMap<u64, Ledger>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn release(&self, at: u64, clocks: &[u32], known: Option<&Arc<Clock>>, completes: bool) {
+        let mut held = self.held();
+        let ledger = held.entry(at).or_default();
+        ledger.all.clocks.resize(clocks.len(), 0);
+        join(&mut ledger.all.clocks, clocks);
+        known.into_iter().for_each(|known| absorb(&mut ledger.all.known, known));
+        if completes {
+            ledger.complete = ledger.all.clone();
+        }
+    }
+
+    fn acquire(&self, at: u64) -> Released {
+        self.held().get(&at).map(|ledger| ledger.complete.clone()).unwrap_or_default()
     }
 }
 
@@ -70,40 +99,34 @@ impl Warp {
     ) -> Result<(), Wrong> {
         let (addresses, memories) = (self.addresses(at), context.memories);
         let arrives = matches!(f, Phase::Arrive { .. });
-        let order = Order { releases: arrives, acquires: !arrives };
-        let outgoing =
-            if arrives { self.outgoing(memories.block, lanes, order) } else { Outgoing::default() };
-        let mut incoming = Incoming::default();
+        let outgoing = if arrives {
+            self.outgoing(memories.block, lanes, Order { releases: true, acquires: false })
+        } else {
+            Outgoing::default()
+        };
         let (mut words, mut complete) = ([0; LANES], 0u32);
         for lane in (0..LANES).filter(|lane| lanes >> lane & 1 == 1) {
-            let word = self.apply(&memories, f, addresses[lane], lane);
-            words[lane] = word.map_err(|problem| (lane as u32, problem))?;
-            complete |= u32::from(self.completes(f, words[lane], lane)) << lane;
+            let (before, now) =
+                self.apply(&memories, f, addresses[lane], lane).map_err(|problem| (lane as u32, problem))?;
+            words[lane] = before;
             let offset = addresses[lane] & mask(32);
-            let mut flags = memories.flags.map(Flags::lock);
-            let flag = SHARED_WINDOW | memories.block << 32 | offset;
             if arrives {
-                memories.arrivals.release(offset, &self.clocks);
-                flags.iter_mut().for_each(|flags| flags.update(flag, lane, &outgoing));
-            } else if complete >> lane & 1 == 1 {
-                let own = self.index as usize;
-                let mut known = vec![0; self.clocks.len()];
-                memories.arrivals.acquire(offset, &mut known);
-                self.met = self.met.max(known[own]);
-                join(&mut self.clocks, &known);
-                flags.iter().for_each(|flags| flags.read(flag, lane, &mut incoming));
+                let completes = before >> PHASE_SHIFT != now >> PHASE_SHIFT;
+                memories.arrivals.release(offset, &self.clocks, outgoing.of(lane), completes);
+            } else if matches!(f, Phase::Begin { .. }) {
+                memories.arrivals.begin(offset);
+            } else if self.completes(f, before, lane) {
+                complete |= 1 << lane;
+                self.acquire(memories.arrivals.acquire(offset));
             }
         }
         count_request(context, Space::Shared, &addresses, BYTES, lanes);
         self.conclude(f, lanes, &words, complete);
-        if let Some(knowledge) = &mut self.knowledge {
-            knowledge.take(&incoming, order.acquires);
-        }
         if arrives {
             self.count_up();
         }
         if matches!(f, Phase::Ask { .. }) && complete & lanes != lanes {
-            self.poll(context, lanes, &addresses, &words);
+            self.look(context, Space::Shared, lanes, &addresses, false);
         } else {
             context.progress = true;
             self.act();
@@ -111,8 +134,24 @@ impl Warp {
         Ok(())
     }
 
-    /// Changes a barrier for one lane; its word before.
-    fn apply(&self, memories: &Memories<'_>, f: Phase, address: u64, lane: usize) -> Result<u64, Problem> {
+    /// Knows from here on what arrivals released.
+    fn acquire(&mut self, released: Released) {
+        let own = released.clocks.get(self.index as usize).copied().unwrap_or(0);
+        self.met = self.met.max(own);
+        join(&mut self.clocks, &released.clocks);
+        if let (Some(knowledge), Some(known)) = (&mut self.knowledge, &released.known) {
+            knowledge.learn(known);
+        }
+    }
+
+    /// Changes a barrier for one lane; its word before and after.
+    fn apply(
+        &self,
+        memories: &Memories<'_>,
+        f: Phase,
+        address: u64,
+        lane: usize,
+    ) -> Result<(u64, u64), Problem> {
         aligned(address, BYTES)?;
         let place = memories.place(None, Space::Shared, address, lane, BYTES)?;
         let plain = matches!(f, Phase::Begin { .. } | Phase::End);
@@ -125,18 +164,16 @@ impl Warp {
         if !matches!(f, Phase::Ask { .. }) {
             place.region.note_write(place.offset, BYTES, &access)?;
         }
-        Ok(match f {
-            Phase::Begin { count } => place.region.update(place.offset, BYTES, |_| begun(0, value(count))),
-            Phase::Arrive { count, .. } => {
-                let arrivals = count.map_or(1, value);
-                place.region.update(place.offset, BYTES, |word| after(word, arrivals))
-            }
-            Phase::Ask { .. } => place.region.load(place.offset, BYTES),
-            Phase::End => {
-                place.region.note_pending(place.offset, BYTES);
-                0
-            }
-        })
+        let change = |word| match f {
+            Phase::Begin { count } => begun(0, value(count)),
+            Phase::Arrive { count, .. } => after(word, count.map_or(1, value)),
+            Phase::Ask { .. } | Phase::End => word,
+        };
+        let before = place.region.update(place.offset, BYTES, change);
+        if f == Phase::End {
+            place.region.note_pending(place.offset, BYTES);
+        }
+        Ok((before, change(before)))
     }
 
     /// Whether a lane asks for a phase that is complete.

@@ -1,29 +1,21 @@
-//! How a warp of a cooperative launch waits for other blocks: it reads the same flags again and again.
+//! How a warp of a cooperative launch waits for other blocks: it looks at the same flags again and again.
 
 use super::counters::Counters;
 use super::execute::{Context, first};
-use super::op::Transfer;
+use super::op::{Space, Transfer};
 use super::warp::{LANES, State, Warp};
 
-/// What a warp read last by an instruction that may meet other threads' writes.
+/// Where a warp looked at flags last.
 #[derive(Default)]
 pub(super) struct Poll {
     /// The instruction's position; `None` where the warp did something since.
     at: Option<u32>,
     lanes: u32,
     addresses: [u64; LANES],
-    values: [u64; LANES],
     /// What was counted up to then, or up to the start of the warp's turn.
     counted: Counters,
-    /// How often it began to wait for what it acquires.
-    waits: u64,
-}
-
-/// So many waits are of one kind before a block waits in the other.
-const KIND_WAITS: u64 = 16;
-
-fn same(lanes: u32, known: &[u64; LANES], now: &[u64; LANES]) -> bool {
-    (0..LANES).all(|lane| lanes >> lane & 1 == 0 || known[lane] == now[lane])
+    /// Whether all other warps had come to where they wait, and it did nothing since but look.
+    admitted: bool,
 }
 
 impl Poll {
@@ -31,24 +23,21 @@ impl Poll {
     pub fn begin_turn(&mut self, counters: &Counters) {
         self.counted = *counters;
     }
-
-    /// Whether a block looks for what it acquires only when all others have come to where they wait. Every other block
-    /// does, and later the others: one that looks at once learns of what it should not need, as in a barrier that waits
-    /// for too few; one that does not, of no more than it must, so that the lack of a second barrier shows.
-    fn patient(&mut self, block: u64) -> bool {
-        self.waits += 1;
-        (block + (self.waits - 1) / KIND_WAITS) % 2 == 1
-    }
-
-    /// Whether an instruction reads again what it read, with nothing in between.
-    fn repeats(&self, at: u32, lanes: u32, addresses: &[u64; LANES]) -> bool {
-        self.at == Some(at) && lanes & !self.lanes == 0 && same(lanes, &self.addresses, addresses)
-    }
 }
 
 impl Warp {
-    /// Whether a load stands where the warp has to wait until all blocks read flags, and lets it wait. What it did to
-    /// come back here is another turn of a loop that waits, and not counted.
+    /// Lets the warp look at the flags that it stands before, or not yet.
+    pub fn admit(&mut self, admitted: bool) {
+        if let Some(poll) = &mut self.poll {
+            poll.admitted = admitted && self.state == State::Polling;
+            if poll.admitted {
+                self.state = State::Ready;
+            }
+        }
+    }
+
+    /// Whether a load is one of flags that have to wait until all others have come to where they wait, and lets the warp
+    /// wait: what they can do before is there to be found, then.
     pub fn defers(
         &mut self,
         context: &mut Context<'_>,
@@ -56,16 +45,10 @@ impl Warp {
         lanes: u32,
         addresses: &[u64; LANES],
     ) -> bool {
-        let at = self.current.pc;
-        let may_wait = transfer.atomic && !context.polling;
-        let Some(poll) = self.poll.as_mut().filter(|_| may_wait) else { return false };
-        let repeats = poll.repeats(at, lanes, addresses);
-        let acquires = transfer.order.acquires && !repeats;
-        let waits = repeats || (acquires && poll.patient(context.memories.block));
-        if !waits {
-            return false;
-        }
-        if repeats {
+        let flags = transfer.atomic && matches!(transfer.space, Space::Global | Space::Generic);
+        let again = flags && self.looks_again(lanes, addresses);
+        let Some(poll) = self.poll.as_ref().filter(|poll| flags && !poll.admitted) else { return false };
+        if again {
             context.counters = poll.counted;
         } else {
             context.counters.memory -= u64::from(lanes.count_ones());
@@ -74,30 +57,45 @@ impl Warp {
         true
     }
 
-    /// Notes what lanes read from flags, at the end of the instruction. A read that finds what the same read found
-    /// before is not counted and ends the warp's turn.
-    pub fn poll(
+    /// Whether the warp looks at the flags that it looked at last, and did nothing in between.
+    pub fn looks_again(&self, lanes: u32, addresses: &[u64; LANES]) -> bool {
+        self.poll.as_ref().is_some_and(|poll| {
+            let same =
+                (0..LANES).all(|lane| lanes >> lane & 1 == 0 || poll.addresses[lane] == addresses[lane]);
+            poll.at == Some(self.current.pc) && lanes & !poll.lanes == 0 && same
+        })
+    }
+
+    /// Whether exactly those lanes that looked last look again.
+    pub fn repeats(&self, lanes: u32, addresses: &[u64; LANES]) -> bool {
+        self.looks_again(lanes, addresses) && self.poll.as_ref().is_some_and(|poll| poll.lanes == lanes)
+    }
+
+    /// Notes that lanes looked at flags in a space, at the end of the instruction. Doing so again is another turn of a loop
+    /// that waits: it is not counted, and ends the warp's turn if it found nothing new.
+    pub fn look(
         &mut self,
         context: &mut Context<'_>,
+        space: Space,
         lanes: u32,
         addresses: &[u64; LANES],
-        values: &[u64; LANES],
+        news: bool,
     ) {
-        let at = self.current.pc;
+        let again = self.looks_again(lanes, addresses);
         let Some(poll) = &mut self.poll else {
             // Alone, a block may as well let its other warps go on.
             self.state = State::Yielding;
             return;
         };
-        let repeats = poll.repeats(at, lanes, addresses);
-        if repeats {
+        if again {
             context.counters = poll.counted;
         }
-        if context.polling || (repeats && same(lanes, &poll.values, values)) {
-            self.state = State::Yielding;
+        if again && !news {
+            poll.admitted = false;
+            self.state = if space == Space::Shared { State::Yielding } else { State::Polling };
         }
-        let (counted, waits) = (context.counters, poll.waits);
-        **poll = Poll { at: Some(at), lanes, addresses: *addresses, values: *values, counted, waits };
+        poll.at = Some(self.current.pc);
+        (poll.lanes, poll.addresses, poll.counted) = (lanes, *addresses, context.counters);
     }
 
     /// The position of the instruction by which the warp waits for others, and its first lane that does.
@@ -111,6 +109,7 @@ impl Warp {
     pub fn act(&mut self) {
         if let Some(poll) = &mut self.poll {
             poll.at = None;
+            poll.admitted = false;
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use fuse_codegen::schedule::GpuLimits;
 
+use super::flags::Flags;
 use super::memory::Region;
 use super::op::{Kernel, Special};
-use super::order::{Flags, Knowledge, Member, Outgoing};
+use super::order::{Knowledge, Member, Outgoing};
 use super::poll::Poll;
 
 /// Lanes of a warp.
@@ -28,7 +29,7 @@ pub(super) enum State {
         id: u32,
         count: Option<u32>,
     },
-    /// In a cooperative launch: about to read flags, once all other blocks have come to where they wait.
+    /// In a cooperative launch: about to read flags, once all others have come to where they wait.
     Polling,
     /// Has read what it may have to wait for, and gives others their turn.
     Yielding,
