@@ -235,6 +235,11 @@ fn atomic_operations_change_global_memory() {
         ("atom.global.inc.u32 %r1, [%out], 39;", 24),
         ("atom.relaxed.gpu.global.add.u32 %r1, [%out], 2;", 128),
         ("atom.global.max.u32 %r1, [%out], %t;", 63),
+        ("atom.global.min.s32 %r1, [%out], -5;", -5i32 as u32),
+        ("atom.global.or.b32 %r1, [%out], %t;", 63),
+        ("atom.global.xor.b32 %r1, [%out], %t;", 0),
+        ("red.global.or.b32 [%out], 12; bar.sync 0; atom.global.and.b32 %r1, [%out], 6;", 4),
+        ("atom.global.dec.u32 %r1, [%out], 9;", 6),
         ("red.global.add.f32 [%out], 0f3F800000;", 64f32.to_bits()),
         ("red.relaxed.gpu.global.add.f32 [%out], 0f3F800000;", 64f32.to_bits()),
         ("atom.global.add.f32 %f1, [%out], 0f40000000;", 128f32.to_bits()),
@@ -249,4 +254,75 @@ fn blocks_know_the_size_of_their_grid() {
         "mov.u32 %r1, %nctaid.x; mov.u32 %r2, %nctaid.y; mad.lo.u32 %r1, %r1, 10, %r2; mov.u32 %r3, %ctaid.x;
         setp.eq.u32 %p, %r3, 2; @%p st.global.u32 [%my], %r1;";
     assert_eq!(run(body, 3, 1, &[]).expect("runs").0[0], 31);
+}
+
+#[test]
+fn lanes_reduce_what_they_have() {
+    for (line, expected) in [
+        ("redux.sync.min.u32 %r1, %t, -1;", 0),
+        ("redux.sync.max.u32 %r1, %t, -1;", 31),
+        ("neg.s32 %r1, %t; redux.sync.min.s32 %r1, %r1, -1;", -31i32 as u32),
+        ("or.b32 %r1, %t, 64; redux.sync.and.b32 %r1, %r1, -1;", 64),
+        ("redux.sync.or.b32 %r1, %t, -1;", 31),
+        ("redux.sync.xor.b32 %r1, %t, -1;", 0),
+    ] {
+        assert_eq!(values(&format!("{line} st.global.u32 [%my], %r1;"), 32, &[])[9], expected, "{line}");
+    }
+}
+
+#[test]
+fn threads_know_their_places() {
+    for (register, expected) in [
+        ("%laneid", 5),
+        ("%warpid", 1),
+        ("%nwarpid", 2),
+        ("%lanemask_eq", 1 << 5),
+        ("%lanemask_lt", (1 << 5) - 1),
+        ("%lanemask_le", (1 << 6) - 1),
+        ("%lanemask_gt", u32::MAX << 6),
+        ("%lanemask_ge", u32::MAX << 5),
+        ("%total_smem_size", 4096),
+        ("%cluster_ctarank", 0),
+        ("%cluster_nctarank", 1),
+    ] {
+        let body = format!("mov.u32 %r1, {register}; st.global.u32 [%my], %r1;");
+        assert_eq!(values(&body, 64, &[])[37], expected, "{register}");
+    }
+}
+
+#[test]
+fn hints_and_events_change_nothing() {
+    for line in [
+        "prefetchu.L1 [%in];",
+        "applypriority.global.L2::evict_normal [%in], 128;",
+        "griddepcontrol.launch_dependents; griddepcontrol.wait;",
+        "pmevent 1;",
+        "nanosleep.u32 7;",
+        "fence.proxy.async;",
+    ] {
+        let body = format!("{line} ldu.global.u32 %r1, [%in+8]; st.global.u32 [%my], %r1;");
+        assert_eq!(values(&body, 1, &[7, 8, 9, 10])[0], 9, "{line}");
+    }
+}
+
+#[test]
+fn threads_leave_early() {
+    let body = "st.global.u32 [%my], 1; setp.lt.u32 %p, %t, 4; @%p exit; st.global.u32 [%my], 2;";
+    assert_eq!(values(body, 32, &[])[3..5], [1, 2]);
+}
+
+#[test]
+fn all_copies_are_waited_for() {
+    let body = "mov.u32 %r2, s; shl.b32 %r1, %t, 2; add.u32 %r1, %r1, %r2; add.s64 %y, %in, %x;
+        cp.async.ca.shared.global [%r1], [%y], 4; cp.async.wait_all; ld.shared.u32 %r3, [%r1]; st.global.u32 [%my], %r3;";
+    assert_eq!(values(body, 32, &(5..69).collect::<Vec<_>>())[..2], [5, 6]);
+}
+
+#[test]
+fn what_was_a_barrier_is_memory_again() {
+    let body = "mbarrier.init.shared.b64 [s], 1; mbarrier.inval.shared.b64 [s]; st.shared.u32 [s], 3; ld.shared.u32 %r1, [s];
+        st.global.u32 [%my], %r1;";
+    assert_eq!(values(body, 1, &[])[0], 3);
+    let unwritten = body.replace("st.shared.u32 [s], 3;", "");
+    assert!(matches!(problem(&unwritten, 1, 1).0, Problem::NeverWritten { .. }));
 }

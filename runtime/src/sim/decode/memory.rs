@@ -27,7 +27,7 @@ impl<'m> Decoder<'m> {
                 let p = p.ok_or("the result is no predicate")?;
                 Op::IsSpace { space, p, a: self.source(o, 1, ADDRESS)? }
             }
-            "prefetch" | "prefetchu" | "applypriority" | "discard" => Op::Nothing,
+            "prefetch" | "prefetchu" | "applypriority" => Op::Nothing,
             "cp" if opcode.has("async") && !opcode.has("bulk") => self.copy(opcode, o)?,
             "ldmatrix" => {
                 let (at, transposed, d) = self.matrices(opcode, o, [1, 0])?;
