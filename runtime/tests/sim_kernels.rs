@@ -373,6 +373,20 @@ fn races_on_shared_memory_are_reported() {
 }
 
 #[test]
+fn no_reader_among_many_is_forgotten() {
+    // Four warps read a word, and all but one of them meet before the first one writes it.
+    for absent in [1, 2, 3] {
+        let body = format!(
+            "setp.eq.u32 %p, %t, 0; @%p st.shared.u32 [s], 1; bar.sync 0; ld.shared.u32 %r1, [s]; shr.u32 %r2, %t, 5;
+             setp.ne.u32 %q, %r2, {absent}; @%q bar.sync 1, 96; @%p st.shared.u32 [s], 2; st.global.u32 [%my], %r1;"
+        );
+        assert!(matches!(problem(&body, 1, 128).0, Problem::Race { .. }), "warp {absent}");
+        let all = body.replace("@%q bar.sync 1, 96;", "bar.sync 1, 128;");
+        assert_eq!(values(&all, 128, &[])[127], 1);
+    }
+}
+
+#[test]
 fn races_on_global_memory_are_reported() {
     assert!(matches!(problem("st.global.b32 [%out], 1;", 2, 1).0, Problem::Race { .. }));
     let read = "mov.u32 %r1, %ctaid.x; setp.eq.u32 %p, %r1, 0; @%p st.global.b32 [%out], 1;

@@ -27,6 +27,7 @@ struct Grid {
     blocks: u32,
     size: u32,
     threads: usize,
+    cooperative: bool,
 }
 
 fn run(body: &str, grid: Grid) -> Result<(), SimError> {
@@ -46,7 +47,7 @@ fn run(body: &str, grid: Grid) -> Result<(), SimError> {
         shared_bytes: 0,
         arguments: &[out, flag],
         threads: grid.threads,
-        cooperative: true,
+        cooperative: grid.cooperative,
     };
     module.launch(&memory, &launch).map(|_| ())
 }
@@ -64,7 +65,8 @@ fn runs(body: &str, grid: Grid, what: &str) {
 
 /// Grids of some blocks, on one and more threads of the host.
 fn grids() -> impl Iterator<Item = Grid> {
-    [(2, 1), (3, 1), (5, 1), (5, 3)].into_iter().map(|(blocks, threads)| Grid { blocks, size: 64, threads })
+    let grid = |(blocks, threads)| Grid { blocks, size: 64, threads, cooperative: true };
+    [(2, 1), (3, 1), (5, 1), (5, 3)].into_iter().map(grid)
 }
 
 fn pairs(blocks: u32) -> impl Iterator<Item = (u32, u32)> {
@@ -232,6 +234,22 @@ fn a_block_that_leaves_out_its_own_barrier_is_not_ordered() {
 }
 
 #[test]
+fn no_reader_among_many_blocks_is_forgotten() {
+    // All threads of all blocks read a word, and one block writes it, whose own threads met.
+    for grid in grids() {
+        for cooperative in [false, true] {
+            for writer in 0..grid.blocks {
+                let body = format!(
+                    "ld.global.u32 %r1, [%out]; bar.sync 0; setp.eq.and.u32 %q, %b, {writer}, %first;
+                     @%q st.global.u32 [%out], 1;"
+                );
+                is_race(&body, Grid { cooperative, ..grid }, &format!("{writer} writes"));
+            }
+        }
+    }
+}
+
+#[test]
 fn steps_that_meet_once_are_not_ordered() {
     // Each step reads what all blocks wrote in the last one, into one buffer or two in turn; one meeting a step is enough
     // for two.
@@ -248,7 +266,7 @@ fn steps_that_meet_once_are_not_ordered() {
         )
     };
     for (blocks, threads) in [(2, 1), (3, 2), (5, 1), (9, 3)] {
-        let grid = Grid { blocks, size: 64, threads };
+        let grid = Grid { blocks, size: 64, threads, cooperative: true };
         is_race(&step(1), grid, "one buffer");
         runs(&step(2), grid, "two buffers");
     }

@@ -326,3 +326,63 @@ fn what_was_a_barrier_is_memory_again() {
     let unwritten = body.replace("st.shared.u32 [s], 3;", "");
     assert!(matches!(problem(&unwritten, 1, 1).0, Problem::NeverWritten { .. }));
 }
+
+/// One thread copies the input in two parts; all wait for them at a barrier, and write what came.
+fn copy_in_bulk(wait: &str) -> String {
+    let copy = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes";
+    format!(
+        "setp.eq.u32 %p, %t, 0; mov.u32 %r2, s; @%p mbarrier.init.shared.b64 [s], 1; bar.sync 0; @!%p bra E;
+         mbarrier.arrive.expect_tx.shared.b64 %y, [s], 256; mov.u32 %r4, 192; {copy} [%r2+16], [%in], 64, [s];
+         {copy} [%r2+80], [%in+64], %r4, [s]; E: {wait}
+         mad.lo.u32 %r1, %t, 4, %r2; ld.shared.u32 %r3, [%r1+16]; st.global.u32 [%my], %r3;"
+    )
+}
+
+/// Waits for the barrier's first phase.
+const FIRST: &str = "W: mbarrier.try_wait.parity.shared.b64 %q, [s], 0; @!%q bra W;";
+
+#[test]
+fn bulk_copies_arrive_when_their_barrier_says_so() {
+    let input: Vec<u32> = (100..164).collect();
+    assert_eq!(values(&copy_in_bulk(FIRST), 64, &input), input);
+    // Bytes are expected in their own instruction, too.
+    let apart = copy_in_bulk(FIRST).replace(
+        "mbarrier.arrive.expect_tx.shared.b64 %y, [s], 256;",
+        "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [s], 256; mbarrier.arrive.shared.b64 _, [s];",
+    );
+    assert_eq!(values(&apart, 64, &input), input);
+    // Nobody waits; one warp waits and others only meet it before; the barrier's word is none yet.
+    assert!(matches!(problem(&copy_in_bulk(""), 1, 64).0, Problem::NeverWritten { .. }));
+    let other = copy_in_bulk(
+        "setp.lt.u32 %q, %t, 32; bar.sync 0; @!%q bra X; W: mbarrier.try_wait.parity.shared.b64 %q, [s], 0; @!%q bra W; X:",
+    );
+    let (found, text) = problem(&other, 1, 64);
+    assert!(matches!(found, Problem::NeverWritten { .. } | Problem::Race { .. }), "{text}");
+    let early = copy_in_bulk(FIRST).replace("mbarrier.init.shared.b64 [s], 1;", "ld.global.u32 %r5, [%in];");
+    assert!(matches!(problem(&early, 1, 64).0, Problem::NeverWritten { .. }));
+}
+
+#[test]
+fn barriers_wait_for_all_bytes_of_bulk_copies() {
+    let more = copy_in_bulk(FIRST).replace("[s], 256;", "[s], 272;");
+    assert_eq!(problem(&more, 1, 64).0, Problem::Deadlock);
+    let told = format!("@%p mbarrier.complete_tx.relaxed.cta.shared::cta.b64 [s], 16; {FIRST}");
+    let told = copy_in_bulk(&told).replace("[s], 256;", "[s], 272;");
+    assert_eq!(values(&told, 64, &(0..64).collect::<Vec<_>>())[63], 63);
+}
+
+#[test]
+fn bulk_copies_are_checked() {
+    let body = |from: &str, to: &str| copy_in_bulk(FIRST).replace(from, to);
+    assert!(matches!(
+        problem(&body("[%in],", "[%in+8],"), 1, 64).0,
+        Problem::Misaligned { alignment: 16, .. }
+    ));
+    assert!(matches!(problem(&body("%r4, 192", "%r4, 208"), 1, 64).0, Problem::OutOfBounds { .. }));
+    assert!(matches!(problem(&body("[%r2+80]", "[%r2+4080]"), 1, 64).0, Problem::OutOfBounds { .. }));
+    // Another thread reads what a copy overwrites, without a barrier in between.
+    let read = body("mov.u32 %r2, s;", "mov.u32 %r2, s; st.shared.u32 [%r2+2048], %t;");
+    let read =
+        read.replace("@!%p bra E;", "setp.eq.u32 %q, %t, 40; @%q st.shared.u32 [%r2+80], 1; @!%p bra E;");
+    assert!(problem(&read, 1, 64).1.contains("race"));
+}

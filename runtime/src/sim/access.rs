@@ -126,6 +126,9 @@ impl Warp {
                 Ok(())
             }
             Op::WaitCopies { pending } => self.finish_copies(context, *pending, lanes),
+            Op::CopyBulk { to, from, bytes, barrier } => {
+                self.copy_bulk(context, [*to, *from, *barrier], *bytes, lanes)
+            }
             Op::LoadMatrix { at, transposed, d } => self.load_matrix(context, *at, *transposed, d, lanes),
             Op::StoreMatrix { at, transposed, values } => {
                 self.store_matrix(context, *at, *transposed, values, lanes)

@@ -305,10 +305,7 @@ impl Region {
         if self.constant {
             return Err(Problem::ReadOnly { buffer: self.name.clone() });
         }
-        if !self.written.is_empty() {
-            let mask = ((1u64 << size) - 1) as u32;
-            self.written[offset as usize / 32].fetch_or(mask << (offset % 32), Relaxed);
-        }
+        self.note_there(offset, size);
         if self.shadow.is_empty() {
             return Ok(());
         }
@@ -337,6 +334,22 @@ impl Region {
         if !self.written.is_empty() {
             let mask = ((1u64 << size) - 1) as u32;
             self.written[offset as usize / 32].fetch_and(!(mask << (offset % 32)), Relaxed);
+        }
+    }
+
+    /// Notes that what was pending has come, and who writes it by that.
+    pub fn note_arrived(&self, offset: u64, size: u32, access: &Access<'_>) {
+        self.note_there(offset, size);
+        for shadow in self.shadow.get(self.granules(offset, size)).into_iter().flatten() {
+            shadow.writer.store(access.own(), Relaxed);
+        }
+    }
+
+    /// Notes that what these bytes hold is there.
+    fn note_there(&self, offset: u64, size: u32) {
+        if !self.written.is_empty() {
+            let mask = ((1u64 << size) - 1) as u32;
+            self.written[offset as usize / 32].fetch_or(mask << (offset % 32), Relaxed);
         }
     }
 

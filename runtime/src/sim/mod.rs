@@ -18,6 +18,7 @@
 mod access;
 mod arithmetic;
 mod block;
+mod bulk;
 mod cooperative;
 mod copies;
 mod counters;

@@ -58,8 +58,10 @@ pub(super) enum Atomic {
 pub(super) enum Phase {
     /// Sets how many arrivals complete a phase.
     Begin { count: Slot },
-    /// So many arrivals; leaves the phase that they belong to.
-    Arrive { d: Option<Slot>, count: Option<Slot> },
+    /// So many arrivals, after so many bytes more are awaited; leaves the phase that they belong to.
+    Arrive { d: Option<Slot>, count: Option<Slot>, bytes: Option<Slot> },
+    /// The phase awaits so many bytes more, or fewer.
+    Await { bytes: Slot, arrived: bool },
     /// Asks whether a phase is complete: that of an arrival, or the last one of a parity.
     Ask { p: Slot, of: Slot, parity: bool },
     /// What was the barrier is memory again.
@@ -261,6 +263,13 @@ pub(super) enum Op {
     WaitCopies {
         pending: u32,
     },
+    /// Bytes copied from global to shared memory, for which a barrier there waits.
+    CopyBulk {
+        to: Address,
+        from: Address,
+        bytes: Slot,
+        barrier: Address,
+    },
     LoadMatrix {
         at: Address,
         transposed: bool,
@@ -381,6 +390,7 @@ impl Op {
             | Op::CopyAsync { .. }
             | Op::CommitCopies
             | Op::WaitCopies { .. }
+            | Op::CopyBulk { .. }
             | Op::LoadMatrix { .. }
             | Op::StoreMatrix { .. }
             | Op::PhaseBarrier { .. } => Category::Memory,

@@ -1,5 +1,6 @@
 //! Barriers in shared memory that count arrivals in phases (`mbarrier`). A word of 8 bytes holds the number of the phase,
-//! how many arrivals complete one, and how many are missing.
+//! how many arrivals complete one, and how many are missing. A phase may await bytes of asynchronous copies, too
+//! ([`super::bulk`]).
 //!
 //! An arrival releases and a phase found complete acquires what warps did before their arrivals in that phase, and those
 //! before it, at the scope of the block. That is known of whole warps: races between lanes of one warp that such a barrier
@@ -9,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::access::{Memories, aligned, count_request};
+use super::bulk::BulkCopy;
 use super::execute::{Context, Wrong, each_lane};
 use super::fault::Problem;
 use super::memory::Access;
@@ -17,7 +19,8 @@ use super::order::{Clock, Outgoing, absorb};
 use super::value::mask;
 use super::warp::{LANES, Warp};
 
-const BYTES: u32 = 8;
+/// Bytes of a barrier.
+pub(super) const BYTES: u32 = 8;
 /// Bits of each of the two counts.
 const COUNT_BITS: u32 = 20;
 const PHASE_SHIFT: u32 = 2 * COUNT_BITS;
@@ -26,18 +29,41 @@ const PHASE_SHIFT: u32 = 2 * COUNT_BITS;
 #[derive(Default)]
 pub(super) struct Arrivals(Mutex<HashMap<u64, Ledger>>);
 
-/// What arrivals at a barrier released: in phases that are complete, and in all.
-#[derive(Clone, Default)]
-struct Ledger {
+/// What arrivals at a barrier released, in phases that are complete and in all, and what its phase awaits.
+#[derive(Default)]
+pub(super) struct Ledger {
     complete: Released,
     all: Released,
+    /// Bytes that are awaited beyond those that came.
+    bytes: i64,
+    /// Copies on their way.
+    pub copies: Vec<BulkCopy>,
+}
+
+impl Ledger {
+    /// Notes what an arrival released.
+    pub fn release(&mut self, released: &Released) {
+        self.all.clocks.resize(released.clocks.len(), 0);
+        join(&mut self.all.clocks, &released.clocks);
+        released.known.iter().for_each(|known| absorb(&mut self.all.known, known));
+    }
+
+    /// A barrier's word after so many arrivals and so many awaited bytes more.
+    pub fn after(&mut self, word: u64, arrivals: u64, bytes: i64) -> u64 {
+        self.bytes += bytes;
+        let now = after(word, arrivals, self.bytes == 0);
+        if phase_of(now) != phase_of(word) {
+            self.complete = self.all.clone();
+        }
+        now
+    }
 }
 
 /// Clocks of the block's warps, and what is known of other blocks.
 #[derive(Clone, Default)]
-struct Released {
-    clocks: Vec<u32>,
-    known: Option<Arc<Clock>>,
+pub(super) struct Released {
+    pub clocks: Vec<u32>,
+    pub known: Option<Arc<Clock>>,
 }
 
 impl Arrivals {
@@ -46,28 +72,9 @@ impl Arrivals {
         self.held().clear();
     }
 
-    /// A barrier begins at this offset.
-    fn begin(&self, at: u64) {
-        self.held().remove(&at);
-    }
-
-    fn held(&self) -> MutexGuard<'_, HashMap<u64, Ledger>> {
+    /// The ledgers, by the offsets of their barriers.
+    pub fn held(&self) -> MutexGuard<'_, HashMap<u64, Ledger>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn release(&self, at: u64, clocks: &[u32], known: Option<&Arc<Clock>>, completes: bool) {
-        let mut held = self.held();
-        let ledger = held.entry(at).or_default();
-        ledger.all.clocks.resize(clocks.len(), 0);
-        join(&mut ledger.all.clocks, clocks);
-        known.into_iter().for_each(|known| absorb(&mut ledger.all.known, known));
-        if completes {
-            ledger.complete = ledger.all.clone();
-        }
-    }
-
-    fn acquire(&self, at: u64) -> Released {
-        self.held().get(&at).map(|ledger| ledger.complete.clone()).unwrap_or_default()
     }
 }
 
@@ -79,13 +86,17 @@ fn begun(phase: u64, expected: u64) -> u64 {
     (phase << PHASE_SHIFT) | (expected << COUNT_BITS) | expected
 }
 
-/// A barrier's word after so many arrivals.
-fn after(word: u64, arrivals: u64) -> u64 {
+fn phase_of(word: u64) -> u64 {
+    word >> PHASE_SHIFT
+}
+
+/// A barrier's word after so many arrivals; the phase ends if no bytes are awaited.
+fn after(word: u64, arrivals: u64, whole: bool) -> u64 {
     let missing = (word & mask(COUNT_BITS)).saturating_sub(arrivals);
-    if missing > 0 {
+    if missing > 0 || !whole {
         return (word & !mask(COUNT_BITS)) | missing;
     }
-    begun(((word >> PHASE_SHIFT) + 1) & mask(64 - PHASE_SHIFT), word >> COUNT_BITS & mask(COUNT_BITS))
+    begun((phase_of(word) + 1) & mask(64 - PHASE_SHIFT), word >> COUNT_BITS & mask(COUNT_BITS))
 }
 
 impl Warp {
@@ -106,18 +117,21 @@ impl Warp {
         };
         let (mut words, mut complete) = ([0; LANES], 0u32);
         for lane in (0..LANES).filter(|lane| lanes >> lane & 1 == 1) {
-            let (before, now) =
-                self.apply(&memories, f, addresses[lane], lane).map_err(|problem| (lane as u32, problem))?;
-            words[lane] = before;
+            let released =
+                arrives.then(|| Released { clocks: self.clocks.clone(), known: outgoing.of(lane).cloned() });
+            let word = self.apply(&memories, f, addresses[lane], lane, released.as_ref());
+            words[lane] = word.map_err(|problem| (lane as u32, problem))?;
+            if !matches!(f, Phase::Ask { .. }) {
+                continue;
+            }
             let offset = addresses[lane] & mask(32);
-            if arrives {
-                let completes = before >> PHASE_SHIFT != now >> PHASE_SHIFT;
-                memories.arrivals.release(offset, &self.clocks, outgoing.of(lane), completes);
-            } else if matches!(f, Phase::Begin { .. }) {
-                memories.arrivals.begin(offset);
-            } else if self.completes(f, before, lane) {
+            if self.completes(f, words[lane], lane) {
                 complete |= 1 << lane;
-                self.acquire(memories.arrivals.acquire(offset));
+                let released = memories.arrivals.held().get(&offset).map(|ledger| ledger.complete.clone());
+                released.into_iter().for_each(|released| self.acquire(released));
+            } else {
+                let came = self.finish_bulk(&memories, offset, lane);
+                context.progress |= came.map_err(|problem| (lane as u32, problem))?;
             }
         }
         count_request(context, Space::Shared, &addresses, BYTES, lanes);
@@ -144,14 +158,15 @@ impl Warp {
         }
     }
 
-    /// Changes a barrier for one lane; its word before and after.
+    /// Changes a barrier for one lane, and notes what it released; its word before.
     fn apply(
         &self,
         memories: &Memories<'_>,
         f: Phase,
         address: u64,
         lane: usize,
-    ) -> Result<(u64, u64), Problem> {
+        released: Option<&Released>,
+    ) -> Result<u64, Problem> {
         aligned(address, BYTES)?;
         let place = memories.place(None, Space::Shared, address, lane, BYTES)?;
         let plain = matches!(f, Phase::Begin { .. } | Phase::End);
@@ -164,23 +179,38 @@ impl Warp {
         if !matches!(f, Phase::Ask { .. }) {
             place.region.note_write(place.offset, BYTES, &access)?;
         }
-        let change = |word| match f {
-            Phase::Begin { count } => begun(0, value(count)),
-            Phase::Arrive { count, .. } => after(word, count.map_or(1, value)),
+        let mut held = memories.arrivals.held();
+        let ledger = held.entry(place.offset).or_default();
+        released.into_iter().for_each(|released| ledger.release(released));
+        // Shared memory is accessed by one thread of the host at a time.
+        let word = place.region.load(place.offset, BYTES);
+        let now = match f {
+            Phase::Begin { count } => {
+                *ledger = Ledger::default();
+                begun(0, value(count))
+            }
+            Phase::Arrive { count, bytes, .. } => {
+                let bytes = bytes.map_or(0, value) as i64;
+                ledger.after(word, count.map_or(1, value), bytes)
+            }
+            Phase::Await { bytes, arrived } => {
+                let bytes = value(bytes) as i64;
+                ledger.after(word, 0, if arrived { -bytes } else { bytes })
+            }
             Phase::Ask { .. } | Phase::End => word,
         };
-        let before = place.region.update(place.offset, BYTES, change);
+        place.region.store(place.offset, BYTES, now);
         if f == Phase::End {
             place.region.note_pending(place.offset, BYTES);
         }
-        Ok((before, change(before)))
+        Ok(word)
     }
 
     /// Whether a lane asks for a phase that is complete.
     fn completes(&self, f: Phase, word: u64, lane: usize) -> bool {
         let Phase::Ask { of, parity, .. } = f else { return false };
-        let (now, of) = (word >> PHASE_SHIFT, self.registers[of as usize][lane]);
-        if parity { now & 1 != of & 1 } else { now != of >> PHASE_SHIFT }
+        let (now, of) = (phase_of(word), self.registers[of as usize][lane]);
+        if parity { now & 1 != of & 1 } else { now != phase_of(of) }
     }
 
     /// Leaves what lanes found where they want it.
@@ -191,7 +221,7 @@ impl Warp {
                 each_lane(lanes, |lane| out[lane] = words[lane]);
             }
             Phase::Ask { p, .. } => self.set_predicate(p, lanes, complete),
-            Phase::Arrive { d: None, .. } | Phase::Begin { .. } | Phase::End => {}
+            Phase::Arrive { d: None, .. } | Phase::Await { .. } | Phase::Begin { .. } | Phase::End => {}
         }
     }
 }
@@ -203,8 +233,18 @@ mod tests {
     #[test]
     fn the_last_arrival_begins_the_next_phase() {
         let word = begun(0, 3);
-        assert_eq!(after(after(word, 1), 1) & mask(COUNT_BITS), 1);
-        assert_eq!(after(after(word, 2), 1), begun(1, 3));
-        assert_eq!(after(begun(mask(24), 1), 1), begun(0, 1));
+        assert_eq!(after(after(word, 1, true), 1, true) & mask(COUNT_BITS), 1);
+        assert_eq!(after(after(word, 2, true), 1, true), begun(1, 3));
+        assert_eq!(after(begun(mask(24), 1), 1, true), begun(0, 1));
+    }
+
+    #[test]
+    fn a_phase_ends_when_all_bytes_came() {
+        let mut ledger = Ledger::default();
+        let word = ledger.after(begun(0, 1), 1, 32);
+        assert_eq!(phase_of(word), 0);
+        let word = ledger.after(word, 0, -16);
+        assert_eq!(phase_of(word), 0);
+        assert_eq!(ledger.after(word, 0, -16), begun(1, 1));
     }
 }

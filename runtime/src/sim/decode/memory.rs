@@ -29,6 +29,7 @@ impl<'m> Decoder<'m> {
             }
             "prefetch" | "prefetchu" | "applypriority" => Op::Nothing,
             "cp" if opcode.has("async") && !opcode.has("bulk") => self.copy(opcode, o)?,
+            "cp" if opcode.has("bulk") => self.copy_bulk(opcode, o)?,
             "ldmatrix" => {
                 let (at, transposed, d) = self.matrices(opcode, o, [1, 0])?;
                 Op::LoadMatrix { at, transposed, d }
@@ -175,6 +176,19 @@ impl<'m> Decoder<'m> {
         Ok(Op::CopyAsync { to: self.address(o, 0)?, from: self.address(o, 1)?, bytes, given, ignored })
     }
 
+    fn copy_bulk(&mut self, opcode: &Opcode<'_>, o: &[Operand<'m>]) -> Decoded<Op> {
+        // The block of a cluster that is meant is this one, the only one of its cluster.
+        let to_block = matches!(opcode.parts.get(2), Some(&("shared::cluster" | "shared::cta")));
+        let plain = !["tensor", "multicast::cluster", "reduce"].iter().any(|part| opcode.has(part));
+        let ends = opcode.has("mbarrier::complete_tx::bytes");
+        if !(to_block && plain && ends && opcode.parts.get(3) == Some(&"global")) {
+            return Err("only bulk copies from global to shared memory are simulated".to_string());
+        }
+        self.kernel.granule = self.kernel.granule.min(4);
+        let (to, from, barrier) = (self.address(o, 0)?, self.address(o, 1)?, self.address(o, 3)?);
+        Ok(Op::CopyBulk { to, from, bytes: self.source(o, 2, WORD)?, barrier })
+    }
+
     /// Where matrices lie, whether they are transposed on the way, and their registers.
     fn matrices(
         &mut self,
@@ -202,13 +216,18 @@ impl<'m> Decoder<'m> {
         let (at, f) = match opcode.parts.first() {
             Some(&"init") => (0, Phase::Begin { count: self.source(o, 1, WORD)? }),
             Some(&"inval") => (0, Phase::End),
-            Some(&"arrive") if !opcode.has("expect_tx") && !opcode.has("noComplete") => {
+            Some(&"arrive") if !opcode.has("noComplete") => {
                 let d = match o.first() {
                     Some(Operand::Sink) => None,
                     _ => Some(self.result(o, 0)?),
                 };
-                let count = if o.len() > 2 { Some(self.source(o, 2, WORD)?) } else { None };
-                (1, Phase::Arrive { d, count })
+                let operand = if o.len() > 2 { Some(self.source(o, 2, WORD)?) } else { None };
+                let (count, bytes) = if opcode.has("expect_tx") { (None, operand) } else { (operand, None) };
+                (1, Phase::Arrive { d, count, bytes })
+            }
+            Some(&("expect_tx" | "complete_tx")) => {
+                let arrived = opcode.has("complete_tx");
+                (0, Phase::Await { bytes: self.source(o, 1, WORD)?, arrived })
             }
             Some(&("test_wait" | "try_wait")) => {
                 let p = o.first().map(predicate_result).transpose()?.flatten();
