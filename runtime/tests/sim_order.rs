@@ -87,6 +87,19 @@ fn meeting(times: u32) -> String {
     meet(&format!("m{times}"), &format!("mul.lo.u32 %r15, %n, {times};"))
 }
 
+/// The same by fences, as cooperative groups have it, where one thread of the block waits or all do.
+fn fenced(label: &str, count: &str, all: bool) -> String {
+    let wait = format!(
+        "W{label}: ld.relaxed.gpu.global.u32 %r14, [%flag]; setp.lt.u32 %p, %r14, %r15; @%p bra W{label};
+         fence.acq_rel.gpu;"
+    );
+    let (one, each) = if all { (String::new(), wait) } else { (wait, "bar.sync 0;".to_string()) };
+    format!(
+        "bar.sync 0; {count} @!%first bra B{label}; fence.acq_rel.gpu; red.relaxed.gpu.global.add.u32 [%flag], 1; {one}
+         B{label}: {each}"
+    )
+}
+
 /// A barrier of which each block has a flag, that all blocks read.
 fn flags(label: &str, value: u32, wanted: u32) -> String {
     format!(
@@ -159,6 +172,28 @@ fn counts_that_are_too_small_order_no_pair() {
                 let body = format!("{WRITE} {} {} {second} {}", meeting(1), read(by, of), rewrite(of));
                 is_race(&body, grid, &format!("{of} overwrites what {by} read after {count} more"));
             }
+        }
+    }
+}
+
+#[test]
+fn fences_order_blocks_that_wait_for_all_and_no_others() {
+    for grid in grids() {
+        for ((by, of), all) in pairs(grid.blocks).flat_map(|pair| [(pair, false), (pair, true)]) {
+            let right = fenced("f", "mov.u32 %r15, %n;", all);
+            runs(&format!("{WRITE} {right} {}", read(by, of)), grid, "fences");
+            for count in 1..grid.blocks {
+                let small = fenced("s", &format!("mov.u32 %r15, {count};"), all);
+                let what = format!("{by} reads {of} after {count}");
+                is_race(&format!("{WRITE} {small} {}", read(by, of)), grid, &what);
+                let second = fenced("s", &format!("add.u32 %r15, %n, {count};"), all);
+                is_race(&format!("{right} {WRITE} {second} {}", read(by, of)), grid, &what);
+            }
+            let lacking = right.replacen("fence.acq_rel.gpu;", "", 1);
+            is_race(&format!("{WRITE} {lacking} {}", read(by, of)), grid, "no fence before");
+            let at = right.rfind("fence.acq_rel.gpu;").expect("a fence");
+            let lacking = format!("{}{}", &right[..at], &right[at + "fence.acq_rel.gpu;".len()..]);
+            is_race(&format!("{WRITE} {lacking} {}", read(by, of)), grid, "no fence behind");
         }
     }
 }

@@ -178,7 +178,7 @@ impl Knowledge {
     pub fn take(&mut self, incoming: &Incoming, acquires: bool, replaces: bool) -> bool {
         if replaces {
             [self.acquired, self.observed] = self.before.clone();
-        } else if !incoming.found.is_empty() {
+        } else {
             self.before = [self.acquired.clone(), self.observed.clone()];
         }
         let learned = if acquires { &mut self.acquired } else { &mut self.observed };
