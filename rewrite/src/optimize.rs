@@ -147,7 +147,9 @@ fn finish(kernels: KernelGraph, mut report: Report) -> Optimized {
     report.kernels = all.len();
     report.kernels_in_loops = all.iter().filter(|(_, depth)| *depth > 0).count();
     report.launches = kernels.launches().to_string();
-    tracing::debug!(graph = report.graph, kernels = report.kernels, "rewritten");
+    let (saturation, extraction) = (report.saturation.milliseconds, report.extraction_milliseconds);
+    let evaluated = report.extraction.evaluated;
+    tracing::debug!(graph = report.graph, kernels = report.kernels, saturation, extraction, evaluated, "rewritten");
     Optimized { kernels, report, decisions: None }
 }
 
