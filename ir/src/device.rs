@@ -17,6 +17,8 @@ pub struct DeviceModel {
     pub launch_seconds: f64,
     /// Seconds for all cores to meet once inside a kernel.
     pub barrier_seconds: f64,
+    /// Seconds from when a core stores what all others need at the next step to when these have it, a barrier included.
+    pub exchange_seconds: f64,
     /// Seconds from one point of a recurrence to the next where no other work hides them.
     pub step_seconds: f64,
     /// Whether the cores run loops themselves and meet between the kernels of a step, rather than a host launching
@@ -55,6 +57,8 @@ impl DeviceModel {
             exposed: 0.5,
             launch_seconds: 1e-6,
             barrier_seconds: 0.2e-6,
+            // The caches see to it while the cores meet.
+            exchange_seconds: 0.2e-6,
             // A fused multiply-add, 4 cycles; `examples/recurrences.rs` measures it.
             step_seconds: 1e-9,
             loops_on_cores: true,
@@ -65,23 +69,58 @@ impl DeviceModel {
         }
     }
 
-    /// An H100-class GPU, from its public specification: f32 outside the tensor cores, HBM3.
+    /// An H100 (SXM).
     pub fn cuda() -> Self {
+        DeviceModel { name: "cuda".into(), ..DeviceModel::gpu(90) }
+    }
+
+    /// A GPU of a compute capability (times ten) such as data centres have: what its data sheet promises (NVIDIA's of
+    /// the T4, A100 80 GB, L4, H100 SXM, B200 and RTX 5090), three quarters of it in arithmetic and nine tenths in
+    /// bandwidth.
+    pub fn gpu(capability: u32) -> Self {
+        // Multiprocessors, clock in GHz, 10^12 operations of f32 and 10^9 bytes of memory per second, KiB a block.
+        let (cores, clock, flops, bandwidth, kib) = match capability {
+            ..=79 => (40, 1.59, 8.1, 320.0, 64),
+            80 | 87 => (108, 1.41, 19.5, 2039.0, 163),
+            81..=89 => (58, 2.04, 30.3, 300.0, 99),
+            90..=99 => (132, 1.98, 67.0, 3350.0, 227),
+            100..=119 => (148, 1.97, 80.0, 8000.0, 227),
+            _ => (170, 2.41, 104.8, 1792.0, 99),
+        };
         DeviceModel {
-            name: "cuda".into(),
-            flops_per_second: 50e12,
-            transcendentals_per_second: 4e12,
-            memory_bytes_per_second: 3e12,
+            name: format!("sm_{capability}"),
+            flops_per_second: 0.75e12 * flops,
+            // 16 a clock and multiprocessor (CUDA programming guide, throughput of native arithmetic).
+            transcendentals_per_second: 0.95 * 16e9 * clock * f64::from(cores),
+            memory_bytes_per_second: 0.9e9 * bandwidth,
             exposed: 0.05,
             launch_seconds: 2e-6,
-            barrier_seconds: 1e-6,
-            // A load from memory that a step waits for, taken as 500 cycles of 1.8 GHz; not measured on a card yet.
-            step_seconds: 0.28e-6,
+            // Both measured on an H200 (docs/perf/gpu.md).
+            barrier_seconds: 0.94e-6,
+            exchange_seconds: 2.7e-6,
+            // A load from memory that a step waits for, taken as 500 cycles; not measured on a card yet.
+            step_seconds: 500e-9 / clock,
             loops_on_cores: false,
-            on_chip_bytes: 227 << 10,
-            cores: 132,
-            parallel_points: 132.0 * 2048.0,
+            on_chip_bytes: kib << 10,
+            cores,
+            parallel_points: f64::from(cores) * 2048.0,
             reduces_contiguously: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_gpus_of_a_class_compute_and_move_more() {
+        let models = [75, 80, 90, 100].map(DeviceModel::gpu);
+        for pair in models.windows(2) {
+            assert!(pair[0].flops_per_second < pair[1].flops_per_second, "{} {}", pair[0].name, pair[1].name);
+            assert!(pair[0].memory_bytes_per_second < pair[1].memory_bytes_per_second);
+            assert!(pair[0].cores < pair[1].cores);
+        }
+        assert_eq!(DeviceModel { name: "sm_90".into(), ..DeviceModel::cuda() }, DeviceModel::gpu(90));
     }
 }

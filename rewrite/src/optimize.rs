@@ -149,7 +149,14 @@ fn finish(kernels: KernelGraph, mut report: Report) -> Optimized {
     report.launches = kernels.launches().to_string();
     let (saturation, extraction) = (report.saturation.milliseconds, report.extraction_milliseconds);
     let evaluated = report.extraction.evaluated;
-    tracing::debug!(graph = report.graph, kernels = report.kernels, saturation, extraction, evaluated, "rewritten");
+    tracing::debug!(
+        graph = report.graph,
+        kernels = report.kernels,
+        saturation,
+        extraction,
+        evaluated,
+        "rewritten"
+    );
     Optimized { kernels, report, decisions: None }
 }
 

@@ -18,6 +18,7 @@
 //! | `coordinates.rs` | from the number of a work item to its coordinates |
 //! | `block.rs` | kernels outside of loops that blocks of a GPU's threads compute together |
 //! | `contraction.rs` | large sums of products on a GPU: tiles of blocks, staged in shared memory |
+//! | `plan.rs` | nothing; it says what was decided about a loop on a GPU |
 //! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
 //! | `rows.rs` | a phase whose sums are statistics of rows |
 //! | `split.rs` | the sums of a phase, split among the threads of a block |
@@ -32,6 +33,7 @@ mod cpu;
 mod emitter;
 mod gpu;
 mod parts;
+mod plan;
 mod recurrence;
 mod reduction;
 mod resident;
@@ -45,6 +47,7 @@ use fuse_ir::kernel::{Kernel, KernelGraph, Step};
 use crate::kernel_ir::Function;
 use analysis::Analysis;
 
+pub use plan::{LoopPlan, PhaseForm, PhasePlan, loop_plan};
 pub use resident::resident_name;
 
 /// What a schedule is made for.

@@ -10,13 +10,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fuse_ir::expr::{Dim, Symbol};
-use fuse_ir::kernel::{BufferId, Kernel, KernelGraph, Loop, Step};
+use fuse_ir::kernel::{BufferId, Element, ElementId, Kernel, KernelGraph, Loop, Step};
 use fuse_ir::ops::Direction;
 
 use super::analysis::Analysis;
 use super::block::{Numbers, THREADS};
 use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter};
+use super::plan::{LoopPlan, PhaseForm, PhasePlan};
 use super::rows::Rows;
 use super::split::Split;
 use super::{GpuLimits, ScheduleError};
@@ -35,30 +36,72 @@ pub(super) fn schedule(
     l: &Loop,
     limits: GpuLimits,
 ) -> Result<Option<Function>, ScheduleError> {
-    let mut kernels: Vec<&Kernel> = Vec::with_capacity(l.body.len());
-    for step in &l.body {
-        match step {
-            Step::Kernel(kernel) => kernels.push(kernel),
-            Step::Loop(_) => return Ok(None),
-        }
-    }
-    let parameters = Parameters::new(graph, l, &kernels);
-    let mut analyses = Vec::with_capacity(kernels.len());
-    for kernel in &kernels {
-        let mut analysis = Analysis::new(graph, kernel)?;
-        analysis.join(&parameters.positions, &parameters.buffers);
-        analyses.push(analysis);
-    }
-    let mut symbols: BTreeSet<Symbol> = analyses.iter().flat_map(|a| a.symbols.iter().cloned()).collect();
-    symbols.extend(l.trip.symbols());
-    symbols.remove(&l.counter);
-    let symbols: Vec<Symbol> = symbols.into_iter().collect();
-    analyses.iter_mut().for_each(|a| a.symbols.clone_from(&symbols));
-    let Some(first) = analyses.first() else { return Ok(None) };
-    let builder = emit(&analyses, first, l, &parameters, limits)?;
+    let Some(resident) = Resident::new(graph, l, limits)? else { return Ok(None) };
+    let Resident { analyses, phases, parameters, symbols } = resident;
+    let builder = emit(&analyses, phases, l, &parameters, limits)?;
     let work = Dim::constant(i64::from(limits.multiprocessors));
     let mapping = Mapping::Resident { threads: THREADS };
     Ok(Some(builder.finish(resident_name(l), parameters.buffers, symbols, work, mapping)))
+}
+
+/// What is decided about all steps of a loop as one launch; `None` where they are none.
+pub(super) fn plan(
+    graph: &KernelGraph,
+    l: &Loop,
+    limits: GpuLimits,
+) -> Result<Option<LoopPlan>, ScheduleError> {
+    let Some(resident) = Resident::new(graph, l, limits)? else { return Ok(None) };
+    let pairs = resident.analyses.iter().zip(&resident.phases);
+    Ok(Some(LoopPlan {
+        name: resident_name(l),
+        blocks: limits.multiprocessors,
+        threads: THREADS,
+        shared_bytes: resident.phases.iter().map(Phase::shared_bytes).sum(),
+        phases: pairs.map(|(analysis, phase)| phase.plan(analysis, &l.counter)).collect(),
+    }))
+}
+
+/// The kernels of a loop as phases of one launch.
+struct Resident<'a> {
+    analyses: Vec<Analysis<'a>>,
+    phases: Vec<Phase>,
+    parameters: Parameters,
+    symbols: Vec<Symbol>,
+}
+
+impl<'a> Resident<'a> {
+    fn new(graph: &'a KernelGraph, l: &'a Loop, limits: GpuLimits) -> Result<Option<Self>, ScheduleError> {
+        let mut kernels: Vec<&Kernel> = Vec::with_capacity(l.body.len());
+        for step in &l.body {
+            match step {
+                Step::Kernel(kernel) => kernels.push(kernel),
+                Step::Loop(_) => return Ok(None),
+            }
+        }
+        if kernels.is_empty() {
+            return Ok(None);
+        }
+        let parameters = Parameters::new(graph, l, &kernels);
+        let mut analyses = Vec::with_capacity(kernels.len());
+        for kernel in &kernels {
+            let mut analysis = Analysis::new(graph, kernel)?;
+            analysis.join(&parameters.positions, &parameters.buffers);
+            analyses.push(analysis);
+        }
+        let mut symbols: BTreeSet<Symbol> = analyses.iter().flat_map(|a| a.symbols.iter().cloned()).collect();
+        symbols.extend(l.trip.symbols());
+        symbols.remove(&l.counter);
+        let symbols: Vec<Symbol> = symbols.into_iter().collect();
+        analyses.iter_mut().for_each(|a| a.symbols.clone_from(&symbols));
+        let mut phases = Vec::with_capacity(analyses.len());
+        let mut free = limits.shared_bytes;
+        for analysis in &analyses {
+            let phase = Phase::new(analysis, &l.counter, limits.multiprocessors, free);
+            free -= phase.shared_bytes().min(free);
+            phases.push(phase);
+        }
+        Ok(Some(Resident { analyses, phases, parameters, symbols }))
+    }
 }
 
 /// The buffers of all kernels of a loop.
@@ -112,24 +155,41 @@ impl Phase {
             Phase::Points => 0,
         }
     }
+
+    /// Where its operands lie that are the same at every step.
+    fn plan(&self, analysis: &Analysis, counter: &Symbol) -> PhasePlan {
+        let staged: &[ElementId] = match self {
+            Phase::Split(split) => &split.staged_elements(),
+            Phase::Rows(_) | Phase::Points => &[],
+        };
+        let (mut shared, mut memory) = (BTreeSet::new(), BTreeSet::new());
+        for (id, access) in &analysis.loads {
+            let Element::Load { buffer, .. } = analysis.element(*id) else { continue };
+            if staged.contains(id) {
+                shared.insert(*buffer);
+            } else if !analysis.is_updated(access.buffer) && !access.all_symbols().contains(counter) {
+                memory.insert(*buffer);
+            }
+        }
+        let form = match self {
+            Phase::Split(split) => PhaseForm::Split { blocks: split.blocks_at_work() },
+            Phase::Rows(_) => PhaseForm::Rows,
+            Phase::Points => PhaseForm::Points,
+        };
+        let of = |buffers: BTreeSet<BufferId>| buffers.into_iter().collect();
+        PhasePlan { kernel: analysis.kernel.name.clone(), form, shared: of(shared), memory: of(memory) }
+    }
 }
 
 fn emit(
     analyses: &[Analysis],
-    first: &Analysis,
+    mut phases: Vec<Phase>,
     l: &Loop,
     parameters: &Parameters,
     limits: GpuLimits,
 ) -> Emitted<FunctionBuilder> {
     let mut b = FunctionBuilder::new();
     let numbers = Numbers::new(&mut b);
-    let mut phases = Vec::with_capacity(analyses.len());
-    let mut free = limits.shared_bytes;
-    for analysis in analyses {
-        let phase = Phase::new(analysis, &l.counter, limits.multiprocessors, free);
-        free -= phase.shared_bytes().min(free);
-        phases.push(phase);
-    }
     for (analysis, phase) in analyses.iter().zip(&mut phases) {
         let mut emitter = Emitter::within(analysis, b, None);
         match phase {
@@ -140,9 +200,15 @@ fn emit(
         b = emitter.b;
     }
     b.meet();
-    let mut emitter = Emitter::within(first, b, None);
-    let trip = emitter.dimension(&l.trip)?;
-    b = emitter.b;
+    let trip = match analyses.first() {
+        Some(first) => {
+            let mut emitter = Emitter::within(first, b, None);
+            let trip = emitter.dimension(&l.trip)?;
+            b = emitter.b;
+            trip
+        }
+        None => b.index(0),
+    };
     let begin = b.index(0);
     let steps = b.open_loop(&[], true);
     let position = match l.direction {

@@ -186,6 +186,16 @@ impl Split {
             && register_type(analysis.dtype(element)) != LaneType::Bool
     }
 
+    /// The loads that are of shared memory from the first step on.
+    pub(super) fn staged_elements(&self) -> Vec<ElementId> {
+        self.staged.iter().map(|s| s.element).collect()
+    }
+
+    /// Blocks that have columns.
+    pub(super) fn blocks_at_work(&self) -> u32 {
+        u32::try_from(self.tiles().min(self.blocks)).unwrap_or(u32::MAX)
+    }
+
     /// Groups of columns.
     fn tiles(&self) -> i64 {
         ceil_div(self.columns, self.units)

@@ -1,0 +1,61 @@
+//! What a schedule for a GPU has decided, for people to read.
+
+use fuse_ir::kernel::{BufferId, KernelGraph, Loop};
+
+use super::{GpuLimits, ScheduleError, resident};
+
+/// A loop over time as one launch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LoopPlan {
+    /// The function that runs all steps.
+    pub name: String,
+    /// Blocks, all of which run at the same time.
+    pub blocks: u32,
+    /// Threads of each.
+    pub threads: u32,
+    /// The shared memory of each, in bytes.
+    pub shared_bytes: u32,
+    /// The kernels of a step, between which the blocks meet.
+    pub phases: Vec<PhasePlan>,
+}
+
+/// A kernel of a step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PhasePlan {
+    /// Its name.
+    pub kernel: String,
+    /// How it is computed.
+    pub form: PhaseForm,
+    /// What it reads that is the same at every step, weights above all: read from memory once, before the first step, and
+    /// from then on from the shared memory of the blocks.
+    pub shared: Vec<BufferId>,
+    /// The same where it does not fit there, or is read once a point anyway: read from memory (its caches) at every step.
+    pub memory: Vec<BufferId>,
+}
+
+/// How a kernel of a step is computed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PhaseForm {
+    /// Its sums are split among the threads of a block, each of which has columns of its own.
+    Split {
+        /// Blocks with columns.
+        blocks: u32,
+    },
+    /// A row with statistics is computed by threads of one block together.
+    Rows,
+    /// A thread a point.
+    Points,
+}
+
+/// What a loop becomes on a GPU that has so much; `None` where its steps are launches of their own, which those are whose
+/// body has loops.
+///
+/// # Errors
+/// As [`schedule`](super::schedule).
+pub fn loop_plan(
+    graph: &KernelGraph,
+    l: &Loop,
+    limits: GpuLimits,
+) -> Result<Option<LoopPlan>, ScheduleError> {
+    resident::plan(graph, l, limits)
+}
