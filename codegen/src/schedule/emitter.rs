@@ -126,6 +126,8 @@ pub(super) struct Emitter<'a> {
     pub(super) accumulators: usize,
     /// The columns that come next, where loops may ask for what those need.
     pub(super) ahead: Option<ColumnsAhead>,
+    /// Steps that a loop along the axis of the recurrences takes together, all their loads first.
+    pub(super) steps_at_once: i64,
     /// The counter of the loop around the kernel, where that is in the code.
     pub(super) counter: Option<(Symbol, ValueId)>,
     /// Loads that are of shared memory now.
@@ -144,6 +146,7 @@ impl<'a> Emitter<'a> {
             vector_bits,
             accumulators,
             ahead: None,
+            steps_at_once: 1,
             counter: None,
             staged: FxHashMap::default(),
         }
@@ -244,7 +247,7 @@ impl<'a> Emitter<'a> {
 
     /// Computes elements at several points, operation by operation: while one point's operation waits for its
     /// operands, another's can run.
-    fn evaluate_each(&mut self, targets: &[ElementId], points: &[Point]) -> Emitted<()> {
+    pub(super) fn evaluate_each(&mut self, targets: &[ElementId], points: &[Point]) -> Emitted<()> {
         let wanted: Vec<Vec<bool>> = points.iter().map(|point| self.wanted(targets, point)).collect();
         let count = wanted.first().map_or(0, Vec::len) as u32;
         for id in (0..count).map(ElementId) {

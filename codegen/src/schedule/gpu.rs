@@ -17,6 +17,9 @@ use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, 
 /// Accumulators that the loop of a thread carries.
 const ACCUMULATORS: usize = 8;
 
+/// Steps of a recurrence whose loads are in flight together.
+const STEPS_AT_ONCE: i64 = 8;
+
 /// Bytes that a thread moves at once.
 const ACCESS_BYTES: usize = 16;
 
@@ -31,6 +34,7 @@ pub(super) fn schedule(analysis: &Analysis, block: u32, limits: GpuLimits) -> Em
     let kernel = analysis.kernel;
     let items = Items::new(analysis);
     let mut emitter = Emitter::new(analysis, None, ACCUMULATORS);
+    emitter.steps_at_once = STEPS_AT_ONCE;
     let item = emitter.b.operation(Type::scalar(LaneType::I64), Operation::WorkItem);
     let work = items.work();
     let count = emitter.dimension(&work)?;
