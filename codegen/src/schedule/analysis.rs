@@ -450,6 +450,17 @@ impl<'a> Analysis<'a> {
         (0..self.kernel.rank as u32).map(Axis).filter(independent).collect()
     }
 
+    /// The loads that a store needs.
+    pub(super) fn needed_loads(&self) -> impl Iterator<Item = (ElementId, &Access)> {
+        self.loads.iter().filter(|(id, _)| self.needed[id.index()]).map(|(id, access)| (*id, access))
+    }
+
+    /// The accesses of those that vary along some axes.
+    pub(super) fn accesses_along(&self, axes: AxisSet) -> impl Iterator<Item = &Access> {
+        let loads = self.needed_loads().filter(move |(id, _)| self.free[id.index()] & axes != 0);
+        loads.map(|(_, access)| access)
+    }
+
     /// The number of states that each point of the other axes carries along that of the recurrences.
     pub(super) fn states(&self) -> usize {
         self.recurrences.iter().map(|(_, state)| state).collect::<BTreeSet<_>>().len()

@@ -4,18 +4,18 @@
 use std::rc::Rc;
 
 use fuse_ir::expr::{Axis, Dim};
-use fuse_ir::kernel::ElementId;
 
 use super::access::Access;
 use super::analysis::{Analysis, axis_bit};
 use super::contraction;
 use super::emitter::{Emitted, Emitter, Point, floor_division};
+use super::row_blocks::RowBlocks;
 use super::vectors::{ANY_WIDTH, Classes};
 use super::{GpuLimits, resident};
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 
 /// Accumulators that the loop of a thread carries.
-const ACCUMULATORS: usize = 8;
+pub(super) const ACCUMULATORS: usize = 8;
 
 /// Steps of a recurrence whose loads are in flight together.
 const STEPS_AT_ONCE: i64 = 8;
@@ -23,13 +23,21 @@ const STEPS_AT_ONCE: i64 = 8;
 /// Bytes that a thread moves at once.
 const ACCESS_BYTES: usize = 16;
 
-/// One thread computes one item of the flattened space, the innermost axis fastest; threads past the end do nothing.
+/// By rows where there are statistics of them. Otherwise one thread computes one item of the flattened space, the
+/// innermost axis fastest; threads past the end do nothing.
 pub(super) fn schedule(analysis: &Analysis, block: u32, limits: GpuLimits) -> Emitted<Function> {
+    let rows = RowBlocks::new(analysis, block);
+    if let Some(rows) = rows.as_ref().filter(|rows| !rows.shares) {
+        return rows.schedule(analysis);
+    }
     if let Some(function) = resident::alone(analysis, limits)? {
         return Ok(function);
     }
     if let Some(function) = contraction::schedule(analysis, block)? {
         return Ok(function);
+    }
+    if let Some(rows) = rows {
+        return rows.schedule(analysis);
     }
     let kernel = analysis.kernel;
     let items = Items::new(analysis);
@@ -65,7 +73,7 @@ impl Items {
         let mut has_rest = false;
         if let (Some(vector), Some((_, count))) = (&vector, counts.last_mut()) {
             let lanes = i64::from(vector.lanes);
-            has_rest = !count.terms().all(|(_, factor)| factor % lanes == 0);
+            has_rest = !is_multiple(count, lanes);
             *count = count.ceil_div(&Dim::constant(lanes));
         }
         Items { counts, vector: vector.map(Rc::new), has_rest }
@@ -146,15 +154,23 @@ fn vectorised(analysis: &Analysis, axes: &[Axis]) -> Option<Classes> {
     if analysis.recurrence_axis.is_some() || !analysis.groups.is_empty() {
         return None;
     }
-    let varies =
-        |id: ElementId| analysis.needed[id.index()] && analysis.free[id.index()] & axis_bit(axis) != 0;
-    let loads = analysis.loads.iter().filter(|(id, _)| varies(**id)).map(|(_, access)| access);
-    let accesses: Vec<&Access> = loads.chain(analysis.stores.iter().map(|s| &s.access)).collect();
-    let is_run = |access: &&&Access| access.is_unit_stride(&[axis]);
-    let widest = accesses.iter().filter(is_run).map(|access| access.dtype.size()).max()?;
+    let accesses = analysis.accesses_along(axis_bit(axis)).chain(analysis.stores.iter().map(|s| &s.access));
+    let lanes = lanes_along(&accesses.collect::<Vec<_>>(), analysis.extent(axis), &[axis])?;
+    Some(Classes::new(analysis, vec![axis], lanes, ANY_WIDTH))
+}
+
+/// As many lanes along an axis (by all its names) as the widest elements have in 16 bytes, if most of the accesses are
+/// of aligned vectors then.
+pub(super) fn lanes_along(accesses: &[&Access], extent: &Dim, axes: &[Axis]) -> Option<u8> {
+    let runs: Vec<&Access> = accesses.iter().copied().filter(|a| a.is_unit_stride(axes)).collect();
+    let widest = runs.iter().map(|access| access.dtype.size()).max()?;
     let lanes = u8::try_from(ACCESS_BYTES / widest).ok().filter(|lanes| *lanes > 1)?;
-    let is_aligned = |access: &&&Access| access.is_multiple(i64::from(lanes), &[axis]);
-    let aligned = accesses.iter().filter(is_run).filter(is_aligned).count();
-    let is_long = analysis.extent(axis).as_constant().is_none_or(|n| n >= i64::from(lanes));
-    (is_long && 2 * aligned > accesses.len()).then(|| Classes::new(analysis, vec![axis], lanes, ANY_WIDTH))
+    let aligned = runs.iter().filter(|access| access.is_multiple(i64::from(lanes), axes)).count();
+    let is_long = extent.as_constant().is_none_or(|n| n >= i64::from(lanes));
+    (is_long && 2 * aligned > accesses.len()).then_some(lanes)
+}
+
+/// Whether a number divides a dimension, whatever the symbols are.
+pub(super) fn is_multiple(dim: &Dim, number: i64) -> bool {
+    dim.terms().all(|(_, factor)| factor % number == 0)
 }

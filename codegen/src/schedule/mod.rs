@@ -16,6 +16,7 @@
 //! | `tiling.rs` | rows, columns and tiles of a CPU's work items |
 //! | `cpu.rs`, `gpu.rs` | work items and loops of each target |
 //! | `contraction.rs` | large sums of products on a GPU: tiles of blocks, staged in shared memory |
+//! | `row_blocks.rs` | a block of GPU threads a row, where a kernel has statistics of rows |
 //! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
 //! | `rows.rs` | a phase whose sums are statistics of rows |
 //! | `split.rs` | the sums of a phase, split among the threads of a block |
@@ -31,6 +32,7 @@ mod parts;
 mod recurrence;
 mod reduction;
 mod resident;
+mod row_blocks;
 mod rows;
 mod split;
 mod tiling;

@@ -27,16 +27,16 @@ const LEAST_ITERATIONS: i64 = 16;
 const INDEPENDENT_CHAINS: usize = 8;
 
 /// The running value of one reduction at one point: a value, and for the arg reductions its index.
-type State = SmallVec<[ValueId; 2]>;
+pub(super) type State = SmallVec<[ValueId; 2]>;
 
 /// One reduction at one point.
 #[derive(Clone, Copy)]
-struct Chain {
-    reduction: Reduction,
+pub(super) struct Chain {
+    pub(super) reduction: Reduction,
     /// Which of the points.
-    point: usize,
+    pub(super) point: usize,
     /// The lanes of its accumulator along the axis of a vector point.
-    lanes: u8,
+    pub(super) lanes: u8,
 }
 
 #[derive(Clone, Copy)]
@@ -63,7 +63,7 @@ struct Plan {
 }
 
 impl Emitter<'_> {
-    fn reduction(&self, element: ElementId) -> Emitted<Reduction> {
+    pub(super) fn reduction(&self, element: ElementId) -> Emitted<Reduction> {
         match self.analysis.element(element) {
             Element::Reduce { op, body, .. } => {
                 Ok(Reduction { element, op: *op, body: *body, dtype: self.analysis.dtype(*body) })
@@ -275,18 +275,23 @@ impl Emitter<'_> {
         let points: Vec<Point> = points.to_vec();
         let states = self.loops(&axes, 0, &chains, &points, states)?;
         for (chain, state) in chains.iter().zip(states) {
-            let mut value = *state.last().unwrap_or(&state[0]);
-            if chain.reduction.dtype == DType::U8 && !chain.reduction.op.is_arg() {
-                let mask = self.b.integer_like(value, 0xff);
-                value = self.b.and(value, mask);
-            }
-            self.remember(chain.reduction.element, &points[chain.point], value);
+            self.remember_result(chain, &points[chain.point], &state);
         }
         Ok(())
     }
 
+    /// Makes a state after the last element known as the value of the reduction.
+    pub(super) fn remember_result(&mut self, chain: &Chain, point: &Point, state: &State) {
+        let mut value = *state.last().unwrap_or(&state[0]);
+        if chain.reduction.dtype == DType::U8 && !chain.reduction.op.is_arg() {
+            let mask = self.b.integer_like(value, 0xff);
+            value = self.b.and(value, mask);
+        }
+        self.remember(chain.reduction.element, point, value);
+    }
+
     /// The axes that the reduction binds. Members of a group bind different axes of the same extents.
-    fn bound_axes(&self, element: ElementId) -> SmallVec<[Axis; 2]> {
+    pub(super) fn bound_axes(&self, element: ElementId) -> SmallVec<[Axis; 2]> {
         match self.analysis.element(element) {
             Element::Reduce { axes, .. } => axes.clone(),
             _ => SmallVec::new(),
@@ -294,7 +299,7 @@ impl Emitter<'_> {
     }
 
     /// The state of nothing reduced.
-    fn identity(&mut self, chain: &Chain, lanes: u8) -> State {
+    pub(super) fn identity(&mut self, chain: &Chain, lanes: u8) -> State {
         let Reduction { op, dtype, .. } = chain.reduction;
         let extreme = match op {
             ReduceOp::ArgMax => ReduceOp::Max,
@@ -337,7 +342,7 @@ impl Emitter<'_> {
 
     /// The points with the axis number `level` of every chain's reduction bound: one point can serve all
     /// chains, because each member has bound axes of its own.
-    fn bind(
+    pub(super) fn bind(
         &self,
         chains: &[Chain],
         points: &[Point],
@@ -508,7 +513,7 @@ impl Emitter<'_> {
     }
 
     /// Adds one element to each state.
-    fn steps(
+    pub(super) fn steps(
         &mut self,
         chains: &[Chain],
         points: &[Point],
@@ -570,7 +575,7 @@ impl Emitter<'_> {
     }
 
     /// The state with all accumulators of a chain merged into it.
-    fn combine(&mut self, chain: &Chain, state: &State, parts: Vec<State>) -> State {
+    pub(super) fn combine(&mut self, chain: &Chain, state: &State, parts: Vec<State>) -> State {
         let op = chain.reduction.op;
         let mut values: Vec<ValueId> = parts.iter().map(|p| p[0]).collect();
         while values.len() > 1 {
@@ -631,7 +636,13 @@ pub(super) fn merge(b: &mut FunctionBuilder, op: ReduceOp, x: ValueId, y: ValueI
 }
 
 /// Whether `value` replaces `best`: beyond it, or the first NaN.
-fn is_better(b: &mut FunctionBuilder, op: ReduceOp, dtype: DType, value: ValueId, best: ValueId) -> ValueId {
+pub(super) fn is_better(
+    b: &mut FunctionBuilder,
+    op: ReduceOp,
+    dtype: DType,
+    value: ValueId,
+    best: ValueId,
+) -> ValueId {
     let condition = if op == ReduceOp::ArgMax { Condition::Gt } else { Condition::Lt };
     let beyond = b.compare(condition, value, best);
     if !dtype.is_float() {
@@ -643,12 +654,12 @@ fn is_better(b: &mut FunctionBuilder, op: ReduceOp, dtype: DType, value: ValueId
     b.or(beyond, first_nan)
 }
 
-fn flatten(states: &[State]) -> Vec<ValueId> {
+pub(super) fn flatten(states: &[State]) -> Vec<ValueId> {
     states.iter().flatten().copied().collect()
 }
 
 /// Values in the arrangement of `like`.
-fn reshape(like: &[State], values: &[ValueId]) -> Vec<State> {
+pub(super) fn reshape(like: &[State], values: &[ValueId]) -> Vec<State> {
     let mut values = values.iter().copied();
     like.iter().map(|state| values.by_ref().take(state.len()).collect()).collect()
 }

@@ -97,6 +97,12 @@ fn steps(
                 let function = schedule(graph, kernel, target).unwrap_or_else(|e| panic!("{e}\n{graph}"));
                 verify(&function).unwrap_or_else(|e| panic!("{e}\n{}", print(&function)));
                 assert_eq!(parse(&print(&function)).as_ref(), Ok(&function), "{}", print(&function));
+                // Threads that meet run on the simulated GPU alone.
+                if function.mapping.is_by_block() {
+                    let range = schedule(graph, kernel, ScheduleTarget::cpu()).unwrap();
+                    launch(&range, memory, dims);
+                    continue;
+                }
                 launch(&function, memory, dims);
             }
             Step::Loop(l) => {
