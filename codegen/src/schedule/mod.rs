@@ -15,6 +15,8 @@
 //! | `recurrence.rs` | the loop along the axis of the recurrences, and their states |
 //! | `tiling.rs` | rows, columns and tiles of a CPU's work items |
 //! | `cpu.rs`, `gpu.rs` | work items and loops of each target |
+//! | `coordinates.rs` | from the number of a work item to its coordinates |
+//! | `block.rs` | kernels outside of loops that blocks of a GPU's threads compute together |
 //! | `contraction.rs` | large sums of products on a GPU: tiles of blocks, staged in shared memory |
 //! | `row_blocks.rs` | a block of GPU threads a row, where a kernel has statistics of rows |
 //! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
@@ -24,7 +26,9 @@
 mod access;
 mod ahead;
 mod analysis;
+mod block;
 mod contraction;
+mod coordinates;
 mod cpu;
 mod emitter;
 mod gpu;

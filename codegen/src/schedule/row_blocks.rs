@@ -15,8 +15,9 @@ use fuse_ir::kernel::{Element, ElementId};
 
 use super::access::Access;
 use super::analysis::{Analysis, AxisSet, Group, axis_bit};
+use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter, Point};
-use super::gpu::{ACCUMULATORS, coordinates, is_multiple, lanes_along};
+use super::gpu::{ACCUMULATORS, is_multiple, lanes_along};
 use super::reduction::{Chain, State, flatten, is_better, merge, reshape};
 use super::vectors::{ANY_WIDTH, Classes};
 use crate::builder::FunctionBuilder;
@@ -89,7 +90,7 @@ impl RowBlocks {
         let index = Type::scalar(LaneType::I64);
         let [block, thread] = [Operation::Block, Operation::Thread].map(|o| emitter.b.operation(index, o));
         let mut row = emitter.origin();
-        for ((axis, _), value) in self.rows.iter().zip(coordinates(&mut emitter, &self.rows, block)?) {
+        for ((axis, _), value) in self.rows.iter().zip(coordinates(&mut emitter, self.rows.iter().map(|(_, extent)| extent), block)?) {
             row = row.with(*axis, value);
         }
         for group in &analysis.groups {
