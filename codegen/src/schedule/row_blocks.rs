@@ -90,7 +90,11 @@ impl RowBlocks {
         let index = Type::scalar(LaneType::I64);
         let [block, thread] = [Operation::Block, Operation::Thread].map(|o| emitter.b.operation(index, o));
         let mut row = emitter.origin();
-        for ((axis, _), value) in self.rows.iter().zip(coordinates(&mut emitter, self.rows.iter().map(|(_, extent)| extent), block)?) {
+        for ((axis, _), value) in self.rows.iter().zip(coordinates(
+            &mut emitter,
+            self.rows.iter().map(|(_, extent)| extent),
+            block,
+        )?) {
             row = row.with(*axis, value);
         }
         for group in &analysis.groups {

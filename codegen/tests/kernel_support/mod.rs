@@ -97,12 +97,6 @@ fn steps(
                 let function = schedule(graph, kernel, target).unwrap_or_else(|e| panic!("{e}\n{graph}"));
                 verify(&function).unwrap_or_else(|e| panic!("{e}\n{}", print(&function)));
                 assert_eq!(parse(&print(&function)).as_ref(), Ok(&function), "{}", print(&function));
-                // Threads that meet run on the simulated GPU alone.
-                if function.mapping.is_by_block() {
-                    let range = schedule(graph, kernel, ScheduleTarget::cpu()).unwrap();
-                    launch(&range, memory, dims);
-                    continue;
-                }
                 launch(&function, memory, dims);
             }
             Step::Loop(l) => {
@@ -145,12 +139,24 @@ pub fn check_against(
             }
         }
     };
-    // Threads that share memory wait for each other, which only the simulated GPU can have them do.
-    let limits = GpuLimits { shared_bytes: 0, ..GpuLimits::h100() };
-    let (cpu, gpu) = (ScheduleTarget::cpu(), ScheduleTarget::Gpu { block: 32, limits });
+    let (cpu, gpu) = (ScheduleTarget::cpu(), gpu_of(32));
     compare_all("the CPU schedule", run(graph, inputs, dims, cpu, &mut launch_kernel_ir));
     compare_all("the GPU schedule", run(graph, inputs, dims, gpu, &mut launch_kernel_ir));
     compare_all("Cranelift", run(graph, inputs, dims, cpu, &mut launch_cranelift));
+}
+
+/// An H100 with blocks of so many threads.
+fn gpu_of(block: u32) -> ScheduleTarget {
+    ScheduleTarget::Gpu { block, limits: GpuLimits::h100() }
+}
+
+/// Holds the schedule for large blocks of GPU threads to the interpreter of kernel graphs.
+pub fn check_large_blocks(graph: &KernelGraph, inputs: &[Tensor], dims: &DimEnv, tolerance: Tolerance) {
+    let expected = interpret_kernels(graph, inputs, dims).unwrap_or_else(|e| panic!("{e}\n{graph}"));
+    let got = run(graph, inputs, dims, gpu_of(256), &mut launch_kernel_ir);
+    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        compare(got, expected, tolerance).unwrap_or_else(|e| panic!("output {i} at {dims:?}: {e}\n{graph}"));
+    }
 }
 
 /// A kernel graph of one kernel under construction.
