@@ -450,15 +450,10 @@ impl<'a> Analysis<'a> {
         (0..self.kernel.rank as u32).map(Axis).filter(independent).collect()
     }
 
-    /// The loads that a store needs.
-    pub(super) fn needed_loads(&self) -> impl Iterator<Item = (ElementId, &Access)> {
-        self.loads.iter().filter(|(id, _)| self.needed[id.index()]).map(|(id, access)| (*id, access))
-    }
-
-    /// The accesses of those that vary along some axes.
-    pub(super) fn accesses_along(&self, axes: AxisSet) -> impl Iterator<Item = &Access> {
-        let loads = self.needed_loads().filter(move |(id, _)| self.free[id.index()] & axes != 0);
-        loads.map(|(_, access)| access)
+    /// The loads that a store needs and that vary along any of some axes.
+    pub(super) fn loads_along(&self, axes: AxisSet) -> impl Iterator<Item = (ElementId, &Access)> {
+        let varies = move |id: ElementId| self.needed[id.index()] && self.free[id.index()] & axes != 0;
+        self.loads.iter().map(|(id, access)| (*id, access)).filter(move |(id, _)| varies(*id))
     }
 
     /// The number of points along some axes.

@@ -389,7 +389,7 @@ impl<'a> Emitter<'a> {
         let ty = Type { lane: LaneType::of_memory(access.dtype), lanes };
         let floor = self.floor(&access.symbols);
         let loaded = if analysis.is_updated(access.buffer) {
-            self.b.load_anew(ty, access.buffer, position, floor)
+            self.b.load_updated(ty, access.buffer, position, floor)
         } else {
             self.b.load(ty, access.buffer, position, floor)
         };
@@ -476,13 +476,26 @@ impl<'a> Emitter<'a> {
     /// Stores every value of a part at some points.
     pub(super) fn stores(&mut self, points: &[Point], part: &Part) -> Emitted<()> {
         for together in points.chunks(INTERLEAVED_POINTS) {
-            let of_vectors = |v: &ElementId| together.iter().all(|p| self.class(*v, p) != Class::Lanewise);
-            let stored = part.stores.iter().map(|s| self.analysis.stores[*s].value);
-            let values: Vec<ElementId> = stored.filter(of_vectors).collect();
+            let values = self.stored_whole(together, part);
             self.evaluate_each(&values, together)?;
             together.iter().try_for_each(|point| self.store(point, part))?;
         }
         Ok(())
+    }
+
+    /// Computes what a part stores at some points, without storing it yet.
+    pub(super) fn evaluate_stored(&mut self, points: &[Point], part: &Part) -> Emitted<()> {
+        for together in points.chunks(INTERLEAVED_POINTS) {
+            let values = self.stored_whole(together, part);
+            self.evaluate_each(&values, together)?;
+        }
+        Ok(())
+    }
+
+    /// What a part stores, but for what is computed lane by lane.
+    fn stored_whole(&self, points: &[Point], part: &Part) -> Vec<ElementId> {
+        let of_vectors = |v: &ElementId| points.iter().all(|p| self.class(*v, p) != Class::Lanewise);
+        part.stores.iter().map(|s| self.analysis.stores[*s].value).filter(of_vectors).collect()
     }
 
     fn store(&mut self, point: &Point, part: &Part) -> Emitted<()> {

@@ -1,45 +1,53 @@
-//! The schedule for GPUs: one thread a point, or as many neighbouring points of the innermost axis as 16 bytes hold. A
-//! thread runs along the whole axis of the recurrences.
+//! The schedule for GPUs: rows by teams of threads where there are statistics of them, large sums by blocks. Otherwise one
+//! thread a point, or as many neighbouring points of the innermost axis as 16 bytes hold. A thread runs along the whole
+//! axis of the recurrences.
 
 use std::rc::Rc;
 
 use fuse_ir::expr::{Axis, Dim};
 
-use super::access::Access;
-use super::analysis::{Analysis, axis_bit};
-use super::contraction;
+use super::GpuLimits;
+use super::analysis::Analysis;
+use super::block::{self as blocks, THREADS};
+use super::contraction::{self, is_multiple};
 use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter, Point};
-use super::row_blocks::RowBlocks;
-use super::vectors::{ANY_WIDTH, Classes};
-use super::{GpuLimits, block as blocks};
+use super::rows::Rows;
+use super::split::Split;
+use super::vectors::Classes;
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 
 /// Accumulators that the loop of a thread carries.
-pub(super) const ACCUMULATORS: usize = 8;
+const ACCUMULATORS: usize = 8;
 
 /// Steps of a recurrence whose loads are in flight together.
 const STEPS_AT_ONCE: i64 = 8;
 
-/// Bytes that a thread moves at once.
-const ACCESS_BYTES: usize = 16;
-
-/// By rows where there are statistics of them. Otherwise one thread computes one item of the flattened space, the
-/// innermost axis fastest; threads past the end do nothing.
+/// Blocks of `block` threads, but for split sums, which have blocks of a size of their own.
 pub(super) fn schedule(analysis: &Analysis, block: u32, limits: GpuLimits) -> Emitted<Function> {
-    let rows = RowBlocks::new(analysis, block);
-    if let Some(rows) = rows.as_ref().filter(|rows| !rows.shares) {
-        return rows.schedule(analysis);
+    let rows = Rows::alone(analysis, block).filter(|r| r.shared_bytes(analysis) <= limits.shared_bytes);
+    let by_rows = |rows: &Rows| blocks::alone(analysis, rows.mapping(), |e, n| rows.emit_alone(e, n));
+    if let Some(rows) = rows.as_ref().filter(|rows| rows.is_along_memory) {
+        return by_rows(rows);
     }
-    if let Some(function) = blocks::alone(analysis, limits)? {
-        return Ok(function);
+    let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes);
+    if let Some(mut split) = split.filter(|s| s.has_few_rows(analysis)) {
+        return blocks::alone(analysis, Mapping::Blocks { threads: THREADS }, |emitter, numbers| {
+            split.prepare(emitter, numbers)?;
+            split.alone(emitter, numbers)
+        });
     }
     if let Some(function) = contraction::schedule(analysis, block)? {
         return Ok(function);
     }
-    if let Some(rows) = rows {
-        return rows.schedule(analysis);
+    match rows {
+        Some(rows) => by_rows(&rows),
+        None => points(analysis, block),
     }
+}
+
+/// One thread computes one item of the flattened space, the innermost axis fastest; threads past the end do nothing.
+fn points(analysis: &Analysis, block: u32) -> Emitted<Function> {
     let kernel = analysis.kernel;
     let items = Items::new(analysis);
     let mut emitter = Emitter::new(analysis, None, ACCUMULATORS);
@@ -127,29 +135,12 @@ impl Items {
     }
 }
 
-/// The classes along the innermost axis, if most of what varies along it moves in aligned vectors.
+/// The vectors along the innermost axis.
 fn vectorised(analysis: &Analysis, axes: &[Axis]) -> Option<Classes> {
     let axis = *axes.last()?;
     if analysis.recurrence_axis.is_some() || !analysis.groups.is_empty() {
         return None;
     }
-    let accesses = analysis.accesses_along(axis_bit(axis)).chain(analysis.stores.iter().map(|s| &s.access));
-    let lanes = lanes_along(&accesses.collect::<Vec<_>>(), analysis.extent(axis), &[axis])?;
-    Some(Classes::new(analysis, vec![axis], lanes, ANY_WIDTH))
-}
-
-/// As many lanes along an axis (by all its names) as the widest elements have in 16 bytes, if most of the accesses are
-/// of aligned vectors then.
-pub(super) fn lanes_along(accesses: &[&Access], extent: &Dim, axes: &[Axis]) -> Option<u8> {
-    let runs: Vec<&Access> = accesses.iter().copied().filter(|a| a.is_unit_stride(axes)).collect();
-    let widest = runs.iter().map(|access| access.dtype.size()).max()?;
-    let lanes = u8::try_from(ACCESS_BYTES / widest).ok().filter(|lanes| *lanes > 1)?;
-    let aligned = runs.iter().filter(|access| access.is_multiple(i64::from(lanes), axes)).count();
-    let is_long = extent.as_constant().is_none_or(|n| n >= i64::from(lanes));
-    (is_long && 2 * aligned > accesses.len()).then_some(lanes)
-}
-
-/// Whether a number divides a dimension, whatever the symbols are.
-pub(super) fn is_multiple(dim: &Dim, number: i64) -> bool {
-    dim.terms().all(|(_, factor)| factor % number == 0)
+    let is_long = |extent: &Dim, lanes| extent.as_constant().is_none_or(|n| n >= lanes);
+    Classes::of_aligned_runs(analysis, &[axis], is_long)
 }

@@ -16,11 +16,10 @@
 //! | `tiling.rs` | rows, columns and tiles of a CPU's work items |
 //! | `cpu.rs`, `gpu.rs` | work items and loops of each target |
 //! | `coordinates.rs` | from the number of a work item to its coordinates |
-//! | `block.rs` | kernels outside of loops that blocks of a GPU's threads compute together |
+//! | `block.rs` | what kernels have in common that blocks of a GPU's threads compute together |
 //! | `contraction.rs` | large sums of products on a GPU: tiles of blocks, staged in shared memory |
-//! | `row_blocks.rs` | a block of GPU threads a row, where a kernel has statistics of rows |
 //! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
-//! | `rows.rs` | a phase whose sums are statistics of rows |
+//! | `rows.rs` | statistics of rows on a GPU: a warp or a block a row |
 //! | `split.rs` | the sums of a phase, split among the threads of a block |
 
 mod access;
@@ -36,7 +35,6 @@ mod parts;
 mod recurrence;
 mod reduction;
 mod resident;
-mod row_blocks;
 mod rows;
 mod split;
 mod tiling;

@@ -238,8 +238,7 @@ impl Emitter<'_> {
         let sums = reshape(&identities, &self.b.close_loop(open, begin, end, step, &flatten(&next)));
         let mut states = Vec::with_capacity(chains.len());
         for (chain, sum) in chains.iter().zip(sums) {
-            let none = self.identity(chain, 1);
-            states.push(self.combine(chain, &none, vec![sum]));
+            states.push(self.one_lane(chain, sum));
         }
         if turns * lanes < extent {
             let first = self.b.index(turns * lanes);
@@ -287,14 +286,14 @@ impl Emitter<'_> {
     }
 
     /// The axes that the reduction binds. Members of a group bind different axes of the same extents.
-    pub(super) fn bound_axes(&self, element: ElementId) -> SmallVec<[Axis; 2]> {
+    fn bound_axes(&self, element: ElementId) -> SmallVec<[Axis; 2]> {
         match self.analysis.element(element) {
             Element::Reduce { axes, .. } => axes.clone(),
             _ => SmallVec::new(),
         }
     }
 
-    /// The state of nothing reduced.
+    /// The state of nothing reduced; a position has one lane.
     pub(super) fn identity(&mut self, chain: &Chain, lanes: u8) -> State {
         let Reduction { op, dtype, .. } = chain.reduction;
         let extreme = match op {
@@ -303,12 +302,10 @@ impl Emitter<'_> {
             ReduceOp::Sum | ReduceOp::Prod | ReduceOp::Max | ReduceOp::Min => op,
         };
         let value = self.constant(extreme.identity(dtype));
-        let value = self.b.splat(value, lanes);
         if op.is_arg() {
-            SmallVec::from_slice(&[value, self.b.index(0)])
-        } else {
-            SmallVec::from_slice(&[value])
+            return SmallVec::from_slice(&[value, self.b.index(0)]);
         }
+        SmallVec::from_slice(&[self.b.splat(value, lanes)])
     }
 
     /// The loops over the bound axes from number `level` on.
@@ -338,7 +335,7 @@ impl Emitter<'_> {
 
     /// The points with the axis number `level` of every chain's reduction bound: one point can serve all
     /// chains, because each member has bound axes of its own.
-    pub(super) fn bind(
+    fn bind(
         &self,
         chains: &[Chain],
         points: &[Point],
@@ -528,7 +525,7 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// Adds one element to a state.
+    /// Adds one element to a state, or the lanes of one.
     fn step(
         &mut self,
         chain: &Chain,
@@ -559,19 +556,33 @@ impl Emitter<'_> {
         }
         self.evaluate(&[body], point)?;
         let value = self.value(body, point)?;
-        let value = self.b.splat(value, lanes);
         if op.is_arg() {
-            let better = is_better(&mut self.b, op, dtype, value, state[0]);
-            state[0] = self.b.select(better, value, state[0]);
-            state[1] = self.b.select(better, position, state[1]);
-        } else {
-            state[0] = merge(&mut self.b, op, state[0], value);
+            for lane in 0..point.vector.as_ref().map_or(1, |v| v.lanes) {
+                let value = self.b.extract(value, lane);
+                let offset = self.b.index(i64::from(lane));
+                let position = self.b.add(position, offset);
+                let better = is_better(&mut self.b, op, dtype, value, state[0]);
+                state[0] = self.b.select(better, value, state[0]);
+                state[1] = self.b.select(better, position, state[1]);
+            }
+            return Ok(());
         }
+        let value = self.b.splat(value, lanes);
+        state[0] = merge(&mut self.b, op, state[0], value);
         Ok(())
     }
 
+    /// The lanes of an accumulator as one.
+    pub(super) fn one_lane(&mut self, chain: &Chain, state: State) -> State {
+        if self.b.ty(state[0]).lanes == 1 {
+            return state;
+        }
+        let none = self.identity(chain, 1);
+        self.combine(chain, &none, vec![state])
+    }
+
     /// The state with all accumulators of a chain merged into it.
-    pub(super) fn combine(&mut self, chain: &Chain, state: &State, parts: Vec<State>) -> State {
+    fn combine(&mut self, chain: &Chain, state: &State, parts: Vec<State>) -> State {
         let op = chain.reduction.op;
         let mut value = merge_all(&mut self.b, op, parts.iter().map(|p| p[0]).collect());
         if self.b.ty(value).lanes > chain.lanes {
@@ -613,15 +624,41 @@ struct Body<'a> {
 }
 
 /// Values as one, pair by pair; there is one at least.
-pub(super) fn merge_all(b: &mut FunctionBuilder, op: ReduceOp, mut values: Vec<ValueId>) -> ValueId {
+pub(super) fn merge_all(b: &mut FunctionBuilder, op: ReduceOp, values: Vec<ValueId>) -> ValueId {
+    pairwise(values, |x, y| merge(b, op, *x, *y))
+}
+
+/// States as one, pair by pair; there is one at least.
+pub(super) fn join_all(b: &mut FunctionBuilder, reduction: Reduction, states: Vec<State>) -> State {
+    pairwise(states, |x, y| join(b, reduction, x, y))
+}
+
+/// Neighbours together, then the neighbours among these, and so on, until one is left of at least one.
+fn pairwise<T: Clone>(mut values: Vec<T>, mut join: impl FnMut(&T, &T) -> T) -> T {
     while values.len() > 1 {
-        let merged = values.chunks(2).map(|pair| match pair {
-            [x, y] => merge(b, op, *x, *y),
-            _ => pair[0],
+        let joined = values.chunks(2).map(|pair| match pair {
+            [x, y] => join(x, y),
+            _ => pair[0].clone(),
         });
-        values = merged.collect();
+        values = joined.collect();
     }
-    values[0]
+    values.swap_remove(0)
+}
+
+/// Two states as one. Of equal extremes, and of NaNs, the first in the row counts.
+pub(super) fn join(b: &mut FunctionBuilder, reduction: Reduction, x: &State, y: &State) -> State {
+    let Reduction { op, dtype, .. } = reduction;
+    let ([x_value, x_position], [y_value, y_position]) = (&x[..], &y[..]) else {
+        return State::from_slice(&[merge(b, op, x[0], y[0])]);
+    };
+    let beyond = is_better(b, op, dtype, *y_value, *x_value);
+    let short = is_better(b, op, dtype, *x_value, *y_value);
+    let either = b.or(beyond, short);
+    let alike = b.not(either);
+    let earlier = b.compare(Condition::Lt, *y_position, *x_position);
+    let earlier = b.and(alike, earlier);
+    let takes = b.or(beyond, earlier);
+    State::from_slice(&[b.select(takes, *y_value, *x_value), b.select(takes, *y_position, *x_position)])
 }
 
 pub(super) fn merge(b: &mut FunctionBuilder, op: ReduceOp, x: ValueId, y: ValueId) -> ValueId {
@@ -634,13 +671,7 @@ pub(super) fn merge(b: &mut FunctionBuilder, op: ReduceOp, x: ValueId, y: ValueI
 }
 
 /// Whether `value` replaces `best`: beyond it, or the first NaN.
-pub(super) fn is_better(
-    b: &mut FunctionBuilder,
-    op: ReduceOp,
-    dtype: DType,
-    value: ValueId,
-    best: ValueId,
-) -> ValueId {
+fn is_better(b: &mut FunctionBuilder, op: ReduceOp, dtype: DType, value: ValueId, best: ValueId) -> ValueId {
     let condition = if op == ReduceOp::ArgMax { Condition::Gt } else { Condition::Lt };
     let beyond = b.compare(condition, value, best);
     if !dtype.is_float() {

@@ -102,14 +102,14 @@ impl Phase {
         if let Some(split) = Split::new(analysis, Some(counter), blocks, shared_bytes) {
             return Phase::Split(split);
         }
-        let rows = Rows::new(analysis).filter(|rows| rows.shared_bytes() <= shared_bytes);
+        let rows = Rows::phase_of(analysis, blocks).filter(|r| r.shared_bytes(analysis) <= shared_bytes);
         rows.map_or(Phase::Points, Phase::Rows)
     }
 
-    fn shared_bytes(&self) -> u32 {
+    fn shared_bytes(&self, analysis: &Analysis) -> u32 {
         match self {
             Phase::Split(split) => split.shared_bytes(),
-            Phase::Rows(rows) => rows.shared_bytes(),
+            Phase::Rows(rows) => rows.shared_bytes(analysis),
             Phase::Points => 0,
         }
     }
@@ -128,15 +128,14 @@ fn emit(
     let mut free = limits.shared_bytes;
     for analysis in analyses {
         let phase = Phase::new(analysis, &l.counter, limits.multiprocessors, free);
-        free -= phase.shared_bytes().min(free);
+        free -= phase.shared_bytes(analysis).min(free);
         phases.push(phase);
     }
     for (analysis, phase) in analyses.iter().zip(&mut phases) {
         let mut emitter = Emitter::within(analysis, b, None);
         match phase {
             Phase::Split(split) => split.prepare(&mut emitter, numbers)?,
-            Phase::Rows(rows) => rows.prepare(&mut emitter),
-            Phase::Points => {}
+            Phase::Rows(_) | Phase::Points => {}
         }
         b = emitter.b;
     }
