@@ -17,6 +17,7 @@
 //! * `symbols` ascend by name, and `work` depends on nothing else.
 
 use crate::builder::memory_type;
+use crate::divisors::MOST;
 use crate::kernel_ir::{
     Access, BinaryOp, Conversion, Function, LaneType, Mapping, Operation, ParameterId, SharedId, Statement,
     Type, UnaryOp, ValueId,
@@ -96,6 +97,12 @@ impl Verifier<'_> {
         let resident = matches!(mapping, Mapping::Resident { .. });
         if let (false, Some(buffer)) = (resident, self.function.buffers.iter().find(updates)) {
             return self.header_error(format!("`{}` is read and written", buffer.name));
+        }
+        let odd =
+            |b: &&crate::kernel_ir::BufferParameter| !(b.divisor.is_power_of_two() && b.divisor <= MOST);
+        if let Some(buffer) = self.function.buffers.iter().find(odd) {
+            return self
+                .header_error(format!("`{}` has a multiple of {} elements", buffer.name, buffer.divisor));
         }
         match mapping.block_threads() {
             Some(threads) if !(1..=1024).contains(&threads) => {

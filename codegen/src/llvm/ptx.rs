@@ -173,7 +173,9 @@ fn kernel<'s>(session: &'s Session, module: &Module<'s>, function: &Function) ->
         Mapping::Range | Mapping::Threads { .. } => {}
     }
     for (position, buffer) in (0..).zip(&function.buffers) {
-        describe_buffer(context, entry, position, buffer.access, Some(BUFFER_ALIGNMENT));
+        // No more than the length is a multiple of: see `LlvmBuilder::alignment`.
+        let known = (buffer.divisor * buffer.dtype.size() as u32).min(BUFFER_ALIGNMENT);
+        describe_buffer(context, entry, position, buffer.access, Some(known));
     }
 
     let builder = context.create_builder();
