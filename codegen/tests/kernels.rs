@@ -7,7 +7,7 @@ use fuse_codegen::schedule::{ScheduleError, ScheduleTarget, schedule};
 use fuse_ir::compare::Tolerance;
 use fuse_ir::kernel::{Coordinate, Element, Step};
 use fuse_ir::{DType, Dim, Literal, ReduceOp, ScalarOp};
-use kernel_support::{Maker, Weights, a, c, check, check_large_blocks, env, inputs, lstm_step, s};
+use kernel_support::{Maker, Weights, a, c, check, check_large_blocks, env, inputs, lstm_step, s, tensor_of};
 
 const CLOSE: Tolerance = Tolerance { ulp: 4.0, absolute: 2e-6, relative: 2e-6 };
 
@@ -407,5 +407,37 @@ fn a_team_of_threads_has_one_place_for_one_row() {
         let loads = text.matches("load p").count() as i64;
         let team = if threads == 128 { 32 } else { i64::from(threads) };
         assert_eq!(loads, 2 * (columns / 4 / team).max(1), "{columns} columns\n{text}");
+    }
+}
+
+/// Values repeat every eight columns, so that every extreme has equals in the same vector, in the lanes of other threads
+/// and in other warps.
+#[test]
+fn the_first_of_equal_extremes_counts_and_so_does_the_first_nan() {
+    let cases = [(640, None), (640, Some(f64::NAN)), (333, Some(f64::NAN)), (2560, Some(f64::NAN))];
+    for ((columns, special), op) in
+        cases.into_iter().flat_map(|c| [(c, ReduceOp::ArgMax), (c, ReduceOp::ArgMin)])
+    {
+        for dtype in [DType::F32, DType::F64, DType::Bf16] {
+            let mut m = Maker::new(&[c(3)]);
+            let x = m.input(dtype, &[c(3), c(columns)]);
+            let k = m.axis(c(columns));
+            let x = m.load(x, &[a(0), a(k.index())]);
+            let position = m.reduce(op, &[k], x);
+            m.store(position);
+            let graph = m.finish();
+            let mut values: Vec<f64> = (0..3 * columns).map(|i| ((i * 7) % 8) as f64 - 3.5).collect();
+            // The last row is infinite throughout, as far from being chosen as a number can be.
+            let last = 2 * columns as usize;
+            let worst = if op == ReduceOp::ArgMax { f64::NEG_INFINITY } else { f64::INFINITY };
+            values[last..].fill(worst);
+            for at in [last - 1, last - 100] {
+                values[at] = special.unwrap_or(values[at]);
+            }
+            let input = tensor_of(dtype, &[3, columns as usize], &values);
+            let exact = Tolerance { ulp: 0.0, absolute: 0.0, relative: 0.0 };
+            check(&graph, std::slice::from_ref(&input), &env(&[]), exact);
+            check_large_blocks(&graph, &[input], &env(&[]), exact);
+        }
     }
 }

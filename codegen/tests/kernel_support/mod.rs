@@ -283,6 +283,16 @@ pub fn data(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
     tensor
 }
 
+/// A tensor of floats with these values, rounded to its type.
+pub fn tensor_of(dtype: DType, shape: &[usize], values: &[f64]) -> Tensor {
+    let mut tensor = Tensor::zeros(dtype, shape).unwrap();
+    let size = dtype.size();
+    for (element, value) in tensor.bytes_mut().chunks_exact_mut(size).zip(values) {
+        element.copy_from_slice(&fuse_ir::Literal::from_f64(dtype, *value).bits().to_le_bytes()[..size]);
+    }
+    tensor
+}
+
 /// Inputs for all buffers of a graph at `dims`.
 pub fn inputs(graph: &KernelGraph, dims: &DimEnv) -> Vec<Tensor> {
     let mut out = Vec::new();
