@@ -343,7 +343,7 @@ fn softmax(dtype: DType, columns: Dim) -> fuse_ir::kernel::KernelGraph {
 #[test]
 fn rows_of_every_length_are_right() {
     // Whole vectors, vectors and threads left over, odd lengths, and more than the registers of a small block hold.
-    for columns in [64, 65, 96, 333, 512, 1036] {
+    for columns in [64, 65, 96, 333, 512, 1036, 2100] {
         let graph = softmax(DType::F32, c(columns));
         for rows in [0, 1, if columns < 100 { 5 } else { 2 }] {
             check_rows_at(&graph, &[("B", rows)], Tolerance { ulp: 16.0, absolute: 1e-6, relative: 1e-5 });
@@ -397,7 +397,7 @@ fn rows_of_every_type_are_right() {
 
 #[test]
 fn a_team_of_threads_has_one_place_for_one_row() {
-    for (columns, threads) in [(64, 128), (512, 128), (1024, 64), (4096, 256)] {
+    for (columns, threads) in [(64, 128), (512, 128), (1024, 64), (4096, 256), (16384, 512)] {
         let graph = softmax(DType::F32, c(columns));
         let Step::Kernel(kernel) = &graph.steps[0] else { panic!("one kernel") };
         let function = schedule(&graph, kernel, ScheduleTarget::gpu()).unwrap();

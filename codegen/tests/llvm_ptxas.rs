@@ -185,7 +185,7 @@ fn largest(name: &str, dtype: &str, columns: &str) -> Result<Function, Failed> {
 }
 
 /// Rows that registers hold, one that they hardly hold, ones that they do not, of whole vectors or not.
-const ROW_LENGTHS: [&str; 8] = ["64", "333", "768", "1000", "8192", "8193", "50257", "N"];
+const ROW_LENGTHS: [&str; 9] = ["64", "333", "768", "1000", "8192", "8193", "16384", "50257", "N"];
 
 fn all_rows() -> Result<Vec<Function>, Failed> {
     let mut functions = Vec::new();

@@ -19,6 +19,7 @@ use std::rc::Rc;
 use fuse_ir::expr::{Axis, Dim};
 use fuse_ir::kernel::{Element, ElementId};
 
+use super::access::Access;
 use super::analysis::{Analysis, AxisSet, Group, axis_bit};
 use super::block::{Numbers, THREADS, WARP};
 use super::contraction::{assumed, is_multiple};
@@ -71,25 +72,34 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Outside of loops, by blocks of `most_threads` at most. `None` where reductions have no value a row, or short rows,
-    /// or are no better shared.
+    /// Outside of loops, by blocks of `most_threads` at most, or twice as many where only these keep a row. `None` where
+    /// reductions have no value a row, where rows are short, and where they are no better shared.
     pub(super) fn alone(analysis: &Analysis, most_threads: u32) -> Option<Rows> {
-        // Powers of two, so that what a block takes at once is one.
-        let most = 1i64 << most_threads.checked_ilog2().filter(|_| i64::from(most_threads) >= WARP)?;
+        if i64::from(most_threads) < WARP {
+            return None;
+        }
         let mut rows = Rows::of(analysis)?;
         // Otherwise every point of a row computed its reductions anew, however they lie.
         if rows.column.is_none() && !rows.is_along_memory {
             return None;
         }
-        let taken = rows.lanes() * VECTORS_A_THREAD.min(rows.kept);
-        let sizes = (bits(WARP)..=bits(most)).map(|bits| 1i64 << bits);
-        let threads = match rows.longest(analysis) {
-            Some(longest) => sizes.clone().find(|threads| longest <= threads * taken).unwrap_or(most),
-            None => THREADS_OF_ANY_LENGTH.min(most),
-        };
+        // Powers of two, so that what a block takes at once is one.
+        let most = 1i64 << most_threads.min(THREADS / 2).ilog2();
+        let threads = rows.threads(analysis, most);
         rows.team = Team { threads };
         rows.teams = if threads > WARP { 1 } else { THREADS_OF_WARPS.min(most) / WARP };
         Some(rows)
+    }
+
+    /// The threads of a row outside of loops: as few as have no more than a few vectors each.
+    fn threads(&self, analysis: &Analysis, most: i64) -> i64 {
+        let Some(longest) = self.longest(analysis) else { return THREADS_OF_ANY_LENGTH.min(most) };
+        let suffices = |threads: i64, vectors: i64| longest <= threads * self.lanes() * vectors;
+        let mut sizes = (WARP.ilog2()..=most.ilog2()).map(|bits| 1i64 << bits);
+        let of_few = sizes.find(|threads| suffices(*threads, VECTORS_A_THREAD.min(self.kept)));
+        // A larger block is better than a row that every pass reads anew.
+        let of_kept = || [most, 2 * most].into_iter().find(|threads| suffices(*threads, self.kept));
+        of_few.or_else(of_kept).unwrap_or(most)
     }
 
     /// As a phase of a loop that is one launch, of so many blocks of [`THREADS`].
@@ -137,6 +147,7 @@ impl Rows {
         Some(rows)
     }
 
+    /// Narrows the vectors to so many lanes, or leaves them; and sees how many a thread keeps.
     fn set_lanes(&mut self, analysis: &Analysis, lanes: i64) {
         if lanes != self.lanes() {
             self.vector =
@@ -214,6 +225,7 @@ impl Rows {
         Ok(())
     }
 
+    /// Row number `number`, by the threads of one team.
     fn row(&self, emitter: &mut Emitter, numbers: Numbers, number: ValueId) -> Emitted<()> {
         let analysis = emitter.analysis;
         let mut row = emitter.origin();
@@ -232,14 +244,15 @@ impl Rows {
 
     /// Reductions that do not need each other. Afterwards every thread knows them.
     fn reduce(&self, emitter: &mut Emitter, group: &Group, row: &Point, numbers: Numbers) -> Emitted<()> {
+        let analysis = emitter.analysis;
+        let first = group.members.first().and_then(|member| bound_axis(analysis, *member));
+        // Members have names of their own for axes of equal extents.
+        let axis = first.ok_or_else(|| analysis.malformed("its reductions bind no axis"))?;
+        let walk = self.walk(emitter, axis, numbers);
+        let chain =
+            |member: &ElementId| Ok(Chain { reduction: emitter.reduction(*member)?, point: 0, lanes: 1 });
+        let chains = group.members.iter().map(chain).collect::<Emitted<Vec<Chain>>>()?;
         let lanes = self.lanes() as u8;
-        let mut chains = Vec::with_capacity(group.members.len());
-        for member in &group.members {
-            let reduction = emitter.reduction(*member)?;
-            chains.push(Chain { reduction, point: 0, lanes: 1 });
-        }
-        let Some(extent) = bound_axis(emitter.analysis, &chains) else { return Ok(()) };
-        let walk = self.walk(emitter, extent, numbers);
         let states: Vec<State> = chains.iter().map(|chain| emitter.identity(chain, lanes)).collect();
         let states = walk.run(emitter, states, &mut |emitter, pieces, states| {
             for piece in pieces {
@@ -289,6 +302,7 @@ impl Rows {
         Ok(())
     }
 
+    /// A pass over the row along an axis.
     fn walk(&self, emitter: &mut Emitter, axis: Axis, numbers: Numbers) -> Walk {
         let extent = emitter.analysis.extent(axis).clone();
         let thread = self.team.member(&mut emitter.b, numbers);
@@ -308,41 +322,25 @@ fn set(axes: &[Axis]) -> AxisSet {
     axes.iter().fold(0, |set, axis| set | axis_bit(*axis))
 }
 
-/// The one axis of the reductions of a group, by the name that the first has for it.
-fn bound_axis(analysis: &Analysis, chains: &[Chain]) -> Option<Axis> {
-    match analysis.element(chains.first()?.reduction.element) {
-        Element::Reduce { axes, .. } => axes.first().copied(),
+/// The axis that a reduction binds, if it is one only.
+fn bound_axis(analysis: &Analysis, reduction: ElementId) -> Option<Axis> {
+    match analysis.element(reduction) {
+        Element::Reduce { axes, .. } => axes.first().copied().filter(|_| axes.len() == 1),
         _ => None,
     }
 }
 
-/// The axes that reductions bind, if each of them binds one, a long one.
+/// The axes that all reductions bind, if each of them binds one, a long one.
 fn bound_axes(analysis: &Analysis) -> Option<Vec<Axis>> {
+    let is_long = |axis: &Axis| analysis.extent(*axis).as_constant().is_none_or(|n| n >= LEAST_EXTENT);
     let members = analysis.groups.iter().flat_map(|group| &group.members);
-    let axis = |member: &ElementId| match analysis.element(*member) {
-        Element::Reduce { axes, .. } => match axes[..] {
-            [axis] => {
-                let is_long = analysis.extent(axis).as_constant().is_none_or(|n| n >= LEAST_EXTENT);
-                is_long.then_some(axis)
-            }
-            _ => None,
-        },
-        _ => None,
-    };
-    members.map(axis).collect()
+    members.map(|member| bound_axis(analysis, *member).filter(is_long)).collect()
 }
 
 /// Whether the reductions of a group read rows of their own, each from its first element to its last.
 fn is_along_memory(analysis: &Analysis, group: &Group, rows: AxisSet) -> bool {
-    let bound: Vec<Axis> = group
-        .members
-        .iter()
-        .filter_map(|member| match analysis.element(*member) {
-            Element::Reduce { axes, .. } => axes.first().copied(),
-            _ => None,
-        })
-        .collect();
-    let of_rows = |(id, _): &(ElementId, &super::access::Access)| analysis.free[id.index()] & rows == rows;
+    let bound: Vec<Axis> = group.members.iter().filter_map(|member| bound_axis(analysis, *member)).collect();
+    let of_rows = |(id, _): &(ElementId, &Access)| analysis.free[id.index()] & rows == rows;
     let mut own = analysis.loads_along(set(&bound)).filter(of_rows).peekable();
     own.peek().is_some() && own.all(|(_, access)| access.is_unit_stride(&bound))
 }
@@ -350,13 +348,9 @@ fn is_along_memory(analysis: &Analysis, group: &Group, rows: AxisSet) -> bool {
 /// Registers of 32 bits for what reductions read at one position of a row.
 fn words_a_position(analysis: &Analysis, along: &[Axis]) -> i64 {
     let bound: Vec<Axis> = along.iter().copied().filter(|a| a.index() >= analysis.kernel.rank).collect();
-    let words = |(id, access): (ElementId, &super::access::Access)| {
+    let words = |(id, access): (ElementId, &Access)| {
         (access.buffer, i64::from(register_type(analysis.dtype(id)).bytes() / 4))
     };
     let buffers: BTreeMap<_, i64> = analysis.loads_along(set(&bound)).map(words).collect();
     buffers.values().sum::<i64>().max(1)
-}
-
-fn bits(power: i64) -> u32 {
-    power.trailing_zeros()
 }
