@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(extents(&[Dim::constant(6)]), 2);
         assert_eq!(extents(&[Dim::constant(6), Dim::constant(4)]), 8);
         assert_eq!(extents(&[n.clone(), Dim::constant(512)]), MOST);
-        assert_eq!(extents(&[&(&n * &Dim::constant(4)) + &Dim::constant(2)]), 2);
+        assert_eq!(extents(&[n.clone() * Dim::constant(4) + Dim::constant(2)]), 2);
         assert_eq!(extents(std::slice::from_ref(&n)), 1);
         assert_eq!(extents(&[Dim::constant(0)]), MOST);
     }

@@ -20,6 +20,7 @@ mod gpu;
 pub mod host;
 mod manifest;
 mod module;
+mod phases;
 pub mod ptx;
 pub mod ptxas;
 
@@ -35,11 +36,9 @@ use crate::verify::VerifyError;
 pub enum Optimization {
     /// Not at all; for reading what the builder makes.
     None,
-    /// LLVM's `O2`.
-    Standard,
-    /// LLVM's `O3`.
+    /// With the passes that fit what schedules make.
     #[default]
-    Aggressive,
+    Full,
 }
 
 /// Why LLVM gave no code.

@@ -341,8 +341,10 @@ fn sums_that_are_zero_have_either_sign_on_request() {
     let graph = crate::parse(source).expect("parses");
     let x = f32s(&[2, 2], &[1.0, -1.0, 0.0, 0.0]);
     let run = |zeros| {
-        let outputs =
-            Interpreter::new(Precision::F64).with_zeros(zeros).run(&graph, &[x.clone()]).expect("runs");
+        let outputs = Interpreter::new(Precision::F64)
+            .with_zeros(zeros)
+            .run(&graph, std::slice::from_ref(&x))
+            .expect("runs");
         outputs.iter().map(Tensor::to_f64).collect::<Vec<_>>()
     };
     let (summed, flipped) = (run(Zeros::AsSummed), run(Zeros::Flipped));
