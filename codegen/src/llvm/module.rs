@@ -165,10 +165,10 @@ pub(super) fn check_module(module: &Module<'_>) -> Result<(), LlvmError> {
 /// What schedules leave to LLVM before it emits code. Kernel IR has its vectors, tiles and unrolled loops already, so what
 /// looks for more of them, most of the time of LLVM's own pipelines, finds nothing (`docs/perf/cpu-log.md`,
 /// `docs/perf/gpu.md`). Loops are rotated so that what does not change can leave them; `indvars` finds the conditions
-/// on counters that always hold.
+/// on counters that always hold, `infer-alignment` vectors that are aligned because extents are.
 const PASSES: &str = "always-inline,globaldce,function(sroa,early-cse<memssa>,simplifycfg,\
     instcombine<no-verify-fixpoint>,loop-mssa(loop-rotate),loop(indvars),early-cse,\
-    instcombine<no-verify-fixpoint>,simplifycfg,loop-mssa(licm))";
+    instcombine<no-verify-fixpoint>,simplifycfg,loop-mssa(licm),infer-alignment)";
 
 /// Runs LLVM's passes.
 pub(super) fn optimize(
