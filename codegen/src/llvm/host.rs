@@ -256,7 +256,7 @@ fn optimized_module<'s>(
     phases.end("building");
     check_module(&module)?;
     phases.end("verifying");
-    optimize(session, &module, machine, optimization)?;
+    optimize(session, &module, machine, optimization, "loop-mssa(licm)")?;
     phases.end("passes");
     Ok(module)
 }

@@ -165,24 +165,24 @@ pub(super) fn check_module(module: &Module<'_>) -> Result<(), LlvmError> {
 /// What schedules leave to LLVM before it emits code. Kernel IR has its vectors, tiles and unrolled loops already, so what
 /// looks for more of them, most of the time of LLVM's own pipelines, finds nothing (`docs/perf/cpu-log.md`,
 /// `docs/perf/gpu.md`). Loops are rotated so that what does not change can leave them; `indvars` finds the conditions
-/// on counters that always hold, `infer-alignment` vectors that are aligned because extents are.
-const PASSES: &str = "always-inline,globaldce,function(sroa,early-cse<memssa>,simplifycfg,\
-    instcombine<no-verify-fixpoint>,loop-mssa(loop-rotate),loop(indvars),early-cse,\
-    instcombine<no-verify-fixpoint>,simplifycfg,loop-mssa(licm),infer-alignment)";
+/// on counters that always hold.
+const PASSES: &str = "sroa,early-cse<memssa>,simplifycfg,instcombine<no-verify-fixpoint>,loop-mssa(loop-rotate),\
+    loop(indvars),early-cse,instcombine<no-verify-fixpoint>,simplifycfg";
 
-/// Runs LLVM's passes.
+/// Runs LLVM's passes; `last` are those of the target.
 pub(super) fn optimize(
     session: &Session,
     module: &Module<'_>,
     machine: &TargetMachine,
     optimization: Optimization,
+    last: &str,
 ) -> Result<(), LlvmError> {
     let pipeline = match optimization {
         // The bodies of host functions are inlined whatever the level.
-        Optimization::None => "always-inline",
-        Optimization::Full => PASSES,
+        Optimization::None => "always-inline".to_owned(),
+        Optimization::Full => format!("always-inline,globaldce,function({PASSES},{last})"),
     };
-    let passes = module.run_passes(pipeline, machine, PassBuilderOptions::create());
+    let passes = module.run_passes(&pipeline, machine, PassBuilderOptions::create());
     passes.map_err(|message| LlvmError::Emission(message.to_string()))?;
     session.check()
 }

@@ -33,6 +33,11 @@ const GLOBAL: u16 = 1;
 /// `ptx_kernel`, the calling convention of an entry point.
 const PTX_KERNEL: u32 = 71;
 
+/// The passes that end with the code to be selected: vectors that are aligned because extents are, constant parts of
+/// addresses for the instructions, neighbouring accesses as one, and what does not change out of loops once more.
+const LAST_PASSES: &str = "infer-alignment,separate-const-offset-from-gep,early-cse,load-store-vectorizer,\
+    loop-mssa(licm)";
+
 /// What PTX to make.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PtxOptions {
@@ -60,6 +65,7 @@ pub fn ptx(functions: &[Function], options: &PtxOptions) -> Result<String, LlvmE
     phases.end("machine");
     let module = optimized_module(&session, &machine, functions, options, &mut phases)?;
     machine.set_asm_verbosity(false);
+    select_only(&session, &module);
     let emitted = machine.write_to_memory_buffer(&module, FileType::Assembly);
     session.check()?;
     phases.end("text");
@@ -71,6 +77,17 @@ pub fn ptx(functions: &[Function], options: &PtxOptions) -> Result<String, LlvmE
     // Instruction selection may itself call out, to a function of a runtime library that PTX does not have.
     let undefined: Vec<String> = text.lines().filter(|line| is_undefined(line)).map(str::to_string).collect();
     if undefined.is_empty() { Ok(text) } else { Err(LlvmError::UnresolvedSymbols(undefined)) }
+}
+
+/// Keeps instruction selection from optimising. What it would do has been done, except for the strength reduction of
+/// loops, which trades instructions for registers: that is for `ptxas` to decide, which knows how many there are. It took
+/// a quarter of the time, and had more registers spilled (docs/perf/gpu.md).
+fn select_only(session: &Session, module: &Module<'_>) {
+    for function in module.get_functions().filter(|f| f.count_basic_blocks() > 0) {
+        for attribute in ["noinline", "optnone"] {
+            add_enum(session.context(), function, AttributeLoc::Function, attribute, 0);
+        }
+    }
 }
 
 /// The functions as optimised LLVM IR for the GPU, to be read.
@@ -138,7 +155,7 @@ fn optimized_module<'s>(
     phases.end("building");
     check_module(&module)?;
     phases.end("verifying");
-    optimize(session, &module, machine, options.optimization)?;
+    optimize(session, &module, machine, options.optimization, LAST_PASSES)?;
     phases.end("passes");
     check_module(&module)?;
     phases.end("verifying again");
