@@ -133,6 +133,63 @@ fn ptx_stats_count_what_each_kernel_does() {
     assert_eq!((cells.get(1), cells.get(9)), (Some(&"1"), Some(&"18648")), "{text}");
 }
 
+/// Bytes read and written, and sectors of 32 bytes a request of a warp, of a model of one kernel at `B=8`.
+#[cfg(feature = "llvm")]
+fn traffic(scratch: &Scratch, text: &str) -> [String; 3] {
+    let table = succeeds(&["ptx", &scratch.file("kernel.fuse", text), "--stats", "--dim", "B=8"]);
+    let kernels: Vec<&str> = table.lines().skip(2).collect();
+    let cells: Vec<&str> = kernels.first().unwrap_or(&"").split_whitespace().collect();
+    assert!(kernels.len() == 1 && cells.len() > 12, "{table}");
+    [9, 10, 12].map(|column| cells[column].to_owned())
+}
+
+/// A warp moves 32 times 16 bytes at once, which are 16 sectors, and no byte twice.
+#[cfg(feature = "llvm")]
+#[test]
+fn pointwise_kernels_move_every_byte_once_and_16_at_once() {
+    let scratch = Scratch::new("traffic");
+    for (dtype, bytes) in [("f32", 4), ("f16", 2), ("bf16", 2), ("f64", 8), ("i64", 8), ("i32", 4), ("u8", 1)]
+    {
+        for columns in [512, 513] {
+            let text = format!(
+                "graph g(x: {dtype}[B, {columns}], y: {dtype}[B, {columns}]) {{
+  %a = add x, y
+  %z = mul %a, x
+  return z = %z
+}}"
+            );
+            let one = 8 * columns * bytes;
+            let [read, written, sectors] = traffic(&scratch, &text);
+            assert_eq!([read, written], [(2 * one).to_string(), one.to_string()], "{text}");
+            // The last warp of rows of 513, which together are whole vectors, has threads with nothing to do.
+            assert!(columns == 513 || sectors == "16.00", "{sectors} sectors a request\n{text}");
+        }
+    }
+}
+
+/// The maximum, the sum and the points of a row see the same loads.
+#[cfg(feature = "llvm")]
+#[test]
+fn rows_that_registers_hold_are_read_once() {
+    let scratch = Scratch::new("rows");
+    for columns in [512, 2048, 16384] {
+        let text = format!(
+            "graph g(x: f32[B, {columns}]) {{
+  %m = max x axes=[1]
+  %mb = broadcast %m axes=[0] : f32[B, {columns}]
+  %d = sub x, %mb
+  %e = exp %d
+  %s = sum %e axes=[1]
+  %sb = broadcast %s axes=[0] : f32[B, {columns}]
+  %z = div %e, %sb
+  return z = %z
+}}"
+        );
+        let bytes = (8 * columns * 4).to_string();
+        assert_eq!(traffic(&scratch, &text), [bytes.clone(), bytes, "16.00".to_owned()], "{text}");
+    }
+}
+
 #[test]
 fn explain_says_what_was_fused_and_why_the_rest_was_not() {
     let scratch = Scratch::new("explain");

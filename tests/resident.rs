@@ -85,3 +85,33 @@ fn weights_stay_in_shared_memory_where_they_fit() {
     assert!(shared(1024) > 4 * 8 * 1024 * 4, "{}", shared(1024));
     assert!((1..4 * 32 * 4096 * 4).contains(&shared(4096)), "{}", shared(4096));
 }
+
+/// Blocks take several rows each, one after the other, where nobody expected so many; where somebody did, warps have a row
+/// each.
+#[test]
+fn statistics_of_rows_in_a_loop_are_computed_by_blocks_or_by_warps() {
+    let text = |rows: &str, row_axes: &str, column: usize| {
+        format!(
+            "graph g(x: f32[T, {rows}, 96], h: f32[{rows}, 96]) {{
+  %h = scan over T carry (h = h) each (x = x) {{
+    %s = add x, h
+    %m = max %s axes=[{column}]
+    %mb = broadcast %m axes=[{row_axes}] : f32[{rows}, 96]
+    %n = sub %s, %mb
+    next h = %n
+  }}
+  return h = %h
+}}"
+        )
+    };
+    let by_blocks = (text("B", "0", 1), 16, &[(3, 5), (2, 300)][..]);
+    let by_warps = (text("B, 4", "0, 1", 2), 0, &[(3, 5), (2, 600)][..]);
+    for (text, shared_elements, sizes) in [by_blocks, by_warps] {
+        let graph = fuse::ir::parse(&text).expect("parses");
+        let compiled = compiled(&graph);
+        let functions = residents(&compiled);
+        let elements: u32 = functions.iter().flat_map(|f| &f.shared).map(|array| array.elements).sum();
+        assert_eq!((functions.len(), elements), (1, shared_elements), "{text}");
+        agrees(&graph, &compiled, sizes);
+    }
+}

@@ -199,11 +199,18 @@ impl FunctionBuilder {
         self.place(ty, Operation::Load { buffer, index }, floor.max(self.barrier()))
     }
 
-    /// Reads `ty.lanes` elements from `index` on, of a buffer that is also written: anew each time, at depth `floor` or
-    /// deeper and inside every barrier.
-    pub fn load_anew(&mut self, ty: Type, buffer: ParameterId, index: ValueId, floor: Depth) -> ValueId {
-        let depth = self.depth_of(index).max(floor).max(self.barrier());
-        self.place_anew(ty, Operation::Load { buffer, index }, depth)
+    /// Reads `ty.lanes` elements from `index` on, of a buffer that is also written, but not before the innermost block
+    /// that loads must not leave ends: once in that block, at depth `floor` or deeper.
+    pub fn load_updated(&mut self, ty: Type, buffer: ParameterId, index: ValueId, floor: Depth) -> ValueId {
+        let barrier = self.barrier();
+        let depth = self.depth_of(index).max(floor).max(barrier);
+        let key = (ty, Operation::Load { buffer, index });
+        if let Some(value) = self.blocks[barrier..=depth].iter().rev().find_map(|b| b.known.get(&key)) {
+            return *value;
+        }
+        let value = self.place_anew(ty, key.1.clone(), depth);
+        self.blocks[depth].known.insert(key, value);
+        value
     }
 
     /// A further array that the threads of a block share.
@@ -218,9 +225,28 @@ impl FunctionBuilder {
         self.place_anew(ty, Operation::LoadShared { array, index }, self.depth())
     }
 
-    /// The value of the thread whose number differs by the bits of `distance`, here.
+    /// The value of the thread whose number differs by the bits of `distance`, here; one of 64 bits in halves.
     pub fn butterfly(&mut self, value: ValueId, distance: u8) -> ValueId {
-        self.place_anew(self.ty(value), Operation::Butterfly(value, distance), self.depth())
+        match self.ty(value).lane {
+            LaneType::F64 => {
+                let bits = self.bitcast(value, LaneType::I64);
+                let other = self.butterfly(bits, distance);
+                self.bitcast(other, LaneType::F64)
+            }
+            LaneType::I64 => {
+                let high = self.shift_right_logical(value, 32);
+                let [low, high] = [value, high].map(|half| {
+                    let half = self.convert(Conversion::IntToInt, half, LaneType::I32);
+                    let other = self.butterfly(half, distance);
+                    self.convert(Conversion::ZeroExtend, other, LaneType::I64)
+                });
+                let high = self.shift_left(high, 32);
+                self.or(low, high)
+            }
+            LaneType::F32 | LaneType::I32 | LaneType::Bool => {
+                self.place_anew(self.ty(value), Operation::Butterfly(value, distance), self.depth())
+            }
+        }
     }
 
     /// Writes the lanes of `value` to a shared array from `index` on.

@@ -3,22 +3,27 @@
 //! It is the oracle that the emitters are compared with, so it favours the obvious: every value is a list of
 //! lanes, every lane a Rust number, every access is checked. Nothing here is shared with an emitter.
 //!
-//! [`evaluate`] does one call (a range of work items) or one GPU thread; [`evaluate_all`] does a launch.
+//! [`evaluate`] does one call (a range of work items), one GPU thread or one block of them that work together;
+//! [`evaluate_all`] does a launch.
 //!
 //! # Errors
 //! What Kernel IR leaves to its maker is an error here and never a silent value: an access outside a buffer
 //! or against its declared direction, an integer division by zero, a counter past the end of i64, an operand
-//! of the wrong type, a value that has no definition.
+//! of the wrong type, a value that has no definition, threads that do not meet where they must.
 
 mod lane;
+mod shared;
+mod team;
 
 use fuse_ir::DType;
 use fuse_ir::expr::{DimEnv, EvalError};
 
 use crate::kernel_ir::{
-    Access, Function, LaneType, Mapping, Operation, ParameterId, Statement, Type, ValueId,
+    Access, Carried, Function, LaneType, Mapping, Operation, ParameterId, Statement, Type, ValueId,
 };
 use lane::{Lane, binary, compare, constant, convert, fma, read, unary, write};
+use shared::Shared;
+use team::Team;
 
 /// Which part of a launch a call does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +37,13 @@ pub enum Work {
     },
     /// The thread of that number of a function with [`Mapping::Threads`]; may lie past the last item.
     Item(i64),
+    /// A block of that number, of so many, of a function with [`Mapping::Blocks`].
+    Block {
+        /// The number of the block.
+        block: i64,
+        /// How many there are.
+        blocks: i64,
+    },
 }
 
 /// Why a function could not be evaluated.
@@ -81,9 +93,12 @@ pub enum EvaluationError {
         /// What is wrong.
         what: &'static str,
     },
-    /// Work is mapped to blocks of threads that wait for each other, which are not evaluated one after the other.
-    #[error("`{0}` is for blocks of GPU threads, which are not evaluated here")]
+    /// Threads wait for others that do not run at the same time here: a thread alone, or the blocks of a launch.
+    #[error("`{0}` waits for threads that are not evaluated at the same time")]
     Blocks(String),
+    /// Threads that must meet are on different ways.
+    #[error("`{0}` has a place where threads meet that only some of them reach")]
+    Diverged(String),
     /// The number of work items has no value.
     #[error(transparent)]
     Dimension(#[from] EvalError),
@@ -111,11 +126,16 @@ pub fn evaluate(
     check("buffers", function.buffers.len(), buffers.len())?;
     check("symbols", function.symbols.len(), symbols.len())?;
     let values = vec![None; function.types.len()];
-    Machine { function, buffers, symbols, work, values }.block(&function.body)
+    let shared = Shared::new(&function.shared);
+    let mut machine = Machine { function, buffers, symbols, work, thread: 0, shared, values };
+    match work {
+        Work::Range { .. } | Work::Item(_) => machine.statements(&function.body),
+        Work::Block { .. } => Team::new(machine).run(),
+    }
 }
 
 /// Evaluates a whole launch: the range of all items in one call, or every thread of every block one after
-/// another, those past the last item too.
+/// another, those past the last item too. Threads of a block that works together take each statement together.
 ///
 /// # Errors
 /// As [`evaluate`], or a dimension that `dims` leaves without a value.
@@ -134,14 +154,17 @@ pub fn evaluate_all(
             let threads = items.saturating_add(block - 1) / block * block;
             (0..threads).try_for_each(|item| evaluate(function, buffers, &symbols, Work::Item(item)))
         }
-        // Threads that wait for each other are run by the simulated GPU alone.
-        Mapping::Blocks { .. } | Mapping::Resident { .. } => {
-            Err(EvaluationError::Blocks(function.name.clone()))
-        }
+        Mapping::Blocks { .. } => (0..items).try_for_each(|block| {
+            evaluate(function, buffers, &symbols, Work::Block { block, blocks: items })
+        }),
+        // Blocks that wait for each other are run by the simulated GPU alone.
+        Mapping::Resident { .. } => Err(EvaluationError::Blocks(function.name.clone())),
     }
 }
 
 type Register = Vec<Lane>;
+
+type Evaluated<T> = Result<T, EvaluationError>;
 
 /// The state of one call.
 struct Machine<'a> {
@@ -149,7 +172,26 @@ struct Machine<'a> {
     buffers: &'a mut [Vec<u8>],
     symbols: &'a [i64],
     work: Work,
+    /// The number of the thread in its block.
+    thread: i64,
+    shared: Shared,
     values: Vec<Option<Register>>,
+}
+
+/// A loop without its body.
+struct Head<'a> {
+    counter: ValueId,
+    begin: ValueId,
+    end: ValueId,
+    step: i64,
+    carried: &'a [Carried],
+}
+
+/// Where a loop is.
+struct Running {
+    position: i64,
+    end: i64,
+    carried: Vec<Register>,
 }
 
 impl Machine<'_> {
@@ -161,13 +203,13 @@ impl Machine<'_> {
         self.function.types.get(value.0 as usize).copied().ok_or_else(|| self.invalid(value, "has no type"))
     }
 
-    fn get(&self, value: ValueId) -> Result<Register, EvaluationError> {
+    fn get(&self, value: ValueId) -> Evaluated<Register> {
         let defined = self.values.get(value.0 as usize).cloned().flatten();
         defined.ok_or_else(|| self.invalid(value, "is used before it is defined"))
     }
 
     /// Defines a value; its lanes must be of its declared type.
-    fn set(&mut self, value: ValueId, register: Register) -> Result<(), EvaluationError> {
+    fn set(&mut self, value: ValueId, register: Register) -> Evaluated<()> {
         let ty = self.ty(value)?;
         if register.len() != usize::from(ty.lanes) || register.iter().any(|lane| lane.ty() != ty.lane) {
             return Err(self.invalid(value, "has another type than declared"));
@@ -183,51 +225,78 @@ impl Machine<'_> {
         }
     }
 
-    fn block(&mut self, body: &[Statement]) -> Result<(), EvaluationError> {
-        for statement in body {
-            match statement {
-                Statement::Let { value, operation } => {
-                    let register = self.operation(*value, operation)?;
-                    self.set(*value, register)?;
+    fn statements(&mut self, body: &[Statement]) -> Evaluated<()> {
+        body.iter().try_for_each(|statement| self.statement(statement))
+    }
+
+    /// A statement, by a thread that waits for no other.
+    fn statement(&mut self, statement: &Statement) -> Evaluated<()> {
+        match statement {
+            Statement::Let { value, operation } => {
+                let register = self.operation(*value, operation)?;
+                self.set(*value, register)
+            }
+            Statement::Store { buffer, index, value } => self.store(*buffer, *index, *value),
+            Statement::StoreShared { array, index, value } => {
+                let (at, register) = (self.scalar_i64(*index)?, self.get(*value)?);
+                let stored = self.shared.store(self.thread, array.0 as usize, at, &register);
+                stored.map_err(|what| self.invalid(*value, what))
+            }
+            Statement::Prefetch { .. } => Ok(()),
+            Statement::For { counter, begin, end, step, carried, body, .. } => {
+                let head = Head { counter: *counter, begin: *begin, end: *end, step: *step, carried };
+                let mut running = self.enter(&head)?;
+                while running.position < running.end {
+                    self.begin_iteration(&head, &running)?;
+                    self.statements(body)?;
+                    self.end_iteration(&head, &mut running)?;
                 }
-                Statement::Store { buffer, index, value } => self.store(*buffer, *index, *value)?,
-                Statement::Prefetch { .. } => {}
-                Statement::StoreShared { .. } | Statement::Barrier | Statement::GridBarrier => {
-                    return Err(EvaluationError::Blocks(self.function.name.clone()));
+                self.leave(&head, running)
+            }
+            Statement::If { condition, body } => {
+                if self.holds(*condition)? {
+                    self.statements(body)
+                } else {
+                    Ok(())
                 }
-                Statement::For { .. } => self.counted_loop(statement)?,
-                Statement::If { condition, body } => match self.get(*condition)?.as_slice() {
-                    [Lane::Bool(true)] => self.block(body)?,
-                    [Lane::Bool(false)] => {}
-                    _ => return Err(self.invalid(*condition, "is not a bool scalar")),
-                },
+            }
+            Statement::Barrier | Statement::GridBarrier => {
+                Err(EvaluationError::Blocks(self.function.name.clone()))
             }
         }
+    }
+
+    fn holds(&self, condition: ValueId) -> Evaluated<bool> {
+        match self.get(condition)?.as_slice() {
+            [Lane::Bool(holds)] => Ok(*holds),
+            _ => Err(self.invalid(condition, "is not a bool scalar")),
+        }
+    }
+
+    fn enter(&self, head: &Head) -> Evaluated<Running> {
+        if head.step < 1 {
+            return Err(self.invalid(head.counter, "counts by less than 1"));
+        }
+        let (position, end) = (self.scalar_i64(head.begin)?, self.scalar_i64(head.end)?);
+        let carried = head.carried.iter().map(|c| self.get(c.init)).collect::<Evaluated<_>>()?;
+        Ok(Running { position, end, carried })
+    }
+
+    fn begin_iteration(&mut self, head: &Head, running: &Running) -> Evaluated<()> {
+        self.set(head.counter, vec![Lane::I64(running.position)])?;
+        let carried = head.carried.iter().zip(&running.carried);
+        carried.into_iter().try_for_each(|(c, register)| self.set(c.value, register.clone()))
+    }
+
+    fn end_iteration(&self, head: &Head, running: &mut Running) -> Evaluated<()> {
+        running.carried = head.carried.iter().map(|c| self.get(c.next)).collect::<Evaluated<_>>()?;
+        let next = running.position.checked_add(head.step);
+        running.position = next.ok_or_else(|| self.invalid(head.counter, "overflows"))?;
         Ok(())
     }
 
-    fn counted_loop(&mut self, statement: &Statement) -> Result<(), EvaluationError> {
-        let Statement::For { counter, begin, end, step, carried, body, .. } = statement else {
-            return Ok(());
-        };
-        if *step < 1 {
-            return Err(self.invalid(*counter, "counts by less than 1"));
-        }
-        let (mut position, end) = (self.scalar_i64(*begin)?, self.scalar_i64(*end)?);
-        let mut current = carried.iter().map(|c| self.get(c.init)).collect::<Result<Vec<_>, _>>()?;
-        while position < end {
-            self.set(*counter, vec![Lane::I64(position)])?;
-            for (c, register) in carried.iter().zip(current) {
-                self.set(c.value, register)?;
-            }
-            self.block(body)?;
-            current = carried.iter().map(|c| self.get(c.next)).collect::<Result<Vec<_>, _>>()?;
-            position = position.checked_add(*step).ok_or_else(|| self.invalid(*counter, "overflows"))?;
-        }
-        for (c, register) in carried.iter().zip(current) {
-            self.set(c.result, register)?;
-        }
-        Ok(())
+    fn leave(&mut self, head: &Head, running: Running) -> Evaluated<()> {
+        head.carried.iter().zip(running.carried).try_for_each(|(c, register)| self.set(c.result, register))
     }
 
     /// The bytes of `lanes` elements of a buffer, after the checks of an access.
@@ -260,13 +329,13 @@ impl Machine<'_> {
         }
     }
 
-    fn load(&mut self, value: ValueId, buffer: ParameterId, index: i64) -> Result<Register, EvaluationError> {
+    fn load(&mut self, value: ValueId, buffer: ParameterId, index: i64) -> Evaluated<Register> {
         let lanes = self.ty(value)?.lanes;
         let (dtype, bytes) = self.bytes(buffer, index, lanes, Access::Read)?;
         Ok(bytes.chunks_exact(dtype.size()).map(|element| read(dtype, element)).collect())
     }
 
-    fn store(&mut self, buffer: ParameterId, index: ValueId, value: ValueId) -> Result<(), EvaluationError> {
+    fn store(&mut self, buffer: ParameterId, index: ValueId, value: ValueId) -> Evaluated<()> {
         let (index, register) = (self.scalar_i64(index)?, self.get(value)?);
         let lanes = self.ty(value)?.lanes;
         let (dtype, bytes) = self.bytes(buffer, index, lanes, Access::Write)?;
@@ -279,7 +348,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn operation(&mut self, value: ValueId, operation: &Operation) -> Result<Register, EvaluationError> {
+    fn operation(&mut self, value: ValueId, operation: &Operation) -> Evaluated<Register> {
         let ty = self.ty(value)?;
         let typed =
             |lane: Option<Lane>| lane.ok_or_else(|| self.invalid(value, "has operands of wrong types"));
@@ -298,11 +367,21 @@ impl Machine<'_> {
                 };
                 Ok(vec![Lane::I64(item)])
             }
-            Operation::Block
-            | Operation::Blocks
-            | Operation::Thread
-            | Operation::LoadShared { .. }
-            | Operation::Butterfly(..) => Err(EvaluationError::Blocks(self.function.name.clone())),
+            Operation::Block | Operation::Blocks | Operation::Thread => {
+                let number = match (operation, self.work) {
+                    (Operation::Block, Work::Block { block, .. }) => block,
+                    (Operation::Blocks, Work::Block { blocks, .. }) => blocks,
+                    (Operation::Thread, Work::Block { .. }) => self.thread,
+                    _ => return Err(self.invalid(value, "belongs to the other mapping of work")),
+                };
+                Ok(vec![Lane::I64(number)])
+            }
+            Operation::LoadShared { array, index } => {
+                let index = self.scalar_i64(*index)?;
+                let loaded = self.shared.load(self.thread, array.0 as usize, index, usize::from(ty.lanes));
+                loaded.map_err(|what| self.invalid(value, what))
+            }
+            Operation::Butterfly(..) => Err(self.invalid(value, "is for threads that run together")),
             Operation::Load { buffer, index } => {
                 let index = self.scalar_i64(*index)?;
                 self.load(value, *buffer, index)
@@ -357,7 +436,7 @@ impl Machine<'_> {
         }
     }
 
-    fn same_lanes(&self, value: ValueId, x: &Register, y: &Register) -> Result<(), EvaluationError> {
+    fn same_lanes(&self, value: ValueId, x: &Register, y: &Register) -> Evaluated<()> {
         if x.len() == y.len() { Ok(()) } else { Err(self.invalid(value, "has operands of unequal lanes")) }
     }
 }

@@ -156,3 +156,101 @@ fn malformed_functions_are_errors_and_not_panics() {
     let unbound = evaluate_all(&copy(|_| {}), &mut buffers(), &DimEnv::new());
     assert!(matches!(unbound, Err(EvaluationError::Dimension(_))));
 }
+
+/// Each of two blocks of 64 threads reverses its 64 elements through shared memory and adds to each that of the
+/// neighbouring thread.
+const BLOCKS: &str = r#"function f blocks 64 {
+  read p0 "x": i32 = b0
+  write p1 "y": i32 = b1
+  shared s0 "row": i32 x 64
+  work 2
+  v0: i64 = block
+  v1: i64 = blocks
+  v2: i64 = thread
+  v3: i64 = constant 64
+  v4: i64 = constant 63
+  v5: i64 = constant 1
+  v6: i64 = mul v0, v3
+  v7: i64 = add v6, v2
+  v8: i32 = load p0[v7]
+  store s0[v2] = v8
+  barrier
+  v9: i64 = sub v4, v2
+  v10: i32 = load s0[v9]
+  v11: i32 = butterfly v10, 1
+  v12: i32 = add v10, v11
+  v13: bool = compare lt v2, v3
+  if v13 {
+    store p1[v7] = v12
+  }
+}
+"#;
+
+fn evaluate_blocks(text: &str) -> Result<Vec<i32>, EvaluationError> {
+    let function = fuse_codegen::text::parse(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let bytes = |values: Vec<i32>| values.into_iter().flat_map(i32::to_ne_bytes).collect::<Vec<u8>>();
+    let mut buffers = [bytes((0..128).map(|i| i * i).collect()), bytes(vec![-1; 128])];
+    evaluate_all(&function, &mut buffers, &DimEnv::new())?;
+    Ok(buffers[1].chunks_exact(4).map(|b| i32::from_ne_bytes(b.try_into().unwrap())).collect())
+}
+
+#[test]
+fn threads_of_a_block_exchange_values() {
+    let square = |block: i32, thread: i32| (64 * block + 63 - thread).pow(2);
+    let expected = |at: i32| square(at / 64, at % 64) + square(at / 64, (at % 64) ^ 1);
+    assert_eq!(evaluate_blocks(BLOCKS), Ok((0..128).map(expected).collect()));
+}
+
+#[test]
+fn threads_that_do_not_meet_where_they_must_are_errors() {
+    let changed = |from: &str, to: &str| {
+        assert!(BLOCKS.contains(from), "{from}");
+        evaluate_blocks(&BLOCKS.replace(from, to))
+    };
+    // Half of the threads, a whole warp, reach the barrier; one of them, the butterfly.
+    let half = "v13: bool = compare lt v2, v3\n  if v13 {\n    barrier";
+    let half = half.replace("lt v2, v3", "lt v2, v14");
+    let half = format!("  v14: i64 = constant 32\n  {half}\n");
+    let diverged = changed("  v13: bool = compare lt v2, v3\n  if v13 {\n", &half);
+    assert!(matches!(diverged, Err(EvaluationError::Diverged(_))), "{diverged:?}");
+    let alone = "v13: bool = compare lt v2, v5\n  if v13 {\n    v14: i32 = butterfly v12, 2\n";
+    let diverged = changed("v13: bool = compare lt v2, v3\n  if v13 {\n", alone);
+    assert!(matches!(diverged, Err(EvaluationError::Diverged(_))), "{diverged:?}");
+    // The same for all is no divergence.
+    assert_eq!(changed("  if v13 {\n", "  if v13 {\n    barrier\n"), evaluate_blocks(BLOCKS));
+}
+
+#[test]
+fn what_no_barrier_orders_is_an_error() {
+    let invalid = |text: String| match evaluate_blocks(&text) {
+        Err(EvaluationError::Invalid { what, .. }) => what,
+        other => panic!("{other:?}\n{text}"),
+    };
+    let race = "reads what another thread writes, with no barrier between";
+    assert_eq!(invalid(BLOCKS.replace("  barrier\n", "")), race);
+    let race = "is written where another thread reads or writes, with no barrier between";
+    assert_eq!(invalid(BLOCKS.replace("store s0[v2] = v8", "store s0[v0] = v8")), race);
+    let after = "  v10: i32 = load s0[v9]\n  store s0[v2] = v8\n";
+    assert_eq!(invalid(BLOCKS.replace("  v10: i32 = load s0[v9]\n", after)), race);
+    // A thread orders its own uses.
+    let own = "  v14: i32 = load s0[v2]\n  store s0[v2] = v14\n  barrier\n";
+    assert_eq!(evaluate_blocks(&BLOCKS.replace("  barrier\n", own)), evaluate_blocks(BLOCKS));
+}
+
+#[test]
+fn shared_memory_is_written_before_it_is_read_and_has_an_end() {
+    let invalid = |from: &str, to: &str| match evaluate_blocks(&BLOCKS.replace(from, to)) {
+        Err(EvaluationError::Invalid { what, .. }) => what,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(invalid("  store s0[v2] = v8\n", ""), "reads shared memory that was not written");
+    assert_eq!(invalid("i32 x 64", "i32 x 63"), "is outside a shared array");
+    assert_eq!(invalid("v9: i64 = sub v4, v2", "v9: i64 = sub v3, v2"), "is outside a shared array");
+}
+
+#[test]
+fn blocks_that_meet_are_not_evaluated_one_after_the_other() {
+    let resident = BLOCKS.replace("blocks 64 {", "resident 64 {");
+    let resident = evaluate_blocks(&resident);
+    assert!(matches!(resident, Err(EvaluationError::Blocks(_))), "{resident:?}");
+}

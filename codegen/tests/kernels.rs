@@ -2,11 +2,12 @@
 
 mod kernel_support;
 
+use fuse_codegen::kernel_ir::Mapping;
 use fuse_codegen::schedule::{ScheduleError, ScheduleTarget, schedule};
 use fuse_ir::compare::Tolerance;
 use fuse_ir::kernel::{Coordinate, Element, Step};
-use fuse_ir::{DType, Literal, ReduceOp, ScalarOp};
-use kernel_support::{Maker, Weights, a, c, check, env, inputs, lstm_step, s};
+use fuse_ir::{DType, Dim, Literal, ReduceOp, ScalarOp};
+use kernel_support::{Maker, Weights, a, c, check, check_large_blocks, env, inputs, lstm_step, s, tensor_of};
 
 const CLOSE: Tolerance = Tolerance { ulp: 4.0, absolute: 2e-6, relative: 2e-6 };
 
@@ -305,4 +306,138 @@ fn a_malformed_kernel_is_an_error() {
     let Step::Kernel(kernel) = &graph.steps[0] else { panic!("one kernel") };
     let result = schedule(&graph, kernel, ScheduleTarget::cpu());
     assert!(matches!(result, Err(ScheduleError::Malformed { .. })), "{result:?}");
+}
+
+/// As [`check_at`], with a warp a row, and with larger teams.
+fn check_rows_at(graph: &fuse_ir::kernel::KernelGraph, dims: &[(&str, i64)], tolerance: Tolerance) {
+    check_at(graph, dims, tolerance);
+    let env = env(dims);
+    check_large_blocks(graph, &inputs(graph, &env), &env, tolerance);
+}
+
+/// Softmax over rows of `columns`, with a factor that all rows share.
+fn softmax(dtype: DType, columns: Dim) -> fuse_ir::kernel::KernelGraph {
+    let mut m = Maker::new(&[s("B"), columns.clone()]);
+    let input = m.input(dtype, &[s("B"), columns.clone()]);
+    let shared = m.input(dtype, std::slice::from_ref(&columns));
+    let scaled = |m: &mut Maker, column: fuse_ir::Expr| {
+        let (x, factor) = (m.load(input, &[a(0), column.clone()]), m.load(shared, &[column]));
+        m.apply(ScalarOp::Mul, &[x, factor])
+    };
+    let axis = m.axis(columns.clone());
+    let x = scaled(&mut m, a(axis.index()));
+    let most = m.reduce(ReduceOp::Max, &[axis], x);
+    let axis = m.axis(columns);
+    let x = scaled(&mut m, a(axis.index()));
+    let below = m.apply(ScalarOp::Sub, &[x, most]);
+    let below = m.apply(ScalarOp::Exp, &[below]);
+    let sum = m.reduce(ReduceOp::Sum, &[axis], below);
+    let x = scaled(&mut m, a(1));
+    let below = m.apply(ScalarOp::Sub, &[x, most]);
+    let below = m.apply(ScalarOp::Exp, &[below]);
+    let share = m.apply(ScalarOp::Div, &[below, sum]);
+    m.store(share);
+    m.finish()
+}
+
+#[test]
+fn rows_of_every_length_are_right() {
+    // Whole vectors, vectors and threads left over, odd lengths, and more than the registers of a small block hold.
+    for columns in [64, 65, 96, 333, 512, 1036, 2100] {
+        let graph = softmax(DType::F32, c(columns));
+        for rows in [0, 1, if columns < 100 { 5 } else { 2 }] {
+            check_rows_at(&graph, &[("B", rows)], Tolerance { ulp: 16.0, absolute: 1e-6, relative: 1e-5 });
+        }
+    }
+    let graph = softmax(DType::F32, s("N"));
+    for (rows, columns) in [(0, 3), (3, 0), (1, 1), (5, 63), (2, 513)] {
+        let tolerance = Tolerance { ulp: 16.0, absolute: 1e-6, relative: 1e-5 };
+        check_rows_at(&graph, &[("B", rows), ("N", columns)], tolerance);
+    }
+}
+
+#[test]
+fn rows_that_no_registers_hold_are_right() {
+    for columns in [9000, 9001] {
+        let mut m = Maker::new(&[s("M")]);
+        let x = m.input(DType::F32, &[s("M"), c(columns)]);
+        let k = m.axis(c(columns));
+        let x = m.load(x, &[a(0), a(k.index())]);
+        let most = m.reduce(ReduceOp::Max, &[k], x);
+        m.store(most);
+        check_rows_at(&m.finish(), &[("M", 2)], CLOSE);
+    }
+}
+
+#[test]
+fn rows_of_every_type_are_right() {
+    for dtype in [DType::F16, DType::Bf16, DType::F64] {
+        let tolerance = Tolerance { ulp: 4.0, absolute: 1e-4, relative: 1e-2 };
+        check_rows_at(&softmax(dtype, c(72)), &[("B", 5)], tolerance);
+        check_rows_at(&softmax(dtype, c(520)), &[("B", 2)], tolerance);
+    }
+    for dtype in [DType::F32, DType::F64, DType::I32, DType::I64, DType::U8, DType::F16, DType::Bf16] {
+        for op in ReduceOp::ALL {
+            for columns in [c(640), c(77), s("K")] {
+                let mut m = Maker::new(&[s("M")]);
+                let x = m.input(dtype, &[s("M"), columns.clone()]);
+                let k = m.axis(columns);
+                let x = m.load(x, &[a(0), a(k.index())]);
+                let r = m.reduce(op, &[k], x);
+                m.store(r);
+                let tolerance = match dtype {
+                    DType::F16 | DType::Bf16 => Tolerance { ulp: 2.0, absolute: 2e-3, relative: 1e-2 },
+                    _ => Tolerance { ulp: 32.0, absolute: 1e-4, relative: 1e-4 },
+                };
+                check_rows_at(&m.finish(), &[("M", 5), ("K", 70)], tolerance);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_team_of_threads_has_one_place_for_one_row() {
+    for (columns, threads) in [(64, 128), (512, 128), (1024, 64), (4096, 256), (16384, 512)] {
+        let graph = softmax(DType::F32, c(columns));
+        let Step::Kernel(kernel) = &graph.steps[0] else { panic!("one kernel") };
+        let function = schedule(&graph, kernel, ScheduleTarget::gpu()).unwrap();
+        assert_eq!(function.mapping, Mapping::Blocks { threads }, "{columns} columns");
+        // Each thread loads its part of a row and of the factors once for all passes.
+        let text = fuse_codegen::text::print(&function);
+        let loads = text.matches("load p").count() as i64;
+        let team = if threads == 128 { 32 } else { i64::from(threads) };
+        assert_eq!(loads, 2 * (columns / 4 / team).max(1), "{columns} columns\n{text}");
+    }
+}
+
+/// Values repeat every eight columns, so that every extreme has equals in the same vector, in the lanes of other threads
+/// and in other warps.
+#[test]
+fn the_first_of_equal_extremes_counts_and_so_does_the_first_nan() {
+    let cases = [(640, None), (640, Some(f64::NAN)), (333, Some(f64::NAN)), (2560, Some(f64::NAN))];
+    for ((columns, special), op) in
+        cases.into_iter().flat_map(|c| [(c, ReduceOp::ArgMax), (c, ReduceOp::ArgMin)])
+    {
+        for dtype in [DType::F32, DType::F64, DType::Bf16] {
+            let mut m = Maker::new(&[c(3)]);
+            let x = m.input(dtype, &[c(3), c(columns)]);
+            let k = m.axis(c(columns));
+            let x = m.load(x, &[a(0), a(k.index())]);
+            let position = m.reduce(op, &[k], x);
+            m.store(position);
+            let graph = m.finish();
+            let mut values: Vec<f64> = (0..3 * columns).map(|i| ((i * 7) % 8) as f64 - 3.5).collect();
+            // The last row is infinite throughout, as far from being chosen as a number can be.
+            let last = 2 * columns as usize;
+            let worst = if op == ReduceOp::ArgMax { f64::NEG_INFINITY } else { f64::INFINITY };
+            values[last..].fill(worst);
+            for at in [last - 1, last - 100] {
+                values[at] = special.unwrap_or(values[at]);
+            }
+            let input = tensor_of(dtype, &[3, columns as usize], &values);
+            let exact = Tolerance { ulp: 0.0, absolute: 0.0, relative: 0.0 };
+            check(&graph, std::slice::from_ref(&input), &env(&[]), exact);
+            check_large_blocks(&graph, &[input], &env(&[]), exact);
+        }
+    }
 }

@@ -59,6 +59,14 @@ fn check_text(text: &str, arch: Arch) -> Result<(), Failed> {
     Ok(())
 }
 
+/// The schedule for a GPU of the first kernel of a text.
+fn first_kernel(text: &str) -> Result<Function, Failed> {
+    let graph = fuse_ir::parse_kernels(text).map_err(|e| format!("{e}\n{text}"))?;
+    let kernels = graph.kernels();
+    let (kernel, _) = kernels.first().ok_or("no kernel")?;
+    Ok(schedule(&graph, kernel, ScheduleTarget::gpu()).map_err(|e| e.to_string())?)
+}
+
 /// A gated recurrence over 16-bit and 32-bit floats, as a thread a point of the other axes runs it.
 fn recurrence(dtype: &str) -> Result<Function, Failed> {
     let text = format!(
@@ -79,10 +87,7 @@ fn recurrence(dtype: &str) -> Result<Function, Failed> {
   }}
 }}"
     );
-    let graph = fuse_ir::parse_kernels(&text).map_err(|e| e.to_string())?;
-    let kernels = graph.kernels();
-    let (kernel, _) = kernels.first().ok_or("no kernel")?;
-    Ok(schedule(&graph, kernel, ScheduleTarget::gpu()).map_err(|e| e.to_string())?)
+    first_kernel(&text)
 }
 
 /// The loop along the summed axis of a tile of 8 by 8 sums a thread: per position, four vectors of shared memory and one
@@ -128,10 +133,75 @@ fn contraction(name: &str, rows: &str, columns: &str, depth: &str, dtype: &str) 
   }}
 }}"
     );
-    let graph = fuse_ir::parse_kernels(&text).map_err(|e| format!("{e}\n{text}"))?;
-    let kernels = graph.kernels();
-    let (kernel, _) = kernels.first().ok_or("no kernel")?;
-    Ok(schedule(&graph, kernel, ScheduleTarget::gpu()).map_err(|e| e.to_string())?)
+    first_kernel(&text)
+}
+
+/// Rows of `columns`: the sum of two operands, normalised by the softmax and scaled by what all rows share.
+fn normalised(name: &str, dtype: &str, columns: &str) -> Result<Function, Failed> {
+    let sum = |axis: &str| {
+        format!(
+            "    x{axis}: {dtype} = load x[i0, {axis}]
+    r{axis}: {dtype} = load r[i0, {axis}]
+    s{axis}: {dtype} = add x{axis}, r{axis}
+"
+        )
+    };
+    let shifted = |axis: &str| {
+        format!("    d{axis}: {dtype} = sub s{axis}, most\n    e{axis}: {dtype} = exp d{axis}\n")
+    };
+    let (first, second, own) = (sum("i2"), sum("i3"), sum("i1"));
+    let (of_sum, of_point) = (shifted("i3"), shifted("i1"));
+    first_kernel(&format!(
+        "kernels rows {{
+  buffer x: {dtype}[B, {columns}] input 0
+  buffer r: {dtype}[B, {columns}] input 1
+  buffer gain: {dtype}[{columns}] input 2
+  buffer y: {dtype}[B, {columns}] output 0
+  kernel {name} [i0 < B, i1 < {columns}] {{
+{first}    most: {dtype} = max [i2 < {columns}] si2
+{second}{of_sum}    total: {dtype} = sum [i3 < {columns}] ei3
+{own}{of_point}    share: {dtype} = div ei1, total
+    gain: {dtype} = load gain[i1]
+    y: {dtype} = mul share, gain
+    store y[i0, i1] = y
+  }}
+}}"
+    ))
+}
+
+/// Where the largest element of each row is.
+fn largest(name: &str, dtype: &str, columns: &str) -> Result<Function, Failed> {
+    first_kernel(&format!(
+        "kernels rows {{
+  buffer x: {dtype}[B, {columns}] input 0
+  buffer y: i64[B] output 0
+  kernel {name} [i0 < B] {{
+    x: {dtype} = load x[i0, i1]
+    y: i64 = argmax [i1 < {columns}] x
+    store y[i0] = y
+  }}
+}}"
+    ))
+}
+
+/// Rows that registers hold, one that they hardly hold, ones that they do not, of whole vectors or not.
+const ROW_LENGTHS: [&str; 9] = ["64", "333", "768", "1000", "8192", "8193", "16384", "50257", "N"];
+
+fn all_rows() -> Result<Vec<Function>, Failed> {
+    let mut functions = Vec::new();
+    for columns in ROW_LENGTHS {
+        for dtype in ["f32", "f64", "f16", "bf16"] {
+            functions.push(normalised(&format!("softmax_{dtype}_{columns}"), dtype, columns)?);
+        }
+        for dtype in ["f32", "f64", "bf16", "i32", "i64", "u8"] {
+            functions.push(largest(&format!("argmax_{dtype}_{columns}"), dtype, columns)?);
+        }
+    }
+    let is_shared = |function: &Function| matches!(function.mapping, Mapping::Blocks { .. });
+    if !functions.iter().all(is_shared) {
+        return Err("a row is a thread's".into());
+    }
+    Ok(functions)
 }
 
 fn main() {
@@ -167,6 +237,11 @@ fn main() {
             ];
             has_tiles(&functions, arch)?;
             assemble(&functions, arch)
+        }));
+    }
+    for arch in THOROUGH {
+        trials.push(Trial::test(format!("rows_assemble_without_spills_for_{arch}"), move || {
+            assemble(&all_rows()?, arch)
         }));
     }
     for arch in Arch::ALL.iter().copied() {

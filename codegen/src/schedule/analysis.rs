@@ -445,6 +445,12 @@ impl<'a> Analysis<'a> {
         (0..self.kernel.rank as u32).map(Axis).filter(independent).collect()
     }
 
+    /// The loads that a store needs and that vary along any of some axes.
+    pub(super) fn loads_along(&self, axes: AxisSet) -> impl Iterator<Item = (ElementId, &Access)> {
+        let varies = move |id: ElementId| self.needed[id.index()] && self.free[id.index()] & axes != 0;
+        self.loads.iter().map(|(id, access)| (*id, access)).filter(move |(id, _)| varies(*id))
+    }
+
     /// The number of points along some axes.
     pub(super) fn points(&self, axes: &[Axis]) -> Dim {
         axes.iter().fold(Dim::constant(1), |n, a| n * self.extent(*a).clone())

@@ -1,13 +1,10 @@
-//! What kernels have in common that blocks of threads compute together, and such kernels outside of loops.
+//! What kernels have in common that blocks of threads compute together.
 
-use fuse_ir::ReduceOp;
+use fuse_ir::expr::Dim;
 
-use super::GpuLimits;
 use super::analysis::Analysis;
 use super::emitter::{Emitted, Emitter};
-use super::reduction::merge;
-use super::rows::Rows;
-use super::split::Split;
+use super::reduction::{Reduction, State, join};
 use crate::builder::FunctionBuilder;
 use crate::kernel_ir::{Function, LaneType, Mapping, Operation, Type, ValueId};
 
@@ -55,36 +52,29 @@ pub(super) fn low_bits(b: &mut FunctionBuilder, x: ValueId, power: i64) -> Value
     b.and(x, mask)
 }
 
-/// What the lanes at these distances, powers of two, have of a sum as one.
+/// What the lanes at these distances, powers of two, have of a reduction as one.
 pub(super) fn of_lanes(
     b: &mut FunctionBuilder,
-    op: ReduceOp,
-    part: ValueId,
+    reduction: Reduction,
+    part: State,
     distances: impl Iterator<Item = u8>,
-) -> ValueId {
+) -> State {
     distances.fold(part, |part, distance| {
-        let other = b.butterfly(part, distance);
-        merge(b, op, part, other)
+        let other: State = part.iter().map(|value| b.butterfly(*value, distance)).collect();
+        join(b, reduction, &part, &other)
     })
 }
 
-/// A kernel outside of loops that has few rows and long sums, or statistics of rows, by blocks; `None` for others.
-pub(super) fn alone(analysis: &Analysis, limits: GpuLimits) -> Emitted<Option<Function>> {
-    let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes);
-    let rows = Rows::new(analysis).filter(|rows| rows.shared_bytes() <= limits.shared_bytes);
+/// A kernel outside of loops that blocks of threads compute together; `emit` returns how many blocks.
+pub(super) fn alone(
+    analysis: &Analysis,
+    mapping: Mapping,
+    emit: impl FnOnce(&mut Emitter, Numbers) -> Emitted<Dim>,
+) -> Emitted<Function> {
     let mut b = FunctionBuilder::new();
     let numbers = Numbers::new(&mut b);
     let mut emitter = Emitter::within(analysis, b, None);
-    let work = if let Some(mut split) = split.filter(|s| s.has_few_rows(analysis)) {
-        split.prepare(&mut emitter, numbers)?;
-        split.alone(&mut emitter, numbers)?
-    } else if let Some(mut rows) = rows {
-        rows.prepare(&mut emitter);
-        rows.alone(&mut emitter, numbers)?
-    } else {
-        return Ok(None);
-    };
+    let work = emit(&mut emitter, numbers)?;
     let (buffers, symbols) = (analysis.buffers.clone(), analysis.symbols.clone());
-    let (name, mapping) = (analysis.kernel.name.clone(), Mapping::Blocks { threads: THREADS });
-    Ok(Some(emitter.b.finish(name, buffers, symbols, work, mapping)))
+    Ok(emitter.b.finish(analysis.kernel.name.clone(), buffers, symbols, work, mapping))
 }

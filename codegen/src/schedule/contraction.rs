@@ -29,8 +29,8 @@ use super::coordinates::coordinate;
 use super::emitter::{Emitted, Emitter, Point};
 use super::vectors::{ANY_WIDTH, Classes};
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
-pub(super) use product::assumed;
-use product::{Contraction, Side, is_multiple};
+use product::{Contraction, Side};
+pub(super) use product::{assumed, is_multiple};
 use staging::{Quad, Staged};
 use tile::{ACROSS, THREADS, Tile};
 

@@ -126,6 +126,8 @@ pub(super) struct Emitter<'a> {
     pub(super) accumulators: usize,
     /// The columns that come next, where loops may ask for what those need.
     pub(super) ahead: Option<ColumnsAhead>,
+    /// Steps that a loop along the axis of the recurrences takes together, all their loads first.
+    pub(super) steps_at_once: i64,
     /// The counter of the loop around the kernel, where that is in the code.
     pub(super) counter: Option<(Symbol, ValueId)>,
     /// Loads that are of shared memory now.
@@ -144,6 +146,7 @@ impl<'a> Emitter<'a> {
             vector_bits,
             accumulators,
             ahead: None,
+            steps_at_once: 1,
             counter: None,
             staged: FxHashMap::default(),
         }
@@ -244,7 +247,7 @@ impl<'a> Emitter<'a> {
 
     /// Computes elements at several points, operation by operation: while one point's operation waits for its
     /// operands, another's can run.
-    fn evaluate_each(&mut self, targets: &[ElementId], points: &[Point]) -> Emitted<()> {
+    pub(super) fn evaluate_each(&mut self, targets: &[ElementId], points: &[Point]) -> Emitted<()> {
         let wanted: Vec<Vec<bool>> = points.iter().map(|point| self.wanted(targets, point)).collect();
         let count = wanted.first().map_or(0, Vec::len) as u32;
         for id in (0..count).map(ElementId) {
@@ -386,7 +389,7 @@ impl<'a> Emitter<'a> {
         let ty = Type { lane: LaneType::of_memory(access.dtype), lanes };
         let floor = self.floor(&access.symbols);
         let loaded = if analysis.is_updated(access.buffer) {
-            self.b.load_anew(ty, access.buffer, position, floor)
+            self.b.load_updated(ty, access.buffer, position, floor)
         } else {
             self.b.load(ty, access.buffer, position, floor)
         };
@@ -473,13 +476,26 @@ impl<'a> Emitter<'a> {
     /// Stores every value of a part at some points.
     pub(super) fn stores(&mut self, points: &[Point], part: &Part) -> Emitted<()> {
         for together in points.chunks(INTERLEAVED_POINTS) {
-            let of_vectors = |v: &ElementId| together.iter().all(|p| self.class(*v, p) != Class::Lanewise);
-            let stored = part.stores.iter().map(|s| self.analysis.stores[*s].value);
-            let values: Vec<ElementId> = stored.filter(of_vectors).collect();
+            let values = self.stored_whole(together, part);
             self.evaluate_each(&values, together)?;
             together.iter().try_for_each(|point| self.store(point, part))?;
         }
         Ok(())
+    }
+
+    /// Computes what a part stores at some points, without storing it yet.
+    pub(super) fn evaluate_stored(&mut self, points: &[Point], part: &Part) -> Emitted<()> {
+        for together in points.chunks(INTERLEAVED_POINTS) {
+            let values = self.stored_whole(together, part);
+            self.evaluate_each(&values, together)?;
+        }
+        Ok(())
+    }
+
+    /// What a part stores, but for what is computed lane by lane.
+    fn stored_whole(&self, points: &[Point], part: &Part) -> Vec<ElementId> {
+        let of_vectors = |v: &ElementId| points.iter().all(|p| self.class(*v, p) != Class::Lanewise);
+        part.stores.iter().map(|s| self.analysis.stores[*s].value).filter(of_vectors).collect()
     }
 
     fn store(&mut self, point: &Point, part: &Part) -> Emitted<()> {

@@ -1,37 +1,57 @@
-//! The schedule for GPUs: one thread a point, or as many neighbouring points of the innermost axis as 16 bytes hold. A
-//! thread runs along the whole axis of the recurrences.
+//! The schedule for GPUs: rows by teams of threads where there are statistics of them, large sums by blocks. Otherwise one
+//! thread a point, or as many neighbouring points of the innermost axis as 16 bytes hold. A thread runs along the whole
+//! axis of the recurrences.
 
 use std::rc::Rc;
 
 use fuse_ir::expr::{Axis, Dim};
-use fuse_ir::kernel::ElementId;
 
-use super::access::Access;
-use super::analysis::{Analysis, axis_bit};
-use super::contraction;
+use super::GpuLimits;
+use super::analysis::Analysis;
+use super::block::{self as blocks, THREADS};
+use super::contraction::{self, is_multiple};
 use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter, Point};
-use super::vectors::{ANY_WIDTH, Classes};
-use super::{GpuLimits, block as blocks};
+use super::rows::Rows;
+use super::split::Split;
+use super::vectors::Classes;
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 
 /// Accumulators that the loop of a thread carries.
 const ACCUMULATORS: usize = 8;
 
-/// Bytes that a thread moves at once.
-const ACCESS_BYTES: usize = 16;
+/// Steps of a recurrence whose loads are in flight together.
+const STEPS_AT_ONCE: i64 = 8;
 
-/// One thread computes one item of the flattened space, the innermost axis fastest; threads past the end do nothing.
+/// Blocks of `block` threads, but for split sums, which have blocks of a size of their own.
 pub(super) fn schedule(analysis: &Analysis, block: u32, limits: GpuLimits) -> Emitted<Function> {
-    if let Some(function) = blocks::alone(analysis, limits)? {
-        return Ok(function);
+    let rows = Rows::alone(analysis, block).filter(|r| r.shared_bytes(analysis) <= limits.shared_bytes);
+    let by_rows = |rows: &Rows| blocks::alone(analysis, rows.mapping(), |e, n| rows.emit_alone(e, n));
+    if let Some(rows) = rows.as_ref().filter(|rows| rows.is_along_memory) {
+        return by_rows(rows);
+    }
+    let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes);
+    if let Some(mut split) = split.filter(|s| s.has_few_rows(analysis)) {
+        return blocks::alone(analysis, Mapping::Blocks { threads: THREADS }, |emitter, numbers| {
+            split.prepare(emitter, numbers)?;
+            split.alone(emitter, numbers)
+        });
     }
     if let Some(function) = contraction::schedule(analysis, block)? {
         return Ok(function);
     }
+    match rows {
+        Some(rows) => by_rows(&rows),
+        None => points(analysis, block),
+    }
+}
+
+/// One thread computes one item of the flattened space, the innermost axis fastest; threads past the end do nothing.
+fn points(analysis: &Analysis, block: u32) -> Emitted<Function> {
     let kernel = analysis.kernel;
     let items = Items::new(analysis);
     let mut emitter = Emitter::new(analysis, None, ACCUMULATORS);
+    emitter.steps_at_once = STEPS_AT_ONCE;
     let item = emitter.b.operation(Type::scalar(LaneType::I64), Operation::WorkItem);
     let work = items.work();
     let count = emitter.dimension(&work)?;
@@ -62,7 +82,7 @@ impl Items {
         let mut has_rest = false;
         if let (Some(vector), Some((_, count))) = (&vector, counts.last_mut()) {
             let lanes = i64::from(vector.lanes);
-            has_rest = !count.terms().all(|(_, factor)| factor % lanes == 0);
+            has_rest = !is_multiple(count, lanes);
             *count = count.ceil_div(&Dim::constant(lanes));
         }
         Items { counts, vector: vector.map(Rc::new), has_rest }
@@ -115,21 +135,12 @@ impl Items {
     }
 }
 
-/// The classes along the innermost axis, if most of what varies along it moves in aligned vectors.
+/// The vectors along the innermost axis.
 fn vectorised(analysis: &Analysis, axes: &[Axis]) -> Option<Classes> {
     let axis = *axes.last()?;
     if analysis.recurrence_axis.is_some() || !analysis.groups.is_empty() {
         return None;
     }
-    let varies =
-        |id: ElementId| analysis.needed[id.index()] && analysis.free[id.index()] & axis_bit(axis) != 0;
-    let loads = analysis.loads.iter().filter(|(id, _)| varies(**id)).map(|(_, access)| access);
-    let accesses: Vec<&Access> = loads.chain(analysis.stores.iter().map(|s| &s.access)).collect();
-    let is_run = |access: &&&Access| access.is_unit_stride(&[axis]);
-    let widest = accesses.iter().filter(is_run).map(|access| access.dtype.size()).max()?;
-    let lanes = u8::try_from(ACCESS_BYTES / widest).ok().filter(|lanes| *lanes > 1)?;
-    let is_aligned = |access: &&&Access| access.is_multiple(i64::from(lanes), &[axis]);
-    let aligned = accesses.iter().filter(is_run).filter(is_aligned).count();
-    let is_long = analysis.extent(axis).as_constant().is_none_or(|n| n >= i64::from(lanes));
-    (is_long && 2 * aligned > accesses.len()).then(|| Classes::new(analysis, vec![axis], lanes, ANY_WIDTH))
+    let is_long = |extent: &Dim, lanes| extent.as_constant().is_none_or(|n| n >= lanes);
+    Classes::of_aligned_runs(analysis, &[axis], is_long)
 }

@@ -16,11 +16,11 @@
 //! | `tiling.rs` | rows, columns and tiles of a CPU's work items |
 //! | `cpu.rs`, `gpu.rs` | work items and loops of each target |
 //! | `coordinates.rs` | from the number of a work item to its coordinates |
-//! | `block.rs` | kernels outside of loops that blocks of a GPU's threads compute together |
+//! | `block.rs` | what kernels have in common that blocks of a GPU's threads compute together |
 //! | `contraction.rs` | large sums of products on a GPU: tiles of blocks, staged in shared memory |
 //! | `plan.rs` | nothing; it says what was decided about a loop on a GPU |
 //! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
-//! | `rows.rs` | a phase whose sums are statistics of rows |
+//! | `rows.rs` | statistics of rows on a GPU: a warp or a block a row |
 //! | `split.rs` | the sums of a phase, split among the threads of a block |
 
 mod access;

@@ -7,6 +7,7 @@ use fuse_ir::expr::Axis;
 use fuse_ir::kernel::{Element, ElementId, Recurrence};
 use fuse_ir::{DType, Literal, ScalarOp};
 
+use super::analysis::axis_bit;
 use super::emitter::{Emitted, Emitter, Key, Point};
 use super::vectors::Class;
 use crate::decompose;
@@ -17,6 +18,14 @@ struct State {
     recurrence: Recurrence,
     /// Which of the points.
     point: usize,
+}
+
+/// Steps along the axis of the recurrences, some of them together.
+struct Steps {
+    axis: Axis,
+    begin: ValueId,
+    end: ValueId,
+    together: i64,
 }
 
 impl Emitter<'_> {
@@ -46,28 +55,84 @@ impl Emitter<'_> {
             inits.push(self.b.splat(init, lanes));
         }
         let extent = self.analysis.extent(axis).clone();
-        let (begin, end) = (self.b.index(0), self.dimension(&extent)?);
-        let open = self.b.open_loop(&inits, false);
-        self.guard(extent.symbols());
+        let (mut begin, end) = (self.b.index(0), self.dimension(&extent)?);
+        let together = if self.analysis.groups.is_empty() { self.steps_at_once } else { 1 };
+        let mut values = inits;
+        if together > 1 {
+            let mask = self.b.index(-together);
+            let whole = self.b.and(end, mask);
+            let run = Steps { axis, begin, end: whole, together };
+            values = self.steps_of_recurrences(&run, points, rows, &states, &values)?;
+            begin = whole;
+        }
+        let run = Steps { axis, begin, end, together: 1 };
+        let finals = self.steps_of_recurrences(&run, points, rows, &states, &values)?;
+        self.store_finals(axis, points, &states, &finals)
+    }
+
+    /// A loop over steps, from the states before to those after it.
+    fn steps_of_recurrences(
+        &mut self,
+        run: &Steps,
+        points: &[Point],
+        rows: usize,
+        states: &[State],
+        inits: &[ValueId],
+    ) -> Emitted<Vec<ValueId>> {
+        let open = self.b.open_loop(inits, false);
+        self.guard(self.analysis.extent(run.axis).symbols());
         let depth = self.b.depth();
-        let inside: Vec<Point> = points.iter().map(|p| p.with(axis, open.counter)).collect();
-        for (state, before) in states.iter().zip(&open.current) {
+        let mut steps = Vec::new();
+        for step in 0..run.together {
+            let offset = self.b.index(step);
+            let position = self.b.add(open.counter, offset);
+            steps.push(points.iter().map(|p| p.with(run.axis, position)).collect::<Vec<_>>());
+        }
+        if run.together > 1 {
+            let loads = self.loads_along(run.axis);
+            self.evaluate_each(&loads, &steps.concat())?;
+        }
+        let mut values = open.current.clone();
+        for inside in &steps {
+            values = self.step_of_recurrences(inside, rows, states, &values)?;
+        }
+        self.set_guards_aside(depth - 1);
+        Ok(self.b.close_loop(open, run.begin, run.end, run.together, &values))
+    }
+
+    /// Computes and stores everything at one step, from the states before it. Returns those after it.
+    fn step_of_recurrences(
+        &mut self,
+        inside: &[Point],
+        rows: usize,
+        states: &[State],
+        before: &[ValueId],
+    ) -> Emitted<Vec<ValueId>> {
+        for (state, before) in states.iter().zip(before) {
             self.remember_state(state, &inside[state.point], true, *before)?;
         }
-        self.reductions(&inside, rows, |group| !group.carried)?;
+        self.reductions(inside, rows, |group| !group.carried)?;
         let mut next = Vec::with_capacity(states.len());
-        for (state, before) in states.iter().zip(&open.current) {
+        for (state, before) in states.iter().zip(before) {
             let after = self.after(state, &inside[state.point], *before)?;
             self.remember_state(state, &inside[state.point], false, after)?;
             next.push(after);
         }
-        self.reductions(&inside, rows, |group| group.carried)?;
+        self.reductions(inside, rows, |group| group.carried)?;
         for part in &self.analysis.parts {
-            self.stores(&inside, part)?;
+            self.stores(inside, part)?;
         }
-        self.set_guards_aside(depth - 1);
-        let finals = self.b.close_loop(open, begin, end, 1, &next);
-        self.store_finals(axis, points, &states, &finals)
+        Ok(next)
+    }
+
+    /// The loads of each step that do not wait for a state.
+    fn loads_along(&self, axis: Axis) -> Vec<ElementId> {
+        let analysis = self.analysis;
+        let is_early = |id: &ElementId| {
+            let (i, free) = (id.index(), analysis.free[id.index()]);
+            analysis.needed[i] && !analysis.carried[i] && free & axis_bit(axis) != 0
+        };
+        analysis.ids().filter(|id| analysis.loads.contains_key(id) && is_early(id)).collect()
     }
 
     /// The states that the points carry; points that differ in other axes only share one.

@@ -27,16 +27,16 @@ const LEAST_ITERATIONS: i64 = 16;
 const INDEPENDENT_CHAINS: usize = 8;
 
 /// The running value of one reduction at one point: a value, and for the arg reductions its index.
-type State = SmallVec<[ValueId; 2]>;
+pub(super) type State = SmallVec<[ValueId; 2]>;
 
 /// One reduction at one point.
 #[derive(Clone, Copy)]
-struct Chain {
-    reduction: Reduction,
+pub(super) struct Chain {
+    pub(super) reduction: Reduction,
     /// Which of the points.
-    point: usize,
+    pub(super) point: usize,
     /// The lanes of its accumulator along the axis of a vector point.
-    lanes: u8,
+    pub(super) lanes: u8,
 }
 
 #[derive(Clone, Copy)]
@@ -63,7 +63,7 @@ struct Plan {
 }
 
 impl Emitter<'_> {
-    fn reduction(&self, element: ElementId) -> Emitted<Reduction> {
+    pub(super) fn reduction(&self, element: ElementId) -> Emitted<Reduction> {
         match self.analysis.element(element) {
             Element::Reduce { op, body, .. } => {
                 Ok(Reduction { element, op: *op, body: *body, dtype: self.analysis.dtype(*body) })
@@ -238,8 +238,7 @@ impl Emitter<'_> {
         let sums = reshape(&identities, &self.b.close_loop(open, begin, end, step, &flatten(&next)));
         let mut states = Vec::with_capacity(chains.len());
         for (chain, sum) in chains.iter().zip(sums) {
-            let none = self.identity(chain, 1);
-            states.push(self.combine(chain, &none, vec![sum]));
+            states.push(self.one_lane(chain, sum));
         }
         if turns * lanes < extent {
             let first = self.b.index(turns * lanes);
@@ -271,14 +270,19 @@ impl Emitter<'_> {
         let points: Vec<Point> = points.to_vec();
         let states = self.loops(&axes, 0, &chains, &points, states)?;
         for (chain, state) in chains.iter().zip(states) {
-            let mut value = *state.last().unwrap_or(&state[0]);
-            if chain.reduction.dtype == DType::U8 && !chain.reduction.op.is_arg() {
-                let mask = self.b.integer_like(value, 0xff);
-                value = self.b.and(value, mask);
-            }
-            self.remember(chain.reduction.element, &points[chain.point], value);
+            self.remember_result(chain, &points[chain.point], &state);
         }
         Ok(())
+    }
+
+    /// Makes a state after the last element known as the value of the reduction.
+    pub(super) fn remember_result(&mut self, chain: &Chain, point: &Point, state: &State) {
+        let mut value = *state.last().unwrap_or(&state[0]);
+        if chain.reduction.dtype == DType::U8 && !chain.reduction.op.is_arg() {
+            let mask = self.b.integer_like(value, 0xff);
+            value = self.b.and(value, mask);
+        }
+        self.remember(chain.reduction.element, point, value);
     }
 
     /// The axes that the reduction binds. Members of a group bind different axes of the same extents.
@@ -289,8 +293,8 @@ impl Emitter<'_> {
         }
     }
 
-    /// The state of nothing reduced.
-    fn identity(&mut self, chain: &Chain, lanes: u8) -> State {
+    /// The state of nothing reduced; a position has one lane.
+    pub(super) fn identity(&mut self, chain: &Chain, lanes: u8) -> State {
         let Reduction { op, dtype, .. } = chain.reduction;
         let extreme = match op {
             ReduceOp::ArgMax => ReduceOp::Max,
@@ -298,12 +302,10 @@ impl Emitter<'_> {
             ReduceOp::Sum | ReduceOp::Prod | ReduceOp::Max | ReduceOp::Min => op,
         };
         let value = self.constant(extreme.identity(dtype));
-        let value = self.b.splat(value, lanes);
         if op.is_arg() {
-            SmallVec::from_slice(&[value, self.b.index(0)])
-        } else {
-            SmallVec::from_slice(&[value])
+            return SmallVec::from_slice(&[value, self.b.index(0)]);
         }
+        SmallVec::from_slice(&[self.b.splat(value, lanes)])
     }
 
     /// The loops over the bound axes from number `level` on.
@@ -504,7 +506,7 @@ impl Emitter<'_> {
     }
 
     /// Adds one element to each state.
-    fn steps(
+    pub(super) fn steps(
         &mut self,
         chains: &[Chain],
         points: &[Point],
@@ -523,7 +525,7 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// Adds one element to a state.
+    /// Adds one element to a state, or the lanes of one.
     fn step(
         &mut self,
         chain: &Chain,
@@ -554,15 +556,29 @@ impl Emitter<'_> {
         }
         self.evaluate(&[body], point)?;
         let value = self.value(body, point)?;
-        let value = self.b.splat(value, lanes);
         if op.is_arg() {
-            let better = is_better(&mut self.b, op, dtype, value, state[0]);
-            state[0] = self.b.select(better, value, state[0]);
-            state[1] = self.b.select(better, position, state[1]);
-        } else {
-            state[0] = merge(&mut self.b, op, state[0], value);
+            for lane in 0..point.vector.as_ref().map_or(1, |v| v.lanes) {
+                let value = self.b.extract(value, lane);
+                let offset = self.b.index(i64::from(lane));
+                let position = self.b.add(position, offset);
+                let better = is_better(&mut self.b, op, dtype, value, state[0]);
+                state[0] = self.b.select(better, value, state[0]);
+                state[1] = self.b.select(better, position, state[1]);
+            }
+            return Ok(());
         }
+        let value = self.b.splat(value, lanes);
+        state[0] = merge(&mut self.b, op, state[0], value);
         Ok(())
+    }
+
+    /// The lanes of an accumulator as one.
+    pub(super) fn one_lane(&mut self, chain: &Chain, state: State) -> State {
+        if self.b.ty(state[0]).lanes == 1 {
+            return state;
+        }
+        let none = self.identity(chain, 1);
+        self.combine(chain, &none, vec![state])
     }
 
     /// The state with all accumulators of a chain merged into it.
@@ -608,15 +624,41 @@ struct Body<'a> {
 }
 
 /// Values as one, pair by pair; there is one at least.
-pub(super) fn merge_all(b: &mut FunctionBuilder, op: ReduceOp, mut values: Vec<ValueId>) -> ValueId {
+pub(super) fn merge_all(b: &mut FunctionBuilder, op: ReduceOp, values: Vec<ValueId>) -> ValueId {
+    pairwise(values, |x, y| merge(b, op, *x, *y))
+}
+
+/// States as one, pair by pair; there is one at least.
+pub(super) fn join_all(b: &mut FunctionBuilder, reduction: Reduction, states: Vec<State>) -> State {
+    pairwise(states, |x, y| join(b, reduction, x, y))
+}
+
+/// Neighbours together, then the neighbours among these, and so on, until one is left of at least one.
+fn pairwise<T: Clone>(mut values: Vec<T>, mut join: impl FnMut(&T, &T) -> T) -> T {
     while values.len() > 1 {
-        let merged = values.chunks(2).map(|pair| match pair {
-            [x, y] => merge(b, op, *x, *y),
-            _ => pair[0],
+        let joined = values.chunks(2).map(|pair| match pair {
+            [x, y] => join(x, y),
+            _ => pair[0].clone(),
         });
-        values = merged.collect();
+        values = joined.collect();
     }
-    values[0]
+    values.swap_remove(0)
+}
+
+/// Two states as one. Of equal extremes, and of NaNs, the first in the row counts.
+pub(super) fn join(b: &mut FunctionBuilder, reduction: Reduction, x: &State, y: &State) -> State {
+    let Reduction { op, dtype, .. } = reduction;
+    let ([x_value, x_position], [y_value, y_position]) = (&x[..], &y[..]) else {
+        return State::from_slice(&[merge(b, op, x[0], y[0])]);
+    };
+    let beyond = is_better(b, op, dtype, *y_value, *x_value);
+    let short = is_better(b, op, dtype, *x_value, *y_value);
+    let either = b.or(beyond, short);
+    let alike = b.not(either);
+    let earlier = b.compare(Condition::Lt, *y_position, *x_position);
+    let earlier = b.and(alike, earlier);
+    let takes = b.or(beyond, earlier);
+    State::from_slice(&[b.select(takes, *y_value, *x_value), b.select(takes, *y_position, *x_position)])
 }
 
 pub(super) fn merge(b: &mut FunctionBuilder, op: ReduceOp, x: ValueId, y: ValueId) -> ValueId {
@@ -641,12 +683,12 @@ fn is_better(b: &mut FunctionBuilder, op: ReduceOp, dtype: DType, value: ValueId
     b.or(beyond, first_nan)
 }
 
-fn flatten(states: &[State]) -> Vec<ValueId> {
+pub(super) fn flatten(states: &[State]) -> Vec<ValueId> {
     states.iter().flatten().copied().collect()
 }
 
 /// Values in the arrangement of `like`.
-fn reshape(like: &[State], values: &[ValueId]) -> Vec<State> {
+pub(super) fn reshape(like: &[State], values: &[ValueId]) -> Vec<State> {
     let mut values = values.iter().copied();
     like.iter().map(|state| values.by_ref().take(state.len()).collect()).collect()
 }

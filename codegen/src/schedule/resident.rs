@@ -56,7 +56,7 @@ pub(super) fn plan(
         name: resident_name(l),
         blocks: limits.multiprocessors,
         threads: THREADS,
-        shared_bytes: resident.phases.iter().map(Phase::shared_bytes).sum(),
+        shared_bytes: pairs.clone().map(|(analysis, phase)| phase.shared_bytes(analysis)).sum(),
         phases: pairs.map(|(analysis, phase)| phase.plan(analysis, &l.counter)).collect(),
     }))
 }
@@ -97,7 +97,7 @@ impl<'a> Resident<'a> {
         let mut free = limits.shared_bytes;
         for analysis in &analyses {
             let phase = Phase::new(analysis, &l.counter, limits.multiprocessors, free);
-            free -= phase.shared_bytes().min(free);
+            free -= phase.shared_bytes(analysis).min(free);
             phases.push(phase);
         }
         Ok(Some(Resident { analyses, phases, parameters, symbols }))
@@ -144,14 +144,14 @@ impl Phase {
         if let Some(split) = Split::new(analysis, Some(counter), blocks, shared_bytes) {
             return Phase::Split(split);
         }
-        let rows = Rows::new(analysis).filter(|rows| rows.shared_bytes() <= shared_bytes);
+        let rows = Rows::phase_of(analysis, blocks).filter(|r| r.shared_bytes(analysis) <= shared_bytes);
         rows.map_or(Phase::Points, Phase::Rows)
     }
 
-    fn shared_bytes(&self) -> u32 {
+    fn shared_bytes(&self, analysis: &Analysis) -> u32 {
         match self {
             Phase::Split(split) => split.shared_bytes(),
-            Phase::Rows(rows) => rows.shared_bytes(),
+            Phase::Rows(rows) => rows.shared_bytes(analysis),
             Phase::Points => 0,
         }
     }
@@ -194,8 +194,7 @@ fn emit(
         let mut emitter = Emitter::within(analysis, b, None);
         match phase {
             Phase::Split(split) => split.prepare(&mut emitter, numbers)?,
-            Phase::Rows(rows) => rows.prepare(&mut emitter),
-            Phase::Points => {}
+            Phase::Rows(_) | Phase::Points => {}
         }
         b = emitter.b;
     }

@@ -1,94 +1,231 @@
-//! Statistics of rows: a block takes a row, and its threads sum up together.
+//! Rows on a GPU: threads that work together reduce a row, and go on with what they found.
 //!
-//! For kernels all of whose sums have one value a row, such as the mean and the variance of layer normalisation or the
-//! sum of a softmax. Each thread sums up every so many elements, the threads of a warp exchange what they have, and
-//! through shared memory every thread learns the total of all warps. Sums that need others follow these. Then the
-//! threads share the points of the row.
+//! For kernels all of whose reductions have one value a row: layer normalisation, softmax, sums and positions of extremes
+//! along an axis. Neighbouring threads take neighbouring vectors of the row ([`walk`]). What each of them has goes
+//! through the lanes of its warp, then through shared memory, and afterwards every thread knows the results
+//! ([`team`]). Reductions that need others follow these; last, the threads share the points of the row.
+//!
+//! Where a row is known to fit in the registers of its threads, every pass over it sees the same loads, which run once.
+//!
+//! A row is computed by a warp, several of which make a block, or by a whole block: threads of part of a block could
+//! not wait for each other. Outside of loops a block is as large as a row takes.
+
+mod team;
+mod walk;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use fuse_ir::expr::{Axis, Dim};
-use fuse_ir::kernel::Element;
+use fuse_ir::kernel::{Element, ElementId};
 
-use super::analysis::{Analysis, axis_bit};
-use super::block::{Numbers, THREADS, WARPS, of_lanes};
+use super::access::Access;
+use super::analysis::{Analysis, AxisSet, Group, axis_bit};
+use super::block::{Numbers, THREADS, WARP};
+use super::contraction::{assumed, is_multiple};
 use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter, Point};
-use super::reduction::{Reduction, merge};
+use super::parts::Part;
+use super::reduction::{Chain, State};
+use super::vectors::{ANY_WIDTH, Classes};
 use crate::decompose::register_type;
-use crate::kernel_ir::{Condition, LaneType, SharedId, ValueId};
+use crate::kernel_ir::{Condition, Mapping, ValueId};
+use team::Team;
+use walk::Walk;
 
-/// Sums shorter than this are not worth sharing.
+/// Reductions shorter than this are a thread's: it is done before others have met.
 const LEAST_EXTENT: i64 = 64;
+
+/// Vectors of a row that a thread takes where there are threads enough: their loads are in flight together.
+const VECTORS_A_THREAD: i64 = 4;
+
+/// Vectors of a row that a thread keeps at most.
+const MOST_KEPT: i64 = 8;
+
+/// Registers of 32 bits that a thread has for what it keeps of a row.
+const REGISTERS: i64 = 64;
+
+/// Threads for a row of unknown length.
+const THREADS_OF_ANY_LENGTH: i64 = 128;
+
+/// Threads of a block whose warps have a row each.
+const THREADS_OF_WARPS: i64 = 128;
 
 /// How a kernel's rows are computed.
 pub(super) struct Rows {
+    /// The axes whose points are rows, outermost first.
     rows: Vec<Axis>,
-    column: Axis,
-    /// Those that need no others, those that need these, and so on.
-    levels: Vec<Vec<(Reduction, i64)>>,
-    /// The warps' sums, by level.
-    arrays: Vec<SharedId>,
+    /// The axis of the space along a row; without it a row is one point.
+    column: Option<Axis>,
+    /// Every axis along a row: that of the space and those that reductions bind.
+    along: Vec<Axis>,
+    /// Vectors along these, which divide every extent; `None` for scalars.
+    vector: Option<Rc<Classes>>,
+    /// Vectors that a thread keeps in registers.
+    kept: i64,
+    team: Team,
+    /// The rows that a block computes at the same time; 1 where its warps work together.
+    teams: i64,
+    /// Whether every row reads elements of its own, along memory. Other schedules load what rows share for many of them
+    /// at once, and what lies across them by a thread for each.
+    pub(super) is_along_memory: bool,
 }
 
 impl Rows {
-    /// Where every sum has one value a row and is long.
-    pub(super) fn new(analysis: &Analysis) -> Option<Rows> {
-        let axes = analysis.space_axes();
-        let (column, rows) = axes.split_last()?;
-        if analysis.recurrence_axis.is_some() || analysis.groups.is_empty() {
+    /// Outside of loops, by blocks of `most_threads` at most, or twice as many where only these keep a row. `None` where
+    /// reductions have no value a row, where rows are short, and where they are no better shared.
+    pub(super) fn alone(analysis: &Analysis, most_threads: u32) -> Option<Rows> {
+        if i64::from(most_threads) < WARP {
             return None;
         }
-        let mut levels: Vec<Vec<(Reduction, i64)>> = Vec::new();
-        for group in &analysis.groups {
-            if group.nested || group.free & axis_bit(*column) != 0 {
-                return None;
-            }
-            levels.resize_with(levels.len().max(group.height as usize + 1), Vec::new);
-            for member in &group.members {
-                let Element::Reduce { op, axes, body } = analysis.element(*member) else { return None };
-                let axis = axes.first().filter(|_| axes.len() == 1)?;
-                let extent = analysis.extent(*axis).as_constant().filter(|n| *n >= LEAST_EXTENT)?;
-                let dtype = analysis.dtype(*body);
-                if op.is_arg() || !matches!(register_type(dtype), LaneType::F32) {
-                    return None;
-                }
-                let reduction = Reduction { element: *member, op: *op, body: *body, dtype };
-                levels[group.height as usize].push((reduction, extent));
-            }
+        let mut rows = Rows::of(analysis)?;
+        // Otherwise every point of a row computed its reductions anew, however they lie.
+        if rows.column.is_none() && !rows.is_along_memory {
+            return None;
         }
-        Some(Rows { rows: rows.to_vec(), column: *column, levels, arrays: Vec::new() })
+        // Powers of two, so that what a block takes at once is one.
+        let most = 1i64 << most_threads.min(THREADS / 2).ilog2();
+        let threads = rows.threads(analysis, most);
+        rows.team = Team { threads };
+        rows.teams = if threads > WARP { 1 } else { THREADS_OF_WARPS.min(most) / WARP };
+        Some(rows)
+    }
+
+    /// The threads of a row outside of loops: as few as have no more than a few vectors each.
+    fn threads(&self, analysis: &Analysis, most: i64) -> i64 {
+        let Some(longest) = self.longest(analysis) else { return THREADS_OF_ANY_LENGTH.min(most) };
+        let suffices = |threads: i64, vectors: i64| longest <= threads * self.lanes() * vectors;
+        let mut sizes = (WARP.ilog2()..=most.ilog2()).map(|bits| 1i64 << bits);
+        let of_few = sizes.find(|threads| suffices(*threads, VECTORS_A_THREAD.min(self.kept)));
+        // A larger block is better than a row that every pass reads anew.
+        let of_kept = || [most, 2 * most].into_iter().find(|threads| suffices(*threads, self.kept));
+        of_few.or_else(of_kept).unwrap_or(most)
+    }
+
+    /// As a phase of a loop that is one launch, of so many blocks of [`THREADS`].
+    pub(super) fn phase_of(analysis: &Analysis, blocks: u32) -> Option<Rows> {
+        let mut rows = Rows::of(analysis)?;
+        let by_warps = assumed(&analysis.points(&rows.rows)) > i64::from(blocks);
+        rows.team = Team { threads: if by_warps { WARP } else { i64::from(THREADS) } };
+        rows.teams = i64::from(THREADS) / rows.team.threads;
+        // What follows the sums takes longer than loading: all threads should have some of it.
+        while let Some(longest) = rows.longest(analysis)
+            && rows.lanes() > 1
+            && longest < rows.team.threads * rows.lanes()
+        {
+            rows.set_lanes(analysis, rows.lanes() / 2);
+        }
+        Some(rows)
+    }
+
+    /// Where every reduction has one value a row and is long. Who computes a row is open yet.
+    fn of(analysis: &Analysis) -> Option<Rows> {
+        let first = analysis.groups.first()?;
+        if analysis.recurrence_axis.is_some() {
+            return None;
+        }
+        let space = set(&analysis.space_axes());
+        let own = first.free & space;
+        if analysis.groups.iter().any(|group| group.nested || group.free & space != own) {
+            return None;
+        }
+        let (rows, columns): (Vec<Axis>, Vec<Axis>) =
+            analysis.space_axes().into_iter().partition(|a| own & axis_bit(*a) != 0);
+        let column = columns.first().copied();
+        if columns.len() > 1 {
+            return None;
+        }
+        let bound = bound_axes(analysis)?;
+        let is_along_memory = analysis.groups.iter().all(|group| is_along_memory(analysis, group, own));
+        let mut along: Vec<Axis> = column.into_iter().chain(bound).collect();
+        along.sort_unstable();
+        along.dedup();
+        let team = Team { threads: WARP };
+        let mut rows = Rows { rows, column, along, vector: None, kept: 1, team, teams: 1, is_along_memory };
+        rows.vector = Classes::of_aligned_runs(analysis, &rows.along, is_multiple).map(Rc::new);
+        rows.set_lanes(analysis, rows.lanes());
+        Some(rows)
+    }
+
+    /// Narrows the vectors to so many lanes, or leaves them; and sees how many a thread keeps.
+    fn set_lanes(&mut self, analysis: &Analysis, lanes: i64) {
+        if lanes != self.lanes() {
+            self.vector =
+                self.vector.take().filter(|_| lanes > 1).map(|vector| {
+                    Rc::new(Classes::new(analysis, vector.axes.clone(), lanes as u8, ANY_WIDTH))
+                });
+        }
+        self.kept = (REGISTERS / (lanes * words_a_position(analysis, &self.along))).clamp(1, MOST_KEPT);
+    }
+
+    fn lanes(&self) -> i64 {
+        self.vector.as_ref().map_or(1, |vector| i64::from(vector.lanes))
+    }
+
+    /// The longest extent along a row, where all are known.
+    fn longest(&self, analysis: &Analysis) -> Option<i64> {
+        let extents: Option<Vec<i64>> =
+            self.along.iter().map(|axis| analysis.extent(*axis).as_constant()).collect();
+        extents?.into_iter().max()
     }
 
     /// The bytes of shared memory that it takes.
-    pub(super) fn shared_bytes(&self) -> u32 {
-        self.levels.iter().map(|level| level.len() as u32 * WARPS as u32 * 4).sum()
+    pub(super) fn shared_bytes(&self, analysis: &Analysis) -> u32 {
+        let members = analysis.groups.iter().flat_map(|group| &group.members);
+        members
+            .filter_map(|member| match analysis.element(*member) {
+                Element::Reduce { op, body, .. } => Some((op.is_arg(), register_type(analysis.dtype(*body)))),
+                _ => None,
+            })
+            .map(|(is_arg, lane)| self.team.shared_bytes(lane, is_arg))
+            .sum()
     }
 
-    /// Allocates shared memory.
-    pub(super) fn prepare(&mut self, emitter: &mut Emitter) {
-        let name = &emitter.analysis.kernel.name;
-        let array = |level: &Vec<_>| {
-            let elements = level.len() as u32 * WARPS as u32;
-            emitter.b.shared_array(format!("{name}.rows"), LaneType::F32, elements)
-        };
-        self.arrays = self.levels.iter().map(array).collect();
+    /// How blocks compute the kernel outside of loops.
+    pub(super) fn mapping(&self) -> Mapping {
+        Mapping::Blocks { threads: (self.team.threads * self.teams) as u32 }
     }
 
-    /// The kernel at one step, by `blocks` blocks.
+    /// The kernel outside of loops. Returns the number of blocks.
+    pub(super) fn emit_alone(&self, emitter: &mut Emitter, numbers: Numbers) -> Emitted<Dim> {
+        let rows = emitter.analysis.points(&self.rows);
+        if self.teams == 1 {
+            self.row(emitter, numbers, numbers.block)?;
+            return Ok(rows);
+        }
+        let end = emitter.dimension(&rows)?;
+        let teams = emitter.b.index(self.teams);
+        let first = emitter.b.mul(numbers.block, teams);
+        let own = self.team.number(&mut emitter.b, numbers);
+        let row = emitter.b.add(first, own);
+        let inside = emitter.b.compare(Condition::Lt, row, end);
+        emitter.b.open_if();
+        self.row(emitter, numbers, row)?;
+        emitter.b.close_if(inside);
+        Ok(rows.ceil_div(&Dim::constant(self.teams)))
+    }
+
+    /// The kernel at one step, by `blocks` blocks of [`THREADS`].
     pub(super) fn phase(&self, emitter: &mut Emitter, numbers: Numbers, blocks: u32) -> Emitted<()> {
+        let blocks = i64::from(blocks);
         let end = emitter.dimension(&emitter.analysis.points(&self.rows))?;
+        // Neighbouring rows are of other blocks, so that few rows are spread over many.
+        let own = self.team.number(&mut emitter.b, numbers);
+        let stride = emitter.b.index(blocks);
+        let own = emitter.b.mul(own, stride);
+        let first = emitter.b.add(own, numbers.block);
         let each = emitter.b.open_loop(&[], true);
         self.row(emitter, numbers, each.counter)?;
-        emitter.b.close_loop(each, numbers.block, end, i64::from(blocks), &[]);
+        if self.teams == 1 {
+            // Some threads may still read what all found of this row, where others write what they have of the next.
+            emitter.b.meet();
+        }
+        emitter.b.close_loop(each, first, end, blocks * self.teams, &[]);
         emitter.forget();
         Ok(())
     }
 
-    /// The kernel alone: a block takes a row. Returns the number of blocks.
-    pub(super) fn alone(&self, emitter: &mut Emitter, numbers: Numbers) -> Emitted<Dim> {
-        self.row(emitter, numbers, numbers.block)?;
-        Ok(emitter.analysis.points(&self.rows))
-    }
-
+    /// Row number `number`, by the threads of one team.
     fn row(&self, emitter: &mut Emitter, numbers: Numbers, number: ValueId) -> Emitted<()> {
         let analysis = emitter.analysis;
         let mut row = emitter.origin();
@@ -96,57 +233,124 @@ impl Rows {
         for (axis, value) in self.rows.iter().zip(coordinates(emitter, extents, number)?) {
             row = row.with(*axis, value);
         }
-        for (level, array) in self.levels.iter().zip(&self.arrays) {
-            self.level(emitter, numbers, level, *array, &row)?;
+        for (at, part) in analysis.parts.iter().enumerate() {
+            for group in analysis.groups.iter().filter(|group| group.part == at) {
+                self.reduce(emitter, group, &row, numbers)?;
+            }
+            self.points(emitter, part, &row, numbers)?;
         }
-        let columns = emitter.dimension(analysis.extent(self.column))?;
-        let own = emitter.b.open_loop(&[], true);
-        let point = row.with(self.column, own.counter);
-        for part in &analysis.parts {
-            emitter.stores(std::slice::from_ref(&point), part)?;
-        }
-        emitter.b.close_loop(own, numbers.thread, columns, i64::from(THREADS), &[]);
         Ok(())
     }
 
-    /// Sums that do not need each other. Afterwards every thread knows them.
-    fn level(
-        &self,
-        emitter: &mut Emitter,
-        numbers: Numbers,
-        level: &[(Reduction, i64)],
-        array: SharedId,
-        row: &Point,
-    ) -> Emitted<()> {
-        let points = std::slice::from_ref(row);
-        let parts = emitter.partial_sums(level, points, numbers.thread, i64::from(THREADS))?;
-        let b = &mut emitter.b;
-        let (lane, warp) = (numbers.lane(b), numbers.warp(b));
-        let is_first = b.compare_integer(Condition::Eq, lane, 0);
-        let all = [16, 8, 4, 2, 1];
-        let of_warp =
-            |(part, (sum, _)): (ValueId, &(Reduction, i64))| of_lanes(b, sum.op, part, all.into_iter());
-        let parts: Vec<ValueId> = parts.into_iter().zip(level).map(of_warp).collect();
-        b.open_if();
-        for (i, part) in parts.into_iter().enumerate() {
-            let offset = b.index(i as i64 * WARPS);
-            let at = b.add(warp, offset);
-            b.store_shared(array, at, part);
+    /// Reductions that do not need each other. Afterwards every thread knows them.
+    fn reduce(&self, emitter: &mut Emitter, group: &Group, row: &Point, numbers: Numbers) -> Emitted<()> {
+        let analysis = emitter.analysis;
+        let first = group.members.first().and_then(|member| bound_axis(analysis, *member));
+        // Members have names of their own for axes of equal extents.
+        let axis = first.ok_or_else(|| analysis.malformed("its reductions bind no axis"))?;
+        let walk = self.walk(emitter, axis, numbers);
+        let chain =
+            |member: &ElementId| Ok(Chain { reduction: emitter.reduction(*member)?, point: 0, lanes: 1 });
+        let chains = group.members.iter().map(chain).collect::<Emitted<Vec<Chain>>>()?;
+        let lanes = self.lanes() as u8;
+        let states: Vec<State> = chains.iter().map(|chain| emitter.identity(chain, lanes)).collect();
+        let states = walk.run(emitter, states, &mut |emitter, pieces, states| {
+            for piece in pieces {
+                let before = states.to_vec();
+                emitter.steps(&chains, &[self.at(row, piece.first)], piece.first, states)?;
+                piece.keep_outside(&mut emitter.b, &before, states);
+            }
+            Ok(())
+        })?;
+        let mut parts = Vec::with_capacity(chains.len());
+        for (chain, state) in chains.iter().zip(states) {
+            parts.push(emitter.one_lane(chain, state));
         }
-        b.close_if(is_first);
-        b.meet();
-        for (i, (sum, _)) in level.iter().enumerate() {
-            let mut parts = Vec::new();
-            for vector in 0..WARPS / 4 {
-                let at = emitter.b.index(i as i64 * WARPS + vector * 4);
-                let loaded = emitter.b.load_shared(array, 4, at);
-                parts.extend((0..4).map(|lane| emitter.b.extract(loaded, lane)));
-            }
-            let total = parts.into_iter().reduce(|x, y| merge(&mut emitter.b, sum.op, x, y));
-            if let Some(total) = total {
-                emitter.remember(sum.element, row, total);
-            }
+        let reductions: Vec<_> = chains.iter().map(|chain| chain.reduction).collect();
+        let results = self.team.join(&mut emitter.b, numbers, &reductions, parts);
+        for (chain, result) in chains.iter().zip(&results) {
+            emitter.remember_result(chain, row, result);
         }
         Ok(())
     }
+
+    /// Computes and stores the points of a part of the kernel.
+    fn points(&self, emitter: &mut Emitter, part: &Part, row: &Point, numbers: Numbers) -> Emitted<()> {
+        let Some(axis) = self.column else {
+            let thread = self.team.member(&mut emitter.b, numbers);
+            let is_first = emitter.b.compare_integer(Condition::Eq, thread, 0);
+            emitter.b.open_if();
+            emitter.stores(std::slice::from_ref(row), part)?;
+            emitter.b.close_if(is_first);
+            return Ok(());
+        };
+        let walk = self.walk(emitter, axis, numbers);
+        walk.run(emitter, Vec::new(), &mut |emitter, pieces, _| {
+            let points: Vec<Point> = pieces.iter().map(|piece| self.at(row, piece.first)).collect();
+            if pieces.iter().all(|piece| piece.inside.is_none()) {
+                return emitter.stores(&points, part);
+            }
+            // Loads that do not wait for the branch, nor for each other.
+            emitter.evaluate_stored(&points, part)?;
+            for (piece, point) in pieces.iter().zip(&points) {
+                piece.open(&mut emitter.b);
+                emitter.stores(std::slice::from_ref(point), part)?;
+                piece.close(&mut emitter.b);
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// A pass over the row along an axis.
+    fn walk(&self, emitter: &mut Emitter, axis: Axis, numbers: Numbers) -> Walk {
+        let extent = emitter.analysis.extent(axis).clone();
+        let thread = self.team.member(&mut emitter.b, numbers);
+        Walk { extent, lanes: self.lanes(), threads: self.team.threads, thread, kept: self.kept }
+    }
+
+    /// The point of a row, or the points of a vector, from a position on.
+    fn at(&self, row: &Point, first: ValueId) -> Point {
+        match &self.vector {
+            Some(vector) => row.with_lanes(vector, first),
+            None => self.along.iter().fold(row.clone(), |point, axis| point.with(*axis, first)),
+        }
+    }
+}
+
+fn set(axes: &[Axis]) -> AxisSet {
+    axes.iter().fold(0, |set, axis| set | axis_bit(*axis))
+}
+
+/// The axis that a reduction binds, if it is one only.
+fn bound_axis(analysis: &Analysis, reduction: ElementId) -> Option<Axis> {
+    match analysis.element(reduction) {
+        Element::Reduce { axes, .. } => axes.first().copied().filter(|_| axes.len() == 1),
+        _ => None,
+    }
+}
+
+/// The axes that all reductions bind, if each of them binds one, a long one.
+fn bound_axes(analysis: &Analysis) -> Option<Vec<Axis>> {
+    let is_long = |axis: &Axis| analysis.extent(*axis).as_constant().is_none_or(|n| n >= LEAST_EXTENT);
+    let members = analysis.groups.iter().flat_map(|group| &group.members);
+    members.map(|member| bound_axis(analysis, *member).filter(is_long)).collect()
+}
+
+/// Whether the reductions of a group read rows of their own, each from its first element to its last.
+fn is_along_memory(analysis: &Analysis, group: &Group, rows: AxisSet) -> bool {
+    let bound: Vec<Axis> = group.members.iter().filter_map(|member| bound_axis(analysis, *member)).collect();
+    let of_rows = |(id, _): &(ElementId, &Access)| analysis.free[id.index()] & rows == rows;
+    let mut own = analysis.loads_along(set(&bound)).filter(of_rows).peekable();
+    own.peek().is_some() && own.all(|(_, access)| access.is_unit_stride(&bound))
+}
+
+/// Registers of 32 bits for what reductions read at one position of a row.
+fn words_a_position(analysis: &Analysis, along: &[Axis]) -> i64 {
+    let bound: Vec<Axis> = along.iter().copied().filter(|a| a.index() >= analysis.kernel.rank).collect();
+    let words = |(id, access): (ElementId, &Access)| {
+        (access.buffer, i64::from(register_type(analysis.dtype(id)).bytes() / 4))
+    };
+    let buffers: BTreeMap<_, i64> = analysis.loads_along(set(&bound)).map(words).collect();
+    buffers.values().sum::<i64>().max(1)
 }

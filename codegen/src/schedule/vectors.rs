@@ -4,9 +4,10 @@
 //! several names.
 
 use fuse_ir::DType;
-use fuse_ir::expr::Axis;
+use fuse_ir::expr::{Axis, Dim};
 use fuse_ir::kernel::{Element, ElementId};
 
+use super::access::Access;
 use super::analysis::{Analysis, AxisSet, axis_bit};
 use crate::decompose::{register_type, takes_vectors};
 use crate::kernel_ir::LaneType;
@@ -39,6 +40,9 @@ pub(super) struct Classes {
 /// The width of registers that hold lanes of any type: to a thread of a GPU, a vector is so many scalars.
 pub(super) const ANY_WIDTH: u32 = 0;
 
+/// Bytes that a thread of a GPU moves at once.
+pub(super) const ACCESS_BYTES: usize = 16;
+
 fn lane_bits(lane: LaneType) -> u32 {
     match lane {
         LaneType::F32 | LaneType::I32 => 32,
@@ -48,6 +52,30 @@ fn lane_bits(lane: LaneType) -> u32 {
 }
 
 impl Classes {
+    /// The widest vectors along an axis (by all its names) that a thread of a GPU had better move at once: so wide that
+    /// most of what varies along it moves in aligned vectors of 16 bytes or less, and that extents allow it.
+    pub(super) fn of_aligned_runs(
+        analysis: &Analysis,
+        axes: &[Axis],
+        allows: impl Fn(&Dim, i64) -> bool,
+    ) -> Option<Classes> {
+        let set = axes.iter().fold(0, |set, axis| set | axis_bit(*axis));
+        let stores = analysis.stores.iter().map(|store| &store.access);
+        let stores = stores.filter(|access| axes.iter().any(|axis| access.position.uses_axis(*axis)));
+        let loads = analysis.loads_along(set).map(|(_, access)| access);
+        let accesses: Vec<&Access> = loads.chain(stores).collect();
+        let runs: Vec<&Access> = accesses.iter().copied().filter(|a| a.is_unit_stride(axes)).collect();
+        let widest = runs.iter().map(|access| access.dtype.size()).max()?;
+        let fits = |lanes: i64| {
+            let aligned = runs.iter().filter(|access| access.is_multiple(lanes, axes)).count();
+            axes.iter().all(|axis| allows(analysis.extent(*axis), lanes)) && 2 * aligned > accesses.len()
+        };
+        let lanes = [16u8, 8, 4, 2]
+            .into_iter()
+            .find(|lanes| usize::from(*lanes) * widest <= ACCESS_BYTES && fits(i64::from(*lanes)))?;
+        Some(Classes::new(analysis, axes.to_vec(), lanes, ANY_WIDTH))
+    }
+
     /// Classifies all elements for lanes along `axes` that fill a register of `vector_bits`.
     pub(super) fn new(analysis: &Analysis, axes: Vec<Axis>, lanes: u8, vector_bits: u32) -> Classes {
         Classes::with_staged(analysis, axes, lanes, vector_bits, &|_| false)

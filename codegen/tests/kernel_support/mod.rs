@@ -139,12 +139,24 @@ pub fn check_against(
             }
         }
     };
-    // Threads that share memory wait for each other, which only the simulated GPU can have them do.
-    let limits = GpuLimits { shared_bytes: 0, ..GpuLimits::h100() };
-    let (cpu, gpu) = (ScheduleTarget::cpu(), ScheduleTarget::Gpu { block: 32, limits });
+    let (cpu, gpu) = (ScheduleTarget::cpu(), gpu_of(32));
     compare_all("the CPU schedule", run(graph, inputs, dims, cpu, &mut launch_kernel_ir));
     compare_all("the GPU schedule", run(graph, inputs, dims, gpu, &mut launch_kernel_ir));
     compare_all("Cranelift", run(graph, inputs, dims, cpu, &mut launch_cranelift));
+}
+
+/// An H100 with blocks of so many threads.
+fn gpu_of(block: u32) -> ScheduleTarget {
+    ScheduleTarget::Gpu { block, limits: GpuLimits::h100() }
+}
+
+/// Holds the schedule for large blocks of GPU threads to the interpreter of kernel graphs.
+pub fn check_large_blocks(graph: &KernelGraph, inputs: &[Tensor], dims: &DimEnv, tolerance: Tolerance) {
+    let expected = interpret_kernels(graph, inputs, dims).unwrap_or_else(|e| panic!("{e}\n{graph}"));
+    let got = run(graph, inputs, dims, gpu_of(256), &mut launch_kernel_ir);
+    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        compare(got, expected, tolerance).unwrap_or_else(|e| panic!("output {i} at {dims:?}: {e}\n{graph}"));
+    }
 }
 
 /// A kernel graph of one kernel under construction.
@@ -267,6 +279,16 @@ pub fn data(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
             fuse_ir::Literal::from_i64(dtype, (unit * 10.0) as i64)
         };
         element.copy_from_slice(&literal.bits().to_le_bytes()[..size]);
+    }
+    tensor
+}
+
+/// A tensor of floats with these values, rounded to its type.
+pub fn tensor_of(dtype: DType, shape: &[usize], values: &[f64]) -> Tensor {
+    let mut tensor = Tensor::zeros(dtype, shape).unwrap();
+    let size = dtype.size();
+    for (element, value) in tensor.bytes_mut().chunks_exact_mut(size).zip(values) {
+        element.copy_from_slice(&fuse_ir::Literal::from_f64(dtype, *value).bits().to_le_bytes()[..size]);
     }
     tensor
 }

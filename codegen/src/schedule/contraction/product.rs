@@ -182,6 +182,6 @@ pub(in super::super) fn assumed(dim: &Dim) -> i64 {
 }
 
 /// Whether a dimension is a multiple of `number`, whatever its symbols are.
-pub(super) fn is_multiple(dim: &Dim, number: i64) -> bool {
+pub(in super::super) fn is_multiple(dim: &Dim, number: i64) -> bool {
     dim.terms().all(|(_, coefficient)| coefficient % number == 0)
 }

@@ -5,7 +5,7 @@ use fuse_ir::kernel::ElementId;
 use super::super::block::{Numbers, THREADS, WARPS, bits, low_bits, of_lanes};
 use super::super::coordinates::coordinates;
 use super::super::emitter::{Emitted, Emitter, Point};
-use super::super::reduction::merge_all;
+use super::super::reduction::{State, merge_all};
 use super::{Arrays, Split, operands};
 use crate::kernel_ir::{BinaryOp, Condition, ValueId};
 
@@ -53,8 +53,10 @@ impl Tile<'_> {
         let b = &mut emitter.b;
         // The lanes that have other slices of the same sum.
         let distances = (0..5).map(|bit| 1u8 << bit).filter(|d| i64::from(*d) >= split.lanes());
-        let partials = partials.into_iter().map(|p| of_lanes(b, split.op, p, distances.clone()));
-        let partials: Vec<ValueId> = partials.collect();
+        let reductions = split.sums.iter().flat_map(|sum| std::iter::repeat_n(sum.reduction, points.len()));
+        let of_warp =
+            |(reduction, part)| of_lanes(b, reduction, State::from_slice(&[part]), distances.clone());
+        let partials: Vec<State> = reductions.zip(partials).map(of_warp).collect();
         let sums = b.index(split.sums.len() as i64 * split.points());
         let first = b.mul(warp, sums);
         let place = low_bits(b, lane, split.lanes());
@@ -64,7 +66,7 @@ impl Tile<'_> {
         for (i, partial) in partials.into_iter().enumerate() {
             let offset = b.index(i as i64 * split.lanes());
             let at = b.add(first, offset);
-            b.store_shared(self.arrays.slices, at, partial);
+            b.store_shared(self.arrays.slices, at, partial[0]);
         }
         b.close_if(is_first);
         Ok(())

@@ -1,0 +1,122 @@
+//! A block of GPU threads, which take each statement together.
+//!
+//! Control flow is structured, so that threads on different ways meet again behind the statement at which they parted.
+//! Races on buffers go unnoticed, those on shared memory do not ([`super::shared`]).
+
+use super::{Evaluated, EvaluationError, Head, Machine, Register, Running};
+use crate::kernel_ir::{Operation, Statement, ValueId};
+
+/// Threads that exchange registers.
+const WARP: usize = 32;
+
+/// The threads of a block.
+pub(super) struct Team<'a> {
+    machine: Machine<'a>,
+    /// The values of each thread, but for the one whose values the machine has.
+    values: Vec<Vec<Option<Register>>>,
+}
+
+impl<'a> Team<'a> {
+    pub(super) fn new(machine: Machine<'a>) -> Team<'a> {
+        let threads = machine.function.mapping.block_threads().unwrap_or(1);
+        let values = vec![machine.values.clone(); threads as usize];
+        Team { machine, values }
+    }
+
+    pub(super) fn run(&mut self) -> Evaluated<()> {
+        let all: Vec<usize> = (0..self.values.len()).collect();
+        self.statements(&self.machine.function.body, &all)
+    }
+
+    /// What one thread does.
+    fn on<T>(&mut self, thread: usize, act: impl FnOnce(&mut Machine<'a>) -> Evaluated<T>) -> Evaluated<T> {
+        std::mem::swap(&mut self.machine.values, &mut self.values[thread]);
+        self.machine.thread = thread as i64;
+        let result = act(&mut self.machine);
+        std::mem::swap(&mut self.machine.values, &mut self.values[thread]);
+        result
+    }
+
+    /// Runs statements on some threads, ascending by number.
+    fn statements(&mut self, body: &[Statement], threads: &[usize]) -> Evaluated<()> {
+        if threads.is_empty() {
+            return Ok(());
+        }
+        body.iter().try_for_each(|statement| self.statement(statement, threads))
+    }
+
+    fn statement(&mut self, statement: &Statement, threads: &[usize]) -> Evaluated<()> {
+        match statement {
+            Statement::Let { value, operation: Operation::Butterfly(x, distance) } => {
+                self.butterfly(*value, *x, usize::from(*distance), threads)
+            }
+            Statement::Barrier if threads.len() < self.values.len() => Err(self.diverged()),
+            Statement::Barrier => {
+                self.machine.shared.meet();
+                Ok(())
+            }
+            Statement::For { counter, begin, end, step, carried, body, .. } => {
+                let head = Head { counter: *counter, begin: *begin, end: *end, step: *step, carried };
+                self.counted_loop(&head, body, threads)
+            }
+            Statement::If { condition, body } => {
+                let mut inside = Vec::with_capacity(threads.len());
+                for thread in threads {
+                    if self.on(*thread, |machine| machine.holds(*condition))? {
+                        inside.push(*thread);
+                    }
+                }
+                self.statements(body, &inside)
+            }
+            Statement::Let { .. }
+            | Statement::Store { .. }
+            | Statement::StoreShared { .. }
+            | Statement::Prefetch { .. }
+            | Statement::GridBarrier => {
+                threads.iter().try_for_each(|thread| self.on(*thread, |machine| machine.statement(statement)))
+            }
+        }
+    }
+
+    fn counted_loop(&mut self, head: &Head, body: &[Statement], threads: &[usize]) -> Evaluated<()> {
+        let enter = |thread: &usize| Ok((*thread, self.on(*thread, |machine| machine.enter(head))?));
+        let mut loops = threads.iter().map(enter).collect::<Evaluated<Vec<(usize, Running)>>>()?;
+        loop {
+            let goes_on = |(_, running): &&mut (usize, Running)| running.position < running.end;
+            let mut inside = Vec::with_capacity(threads.len());
+            for (thread, running) in loops.iter_mut().filter(goes_on) {
+                inside.push(*thread);
+                self.on(*thread, |machine| machine.begin_iteration(head, running))?;
+            }
+            if inside.is_empty() {
+                break;
+            }
+            self.statements(body, &inside)?;
+            for (thread, running) in loops.iter_mut().filter(goes_on) {
+                self.on(*thread, |machine| machine.end_iteration(head, running))?;
+            }
+        }
+        let leave = |(thread, running)| self.on(thread, |machine| machine.leave(head, running));
+        loops.into_iter().try_for_each(leave)
+    }
+
+    fn butterfly(&mut self, value: ValueId, x: ValueId, distance: usize, threads: &[usize]) -> Evaluated<()> {
+        let mut warps = threads.chunk_by(|a, b| a / WARP == b / WARP);
+        if distance >= WARP || !warps.all(|warp| warp.len() == WARP) {
+            return Err(self.diverged());
+        }
+        let mut registers = vec![Register::new(); self.values.len()];
+        for thread in threads {
+            registers[*thread] = self.on(*thread, |machine| machine.get(x))?;
+        }
+        for thread in threads {
+            let other = registers[*thread ^ distance].clone();
+            self.on(*thread, |machine| machine.set(value, other))?;
+        }
+        Ok(())
+    }
+
+    fn diverged(&self) -> EvaluationError {
+        EvaluationError::Diverged(self.machine.function.name.clone())
+    }
+}
