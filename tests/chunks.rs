@@ -83,7 +83,7 @@ fn the_ptx_of_chunks_assembles() {
             assert_eq!(kernels.len(), 4);
             // Products of 64-bit integers take registers that sm_75 is short of.
             let spills = kernels.iter().any(|k| k.spill_loads + k.spill_stores > 0);
-            assert!(!spills || dtype == "i64", "{kernels:?}");
+            assert!(!spills || dtype == "i64", "{dtype} {arch} {kernels:?}");
         }
     }
 }

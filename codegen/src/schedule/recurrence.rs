@@ -56,7 +56,11 @@ impl Emitter<'_> {
         }
         let extent = self.analysis.extent(axis).clone();
         let (mut begin, end) = (self.b.index(0), self.dimension(&extent)?);
-        let together = if self.analysis.groups.is_empty() { self.steps_at_once } else { 1 };
+        // What is 64 bits wide takes two registers.
+        let is_wide = |e: &ElementId| self.analysis.dtype(*e).size() > 4;
+        let at_once = if self.loads_along(axis).iter().any(is_wide) { 2 } else { 1 };
+        let at_once = (self.steps_at_once / at_once).max(1);
+        let together = if self.analysis.groups.is_empty() { at_once } else { 1 };
         let mut values = inits;
         if together > 1 {
             let mask = self.b.index(-together);
