@@ -222,6 +222,49 @@ fn explain_counts_what_is_done_when_weights_are_bound_apart() {
     assert!(succeeds(&["explain", &model]).contains("once, when weights are bound: 1 kernels"));
 }
 
+/// A recurrent layer with a matrix of `hidden` by `hidden`.
+fn tanh_layer(hidden: u32) -> String {
+    format!(
+        "graph layer(x: f32[T, B, {hidden}], h0: f32[B, {hidden}], param u: f32[{hidden}, {hidden}]) -> (y: f32[T, B, {hidden}]) {{
+  %h, %y = scan over T carry (h = h0) each (x = x) with (u = u) {{
+    %p = contract h, u axes=[1:0]
+    %a = add %p, x
+    %n = tanh %a
+    next h = %n
+    stack y = %n
+  }}
+  return y = %y
+}}"
+    )
+}
+
+#[test]
+fn explain_shows_where_the_weights_of_a_loop_lie_on_a_gpu() {
+    let scratch = Scratch::new("explain-gpu");
+    let (small, large) =
+        (scratch.file("small.fuse", &tanh_layer(512)), scratch.file("large.fuse", &tanh_layer(8192)));
+    let text = succeeds(&["explain", &small, "--device", "sm_90"]);
+    assert!(text.contains("all steps in one launch: 132 blocks of 512 threads"), "{text}");
+    assert!(text.contains("in shared memory from the first step on: u (1.0 MiB)"), "{text}");
+    let text = succeeds(&["explain", &large, "--device", "sm_90"]);
+    assert!(text.contains("read from memory at every step: u (256.0 MiB)"), "{text}");
+    let step = |model: &str, device: &str, what: &str| {
+        let json = succeeds(&["explain", model, "--device", device, "--json"]);
+        let report: serde_json::Value = serde_json::from_str(&json).expect("--json prints one object");
+        report["loops"][0]["step_us"][what].as_f64().unwrap_or_else(|| panic!("no {what}: {json}"))
+    };
+    // The state and the inputs remain to be moved, and the exchange.
+    assert!(step(&small, "sm_90", "memory") < step(&small, "sm_90", "exchange"));
+    // 256 MiB at 3 TB/s; an A100 has two thirds of that bandwidth.
+    assert!((80.0..110.0).contains(&step(&large, "sm_90", "memory")));
+    assert!(step(&large, "sm_80", "memory") > 1.4 * step(&large, "sm_90", "memory"));
+    for model in [&small, &large] {
+        assert!(step(model, "cuda", "modelled") >= step(model, "cuda", "exchange"));
+        assert!(!succeeds(&["explain", model]).contains("all steps in one launch"), "a CPU has no blocks");
+    }
+    fails_in_one_line(2, &["explain", &small, "--device", "sm_12"], &["sm_12", "sm_75 to sm_121"]);
+}
+
 #[test]
 fn explain_gives_machines_the_same_figures() {
     let scratch = Scratch::new("explain-json");

@@ -60,7 +60,7 @@ pub use extract::decisions::{Decision, Decisions, DecisionsError};
 pub use narrow::narrow_parameters;
 pub use optimize::{Mode, Optimized, Options, dump_egraph, optimize};
 pub use panels::panel_parameters;
-pub use program_cost::{KernelUse, ProgramCost, cost_of};
+pub use program_cost::{KernelUse, ProgramCost, bytes_of, cost_of};
 pub use report::Report;
 pub use scans::chunks::ChunkPolicy;
 pub use strips::{StripPolicy, strip_loops};

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fuse_ir::device::DeviceModel;
 use fuse_ir::expr::Atom;
 use fuse_ir::kernel::{BufferId, Coordinate, Element, Kernel, KernelGraph, Loop, Step, Store};
-use fuse_ir::{Dim, DimEnv, Expr};
+use fuse_ir::{Dim, DimEnv, Expr, TensorType};
 
 use crate::extract::cost::{KernelCost, Work, assumed_symbol, cast_work, scalar_work};
 
@@ -68,6 +68,12 @@ pub fn kernel_seconds(graph: &KernelGraph, kernel: &Kernel, device: &DeviceModel
     launch_cost(graph, kernel, &Sizes(dims)).seconds(device)
 }
 
+/// The bytes of a tensor. Dimensions have values as in [`cost_of`].
+pub fn bytes_of(ty: &TensorType, dims: &DimEnv) -> f64 {
+    let elements: f64 = ty.shape.iter().map(|n| Sizes(dims).of(n)).product();
+    elements * ty.dtype.size() as f64
+}
+
 /// The bytes that every step of a loop reads and none changes: weights. Dimensions have values as in [`cost_of`].
 pub fn resident_bytes(graph: &KernelGraph, l: &Loop, dims: &DimEnv) -> f64 {
     let sizes = Sizes(dims);
@@ -91,8 +97,7 @@ pub fn resident_bytes(graph: &KernelGraph, l: &Loop, dims: &DimEnv) -> f64 {
     }
     let bytes = |(buffer, elements): (&BufferId, &f64)| {
         let ty = &graph.buffer(*buffer).ty;
-        let all: f64 = ty.shape.iter().map(|n| sizes.of(n)).product();
-        elements.min(all) * ty.dtype.size() as f64
+        bytes_of(ty, dims).min(elements * ty.dtype.size() as f64)
     };
     elements.iter().map(bytes).sum()
 }

@@ -237,7 +237,8 @@ pub struct ExplainArgs {
     /// How it is compiled.
     #[command(flatten)]
     pub compile: CompileArgs,
-    /// For whom: cpu or cuda.
+    /// For whom: cpu, cuda (an H100), or a GPU's architecture such as sm_80; of a GPU also where the operands of loops lie
+    /// and what a step takes.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
     /// The value of a symbolic dimension (repeatable), as in --dim T=100; by default what the cost model assumes.

@@ -1,7 +1,11 @@
 //! `fuse explain`: what was fused, by which rules, and why the boundaries that remain stayed.
 
+mod loops;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
+
+use fuse_codegen::schedule::GpuLimits;
 
 use fuse_ir::DimEnv;
 use fuse_ir::device::DeviceModel;
@@ -15,6 +19,7 @@ use super::error::CliError;
 use super::run::dims_text;
 use super::{dump, model, table};
 use crate::compile::Target;
+use loops::{LoopReport, loops};
 
 /// Everything that is said, as `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -31,6 +36,8 @@ struct Report {
     /// What is done once: copies of weights in the layout that the kernels read.
     binding: Figures,
     kernels: Vec<KernelReport>,
+    /// On a GPU, the loops over time.
+    loops: Vec<LoopReport>,
 }
 
 /// A program in one run.
@@ -94,8 +101,8 @@ struct Stored {
 /// Runs the command.
 pub fn explain(args: &ExplainArgs) -> Result<(), CliError> {
     let graph = model::load(&args.model)?;
-    let device: fuse_runtime::DeviceName = args.device.parse().map_err(CliError::usage)?;
-    let target = Target::of(device);
+    let device = ExplainedDevice::new(&args.device)?;
+    let target = device.target();
     let options = dump::options(&args.compile, target);
     let given = model::parse_dims(&args.dims)?;
     if let Some((unknown, _)) = given.iter().find(|(s, _)| !graph.symbols().contains(s)) {
@@ -106,12 +113,61 @@ pub fn explain(args: &ExplainArgs) -> Result<(), CliError> {
         dims.set(symbol.clone(), value);
     }
     let found = fuse_rewrite::explain(&graph, &target.model(), &options.rewrite).map_err(CliError::bug)?;
-    let report = Report::new(&found, &args.device, &target.model(), &dims);
+    let mut report = Report::new(&found, &args.device, &device.model(), &dims);
+    if let ExplainedDevice::Gpu { limits, .. } = device {
+        let (model, program) = (device.model(), &found.after);
+        report.loops = loops(program, &cost_of(program, &model, &dims), &model, limits, &dims)?;
+    }
     if args.json {
         let text = serde_json::to_string_pretty(&report).map_err(CliError::bug)?;
         return super::print(&format!("{text}\n"));
     }
     super::print(&report.text(args.proof))
+}
+
+/// For whom a program is explained.
+#[derive(Clone, Copy, Debug)]
+enum ExplainedDevice {
+    Cpu,
+    /// A GPU of a compute capability, times ten.
+    Gpu {
+        capability: u32,
+        limits: GpuLimits,
+    },
+}
+
+impl ExplainedDevice {
+    /// `cpu`, or a GPU: `cuda` for an H100, or an architecture.
+    fn new(name: &str) -> Result<Self, CliError> {
+        let of =
+            |capability| ExplainedDevice::Gpu { capability, limits: GpuLimits::of_capability(capability) };
+        if let Some(number) = name.strip_prefix("sm_") {
+            let capability = number.parse().ok().filter(|c| (75..=121).contains(c));
+            let unknown =
+                || CliError::usage(format!("`{name}` is no architecture; they are sm_75 to sm_121"));
+            return capability.map(of).ok_or_else(unknown);
+        }
+        let device: fuse_runtime::DeviceName = name.parse().map_err(CliError::usage)?;
+        Ok(match Target::of(device) {
+            Target::Cpu => ExplainedDevice::Cpu,
+            Target::Cuda => of(90),
+        })
+    }
+
+    fn target(self) -> Target {
+        match self {
+            ExplainedDevice::Cpu => Target::Cpu,
+            ExplainedDevice::Gpu { .. } => Target::Cuda,
+        }
+    }
+
+    /// What its kernels are priced by. The program is the same for all GPUs.
+    fn model(self) -> DeviceModel {
+        match self {
+            ExplainedDevice::Cpu => DeviceModel::cpu(),
+            ExplainedDevice::Gpu { capability, .. } => DeviceModel::gpu(capability),
+        }
+    }
 }
 
 impl Report {
@@ -133,6 +189,7 @@ impl Report {
             after: after_figures,
             binding,
             kernels: kernels.map(|(((k, _), cost), why)| KernelReport::new(k, cost, why)).collect(),
+            loops: Vec::new(),
         }
     }
 
@@ -162,6 +219,9 @@ impl Report {
         }
         for kernel in &self.kernels {
             kernel.write(&mut out, proof);
+        }
+        for l in &self.loops {
+            l.write(&mut out);
         }
         out
     }

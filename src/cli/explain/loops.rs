@@ -1,0 +1,190 @@
+//! What loops over time become on a GPU: where their operands lie, and what a step takes beside what it must.
+
+use std::fmt::Write;
+
+use fuse_codegen::schedule::{GpuLimits, LoopPlan, PhaseForm, PhasePlan, loop_plan};
+use fuse_ir::DimEnv;
+use fuse_ir::device::DeviceModel;
+use fuse_ir::kernel::{BufferId, KernelGraph, Loop, Step};
+use fuse_rewrite::{KernelUse, ProgramCost, bytes_of};
+use serde::Serialize;
+
+use super::{BYTES, quantity};
+use crate::cli::error::CliError;
+
+/// One loop.
+#[derive(Debug, Serialize)]
+pub struct LoopReport {
+    /// The function that runs all steps.
+    name: String,
+    /// Blocks that run at the same time, and the threads of each.
+    blocks: u32,
+    threads: u32,
+    /// The shared memory of a block, and what it may have.
+    shared_bytes: u32,
+    shared_bytes_limit: u32,
+    kernels: Vec<PhaseReport>,
+    step_us: StepTime,
+}
+
+/// One kernel of its body.
+#[derive(Debug, Serialize)]
+struct PhaseReport {
+    name: String,
+    /// How it is computed.
+    form: String,
+    /// Operands that are the same at every step, and lie in shared memory.
+    shared: Vec<Operand>,
+    /// The others that are the same at every step.
+    memory: Vec<Operand>,
+}
+
+#[derive(Debug, Serialize)]
+struct Operand {
+    buffer: String,
+    bytes: f64,
+}
+
+/// A step in microseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct StepTime {
+    /// By the cost model.
+    modelled: f64,
+    /// Until all blocks have what others made, once a kernel.
+    exchange: f64,
+    /// Moving what is not in shared memory.
+    memory: f64,
+    /// Computing.
+    arithmetic: f64,
+}
+
+/// The loops of a program on a GPU that has so much, priced by a model of it. Those whose body has loops are launches of
+/// their own at every step and are not told of.
+///
+/// # Errors
+/// Where a kernel has no schedule.
+pub fn loops(
+    program: &KernelGraph,
+    cost: &ProgramCost,
+    device: &DeviceModel,
+    limits: GpuLimits,
+    dims: &DimEnv,
+) -> Result<Vec<LoopReport>, CliError> {
+    let mut found = Vec::new();
+    innermost(&program.steps, &mut found);
+    let mut reports = Vec::new();
+    for l in found {
+        if let Some(plan) = loop_plan(program, l, limits).map_err(CliError::bug)? {
+            reports.push(LoopReport::new(program, &plan, cost, (device, limits), dims));
+        }
+    }
+    Ok(reports)
+}
+
+fn innermost<'p>(steps: &'p [Step], found: &mut Vec<&'p Loop>) {
+    for step in steps {
+        if let Step::Loop(l) = step {
+            found.push(l);
+            innermost(&l.body, found);
+        }
+    }
+}
+
+impl LoopReport {
+    fn new(
+        program: &KernelGraph,
+        plan: &LoopPlan,
+        cost: &ProgramCost,
+        (device, limits): (&DeviceModel, GpuLimits),
+        dims: &DimEnv,
+    ) -> LoopReport {
+        let kernels: Vec<_> = plan.phases.iter().map(|p| PhaseReport::new(program, p, dims)).collect();
+        let mut step = StepTime { modelled: 0.0, exchange: 0.0, memory: 0.0, arithmetic: 0.0 };
+        for phase in &kernels {
+            let Some(used) = cost.kernels.iter().find(|k| k.name == phase.name) else { continue };
+            step.add(used, phase.shared.iter().map(|o| o.bytes).sum(), device);
+        }
+        LoopReport {
+            name: plan.name.clone(),
+            blocks: plan.blocks,
+            threads: plan.threads,
+            shared_bytes: plan.shared_bytes,
+            shared_bytes_limit: limits.shared_bytes,
+            kernels,
+            step_us: step,
+        }
+    }
+
+    /// Adds the lines for people.
+    pub fn write(&self, out: &mut String) {
+        let bytes = |n: f64| quantity(n, 1024.0, BYTES);
+        let [used, limit] = [self.shared_bytes, self.shared_bytes_limit].map(|n| bytes(f64::from(n)));
+        let _ = writeln!(
+            out,
+            "\n{}  (all steps in one launch: {} blocks of {} threads, {used} of {limit} of shared memory each)",
+            self.name, self.blocks, self.threads
+        );
+        let list = |operands: &[Operand]| {
+            let texts: Vec<String> =
+                operands.iter().map(|o| format!("{} ({})", o.buffer, bytes(o.bytes))).collect();
+            texts.join(", ")
+        };
+        for kernel in &self.kernels {
+            let _ = writeln!(out, "  {}: {}", kernel.name, kernel.form);
+            if !kernel.shared.is_empty() {
+                let _ =
+                    writeln!(out, "    in shared memory from the first step on: {}", list(&kernel.shared));
+            }
+            if !kernel.memory.is_empty() {
+                let _ = writeln!(out, "    read from memory at every step: {}", list(&kernel.memory));
+            }
+        }
+        let StepTime { modelled, exchange, memory, arithmetic } = self.step_us;
+        let _ = writeln!(
+            out,
+            "  step    {modelled:.2} us modelled, of these exchange {exchange:.2}; memory {memory:.2}, arithmetic \
+             {arithmetic:.2}"
+        );
+    }
+}
+
+impl PhaseReport {
+    fn new(program: &KernelGraph, phase: &PhasePlan, dims: &DimEnv) -> PhaseReport {
+        let operands = |buffers: &[BufferId]| {
+            let operand = |id: &BufferId| {
+                let buffer = program.buffer(*id);
+                Operand { buffer: buffer.name.clone(), bytes: bytes_of(&buffer.ty, dims) }
+            };
+            buffers.iter().map(operand).collect()
+        };
+        let form = match phase.form {
+            PhaseForm::Split { blocks } => {
+                format!("sums split among the threads of a block, {blocks} blocks with columns of their own")
+            }
+            PhaseForm::Rows => "statistics of a row by threads of one block together".to_owned(),
+            PhaseForm::Points => "a thread a point".to_owned(),
+        };
+        PhaseReport {
+            name: phase.kernel.clone(),
+            form,
+            shared: operands(&phase.shared),
+            memory: operands(&phase.memory),
+        }
+    }
+}
+
+impl StepTime {
+    /// Adds a kernel, of whose operands so many bytes are in shared memory.
+    fn add(&mut self, used: &KernelUse, shared: f64, device: &DeviceModel) {
+        let steps = used.launches.max(1.0);
+        let memory = (used.bytes / steps - shared).max(0.0) / device.memory_bytes_per_second;
+        let arithmetic = (used.flops / device.flops_per_second
+            + used.transcendentals / device.transcendentals_per_second)
+            / steps;
+        let work = memory.max(arithmetic) + device.exposed * memory.min(arithmetic);
+        self.exchange += 1e6 * device.exchange_seconds;
+        self.memory += 1e6 * memory;
+        self.arithmetic += 1e6 * arithmetic;
+        self.modelled += 1e6 * (device.exchange_seconds + work);
+    }
+}
