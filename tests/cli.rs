@@ -242,7 +242,7 @@ fn tanh_layer(hidden: u32) -> String {
 fn explain_shows_where_the_weights_of_a_loop_lie_on_a_gpu() {
     let scratch = Scratch::new("explain-gpu");
     let (small, large) =
-        (scratch.file("small.fuse", &tanh_layer(512)), scratch.file("large.fuse", &tanh_layer(8192)));
+        (scratch.file("small.fuse", tanh_layer(512)), scratch.file("large.fuse", tanh_layer(8192)));
     let text = succeeds(&["explain", &small, "--device", "sm_90"]);
     assert!(text.contains("all steps in one launch: 132 blocks of 512 threads"), "{text}");
     assert!(text.contains("in shared memory from the first step on: u (1.0 MiB)"), "{text}");
