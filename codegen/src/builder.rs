@@ -218,6 +218,12 @@ impl FunctionBuilder {
         self.place_anew(ty, Operation::LoadShared { array, index }, self.depth())
     }
 
+    /// `left·right + sum` of the matrices of a warp ([`Operation::MatrixFma`]), here.
+    pub fn matrix_fma(&mut self, dtype: DType, left: ValueId, right: ValueId, sum: ValueId) -> ValueId {
+        let operation = Operation::MatrixFma { dtype, left, right, sum };
+        self.place_anew(self.ty(sum), operation, self.depth())
+    }
+
     /// Writes the lanes of `value` to a shared array from `index` on.
     pub fn store_shared(&mut self, array: SharedId, index: ValueId, value: ValueId) {
         self.push(Statement::StoreShared { array, index, value });
@@ -560,7 +566,9 @@ pub(crate) fn operands(operation: &Operation) -> impl Iterator<Item = ValueId> {
         Operation::Binary(_, x, y) | Operation::Compare(_, x, y) | Operation::Insert(x, y, _) => {
             (Some(*x), Some(*y), None)
         }
-        Operation::Fma(x, y, z) | Operation::Select(x, y, z) => (Some(*x), Some(*y), Some(*z)),
+        Operation::Fma(x, y, z)
+        | Operation::Select(x, y, z)
+        | Operation::MatrixFma { left: x, right: y, sum: z, .. } => (Some(*x), Some(*y), Some(*z)),
     };
     [a, b, c].into_iter().flatten()
 }

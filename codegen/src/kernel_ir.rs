@@ -242,6 +242,27 @@ pub enum Operation {
         /// The position of the first element.
         index: ValueId,
     },
+    /// `A·B + C` of matrices that the 32 threads of a warp hold together: 16 by 16 times 16 by 8. Each thread has
+    /// fragments of them, as those of `mma.m16n8k16` (PTX ISA, "Matrix fragments for mma.m16n8k16"): thread `4·r + c`
+    /// of a warp has
+    ///
+    /// * of `A` (i32x4, two neighbours along k in each) the columns `2·c` of row `r` and of row `r + 8`, then the
+    ///   columns `2·c + 8` of the same;
+    /// * of `B` (i32x2, two neighbours along k in each) the rows `2·c` and `2·c + 8` of column `r`;
+    /// * of `C` and the result (f32x4) the columns `2·c` and `2·c + 1` of row `r`, then of row `r + 8`.
+    ///
+    /// Products are exact; in which order they are added, and with how many bits more than an f32 has, is the
+    /// machine's choice. All threads of a warp compute it together.
+    MatrixFma {
+        /// What the halves of `left` and `right` are: [`DType::F16`] or [`DType::Bf16`].
+        dtype: DType,
+        /// `A`.
+        left: ValueId,
+        /// `B`.
+        right: ValueId,
+        /// `C`.
+        sum: ValueId,
+    },
     /// A primitive of one operand.
     Unary(UnaryOp, ValueId),
     /// A primitive of two operands.

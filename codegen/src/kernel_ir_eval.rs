@@ -298,9 +298,11 @@ impl Machine<'_> {
                 };
                 Ok(vec![Lane::I64(item)])
             }
-            Operation::Block | Operation::Blocks | Operation::Thread | Operation::LoadShared { .. } => {
-                Err(EvaluationError::Blocks(self.function.name.clone()))
-            }
+            Operation::Block
+            | Operation::Blocks
+            | Operation::Thread
+            | Operation::LoadShared { .. }
+            | Operation::MatrixFma { .. } => Err(EvaluationError::Blocks(self.function.name.clone())),
             Operation::Load { buffer, index } => {
                 let index = self.scalar_i64(*index)?;
                 self.load(value, *buffer, index)

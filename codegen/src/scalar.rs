@@ -124,6 +124,8 @@ pub enum GpuOperation<V> {
     Thread,
     /// Reads from a shared array.
     LoadShared(Type, SharedPlace<V>),
+    /// [`Operation::MatrixFma`] of fragments of two matrices of this type, and of the sums.
+    MatrixFma(DType, [V; 3]),
 }
 
 /// What only threads of a GPU do.
@@ -240,6 +242,9 @@ fn operate<B: ScalarBuilder>(
         Operation::Load { buffer, index } => builder.load(ty, values.place(function, *buffer, *index)),
         Operation::LoadShared { array, index } => {
             builder.on_gpu(GpuOperation::LoadShared(ty, values.shared_place(*array, *index)))
+        }
+        Operation::MatrixFma { dtype, left, right, sum } => {
+            builder.on_gpu(GpuOperation::MatrixFma(*dtype, [left, right, sum].map(value)))
         }
         Operation::Unary(op, x) => builder.unary(*op, ty, value(x)),
         Operation::Binary(op, x, y) => builder.binary(*op, ty, value(x), value(y)),

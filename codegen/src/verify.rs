@@ -14,7 +14,10 @@
 //! * `WorkBegin` and `WorkEnd` appear only with [`Mapping::Range`], `WorkItem` only with
 //!   [`Mapping::Threads`], `Block`, `Blocks`, `Thread` and `Barrier` only with [`Mapping::Blocks`] and
 //!   [`Mapping::Resident`], `GridBarrier` only with the latter. Blocks have 1 to 1024 threads.
+//! * A matrix product is of two matrices of 16-bit floats, in a function that maps work to blocks.
 //! * `symbols` ascend by name, and `work` depends on nothing else.
+
+use fuse_ir::DType;
 
 use crate::builder::memory_type;
 use crate::kernel_ir::{
@@ -330,6 +333,17 @@ impl Verifier<'_> {
             Operation::Load { buffer, index } => {
                 self.expect(*index, INDEX)?;
                 self.access(*buffer, Access::Read, ty.lane)
+            }
+            Operation::MatrixFma { dtype, left, right, sum } => {
+                self.by_block()?;
+                if !matches!(dtype, DType::F16 | DType::Bf16) {
+                    return Err(format!("matrices of {dtype} are not multiplied"));
+                }
+                let of = |lane, lanes| Type { lane, lanes };
+                self.expect(*left, of(LaneType::I32, 4))?;
+                self.expect(*right, of(LaneType::I32, 2))?;
+                self.expect(*sum, of(LaneType::F32, 4))?;
+                result(of(LaneType::F32, 4))
             }
             Operation::Unary(op, x) => {
                 self.expect(*x, ty)?;

@@ -156,7 +156,7 @@ impl<'ctx, 'm> LlvmBuilder<'ctx, 'm> {
     }
 
     /// Calls an intrinsic that is overloaded on `overloads`.
-    fn intrinsic(
+    pub(super) fn intrinsic(
         &self,
         name: &str,
         overloads: &[BasicTypeEnum<'ctx>],

@@ -8,6 +8,7 @@ use inkwell::module::Module;
 use inkwell::values::{BasicMetadataValueEnum, BasicValueEnum, IntValue, PointerValue};
 
 use super::builder::{LlvmBuilder, built, instruction};
+use super::matrix::TensorCores;
 use crate::kernel_ir::{Function, Type};
 use crate::scalar::{GpuEffect, GpuOperation, SharedPlace};
 
@@ -24,6 +25,8 @@ pub(super) struct BlockFrame<'ctx> {
     pub numbers: [IntValue<'ctx>; 3],
     /// The shared arrays with the size of their elements.
     pub shared: Vec<(PointerValue<'ctx>, u32)>,
+    /// What multiplies matrices.
+    pub tensor_cores: TensorCores,
     /// Where the blocks of a launch meet.
     pub grid: Option<GridFrame<'ctx>>,
 }
@@ -68,8 +71,12 @@ pub(super) fn place_shared<'ctx>(
 }
 
 impl<'ctx> LlvmBuilder<'ctx, '_> {
-    fn block_frame(&self) -> &BlockFrame<'ctx> {
+    pub(super) fn block_frame(&self) -> &BlockFrame<'ctx> {
         self.frame.work.block().expect("verified: work is mapped to blocks")
+    }
+
+    pub(super) fn tensor_cores(&self) -> TensorCores {
+        self.block_frame().tensor_cores
     }
 
     /// The address of elements of a shared array, and what it is aligned to.
@@ -96,6 +103,7 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
             GpuOperation::Block => block.into(),
             GpuOperation::Blocks => blocks.into(),
             GpuOperation::Thread => thread.into(),
+            GpuOperation::MatrixFma(dtype, fragments) => self.matrix_fma(dtype, fragments),
             GpuOperation::LoadShared(ty, place) => {
                 let (address, alignment) = self.shared_address(ty, place);
                 let value = built(self.builder.build_load(self.llvm_type(ty), address, ""));

@@ -19,6 +19,7 @@ mod builder;
 mod gpu;
 pub mod host;
 mod manifest;
+mod matrix;
 mod module;
 pub mod ptx;
 pub mod ptxas;

@@ -13,6 +13,7 @@ use inkwell::values::{FunctionValue, IntValue};
 
 use super::builder::{Frame, LlvmBuilder, Work};
 use super::gpu::{BlockFrame, GridFrame, place_shared};
+use super::matrix::TensorCores;
 use super::module::{
     Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize, level,
     optimize,
@@ -112,7 +113,7 @@ fn optimized_module<'s>(
     module.set_triple(&machine.get_triple());
     module.set_data_layout(&machine.get_target_data().get_data_layout());
     for function in functions {
-        kernel(session, &module, function)?;
+        kernel(session, &module, function, options.arch)?;
     }
     check_module(&module)?;
     optimize(session, &module, machine, options.optimization)?;
@@ -136,7 +137,12 @@ pub(super) fn block_size(function: &Function) -> Result<u32, LlvmError> {
 }
 
 /// Adds one entry point.
-fn kernel<'s>(session: &'s Session, module: &Module<'s>, function: &Function) -> Result<(), LlvmError> {
+fn kernel<'s>(
+    session: &'s Session,
+    module: &Module<'s>,
+    function: &Function,
+    arch: Arch,
+) -> Result<(), LlvmError> {
     let block = block_size(function)?;
     let context = session.context();
     let pointer: BasicMetadataTypeEnum<'_> = context.ptr_type(AddressSpace::from(GLOBAL)).into();
@@ -156,7 +162,7 @@ fn kernel<'s>(session: &'s Session, module: &Module<'s>, function: &Function) ->
     let builder = context.create_builder();
     builder.position_at_end(context.append_basic_block(entry, "entry"));
     let work = if function.mapping.is_by_block() {
-        Work::Block(block_frame(module, &builder, function, entry)?)
+        Work::Block(block_frame(module, &builder, function, entry, arch)?)
     } else {
         Work::Item(work_item(module, &builder, block)?)
     };
@@ -188,6 +194,7 @@ fn block_frame<'s>(
     builder: &inkwell::builder::Builder<'s>,
     function: &Function,
     entry: FunctionValue<'s>,
+    arch: Arch,
 ) -> Result<BlockFrame<'s>, LlvmError> {
     let refused = |e: inkwell::builder::BuilderError| LlvmError::Rejected(e.to_string());
     let [block, blocks, thread] =
@@ -204,6 +211,7 @@ fn block_frame<'s>(
     Ok(BlockFrame {
         numbers: [block?, blocks?, thread?],
         shared: place_shared(module, builder, function),
+        tensor_cores: TensorCores::of(arch.capability()),
         grid,
     })
 }

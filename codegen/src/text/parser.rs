@@ -256,11 +256,7 @@ impl Parser {
             }
             let name = self.name("a name")?;
             self.expect(':')?;
-            let dtype = self.word("an element type")?;
-            let Some(dtype) = DType::from_name(&dtype) else {
-                self.at -= 1;
-                return self.error(format!("`{dtype}` is not an element type"));
-            };
+            let dtype = self.dtype()?;
             self.expect('=')?;
             let buffer = BufferId(self.numbered('b', "a buffer such as `b0`")?);
             buffers.push(BufferParameter { name, dtype, access, buffer });
@@ -408,6 +404,11 @@ impl Parser {
                 let (x, y, z) = self.triple()?;
                 Operation::Fma(x, y, z)
             }
+            "matrix_fma" => {
+                let dtype = self.dtype()?;
+                let (left, right, sum) = self.triple()?;
+                Operation::MatrixFma { dtype, left, right, sum }
+            }
             "select" => {
                 let (x, y, z) = self.triple()?;
                 Operation::Select(x, y, z)
@@ -437,6 +438,17 @@ impl Parser {
                 return self.error(format!("`{name}` is not an operation"));
             }
         })
+    }
+
+    fn dtype(&mut self) -> Parsed<DType> {
+        let name = self.word("an element type")?;
+        match DType::from_name(&name) {
+            Some(dtype) => Ok(dtype),
+            None => {
+                self.at -= 1;
+                self.error(format!("`{name}` is not an element type"))
+            }
+        }
     }
 
     fn named<T: Names>(&mut self, what: &str) -> Parsed<T> {

@@ -119,6 +119,9 @@ impl fmt::Display for Operation {
             Operation::Thread => f.write_str("thread"),
             Operation::Load { buffer, index } => write!(f, "load {buffer}[{index}]"),
             Operation::LoadShared { array, index } => write!(f, "load {array}[{index}]"),
+            Operation::MatrixFma { dtype, left, right, sum } => {
+                write!(f, "matrix_fma {dtype} {left}, {right}, {sum}")
+            }
             Operation::Unary(op, x) => write!(f, "{} {x}", op.name()),
             Operation::Binary(op, x, y) => write!(f, "{} {x}, {y}", op.name()),
             Operation::Fma(x, y, z) => write!(f, "fma {x}, {y}, {z}"),
