@@ -6,7 +6,7 @@ use fuse_codegen::cranelift::{self, CodegenError};
 use fuse_codegen::kernel_ir::Function;
 #[cfg(feature = "llvm")]
 use fuse_codegen::llvm::LlvmError;
-use fuse_codegen::schedule::{ScheduleError, ScheduleTarget, schedule};
+use fuse_codegen::schedule::{GpuLimits, ScheduleError, ScheduleTarget, schedule};
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::KernelGraph;
 use fuse_ir::{DType, Graph};
@@ -43,13 +43,6 @@ impl Target {
         match self {
             Target::Cpu => DeviceModel::cpu(),
             Target::Cuda => DeviceModel::cuda(),
-        }
-    }
-
-    fn schedule(self) -> ScheduleTarget {
-        match self {
-            Target::Cpu => ScheduleTarget::cpu(),
-            Target::Cuda => ScheduleTarget::gpu(),
         }
     }
 }
@@ -165,7 +158,7 @@ pub struct Compiled {
     pub graph: Graph,
     /// The fused kernels.
     pub kernels: KernelGraph,
-    /// The loop nest of each kernel, in order of [`KernelGraph::kernels`].
+    /// The loop nest of each kernel, in order of [`KernelGraph::kernels`]; on a GPU those of a loop may be one.
     pub functions: Vec<Function>,
     /// What rewriting did.
     pub report: Report,
@@ -191,7 +184,10 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Compiled, Comp
     });
     fuse_ir::verify_kernels(&optimized.kernels)
         .map_err(|e| CompileError::Internal { stage: "rewriting", problem: e.to_string() })?;
-    let functions = schedule_all(&optimized.kernels, options.target.schedule())?;
+    let functions = match options.target {
+        Target::Cpu => schedule_all(&optimized.kernels, ScheduleTarget::cpu())?,
+        Target::Cuda => schedule_for_gpu(&optimized.kernels)?,
+    };
     let (kernels, report) = (optimized.kernels, optimized.report);
     Ok(Compiled { graph: graph.clone(), kernels, functions, report, tier: options.tier, narrow_weights })
 }
@@ -202,7 +198,16 @@ pub(crate) fn schedule_all(
     target: ScheduleTarget,
 ) -> Result<Vec<Function>, CompileError> {
     let scheduled = kernels.kernels().into_iter().map(|(kernel, _)| schedule(kernels, kernel, target));
-    let functions = scheduled.collect::<Result<Vec<_>, _>>()?;
+    verified(scheduled.collect::<Result<_, _>>()?)
+}
+
+/// The functions of a program for a GPU, verified.
+fn schedule_for_gpu(kernels: &KernelGraph) -> Result<Vec<Function>, CompileError> {
+    let (target, limits) = (ScheduleTarget::gpu(), GpuLimits::h100());
+    verified(fuse_codegen::schedule::schedule_for_gpu(kernels, target, limits)?)
+}
+
+fn verified(functions: Vec<Function>) -> Result<Vec<Function>, CompileError> {
     for function in &functions {
         fuse_codegen::verify::verify(function)
             .map_err(|e| CompileError::Internal { stage: "scheduling", problem: e.to_string() })?;

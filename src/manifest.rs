@@ -1,9 +1,12 @@
 //! `manifest.json`: what a program needs to launch the kernels of `fuse ptx` itself.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use fuse_codegen::kernel_ir::Function;
 use fuse_codegen::llvm::{LlvmError, PtxKernel};
+use fuse_codegen::schedule::resident_name;
 use fuse_ir::Graph;
 use fuse_ir::graph::InputKind;
 use fuse_ir::kernel::{BufferKind, KernelGraph, Step};
@@ -65,6 +68,16 @@ pub enum LaunchEntry {
         /// Its entry point.
         entry: String,
     },
+    /// Launches a cooperative kernel that runs all steps of a loop, unless there are none; after an odd number of steps
+    /// every pair of buffers has traded places.
+    Resident {
+        /// Its entry point.
+        entry: String,
+        /// The number of steps, over the symbols.
+        trip: String,
+        /// The pairs that trade places.
+        swap: Vec<[String; 2]>,
+    },
     /// Repeats steps with a symbol counting positions; after each step every pair of buffers trades places.
     Loop {
         /// The symbol that holds the position.
@@ -87,16 +100,20 @@ impl Manifest {
     /// Where the model was compiled for another target.
     pub fn new(compiled: &Compiled, arch: &str) -> Result<Self, LlvmError> {
         let (graph, kernels) = (&compiled.graph, &compiled.kernels);
-        let entries = kernels.kernels().into_iter().zip(&compiled.functions);
+        let ops = ops(&kernels.steps);
+        let none = Vec::new();
+        let ops_of = |f: &Function| ops.get(&f.name).unwrap_or(&none);
         Ok(Manifest {
             model: graph.name().to_owned(),
             arch: arch.to_owned(),
             symbols: graph.symbols().iter().map(ToString::to_string).collect(),
             buffers: buffers(graph, kernels),
-            kernels: entries
-                .map(|((kernel, _), f)| kernel_entry(f, &kernel.ops))
+            kernels: compiled
+                .functions
+                .iter()
+                .map(|f| kernel_entry(f, ops_of(f)))
                 .collect::<Result<_, _>>()?,
-            launch_order: launch_order(kernels, &kernels.steps),
+            launch_order: launch_order(kernels, &kernels.steps, &compiled.functions),
         })
     }
 }
@@ -132,17 +149,42 @@ fn kernel_entry(function: &Function, ops: &[String]) -> Result<KernelEntry, Llvm
     Ok(KernelEntry { launch: PtxKernel::of(function)?, file, ops: ops.to_vec() })
 }
 
-fn launch_order(kernels: &KernelGraph, steps: &[Step]) -> Vec<LaunchEntry> {
+fn launch_order(kernels: &KernelGraph, steps: &[Step], functions: &[Function]) -> Vec<LaunchEntry> {
     let name = |id| kernels.buffer(id).name.clone();
     let entry = |step: &Step| match step {
         Step::Kernel(kernel) => LaunchEntry::Kernel { entry: kernel.name.clone() },
-        Step::Loop(l) => LaunchEntry::Loop {
-            counter: l.counter.to_string(),
-            trip: l.trip.to_string(),
-            reverse: l.direction == Direction::Reverse,
-            swap: l.carries.iter().map(|c| [name(c.current), name(c.next)]).collect(),
-            body: launch_order(kernels, &l.body),
-        },
+        Step::Loop(l) => {
+            let trip = l.trip.to_string();
+            let swap = l.carries.iter().map(|c| [name(c.current), name(c.next)]).collect();
+            let entry = resident_name(l);
+            if functions.iter().any(|f| f.name == entry) {
+                return LaunchEntry::Resident { entry, trip, swap };
+            }
+            let (counter, reverse) = (l.counter.to_string(), l.direction == Direction::Reverse);
+            LaunchEntry::Loop {
+                counter,
+                trip,
+                reverse,
+                swap,
+                body: launch_order(kernels, &l.body, functions),
+            }
+        }
     };
     steps.iter().map(entry).collect()
+}
+
+/// The operations that were fused in each function, by its name.
+fn ops(steps: &[Step]) -> BTreeMap<String, Vec<String>> {
+    let mut all = BTreeMap::new();
+    for step in steps {
+        for kernel in step.kernels() {
+            all.insert(kernel.name.clone(), kernel.ops.clone());
+        }
+        if let Step::Loop(l) = step {
+            all.extend(ops(&l.body));
+            let phases = step.kernels().into_iter().flat_map(|k| k.ops.iter().cloned());
+            all.insert(resident_name(l), phases.collect());
+        }
+    }
+    all
 }

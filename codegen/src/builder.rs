@@ -224,6 +224,11 @@ impl FunctionBuilder {
         self.place_anew(self.ty(sum), operation, self.depth())
     }
 
+    /// The value of the thread whose number differs by the bits of `distance`, here.
+    pub fn butterfly(&mut self, value: ValueId, distance: u8) -> ValueId {
+        self.place_anew(self.ty(value), Operation::Butterfly(value, distance), self.depth())
+    }
+
     /// Writes the lanes of `value` to a shared array from `index` on.
     pub fn store_shared(&mut self, array: SharedId, index: ValueId, value: ValueId) {
         self.push(Statement::StoreShared { array, index, value });
@@ -561,6 +566,7 @@ pub(crate) fn operands(operation: &Operation) -> impl Iterator<Item = ValueId> {
         Operation::Load { index, .. } | Operation::LoadShared { index, .. } => (Some(*index), None, None),
         Operation::Unary(_, x)
         | Operation::Convert(_, x)
+        | Operation::Butterfly(x, _)
         | Operation::Splat(x)
         | Operation::Extract(x, _) => (Some(*x), None, None),
         Operation::Binary(_, x, y) | Operation::Compare(_, x, y) | Operation::Insert(x, y, _) => {

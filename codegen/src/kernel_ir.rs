@@ -263,6 +263,9 @@ pub enum Operation {
         /// `C`.
         sum: ValueId,
     },
+    /// The value (a scalar of 32 bits) of the thread whose number differs by the bits of the distance, from 1 to 31. All
+    /// threads of a warp compute it together.
+    Butterfly(ValueId, u8),
     /// A primitive of one operand.
     Unary(UnaryOp, ValueId),
     /// A primitive of two operands.

@@ -302,7 +302,8 @@ impl Machine<'_> {
             | Operation::Blocks
             | Operation::Thread
             | Operation::LoadShared { .. }
-            | Operation::MatrixFma { .. } => Err(EvaluationError::Blocks(self.function.name.clone())),
+            | Operation::MatrixFma { .. }
+            | Operation::Butterfly(..) => Err(EvaluationError::Blocks(self.function.name.clone())),
             Operation::Load { buffer, index } => {
                 let index = self.scalar_i64(*index)?;
                 self.load(value, *buffer, index)

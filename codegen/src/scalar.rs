@@ -126,6 +126,8 @@ pub enum GpuOperation<V> {
     LoadShared(Type, SharedPlace<V>),
     /// [`Operation::MatrixFma`] of fragments of two matrices of this type, and of the sums.
     MatrixFma(DType, [V; 3]),
+    /// The value of the thread whose number differs by the bits of the distance.
+    Butterfly(Type, V, u8),
 }
 
 /// What only threads of a GPU do.
@@ -240,6 +242,7 @@ fn operate<B: ScalarBuilder>(
         Operation::Blocks => builder.on_gpu(GpuOperation::Blocks),
         Operation::Thread => builder.on_gpu(GpuOperation::Thread),
         Operation::Load { buffer, index } => builder.load(ty, values.place(function, *buffer, *index)),
+        Operation::Butterfly(x, distance) => builder.on_gpu(GpuOperation::Butterfly(ty, value(x), *distance)),
         Operation::LoadShared { array, index } => {
             builder.on_gpu(GpuOperation::LoadShared(ty, values.shared_place(*array, *index)))
         }

@@ -345,6 +345,15 @@ impl Verifier<'_> {
                 self.expect(*sum, of(LaneType::F32, 4))?;
                 result(of(LaneType::F32, 4))
             }
+            Operation::Butterfly(x, distance) => {
+                self.by_block()?;
+                self.expect(*x, ty)?;
+                let fits = ty.lanes == 1 && matches!(ty.lane, LaneType::F32 | LaneType::I32);
+                if !fits || !(1..32).contains(distance) {
+                    return Err(format!("{ty} is not exchanged at a distance of {distance}"));
+                }
+                Ok(())
+            }
             Operation::Unary(op, x) => {
                 self.expect(*x, ty)?;
                 self.unary(*op, ty)

@@ -28,6 +28,7 @@ fn main() {
                 shared_bytes: 0,
                 arguments: &[input, out],
                 threads,
+                cooperative: false,
             };
             let start = Instant::now();
             let counters = module.launch(&memory, &launch).expect("the kernel runs");

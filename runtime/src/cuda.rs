@@ -7,9 +7,10 @@
 use std::ffi::{CString, c_void};
 use std::panic::catch_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cudarc::driver::sys::{self, CUfunction_attribute, CUjit_option};
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError, result};
+use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream, DevicePtr, DriverError, result};
 use fuse_codegen::kernel_ir::{Function, Mapping};
 use fuse_ir::Tensor;
 use fuse_ir::kernel::BufferKind;
@@ -17,6 +18,7 @@ use fuse_ir::kernel::BufferKind;
 use crate::device::DeviceError;
 use crate::error::RunError;
 use crate::plan::ALIGNMENT;
+use crate::profile::{Notes, Profile};
 use crate::program::{Launch, Program, RunState, StepRunner, walk};
 use crate::version::Instance;
 
@@ -194,6 +196,8 @@ pub(crate) struct CudaRun<'a> {
     /// By position of the graph input.
     pub parameters: &'a [Option<&'a CudaSlice<u8>>],
     pub outputs: &'a mut [Tensor],
+    /// Where the times of launches are noted, if they are wanted.
+    pub profile: Option<&'a Profile>,
 }
 
 impl CudaCode {
@@ -236,8 +240,14 @@ impl CudaCode {
         }
         let mut state = RunState::new(addresses, &run.instance.quantities);
         let counter = base + (memory.len() as u64 - ALIGNMENT);
-        let mut runner = Launcher { code: self, arguments: Vec::new(), counter };
+        let marks = run.profile.map(|_| Vec::new());
+        let mut runner = Launcher { code: self, arguments: Vec::new(), counter, marks };
+        runner.mark(0)?;
         walk(run.program, &run.instance.quantities, &mut state, &mut runner)?;
+        if let (Some(profile), Some(marks)) = (run.profile, &runner.marks) {
+            stream.synchronize().map_err(failed("finish the launches"))?;
+            profile.add(times(run.program, marks)?);
+        }
         for (kind, offset) in run.kinds.iter().zip(offsets) {
             let BufferKind::Output(i) = kind else { continue };
             let Some(tensor) = run.outputs.get_mut(*i) else { continue };
@@ -296,10 +306,35 @@ struct Launcher<'a> {
     arguments: Vec<u64>,
     /// The address of the counter by which blocks meet.
     counter: u64,
+    /// What is recorded behind each launch, and before the first, where times are wanted.
+    marks: Option<Vec<(usize, CudaEvent)>>,
+}
+
+impl Launcher<'_> {
+    /// Records when everything so far is done, the last of it launch number `at`.
+    fn mark(&mut self, at: usize) -> Result<(), DeviceError> {
+        let Some(marks) = &mut self.marks else { return Ok(()) };
+        let timed = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let event = self.code.device.stream.record_event(timed).map_err(failed("record a time"))?;
+        marks.push((at, event));
+        Ok(())
+    }
+}
+
+/// The times between marks.
+fn times(program: &Program, marks: &[(usize, CudaEvent)]) -> Result<Notes, DeviceError> {
+    let mut notes = Notes::new(0, program);
+    for pair in marks.windows(2) {
+        if let [(_, begin), (at, end)] = pair {
+            let ms = begin.elapsed_ms(end).map_err(failed("read a time"))?;
+            notes.took(*at, Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3));
+        }
+    }
+    Ok(notes)
 }
 
 impl StepRunner for Launcher<'_> {
-    fn launch(&mut self, _: usize, launch: &Launch, work: i64, state: &RunState) -> Result<(), RunError> {
+    fn launch(&mut self, at: usize, launch: &Launch, work: i64, state: &RunState) -> Result<(), RunError> {
         let Some(block) = launch.mapping.block_threads() else {
             return Err(DeviceError::NoEntry(launch.name.clone()).into());
         };
@@ -345,7 +380,7 @@ impl StepRunner for Launcher<'_> {
             }
         };
         launched.map_err(failed(&format!("launch kernel `{}`", launch.name)))?;
-        Ok(())
+        Ok(self.mark(at)?)
     }
 }
 

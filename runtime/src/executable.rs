@@ -398,6 +398,7 @@ impl Executable {
                     inputs: &given,
                     parameters: &parameters,
                     outputs,
+                    profile: profile.as_deref(),
                 })
             }
         }

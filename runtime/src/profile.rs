@@ -77,9 +77,14 @@ impl Notes {
         self.spans[at].waiting += self.since.elapsed();
     }
 
+    /// Launch number `at` took so long once.
+    pub fn took(&mut self, at: usize, time: Duration) {
+        self.spans[at].running += time;
+        self.spans[at].launches += 1;
+    }
+
     /// The time since [`Notes::start`] was spent in launch number `at`.
     pub fn ran(&mut self, at: usize) {
-        self.spans[at].running += self.since.elapsed();
-        self.spans[at].launches += 1;
+        self.took(at, self.since.elapsed());
     }
 }

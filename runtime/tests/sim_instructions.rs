@@ -38,6 +38,7 @@ fn evaluate(line: &str, operands: [u64; 3]) -> u64 {
         shared_bytes: 0,
         arguments: &arguments,
         threads: 1,
+        cooperative: false,
     };
     module.launch(&memory, &launch).unwrap_or_else(|e| panic!("{line}: {e}"));
     let mut bytes = [0; 8];

@@ -33,6 +33,7 @@ fn run(body: &str, blocks: u32, threads: u32, input: &[u32]) -> Result<(Vec<u32>
         shared_bytes: 0,
         arguments: &[given, out],
         threads: 1,
+        cooperative: false,
     };
     let counters = module.launch(&memory, &launch)?;
     let mut bytes = vec![0; 4 * words];
@@ -291,6 +292,7 @@ fn launches_that_a_device_would_refuse_are_refused() {
         shared_bytes: 0,
         arguments,
         threads: 1,
+        cooperative: false,
     };
     let refused = |launch: &Launch<'_>| module.launch(&memory, launch).expect_err("refuses").to_string();
     assert!(refused(&launch(1, &[0, 0])).contains("declared"));

@@ -280,6 +280,9 @@ pub struct CheckArgs {
     /// The largest relative error that passes, beside the absolute one.
     #[arg(long, default_value_t = 1e-4, value_name = "ERROR")]
     pub rtol: f64,
+    /// Only backends of these devices: cpu, sim or cuda:0 (repeatable); all by default.
+    #[arg(long = "device", value_name = "DEVICE")]
+    pub devices: Vec<String>,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     pub json: bool,

@@ -26,6 +26,10 @@ struct Verdict {
 
 /// Runs the command; fails if a backend that runs here disagrees.
 pub fn check(args: &CheckArgs) -> Result<(), CliError> {
+    let known = backends();
+    if let Some(unknown) = args.devices.iter().find(|d| known.iter().all(|b| b.device != **d)) {
+        return Err(CliError::usage(format!("--device {unknown}: there are cpu, sim and cuda:0")));
+    }
     let problem = Problem::load(&args.model, args.inputs.as_deref())?;
     let progress = super::progress::spinner("interpreting in f64");
     let expected = Interpreter::new(Precision::F64)
@@ -34,7 +38,8 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
         .map_err(CliError::input)?;
     let tolerance = Tolerance { ulp: 0.0, absolute: args.atol, relative: args.rtol };
     let mut verdicts = Vec::new();
-    for Backend { device, tier, rewrite } in backends() {
+    let chosen = |b: &Backend| args.devices.is_empty() || args.devices.iter().any(|d| d == b.device);
+    for Backend { device, tier, rewrite } in known.into_iter().filter(chosen) {
         let mut name = device.to_owned();
         if tier != Tier::Fast {
             name += ", peak tier";

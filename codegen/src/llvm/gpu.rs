@@ -9,7 +9,7 @@ use inkwell::values::{BasicMetadataValueEnum, BasicValueEnum, IntValue, PointerV
 
 use super::builder::{LlvmBuilder, built, instruction};
 use super::matrix::TensorCores;
-use crate::kernel_ir::{Function, Type};
+use crate::kernel_ir::{Function, LaneType, Type};
 use crate::scalar::{GpuEffect, GpuOperation, SharedPlace};
 
 /// Shared memory, in the NVPTX back end.
@@ -104,6 +104,7 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
             GpuOperation::Blocks => blocks.into(),
             GpuOperation::Thread => thread.into(),
             GpuOperation::MatrixFma(dtype, fragments) => self.matrix_fma(dtype, fragments),
+            GpuOperation::Butterfly(ty, value, distance) => self.butterfly(ty, value, distance),
             GpuOperation::LoadShared(ty, place) => {
                 let (address, alignment) = self.shared_address(ty, place);
                 let value = built(self.builder.build_load(self.llvm_type(ty), address, ""));
@@ -111,6 +112,14 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
                 value
             }
         }
+    }
+
+    fn butterfly(&self, ty: Type, value: BasicValueEnum<'ctx>, distance: u8) -> BasicValueEnum<'ctx> {
+        let suffix = if ty.lane == LaneType::F32 { "f32" } else { "i32" };
+        let name = format!("llvm.nvvm.shfl.sync.bfly.{suffix}");
+        let number = |n: u64| self.context.i32_type().const_int(n, false).into();
+        let (all, last) = (number(u64::from(u32::MAX)), number(31));
+        self.intrinsic(&name, &[], &[all, value, number(u64::from(distance)), last])
     }
 
     /// See [`GpuEffect`].

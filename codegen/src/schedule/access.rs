@@ -88,6 +88,15 @@ impl Access {
         self.guard.is_none() && self.coefficient(axes).is_some_and(|c| c.is_one())
     }
 
+    /// Whether every position is a multiple of `number` where that of an axis, by all its names, is one.
+    pub(super) fn is_multiple(&self, number: i64, axes: &[Axis]) -> bool {
+        let divides = |factors: &[Atom], c: i64| {
+            c % number == 0 || matches!(factors, [Atom::Axis(axis)] if axes.contains(axis))
+        };
+        let strides = self.dynamic.iter().all(|d| d.stride.terms().all(|(_, c)| c % number == 0));
+        strides && self.position.terms().all(|(factors, c)| divides(factors, c))
+    }
+
     /// The factor of an axis, by all its names, in the position; `None` where that is not linear in it.
     pub(super) fn coefficient(&self, axes: &[Axis]) -> Option<Expr> {
         coefficient(&self.position, axes)

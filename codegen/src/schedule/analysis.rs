@@ -114,6 +114,21 @@ impl<'a> Analysis<'a> {
         Ok(analysis)
     }
 
+    /// Makes the parameters those of a function that other kernels are part of, too.
+    pub(super) fn join(&mut self, positions: &BTreeMap<BufferId, ParameterId>, buffers: &[BufferParameter]) {
+        let own = std::mem::replace(&mut self.buffers, buffers.to_vec());
+        let stores = self.stores.iter_mut().map(|s| &mut s.access);
+        let finals = self.finals.iter_mut().map(|s| &mut s.access);
+        for access in self.loads.values_mut().chain(stores).chain(finals) {
+            access.buffer = positions[&own[access.buffer.0 as usize].buffer];
+        }
+    }
+
+    /// Whether a buffer is written while it is read, by another step or another block.
+    pub(super) fn is_updated(&self, buffer: ParameterId) -> bool {
+        self.buffers.get(buffer.0 as usize).is_some_and(|b| b.access == crate::kernel_ir::Access::ReadWrite)
+    }
+
     pub(super) fn malformed(&self, message: impl Into<String>) -> ScheduleError {
         ScheduleError::Malformed { kernel: self.kernel.name.clone(), message: message.into() }
     }

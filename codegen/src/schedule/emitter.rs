@@ -17,11 +17,14 @@ use super::parts::Part;
 use super::vectors::{Class, Classes};
 use crate::builder::{Depth, FunctionBuilder};
 use crate::decompose;
-use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Operation, Type, ValueId};
+use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Operation, SharedId, Type, ValueId};
 
 /// Points whose operations alternate. A point of several transcendental functions is one long chain of dependent
 /// operations, and the next point's stands too far behind it to run meanwhile.
 pub(super) const INTERLEAVED_POINTS: usize = 4;
+
+/// Accumulators that the loop of a thread of a GPU carries, each of them perhaps a vector of four.
+const GPU_ACCUMULATORS: usize = 16;
 
 /// Values of axes; at most one of them stands for several consecutive lanes from its value on.
 #[derive(Clone, Debug)]
@@ -82,6 +85,34 @@ impl Key {
     }
 }
 
+/// Where a block of threads keeps an operand of its columns: `[k / 4][column][k mod 4]`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Staged {
+    /// The axis of `k`.
+    pub(super) axis: Axis,
+    /// The columns of the block.
+    pub(super) units: i64,
+    /// The column of this thread among them.
+    pub(super) unit: ValueId,
+}
+
+impl Staged {
+    /// The position of element `k`, or of the vector of `lanes` elements that starts there.
+    pub(super) fn position(&self, b: &mut FunctionBuilder, k: ValueId, lanes: u8) -> ValueId {
+        let (units, four) = (b.index(self.units), b.index(4));
+        let column = b.mul(self.unit, four);
+        let place = if lanes > 1 {
+            b.mul(k, units)
+        } else {
+            let (mask, low) = (b.index(!3), b.index(3));
+            let (vector, within) = (b.and(k, mask), b.and(k, low));
+            let vector = b.mul(vector, units);
+            b.add(vector, within)
+        };
+        b.add(place, column)
+    }
+}
+
 /// Builds the function of one kernel.
 pub(super) struct Emitter<'a> {
     pub(super) analysis: &'a Analysis<'a>,
@@ -95,6 +126,10 @@ pub(super) struct Emitter<'a> {
     pub(super) accumulators: usize,
     /// The columns that come next, where loops may ask for what those need.
     pub(super) ahead: Option<ColumnsAhead>,
+    /// The counter of the loop around the kernel, where that is in the code.
+    pub(super) counter: Option<(Symbol, ValueId)>,
+    /// Loads that are of shared memory now.
+    pub(super) staged: FxHashMap<ElementId, (SharedId, Staged)>,
 }
 
 pub(super) type Emitted<T> = Result<T, ScheduleError>;
@@ -109,7 +144,24 @@ impl<'a> Emitter<'a> {
             vector_bits,
             accumulators,
             ahead: None,
+            counter: None,
+            staged: FxHashMap::default(),
         }
+    }
+
+    /// Goes on with a function for a GPU that other kernels are part of, too.
+    pub(super) fn within(
+        analysis: &'a Analysis<'a>,
+        b: FunctionBuilder,
+        counter: Option<(Symbol, ValueId)>,
+    ) -> Self {
+        // Vectors of four, so that sums along contiguous axes load four elements at once.
+        Emitter { b, counter, ..Emitter::new(analysis, Some(128), GPU_ACCUMULATORS) }
+    }
+
+    /// Forgets every value.
+    pub(super) fn forget(&mut self) {
+        self.memo.clear();
     }
 
     /// The point with the axes of one position, which need no loop.
@@ -309,11 +361,21 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    fn load(&mut self, id: ElementId, point: &Point) -> Emitted<ValueId> {
+    pub(super) fn load(&mut self, id: ElementId, point: &Point) -> Emitted<ValueId> {
         let analysis = self.analysis;
         let Some(access) = analysis.loads.get(&id) else {
             return Err(analysis.malformed(format!("{id} loads nothing")));
         };
+        let lanes = match &point.vector {
+            Some(v) if v.of(id) == Class::Vector => v.lanes,
+            _ => 1,
+        };
+        if let Some((array, staged)) = self.staged.get(&id).copied() {
+            let unbound = || analysis.malformed(format!("{id} has no position along its sum"));
+            let k = point.axis(staged.axis).ok_or_else(unbound)?;
+            let position = staged.position(&mut self.b, k, lanes);
+            return Ok(self.b.load_shared(array, lanes, position));
+        }
         let mut position = self.position(access, point)?;
         if let Some(elements) = &access.guard {
             let elements = self.expression(elements, point)?;
@@ -321,13 +383,13 @@ impl<'a> Emitter<'a> {
             let zero = self.b.index(0);
             position = self.b.select(empty, zero, position);
         }
-        let lanes = match &point.vector {
-            Some(v) if v.of(id) == Class::Vector => v.lanes,
-            _ => 1,
-        };
         let ty = Type { lane: LaneType::of_memory(access.dtype), lanes };
         let floor = self.floor(&access.symbols);
-        let loaded = self.b.load(ty, access.buffer, position, floor);
+        let loaded = if analysis.is_updated(access.buffer) {
+            self.b.load_anew(ty, access.buffer, position, floor)
+        } else {
+            self.b.load(ty, access.buffer, position, floor)
+        };
         Ok(decompose::from_memory(&mut self.b, access.dtype, loaded))
     }
 
@@ -377,6 +439,10 @@ impl<'a> Emitter<'a> {
                 let unbound =
                     || self.analysis.malformed(format!("axis {axis} has no value where it is used"));
                 point.axis(*axis).ok_or_else(unbound)
+            }
+            Atom::Symbol(symbol) if self.counter.as_ref().is_some_and(|(counter, _)| counter == symbol) => {
+                let unknown = || self.analysis.malformed("its loop has no counter");
+                self.counter.as_ref().map(|(_, value)| *value).ok_or_else(unknown)
             }
             Atom::Symbol(symbol) => {
                 let position = self.analysis.symbols.iter().position(|s| s == symbol);
@@ -479,10 +545,10 @@ impl<'a> Emitter<'a> {
 
 /// Whether the lanes of a point are consecutive in memory and move as one vector.
 fn moves_whole(access: &Access, class: Class, point: &Point) -> bool {
-    point
-        .vector
-        .as_ref()
-        .is_none_or(|v| class != Class::Lanewise && v.moves(access.dtype) && access.is_unit_stride(&v.axes))
+    point.vector.as_ref().is_none_or(|v| {
+        let joins = class != Class::Lanewise || v.is_of_any_width();
+        joins && v.moves(access.dtype) && access.is_unit_stride(&v.axes)
+    })
 }
 
 /// Floor division and modulo, both 0 for a zero divisor; no operand makes the machine's division trap.

@@ -1,42 +1,148 @@
-//! The schedule for GPUs: one thread a point, neighbours along the innermost axis. A thread runs along the
-//! whole axis of the recurrences.
+//! The schedule for GPUs: one thread a point, or as many neighbouring points of the innermost axis as 16 bytes hold. A
+//! thread runs along the whole axis of the recurrences.
 
-use fuse_ir::expr::Dim;
+use std::rc::Rc;
 
-use super::analysis::Analysis;
-use super::emitter::{Emitted, Emitter, floor_division};
-use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type};
+use fuse_ir::expr::{Axis, Dim};
+use fuse_ir::kernel::ElementId;
+
+use super::access::Access;
+use super::analysis::{Analysis, axis_bit};
+use super::emitter::{Emitted, Emitter, Point, floor_division};
+use super::vectors::{ANY_WIDTH, Classes};
+use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 
 /// Accumulators that the loop of a thread carries.
 const ACCUMULATORS: usize = 8;
 
-/// One thread computes one point of the flattened space, the innermost axis fastest; threads past the end do
-/// nothing.
+/// Bytes that a thread moves at once.
+const ACCESS_BYTES: usize = 16;
+
+/// One thread computes one item of the flattened space, the innermost axis fastest; threads past the end do nothing.
 pub(super) fn schedule(analysis: &Analysis, block: u32) -> Emitted<Function> {
     let kernel = analysis.kernel;
-    let axes = analysis.space_axes();
-    let work = axes.iter().map(|a| analysis.extent(*a).clone()).fold(Dim::constant(1), |a, b| a * b);
+    let items = Items::new(analysis);
     let mut emitter = Emitter::new(analysis, None, ACCUMULATORS);
-    let mut point = emitter.origin();
     let item = emitter.b.operation(Type::scalar(LaneType::I64), Operation::WorkItem);
+    let work = items.work();
     let count = emitter.dimension(&work)?;
     let inside = emitter.b.compare(Condition::Lt, item, count);
     emitter.b.open_if();
     emitter.guard(analysis.space_symbols());
-    let mut rest = item;
-    for (i, axis) in axes.iter().enumerate().rev() {
-        if i == 0 {
-            // The item is within the space, so what is left is the outermost coordinate.
-            point = point.with(*axis, rest);
-            break;
-        }
-        let extent = emitter.dimension(analysis.extent(*axis))?;
-        let (quotient, coordinate) = floor_division(&mut emitter.b, rest, extent, true);
-        point = point.with(*axis, coordinate);
-        rest = quotient;
-    }
-    emitter.tile(std::slice::from_ref(&point), 1)?;
+    items.emit(&mut emitter, item)?;
     emitter.b.close_if(inside);
     let (buffers, symbols) = (analysis.buffers.clone(), analysis.symbols.clone());
     Ok(emitter.b.finish(kernel.name.clone(), buffers, symbols, work, Mapping::Threads { block }))
+}
+
+/// What the threads compute: a point of the space each, or a vector of them.
+struct Items {
+    /// The axes, outermost first, with the number of items along each.
+    counts: Vec<(Axis, Dim)>,
+    /// The vector along the innermost axis.
+    vector: Option<Rc<Classes>>,
+    /// Points behind the last whole vector, of whose number nothing is known.
+    has_rest: bool,
+}
+
+impl Items {
+    fn new(analysis: &Analysis) -> Items {
+        let axes = analysis.space_axes();
+        let mut counts: Vec<(Axis, Dim)> = axes.iter().map(|a| (*a, analysis.extent(*a).clone())).collect();
+        let vector = vectorised(analysis, &axes);
+        let mut has_rest = false;
+        if let (Some(vector), Some((_, count))) = (&vector, counts.last_mut()) {
+            let lanes = i64::from(vector.lanes);
+            has_rest = !count.terms().all(|(_, factor)| factor % lanes == 0);
+            *count = count.ceil_div(&Dim::constant(lanes));
+        }
+        Items { counts, vector: vector.map(Rc::new), has_rest }
+    }
+
+    fn work(&self) -> Dim {
+        self.counts.iter().fold(Dim::constant(1), |work, (_, count)| work * count.clone())
+    }
+
+    /// Computes and stores an item.
+    fn emit(&self, emitter: &mut Emitter, item: ValueId) -> Emitted<()> {
+        let mut point = emitter.origin();
+        let coordinates = coordinates(emitter, &self.counts, item)?;
+        for ((axis, _), value) in self.counts.iter().zip(&coordinates) {
+            point = point.with(*axis, *value);
+        }
+        match (&self.vector, self.counts.last().zip(coordinates.last())) {
+            (Some(vector), Some(((axis, _), number))) => self.lanes(emitter, vector, &point, *axis, *number),
+            _ => emitter.tile(std::slice::from_ref(&point), 1),
+        }
+    }
+
+    /// Vector number `number` along the innermost axis, or the points that are left behind the last whole one.
+    fn lanes(
+        &self,
+        emitter: &mut Emitter,
+        vector: &Rc<Classes>,
+        point: &Point,
+        axis: Axis,
+        number: ValueId,
+    ) -> Emitted<()> {
+        let lanes = emitter.b.index(i64::from(vector.lanes));
+        let first = emitter.b.mul(number, lanes);
+        let together = point.with_lanes(vector, first);
+        if !self.has_rest {
+            return emitter.tile(std::slice::from_ref(&together), 1);
+        }
+        let end = emitter.dimension(emitter.analysis.extent(axis))?;
+        let behind = emitter.b.add(first, lanes);
+        let is_whole = emitter.b.compare(Condition::Le, behind, end);
+        emitter.b.open_if();
+        emitter.tile(std::slice::from_ref(&together), 1)?;
+        emitter.b.close_if(is_whole);
+        let begin = emitter.b.select(is_whole, end, first);
+        let each = emitter.b.open_loop(&[], false);
+        emitter.tile(&[point.with(axis, each.counter)], 1)?;
+        emitter.b.close_loop(each, begin, end, 1, &[]);
+        Ok(())
+    }
+}
+
+/// The coordinates of an item that is within the space, the last axis fastest.
+pub(super) fn coordinates(
+    emitter: &mut Emitter,
+    counts: &[(Axis, Dim)],
+    item: ValueId,
+) -> Emitted<Vec<ValueId>> {
+    let mut values = Vec::with_capacity(counts.len());
+    let mut rest = item;
+    for (i, (_, count)) in counts.iter().enumerate().rev() {
+        if i == 0 {
+            // What is left is the outermost coordinate.
+            values.push(rest);
+            break;
+        }
+        let count = emitter.dimension(count)?;
+        let (quotient, coordinate) = floor_division(&mut emitter.b, rest, count, true);
+        values.push(coordinate);
+        rest = quotient;
+    }
+    values.reverse();
+    Ok(values)
+}
+
+/// The classes along the innermost axis, if most of what varies along it moves in aligned vectors.
+fn vectorised(analysis: &Analysis, axes: &[Axis]) -> Option<Classes> {
+    let axis = *axes.last()?;
+    if analysis.recurrence_axis.is_some() || !analysis.groups.is_empty() {
+        return None;
+    }
+    let varies =
+        |id: ElementId| analysis.needed[id.index()] && analysis.free[id.index()] & axis_bit(axis) != 0;
+    let loads = analysis.loads.iter().filter(|(id, _)| varies(**id)).map(|(_, access)| access);
+    let accesses: Vec<&Access> = loads.chain(analysis.stores.iter().map(|s| &s.access)).collect();
+    let is_run = |access: &&&Access| access.is_unit_stride(&[axis]);
+    let widest = accesses.iter().filter(is_run).map(|access| access.dtype.size()).max()?;
+    let lanes = u8::try_from(ACCESS_BYTES / widest).ok().filter(|lanes| *lanes > 1)?;
+    let is_aligned = |access: &&&Access| access.is_multiple(i64::from(lanes), &[axis]);
+    let aligned = accesses.iter().filter(is_run).filter(is_aligned).count();
+    let is_long = analysis.extent(axis).as_constant().is_none_or(|n| n >= i64::from(lanes));
+    (is_long && 2 * aligned > accesses.len()).then(|| Classes::new(analysis, vec![axis], lanes, ANY_WIDTH))
 }

@@ -15,6 +15,9 @@
 //! | `recurrence.rs` | the loop along the axis of the recurrences, and their states |
 //! | `tiling.rs` | rows, columns and tiles of a CPU's work items |
 //! | `cpu.rs`, `gpu.rs` | work items and loops of each target |
+//! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
+//! | `rows.rs` | a phase whose sums are statistics of rows |
+//! | `split.rs` | the sums of a phase, split among the threads of a block |
 
 mod access;
 mod ahead;
@@ -26,10 +29,12 @@ mod parts;
 mod recurrence;
 mod reduction;
 mod resident;
+mod rows;
+mod split;
 mod tiling;
 mod vectors;
 
-use fuse_ir::kernel::{Kernel, KernelGraph};
+use fuse_ir::kernel::{Kernel, KernelGraph, Step};
 
 use crate::kernel_ir::Function;
 use analysis::Analysis;
@@ -75,6 +80,56 @@ impl ScheduleTarget {
     pub fn gpu() -> Self {
         ScheduleTarget::Gpu { block: 256 }
     }
+}
+
+/// What a GPU has for blocks that all run at the same time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct GpuLimits {
+    /// Multiprocessors, each of which runs one block.
+    pub multiprocessors: u32,
+    /// Shared memory that a block may take, in bytes.
+    pub shared_bytes: u32,
+}
+
+impl GpuLimits {
+    /// An H100 (SXM5): 132 multiprocessors, 227 KiB a block (NVIDIA's H100 data sheet, CUDA programming guide).
+    pub fn h100() -> Self {
+        GpuLimits { multiprocessors: 132, shared_bytes: 227 << 10 }
+    }
+}
+
+/// The functions of a whole program for a GPU, in order of its steps. A loop is one function where its body has no
+/// loops.
+///
+/// # Errors
+/// As [`schedule`].
+pub fn schedule_for_gpu(
+    graph: &KernelGraph,
+    target: ScheduleTarget,
+    limits: GpuLimits,
+) -> Result<Vec<Function>, ScheduleError> {
+    let mut functions = Vec::new();
+    steps_for_gpu(graph, &graph.steps, target, limits, &mut functions)?;
+    Ok(functions)
+}
+
+fn steps_for_gpu(
+    graph: &KernelGraph,
+    steps: &[Step],
+    target: ScheduleTarget,
+    limits: GpuLimits,
+    functions: &mut Vec<Function>,
+) -> Result<(), ScheduleError> {
+    for step in steps {
+        match step {
+            Step::Kernel(kernel) => functions.push(schedule(graph, kernel, target)?),
+            Step::Loop(l) => match resident::schedule(graph, l, limits)? {
+                Some(function) => functions.push(function),
+                None => steps_for_gpu(graph, &l.body, target, limits, functions)?,
+            },
+        }
+    }
+    Ok(())
 }
 
 /// The vector registers of a CPU.

@@ -40,12 +40,12 @@ struct Chain {
 }
 
 #[derive(Clone, Copy)]
-struct Reduction {
-    element: ElementId,
-    op: ReduceOp,
-    body: ElementId,
+pub(super) struct Reduction {
+    pub(super) element: ElementId,
+    pub(super) op: ReduceOp,
+    pub(super) body: ElementId,
     /// The element type that is reduced.
-    dtype: DType,
+    pub(super) dtype: DType,
 }
 
 /// How many chains take an operand at a point.
@@ -175,6 +175,88 @@ impl Emitter<'_> {
             self.remember(member, point, vector);
         }
         Ok(())
+    }
+
+    /// Of each reduction, which are of the given extents, what slice number `slice` of `slices` comes to at each point:
+    /// the results in order of reductions, then of points.
+    pub(super) fn partial_sums(
+        &mut self,
+        reductions: &[(Reduction, i64)],
+        points: &[Point],
+        slice: ValueId,
+        slices: i64,
+    ) -> Emitted<Vec<ValueId>> {
+        let together = (self.accumulators / points.len().max(1)).max(1);
+        let mut results = Vec::with_capacity(reductions.len() * points.len());
+        for same in reductions.chunk_by(|(_, a), (_, b)| a == b) {
+            for some in same.chunks(together) {
+                let each = |(reduction, _): &(Reduction, i64)| {
+                    let chain = |point| Chain { reduction: *reduction, point, lanes: 1 };
+                    (0..points.len()).map(chain).collect::<Vec<_>>()
+                };
+                let chains: Vec<Chain> = some.iter().flat_map(each).collect();
+                let extent = some.first().map_or(0, |(_, extent)| *extent);
+                results.extend(self.partial_sums_together(&chains, points, extent, slice, slices)?);
+            }
+        }
+        Ok(results)
+    }
+
+    /// Vectors take turns among the slices, and what elements are left over behind the last whole one.
+    fn partial_sums_together(
+        &mut self,
+        chains: &[Chain],
+        points: &[Point],
+        extent: i64,
+        slice: ValueId,
+        slices: i64,
+    ) -> Emitted<Vec<ValueId>> {
+        let classes = self.reduced_lanes(chains, 0);
+        let lanes = classes.as_ref().map_or(1, |v| i64::from(v.lanes));
+        let turns = extent / lanes;
+        let identities: Vec<State> = chains.iter().map(|c| self.identity(c, lanes as u8)).collect();
+        let place = |emitter: &mut Self, number: ValueId, points: &[Point]| {
+            let width = emitter.b.index(lanes);
+            let position = emitter.b.mul(number, width);
+            let bound = emitter.bind(chains, points, 0, &mut |p, axis| match &classes {
+                Some(classes) => p.with_lanes(classes, position),
+                None => p.with(axis, position),
+            });
+            (bound, position)
+        };
+        let zero = self.b.index(0);
+        let even = turns % slices == 0;
+        let (begin, end, step) =
+            if even { (zero, self.b.index(turns / slices), 1) } else { (slice, self.b.index(turns), slices) };
+        let open = self.b.open_loop(&flatten(&identities), true);
+        let number = if even {
+            let slices = self.b.index(slices);
+            let number = self.b.mul(open.counter, slices);
+            self.b.add(number, slice)
+        } else {
+            open.counter
+        };
+        let (bound, position) = place(self, number, points);
+        let mut next = reshape(&identities, &open.current);
+        self.steps(chains, &bound, position, &mut next)?;
+        let sums = reshape(&identities, &self.b.close_loop(open, begin, end, step, &flatten(&next)));
+        let mut states = Vec::with_capacity(chains.len());
+        for (chain, sum) in chains.iter().zip(sums) {
+            let none = self.identity(chain, 1);
+            states.push(self.combine(chain, &none, vec![sum]));
+        }
+        if turns * lanes < extent {
+            let first = self.b.index(turns * lanes);
+            let first = self.b.add(first, slice);
+            let end = self.b.index(extent);
+            let open = self.b.open_loop(&flatten(&states), true);
+            let counter = open.counter;
+            let bound = self.bind(chains, points, 0, &mut |p, axis| p.with(axis, counter));
+            let mut next = reshape(&states, &open.current);
+            self.steps(chains, &bound, counter, &mut next)?;
+            states = reshape(&states, &self.b.close_loop(open, first, end, slices, &flatten(&next)));
+        }
+        Ok(states.into_iter().map(|state| state[0]).collect())
     }
 
     /// Reduces at the points of one loop.
@@ -344,7 +426,9 @@ impl Emitter<'_> {
                 axes.push(axis);
             }
         }
-        let classes = Classes::new(self.analysis, axes, (vector_bits / bits) as u8, vector_bits);
+        let staged = |id| self.staged.contains_key(&id);
+        let lanes = (vector_bits / bits) as u8;
+        let classes = Classes::with_staged(self.analysis, axes, lanes, vector_bits, &staged);
         let fits = |c: &Chain| {
             let body = c.reduction.body;
             classes.of(body) == Class::Vector && classes.is_fully_vector(self.analysis, body)
@@ -537,7 +621,7 @@ struct Body<'a> {
     extent: &'a fuse_ir::Dim,
 }
 
-fn merge(b: &mut FunctionBuilder, op: ReduceOp, x: ValueId, y: ValueId) -> ValueId {
+pub(super) fn merge(b: &mut FunctionBuilder, op: ReduceOp, x: ValueId, y: ValueId) -> ValueId {
     match op {
         ReduceOp::Sum => b.add(x, y),
         ReduceOp::Prod => b.mul(x, y),

@@ -36,6 +36,9 @@ pub(super) struct Classes {
     of: Vec<Class>,
 }
 
+/// The width of registers that hold lanes of any type: to a thread of a GPU, a vector is so many scalars.
+pub(super) const ANY_WIDTH: u32 = 0;
+
 fn lane_bits(lane: LaneType) -> u32 {
     match lane {
         LaneType::F32 | LaneType::I32 => 32,
@@ -47,12 +50,23 @@ fn lane_bits(lane: LaneType) -> u32 {
 impl Classes {
     /// Classifies all elements for lanes along `axes` that fill a register of `vector_bits`.
     pub(super) fn new(analysis: &Analysis, axes: Vec<Axis>, lanes: u8, vector_bits: u32) -> Classes {
+        Classes::with_staged(analysis, axes, lanes, vector_bits, &|_| false)
+    }
+
+    /// The same where some loads are of shared memory, in which their lanes are neighbours.
+    pub(super) fn with_staged(
+        analysis: &Analysis,
+        axes: Vec<Axis>,
+        lanes: u8,
+        vector_bits: u32,
+        staged: &dyn Fn(ElementId) -> bool,
+    ) -> Classes {
         let set = axes.iter().fold(0, |set, a| set | axis_bit(*a));
         let mut classes = Classes { axes, set, lanes, bits: vector_bits, of: Vec::new() };
         for id in analysis.ids() {
             let class = if analysis.free[id.index()] & set == 0 {
                 Class::Uniform
-            } else if classes.is_vector(analysis, id) {
+            } else if staged(id) && classes.packs(analysis.dtype(id)) || classes.is_vector(analysis, id) {
                 Class::Vector
             } else {
                 Class::Lanewise
@@ -93,12 +107,21 @@ impl Classes {
     /// Whether registers of elements of that type fill a vector register with these lanes.
     pub(super) fn packs(&self, dtype: DType) -> bool {
         let bits = lane_bits(register_type(dtype));
-        bits == 0 || bits * u32::from(self.lanes) == self.bits
+        bits == 0 || self.fills(bits)
     }
 
     /// Whether a vector moves between registers and memory of that type.
     pub(super) fn moves(&self, dtype: DType) -> bool {
-        lane_bits(LaneType::of_memory(dtype)) * u32::from(self.lanes) == self.bits
+        self.fills(lane_bits(LaneType::of_memory(dtype)))
+    }
+
+    fn fills(&self, bits: u32) -> bool {
+        self.is_of_any_width() || bits * u32::from(self.lanes) == self.bits
+    }
+
+    /// Whether vectors are no more than lanes side by side, which cost nothing to take apart and join.
+    pub(super) fn is_of_any_width(&self) -> bool {
+        self.bits == ANY_WIDTH
     }
 
     fn is_vector(&self, analysis: &Analysis, id: ElementId) -> bool {

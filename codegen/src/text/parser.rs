@@ -400,6 +400,11 @@ impl Parser {
                 Operation::LoadShared { array: self.shared_id()?, index: self.position()? }
             }
             "load" => Operation::Load { buffer: self.parameter()?, index: self.position()? },
+            "butterfly" => {
+                let x = self.value()?;
+                self.expect(',')?;
+                Operation::Butterfly(x, self.number("a distance between threads")?)
+            }
             "fma" => {
                 let (x, y, z) = self.triple()?;
                 Operation::Fma(x, y, z)

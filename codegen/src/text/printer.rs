@@ -122,6 +122,7 @@ impl fmt::Display for Operation {
             Operation::MatrixFma { dtype, left, right, sum } => {
                 write!(f, "matrix_fma {dtype} {left}, {right}, {sum}")
             }
+            Operation::Butterfly(x, distance) => write!(f, "butterfly {x}, {distance}"),
             Operation::Unary(op, x) => write!(f, "{} {x}", op.name()),
             Operation::Binary(op, x, y) => write!(f, "{} {x}, {y}", op.name()),
             Operation::Fma(x, y, z) => write!(f, "fma {x}, {y}, {z}"),

@@ -4,7 +4,8 @@ use super::arithmetic::evaluate;
 use super::execute::{Context, Wrong, each_lane, first};
 use super::fault::Problem;
 use super::memory::{Access, Memory, Region};
-use super::op::{Address, Atomic, Op, Space, Transfer};
+use super::op::{Address, Atomic, Op, Order, Space, Transfer};
+use super::order::{Flags, Incoming, Outgoing};
 use super::value::{Mode, mask, sign_extend};
 use super::warp::{Copy, LANES, Warp};
 
@@ -24,6 +25,8 @@ pub(super) struct Memories<'a> {
     pub stamps: [u64; 2],
     pub block: u64,
     pub local: u64,
+    /// What orders blocks, in a cooperative launch.
+    pub flags: Option<&'a Flags>,
 }
 
 /// An address between the generic space and another one.
@@ -128,7 +131,28 @@ impl Warp {
         let stamp = memories.stamps[usize::from(space == Space::Shared)];
         let clock = self.clocks[self.index as usize];
         let record = Access::record(stamp, memories.block, clock, atomic);
-        Access { record, thread: self.index * LANES as u32, clocks: &self.clocks }
+        Access {
+            record,
+            thread: self.index * LANES as u32,
+            clocks: &self.clocks,
+            met: self.met,
+            knowledge: self.knowledge.as_ref(),
+        }
+    }
+
+    /// What writes of the lanes release.
+    fn outgoing(&self, block: u64, lanes: u32, order: Order) -> Outgoing {
+        let knowledge = self.knowledge.as_ref();
+        knowledge.map(|k| k.outgoing(self.member(block), lanes, order.releases)).unwrap_or_default()
+    }
+
+    /// What an access to flags leaves behind: the warp knows what it read, and counts up if it released.
+    fn synchronize(&mut self, incoming: &Incoming, order: Order) {
+        let Some(knowledge) = &mut self.knowledge else { return };
+        knowledge.take(incoming, order.acquires);
+        if order.releases {
+            self.count_up();
+        }
     }
 
     fn load(
@@ -141,6 +165,8 @@ impl Warp {
     ) -> Result<(), Wrong> {
         let addresses = self.addresses(at);
         let (size, memories) = (transfer.ty.bytes(), context.memories);
+        let flags = memories.flags.filter(|_| transfer.atomic).map(Flags::lock);
+        let mut incoming = Incoming::default();
         let mut wrong = None;
         let mut values = [[0u64; LANES]; 8];
         let mut space = Space::Global;
@@ -158,6 +184,9 @@ impl Warp {
                     let access = Access { thread: access.thread + lane as u32, ..access };
                     place.region.note_read(place.offset, size, &access)?;
                     slot[lane] = place.region.load(place.offset, size);
+                }
+                if let (Some(flags), Space::Global) = (&flags, space) {
+                    flags.read(addresses[lane], lane, &mut incoming);
                 }
                 Ok(())
             };
@@ -182,6 +211,13 @@ impl Warp {
             context.counters.global_read += u64::from(lanes.count_ones() * bytes);
         }
         count_request(context, space, &addresses, bytes, lanes);
+        if flags.is_some() {
+            drop(flags);
+            self.synchronize(&incoming, transfer.order);
+            self.poll(context, lanes, &addresses, &values[0]);
+        } else if space != Space::Local {
+            self.act();
+        }
         Ok(())
     }
 
@@ -195,6 +231,12 @@ impl Warp {
     ) -> Result<(), Wrong> {
         let addresses = self.addresses(at);
         let (size, memories) = (transfer.ty.bytes(), context.memories);
+        let outgoing = if transfer.atomic {
+            self.outgoing(memories.block, lanes, transfer.order)
+        } else {
+            Outgoing::default()
+        };
+        let mut flags = memories.flags.filter(|_| transfer.atomic).map(Flags::lock);
         let mut wrong = None;
         let mut space = Space::Global;
         each_lane(lanes, |lane| {
@@ -212,6 +254,9 @@ impl Warp {
                     place.region.note_write(place.offset, size, &access)?;
                     place.region.store(place.offset, size, self.registers[*slot as usize][lane]);
                 }
+                if let (Some(flags), Space::Global) = (&mut flags, space) {
+                    flags.write(addresses[lane], lane, &outgoing);
+                }
                 Ok(())
             };
             wrong = write().err().map(|problem| (lane as u32, problem));
@@ -220,11 +265,19 @@ impl Warp {
             return Err(wrong);
         }
         context.progress = true;
+        context.changed |= space == Space::Global;
         let bytes = size * transfer.count;
         if space == Space::Global {
             context.counters.global_written += u64::from(lanes.count_ones() * bytes);
         }
         count_request(context, space, &addresses, bytes, lanes);
+        if flags.is_some() {
+            drop(flags);
+            self.synchronize(&Incoming::default(), transfer.order);
+        }
+        if space != Space::Local {
+            self.act();
+        }
         Ok(())
     }
 
@@ -240,6 +293,9 @@ impl Warp {
         let addresses = self.addresses(at);
         let (size, memories) = (transfer.ty.bytes(), context.memories);
         let (operand, second) = (self.registers[b as usize], self.registers[c as usize]);
+        let outgoing = self.outgoing(memories.block, lanes, transfer.order);
+        let mut flags = memories.flags.map(Flags::lock);
+        let mut incoming = Incoming::default();
         let mut out = [0u64; LANES];
         let mut changed = false;
         let mut wrong = None;
@@ -285,6 +341,10 @@ impl Warp {
                 };
                 out[lane] = place.region.update(place.offset, size, new);
                 changed |= new(out[lane]) != out[lane];
+                if let (Some(flags), Space::Global) = (&mut flags, space) {
+                    flags.read(addresses[lane], lane, &mut incoming);
+                    flags.update(addresses[lane], lane, &outgoing);
+                }
                 Ok(())
             };
             wrong = update().err().map(|problem| (lane as u32, problem));
@@ -297,12 +357,22 @@ impl Warp {
             each_lane(lanes, |lane| registers[lane] = out[lane]);
         }
         context.progress |= changed;
+        context.changed |= changed && space == Space::Global;
         if space == Space::Global {
             let bytes = u64::from(lanes.count_ones() * size);
             context.counters.global_read += bytes;
             context.counters.global_written += bytes;
         }
         count_request(context, space, &addresses, size, lanes);
+        if flags.is_some() {
+            drop(flags);
+            self.synchronize(&incoming, transfer.order);
+            if changed {
+                self.act();
+            } else {
+                self.poll(context, lanes, &addresses, &out);
+            }
+        }
         Ok(())
     }
 

@@ -1,12 +1,16 @@
 //! One block: its warps take turns, and meet at barriers.
 
-use super::execute::{Context, Wrong};
+use super::execute::{Context, Wrong, first};
 use super::fault::Problem;
+use super::order::Knowledge;
 use super::warp::{State, Warp};
 
 /// Turns without a store, an ordinary load or a barrier, after which the block is taken to wait for ever: what spins
 /// on a flag reads it as volatile, relaxed or acquiring.
 const IDLE_TURNS: u32 = 1 << 10;
+
+/// Turns that each warp of a block of a cooperative launch has before other blocks get theirs.
+const VISIT_TURNS: u32 = 16;
 
 /// Who was wrong: the warp's position, the lane, and how.
 pub(super) type BlockFault = (usize, Wrong);
@@ -28,10 +32,42 @@ pub(super) fn run(warps: &mut [Warp], context: &mut Context<'_>) -> Result<(), B
         let released = release(warps);
         idle = if std::mem::take(&mut context.progress) { 0 } else { idle + 1 };
         if (!ran && !released) || idle > IDLE_TURNS {
-            let stuck = warps.iter().position(|w| w.state != State::Done).unwrap_or(0);
-            return Err((stuck, (warps[stuck].current.lanes.trailing_zeros().min(31), Problem::Deadlock)));
+            return Err(stuck(warps));
         }
     }
+}
+
+/// The first warp that waits for what never comes.
+fn stuck(warps: &[Warp]) -> BlockFault {
+    let stuck = warps.iter().position(|w| w.state != State::Done).unwrap_or(0);
+    (stuck, (first(warps[stuck].current.lanes), Problem::Deadlock))
+}
+
+/// Runs the warps of a block of a cooperative launch until all of them end or wait, or for some turns; whether all have
+/// ended.
+pub(super) fn visit(warps: &mut [Warp], context: &mut Context<'_>) -> Result<bool, BlockFault> {
+    for _ in 0..VISIT_TURNS {
+        let mut busy = false;
+        for (at, warp) in warps.iter_mut().enumerate() {
+            if matches!(warp.state, State::Ready | State::Polling) {
+                warp.state = State::Ready;
+                warp.run(context).map_err(|wrong| (at, wrong))?;
+                busy |= warp.state == State::Ready;
+            }
+        }
+        if warps.iter().all(|w| w.state == State::Done) {
+            return Ok(true);
+        }
+        let released = release(warps);
+        let progress = std::mem::take(&mut context.progress);
+        if !released && warps.iter().all(|w| matches!(w.state, State::Waiting { .. } | State::Done)) {
+            return Err(stuck(warps));
+        }
+        if !released && !(busy && progress) {
+            break;
+        }
+    }
+    Ok(false)
 }
 
 /// Lets the warps go on whose barriers are complete.
@@ -42,7 +78,7 @@ fn release(warps: &mut [Warp]) -> bool {
         let arrived: u32 = warps.iter().filter(|w| waits(w)).map(|w| w.live.count_ones()).sum();
         let count = warps.iter().find_map(|w| match w.state {
             State::Waiting { id: at, count } if at == id => Some(count),
-            State::Waiting { .. } | State::Ready | State::Done => None,
+            State::Waiting { .. } | State::Ready | State::Polling | State::Done => None,
         });
         let Some(count) = count else { continue };
         let everyone = warps.iter().filter(|w| w.state != State::Done).map(|w| w.live.count_ones()).sum();
@@ -54,9 +90,11 @@ fn release(warps: &mut [Warp]) -> bool {
         for warp in warps.iter().filter(|w| waits(w)) {
             joined.iter_mut().zip(&warp.clocks).for_each(|(all, own)| *all = (*all).max(*own));
         }
+        Knowledge::meet_all(warps.iter_mut().filter(|w| waits(w)).filter_map(|w| w.knowledge.as_mut()));
         for warp in warps.iter_mut().filter(|w| waits(w)) {
             warp.clocks.copy_from_slice(&joined);
-            warp.clocks[warp.index as usize] += 1;
+            warp.met = joined[warp.index as usize];
+            warp.count_up();
             warp.state = State::Ready;
         }
         released = true;

@@ -154,6 +154,7 @@ impl StepRunner for Launcher<'_> {
                     shared_bytes: launch.shared_bytes,
                     arguments: &arguments,
                     threads: self.code.device.threads,
+                    cooperative: matches!(launch.mapping, Mapping::Resident { .. }),
                 },
             )
             .map_err(DeviceError::from)?;

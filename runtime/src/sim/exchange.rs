@@ -49,9 +49,9 @@ impl Warp {
             }
             Op::WarpBarrier { members } => {
                 self.members(*members, lanes)?;
-                self.clocks[self.index as usize] += 1;
+                self.meet();
             }
-            // Fences order nothing that is not in order here.
+            // The others change nothing.
             _ => {}
         }
         Ok(())

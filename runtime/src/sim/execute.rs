@@ -22,6 +22,8 @@ pub(super) struct Context<'a> {
     pub counters: Counters,
     /// Whether anything but a warp's own registers changed since this was last asked.
     pub progress: bool,
+    /// Whether a change was one that other blocks see: of global memory, or the end of a warp.
+    pub changed: bool,
 }
 
 /// The first of some lanes.
@@ -47,10 +49,14 @@ impl Warp {
     /// Executes up to a turn's instructions.
     pub fn run(&mut self, context: &mut Context<'_>) -> Result<(), Wrong> {
         let kernel = context.kernel;
+        if let Some(poll) = &mut self.poll {
+            poll.begin_turn(&context.counters);
+        }
         for _ in 0..TURN {
             if !self.join() {
                 self.state = State::Done;
                 context.progress = true;
+                context.changed = true;
                 return Ok(());
             }
             let Some(instruction) = kernel.code.get(self.current.pc as usize) else {
@@ -101,6 +107,7 @@ impl Warp {
                 return Ok(());
             }
             Op::Trap => return Err((first(lanes), Problem::Trap)),
+            Op::Fence => self.fence(context, lanes),
             Op::Barrier { id, count, waits } => self.barrier(context, *id, *count, *waits, lanes)?,
             op if op.category() == Category::Memory => self.memory_op(context, op, lanes)?,
             op if op.category() == Category::Control => self.exchange(op, lanes)?,
@@ -137,6 +144,13 @@ impl Warp {
         Ok(())
     }
 
+    fn fence(&mut self, context: &mut Context<'_>, lanes: u32) {
+        let Some(mut knowledge) = self.knowledge.take() else { return };
+        knowledge.fence(self.member(context.memories.block), lanes);
+        self.knowledge = Some(knowledge);
+        self.count_up();
+    }
+
     fn barrier(
         &mut self,
         context: &mut Context<'_>,
@@ -152,6 +166,7 @@ impl Warp {
         let (id, count) = (value(id), count.map(value));
         context.counters.barriers += 1;
         context.progress = true;
+        self.act();
         if waits {
             self.state = State::Waiting { id, count };
         }

@@ -85,6 +85,13 @@ pub enum Problem {
     },
     /// Every warp of the block waits, and not for the same barrier; or nothing happens for ever.
     Deadlock,
+    /// The blocks of a cooperative launch that have not ended wait for each other, or for those that have.
+    GridDeadlock {
+        /// Blocks that have ended.
+        ended: u64,
+        /// Blocks of the launch.
+        blocks: u64,
+    },
     /// The kernel stopped itself by `trap`.
     Trap,
 }
@@ -123,6 +130,11 @@ impl fmt::Display for Problem {
                 write!(f, "lanes {here:#010x} are here, but the instruction names {named:#010x}")
             }
             Problem::Deadlock => f.write_str("deadlock: this thread waits for what never comes"),
+            Problem::GridDeadlock { ended, blocks } => write!(
+                f,
+                "deadlock of the grid: this thread waits for what never comes; {ended} of {blocks} blocks have ended and \
+                 the others wait, too"
+            ),
             Problem::Trap => f.write_str("trap"),
         }
     }

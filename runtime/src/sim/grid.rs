@@ -11,11 +11,13 @@ use super::decode::decode;
 use super::error::PtxError;
 use super::execute::Context;
 use super::fault::{Fault, Problem, SimError};
+use super::limits::Limits;
 use super::memory::{Content, LAST_STAMP, Memory, Region};
 use super::op::Kernel;
+use super::order::Flags;
 use super::parser::parse;
 use super::syntax::VariableSpace;
-use super::warp::{LANES, Shape, Warp, spread};
+use super::warp::{LANES, Shape, State, Warp, spread};
 
 /// A PTX module, ready to be launched.
 pub struct Module {
@@ -23,30 +25,6 @@ pub struct Module {
     /// Variables of the module that lie in global or constant memory.
     variables: Vec<Region>,
     limits: Limits,
-}
-
-/// What one block may take on an architecture.
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    /// Shared memory that is declared with a size, in bytes.
-    declared: u64,
-    /// All shared memory, in bytes.
-    shared: u64,
-}
-
-impl Limits {
-    /// The limits of an architecture, from the table of compute capabilities in NVIDIA's programming guide.
-    fn of(target: &str) -> Limits {
-        let digits: String = target.chars().filter(char::is_ascii_digit).collect();
-        let kib = match digits.parse().unwrap_or(0) {
-            0..=79 => 64,
-            80 | 87 => 163,
-            90 | 100 | 101 | 103 | 110 => 227,
-            81..=89 => 99,
-            _ => 99,
-        };
-        Limits { declared: 48 << 10, shared: kib << 10 }
-    }
 }
 
 /// How a kernel is launched.
@@ -64,6 +42,8 @@ pub struct Launch<'a> {
     pub arguments: &'a [u64],
     /// Threads of the host that blocks are spread over, at least 1.
     pub threads: usize,
+    /// Whether all blocks are there at once and may wait for each other; refused where a device has no room for that.
+    pub cooperative: bool,
 }
 
 impl Module {
@@ -103,6 +83,10 @@ impl Module {
         let kernel = kernel.ok_or_else(|| SimError::NoKernel(launch.kernel.to_string()))?;
         let shape = self.check(kernel, launch)?;
         let blocks: u64 = launch.grid.iter().map(|n| u64::from(*n)).product();
+        if launch.cooperative {
+            let refused = |problem| SimError::Launch { kernel: kernel.name.clone(), problem };
+            self.limits.residency(&shape).admit(blocks).map_err(refused)?;
+        }
         let grid = Grid {
             module: self,
             memory,
@@ -117,12 +101,16 @@ impl Module {
             total: Mutex::default(),
         };
         let workers = launch.threads.clamp(1, 1024).min(usize::try_from(blocks).unwrap_or(usize::MAX)).max(1);
-        std::thread::scope(|scope| {
-            for _ in 1..workers {
-                scope.spawn(|| grid.work());
-            }
-            grid.work();
-        });
+        if launch.cooperative {
+            grid.cooperate(workers);
+        } else {
+            std::thread::scope(|scope| {
+                for _ in 1..workers {
+                    scope.spawn(|| grid.work());
+                }
+                grid.work();
+            });
+        }
         let fault = grid.fault.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, fault)) = fault {
             return Err(SimError::Fault(fault));
@@ -177,16 +165,16 @@ fn parameters(kernel: &Kernel, arguments: &[u64]) -> Vec<u8> {
 }
 
 /// One launch under way.
-struct Grid<'a> {
+pub(super) struct Grid<'a> {
     module: &'a Module,
     memory: &'a Memory,
-    kernel: &'a Kernel,
-    shape: Shape,
+    pub kernel: &'a Kernel,
+    pub shape: Shape,
     parameters: Vec<u8>,
-    blocks: u64,
+    pub blocks: u64,
     stamp: u64,
-    next: AtomicU64,
-    failed: AtomicBool,
+    pub next: AtomicU64,
+    pub failed: AtomicBool,
     /// The fault of the block of the lowest index.
     fault: Mutex<Option<(u64, Box<Fault>)>>,
     total: Mutex<Counters>,
@@ -195,9 +183,7 @@ struct Grid<'a> {
 impl Grid<'_> {
     /// Runs blocks until there are none left or one failed.
     fn work(&self) {
-        let shared = Region::new("shared memory", self.shape.shared, self.kernel.granule, Content::Unwritten);
-        let warps = self.shape.threads().div_ceil(LANES as u32);
-        let mut warps: Vec<Warp> = (0..warps).map(|i| Warp::new(self.kernel, &self.shape, i)).collect();
+        let (mut warps, shared) = self.block();
         let mut counters = Counters::default();
         for run in 0.. {
             let block = self.next.fetch_add(1, Relaxed);
@@ -213,40 +199,66 @@ impl Grid<'_> {
             }
             let index = spread(block, self.shape.grid);
             warps.iter_mut().for_each(|w| w.start(self.kernel, &self.shape, index));
-            let memories = Memories {
-                global: self.memory,
-                module: &self.module.variables,
-                shared: &shared,
-                stamps: [self.stamp, stamp],
-                block,
-                local: self.kernel.local,
-            };
-            let mut context = Context {
-                kernel: self.kernel,
-                memories,
-                parameters: &self.parameters,
-                counters,
-                progress: false,
-            };
+            let memories = self.memories(&shared, stamp, block, None);
+            let mut context = self.context(memories, counters);
             let result = block::run(&mut warps, &mut context);
             counters = context.counters;
             if let Err((warp, (lane, problem))) = result {
                 self.report(block, &warps[warp], lane, problem);
             }
         }
+        self.count(counters);
+    }
+
+    /// The warps of a block and its shared memory.
+    pub fn block(&self) -> (Vec<Warp>, Region) {
+        let shared = Region::new("shared memory", self.shape.shared, self.kernel.granule, Content::Unwritten);
+        let warps = (0..self.shape.warps()).map(|i| Warp::new(self.kernel, &self.shape, i)).collect();
+        (warps, shared)
+    }
+
+    /// What a block can reach; `stamp` tells its accesses to shared memory from those of earlier blocks.
+    pub fn memories<'g>(
+        &'g self,
+        shared: &'g Region,
+        stamp: u64,
+        block: u64,
+        flags: Option<&'g Flags>,
+    ) -> Memories<'g> {
+        Memories {
+            global: self.memory,
+            module: &self.module.variables,
+            shared,
+            stamps: [self.stamp, stamp],
+            block,
+            local: self.kernel.local,
+            flags,
+        }
+    }
+
+    /// What a block executes in, with what was counted before.
+    pub fn context<'g>(&'g self, memories: Memories<'g>, counters: Counters) -> Context<'g> {
+        let parameters = &self.parameters;
+        Context { kernel: self.kernel, memories, parameters, counters, progress: false, changed: false }
+    }
+
+    /// Adds to what the launch counted.
+    pub fn count(&self, counters: Counters) {
         *self.total.lock().unwrap_or_else(PoisonError::into_inner) += counters;
     }
 
-    fn report(&self, block: u64, warp: &Warp, lane: u32, problem: Problem) {
+    /// Ends the launch with what a thread did wrong, unless a block of a lower index did, too.
+    pub fn report(&self, block: u64, warp: &Warp, lane: u32, problem: Problem) {
         self.failed.store(true, Relaxed);
         let mut known = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_ref().is_some_and(|(earlier, _)| *earlier < block) {
             return;
         }
-        // A warp that waits has its barrier behind it.
-        let waits = matches!(warp.state, super::warp::State::Waiting { .. });
-        let at = warp.current.pc.saturating_sub(u32::from(waits)) as usize;
-        let instruction = self.kernel.code.get(at);
+        // A warp that waits has its barrier behind it; one that spins is somewhere in its loop.
+        let waits = matches!(warp.state, State::Waiting { .. });
+        let spins = if matches!(problem, Problem::GridDeadlock { .. }) { warp.spins() } else { None };
+        let at = spins.map_or(warp.current.pc.saturating_sub(u32::from(waits)), |(at, _)| at);
+        let instruction = self.kernel.code.get(at as usize);
         let fault = Fault {
             kernel: self.kernel.name.clone(),
             line: instruction.map_or(0, |i| i.line),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use super::fault::{Earlier, Problem};
+use super::order::{Knowledge, lane_of};
 
 /// Addresses have the number of their region from this bit on, counted from 1.
 const REGION_BITS: u32 = 36;
@@ -23,6 +24,10 @@ pub(super) struct Access<'a> {
     pub thread: u32,
     /// What this thread's warp knows of the clocks of the warps of its block, its own included.
     pub clocks: &'a [u32],
+    /// The last clock of its own warp at which all lanes met.
+    pub met: u32,
+    /// What it knows of other blocks, where those of a launch may know of each other.
+    pub knowledge: Option<&'a Knowledge>,
 }
 
 const CLOCK_BITS: u32 = 19;
@@ -53,16 +58,24 @@ impl Access<'_> {
         if earlier == 0 || (earlier ^ own) >> STAMP_SHIFT != 0 || earlier & own & ATOMIC != 0 {
             return true;
         }
-        if !same_block {
+        if !same_block && self.knowledge.is_none() {
             return false;
         }
         let thread = ((earlier >> THREAD_SHIFT) & 1023) as u32;
-        if thread == self.thread {
-            return true;
-        }
         let clock = (earlier & (ATOMIC - 1)) as u32;
-        let known = self.clocks.get(thread as usize / 32).copied().unwrap_or(0);
-        if thread / 32 == self.thread / 32 { known > clock } else { known >= clock }
+        let known = if !same_block {
+            false
+        } else if thread / 32 == self.thread / 32 {
+            thread == self.thread || self.met >= clock
+        } else {
+            self.clocks.get(thread as usize / 32).is_some_and(|known| *known >= clock)
+        };
+        known
+            || self.knowledge.is_some_and(|k| {
+                let block = ((earlier >> BLOCK_SHIFT) & BLOCK_MASK) as usize;
+                let warp = block * self.clocks.len() + thread as usize / 32;
+                k.covers(warp, clock, lane_of(thread), lane_of(self.thread))
+            })
     }
 }
 

@@ -3,19 +3,22 @@
 //! Text becomes a module ([`Module::parse`]): tokens, statements, then decoded instructions whose operands are
 //! positions in a register file, constants and special registers among them. A launch runs each block to its end, one
 //! warp after the other in turns, 32 lanes at a time; lanes that part at a branch meet again at its immediate
-//! post-dominator. Blocks are spread over threads of the host, since those of one launch are independent.
+//! post-dominator. Blocks are spread over threads of the host, since those of one launch are independent; those of a
+//! cooperative launch ([`Launch::cooperative`]) are all there at once, take turns, and may wait for each other.
 //!
 //! Semantics follow NVIDIA's PTX ISA document. What it leaves open within a bound (`ex2.approx` and its like, sums of
 //! matrix products) is computed in f64 and rounded once. What is not simulated is refused with its line when a module
 //! is read.
 //!
 //! Every access is checked: bounds, alignment, whether the bytes were ever written, and whether another thread accessed
-//! them with nothing in between that orders the two ([`Problem::Race`]). The first mistake ends a launch with a
-//! [`Fault`] that names kernel, instruction, block and thread.
+//! them with nothing in between that orders the two ([`Problem::Race`]). Barriers order threads of a block; what one
+//! thread releases at the scope of the device and another acquires orders blocks of a cooperative launch. The first
+//! mistake ends a launch with a [`Fault`] that names kernel, instruction, block and thread.
 
 mod access;
 mod arithmetic;
 mod block;
+mod cooperative;
 mod counters;
 mod decode;
 pub(crate) mod device;
@@ -26,10 +29,13 @@ mod fault;
 mod flow;
 mod grid;
 mod lexer;
+mod limits;
 mod literal;
 mod memory;
 mod op;
+mod order;
 mod parser;
+mod poll;
 mod syntax;
 mod value;
 mod warp;

@@ -31,8 +31,16 @@ pub(super) struct Transfer {
     pub count: u32,
     /// Whether it may meet other threads' accesses: relaxed, volatile, acquiring, releasing.
     pub atomic: bool,
+    pub order: Order,
     /// The mask of the destination registers, for sign extension.
     pub destination: u64,
+}
+
+/// What an access orders between blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Order {
+    pub acquires: bool,
+    pub releases: bool,
 }
 
 /// What an atomic operation does.
@@ -293,7 +301,9 @@ pub(super) enum Op {
     },
     Return,
     Trap,
-    /// Changes nothing here: fences, prefetches, hints.
+    /// Acquires and releases, at the scope of the device or beyond.
+    Fence,
+    /// Changes nothing here: narrower fences, prefetches, hints.
     Nothing,
 }
 
@@ -351,6 +361,7 @@ impl Op {
             | Op::BranchTable { .. }
             | Op::Return
             | Op::Trap
+            | Op::Fence
             | Op::Nothing => Category::Control,
         }
     }

@@ -2,6 +2,8 @@
 
 use super::memory::Region;
 use super::op::{Kernel, Special};
+use super::order::{Flags, Knowledge, Member};
+use super::poll::Poll;
 
 /// Lanes of a warp.
 pub(super) const LANES: usize = 32;
@@ -24,6 +26,8 @@ pub(super) enum State {
         id: u32,
         count: Option<u32>,
     },
+    /// In a cooperative launch: read again what it had read, and gives others their turn.
+    Polling,
     Done,
 }
 
@@ -53,6 +57,12 @@ pub(super) struct Warp {
     pub live: u32,
     /// What it knows of the clocks of the block's warps.
     pub clocks: Vec<u32>,
+    /// Its own clock when all lanes met last.
+    pub met: u32,
+    /// What it knows of other blocks, in a cooperative launch.
+    pub knowledge: Option<Knowledge>,
+    /// How it waits for others, in a cooperative launch.
+    pub poll: Option<Box<Poll>>,
     pub state: State,
     pub copies: Vec<Copy>,
     /// Commits of each lane.
@@ -73,6 +83,11 @@ impl Shape {
     pub fn threads(&self) -> u32 {
         self.block.iter().product()
     }
+
+    /// Warps of a block.
+    pub fn warps(&self) -> u32 {
+        self.threads().div_ceil(LANES as u32)
+    }
 }
 
 /// The index along three axes of a linear one.
@@ -84,7 +99,6 @@ pub(super) fn spread(linear: u64, extents: [u32; 3]) -> [u32; 3] {
 impl Warp {
     /// The warp of that number of a block, at the start of a kernel.
     pub fn new(kernel: &Kernel, shape: &Shape, index: u32) -> Warp {
-        let warps = shape.threads().div_ceil(LANES as u32);
         let local = (kernel.local > 0).then(|| Region::private("local memory", kernel.local * LANES as u64));
         Warp {
             index,
@@ -94,7 +108,10 @@ impl Warp {
             current: Frame { pc: 0, lanes: 0, meets: 0 },
             frames: Vec::new(),
             live: 0,
-            clocks: vec![0; warps as usize],
+            clocks: vec![0; shape.warps() as usize],
+            met: 0,
+            knowledge: None,
+            poll: None,
             state: State::Ready,
             copies: Vec::new(),
             commits: [0; LANES],
@@ -113,6 +130,7 @@ impl Warp {
         self.frames.clear();
         self.clocks.iter_mut().for_each(|c| *c = 0);
         self.clocks[self.index as usize] = 1;
+        self.met = 0;
         self.state = State::Ready;
         self.copies.clear();
         self.commits = [0; LANES];
@@ -125,6 +143,32 @@ impl Warp {
         for (special, slot) in &kernel.specials {
             let value = |lane| special_value(*special, shape, block, self.index, lane);
             self.registers[*slot as usize] = std::array::from_fn(|lane| u64::from(value(lane as u32)));
+        }
+    }
+
+    /// Makes it one of the warps of a cooperative launch.
+    pub fn cooperate(&mut self, flags: &Flags) {
+        self.knowledge = Some(flags.knowledge());
+        self.poll = Some(Box::default());
+    }
+
+    /// Its place in a grid, as one of a block's warps.
+    pub fn member(&self, block: u64) -> Member<'_> {
+        let first = block as usize * self.clocks.len();
+        Member { first, index: self.index as usize, clocks: &self.clocks }
+    }
+
+    /// Accesses from here on are later ones.
+    pub fn count_up(&mut self) {
+        self.clocks[self.index as usize] += 1;
+    }
+
+    /// All lanes meet: each knows from here on what any of them did before.
+    pub fn meet(&mut self) {
+        self.met = self.clocks[self.index as usize];
+        self.count_up();
+        if let Some(knowledge) = &mut self.knowledge {
+            knowledge.meet();
         }
     }
 
@@ -196,7 +240,7 @@ fn special_value(special: Special, shape: &Shape, block: [u32; 3], warp: u32, la
         Special::GridSize(axis) => shape.grid[axis],
         Special::Lane => lane,
         Special::Warp => warp,
-        Special::Warps => shape.threads().div_ceil(LANES as u32),
+        Special::Warps => shape.warps(),
         Special::LaneMask { below, equal, above } => {
             let own = 1u32 << lane;
             let part = |wanted, bits| if wanted { bits } else { 0 };

@@ -16,6 +16,7 @@ impl<'m> Decoder<'m> {
             "brx" => self.table(o)?,
             "ret" | "exit" => Op::Return,
             "trap" => Op::Trap,
+            "fence" | "membar" if fences(opcode) => Op::Fence,
             "fence" | "membar" | "griddepcontrol" | "nanosleep" | "pmevent" => Op::Nothing,
             "bar" | "barrier" if opcode.has("cluster") => {
                 return Err("clusters of blocks are not simulated".to_string());
@@ -110,4 +111,10 @@ impl<'m> Decoder<'m> {
         let (f, d) = (f.ok_or("the operation is not simulated")?, self.result(o, 0)?);
         Ok(Op::Reduce { f, ty, d, a: self.source(o, 1, ty)?, members: self.source(o, 2, WORD)? })
     }
+}
+
+/// Whether a fence orders what blocks do.
+fn fences(opcode: &Opcode<'_>) -> bool {
+    let wide = ["gpu", "gl", "sys", "cluster"].iter().any(|scope| opcode.has(scope));
+    wide && !opcode.has("proxy")
 }

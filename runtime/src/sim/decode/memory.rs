@@ -1,7 +1,7 @@
 //! Loads, stores, atomic operations, addresses, asynchronous copies and matrices.
 
 use super::super::arithmetic::Function;
-use super::super::op::{Address, Atomic, Op, Product, Slot, Space, Transfer};
+use super::super::op::{Address, Atomic, Op, Order, Product, Slot, Space, Transfer};
 use super::super::syntax::{Class, Operand};
 use super::super::value::{Kind, Type, mask};
 use super::{Decoded, Decoder, Opcode, class_bits, predicate_result, result_of};
@@ -57,7 +57,7 @@ impl<'m> Decoder<'m> {
             self.kernel.granule = self.kernel.granule.min(u64::from(ty.bytes().min(4)));
         }
         let count = count.map_or(1, |(_, n)| *n);
-        Ok(Transfer { space, ty, count, atomic, destination: mask(ty.bytes() * 8) })
+        Ok(Transfer { space, ty, count, atomic, order: order(opcode), destination: mask(ty.bytes() * 8) })
     }
 
     fn load(&mut self, opcode: &Opcode<'_>, o: &[Operand<'m>]) -> Decoded<Op> {
@@ -202,6 +202,16 @@ impl<'m> Decoder<'m> {
         let product = Product { k, factors: a, sum };
         let (a, b, c) = (sources(1, WORD, factors)?, sources(2, WORD, factors / 2)?, sources(3, sum, 4)?);
         Ok(Op::MultiplyMatrix { product, d: d?, a, b, c })
+    }
+}
+
+/// What an instruction orders between blocks: nothing where its scope is one block.
+fn order(opcode: &Opcode<'_>) -> Order {
+    let both = opcode.has("acq_rel");
+    let wide = !opcode.has("cta");
+    Order {
+        acquires: wide && (both || opcode.has("acquire")),
+        releases: wide && (both || opcode.has("release")),
     }
 }
 
