@@ -85,6 +85,55 @@ fn recurrence(dtype: &str) -> Result<Function, Failed> {
     Ok(schedule(&graph, kernel, ScheduleTarget::gpu()).map_err(|e| e.to_string())?)
 }
 
+/// The loop along the summed axis of a tile of 8 by 8 sums a thread: per position, four vectors of shared memory and one
+/// multiply-add a sum.
+fn has_tiles(functions: &[Function], arch: Arch) -> Result<(), Failed> {
+    let text = ptx(&functions[..1], &PtxOptions::new(arch)).map_err(|e| e.to_string())?;
+    let count = |what: &str| text.lines().filter(|line| line.trim_start().starts_with(what)).count();
+    let (loads, products) = (count("ld.shared.v4"), count("fma.rn.f32"));
+    let positions = loads / 4;
+    if positions < 8 || products < 64 * positions || count("ld.local") + count("st.local") > 0 {
+        return Err(format!("{loads} vectors of shared memory, {products} multiply-adds\n{text}").into());
+    }
+    Ok(())
+}
+
+/// A product of `[rows, depth]` and `[columns, depth]` with a bias and an activation.
+fn contraction(name: &str, rows: &str, columns: &str, depth: &str, dtype: &str) -> Result<Function, Failed> {
+    let widened = |of: &str| match dtype {
+        "f32" => format!("{of}: f32 = load {of}"),
+        _ => format!("{of}_narrow: {dtype} = load {of}"),
+    };
+    let cast = |of: &str| match dtype {
+        "f32" => String::new(),
+        _ => format!("    {of}: f32 = cast {of}_narrow\n"),
+    };
+    let (x, w) = (widened("x"), widened("w"));
+    let (cast_x, cast_w) = (cast("x"), cast("w"));
+    let text = format!(
+        "kernels product {{
+  buffer x: {dtype}[{rows}, {depth}] input 0
+  buffer w: {dtype}[{columns}, {depth}] input 1
+  buffer bias: f32[{columns}] input 2
+  buffer y: f32[{rows}, {columns}] output 0
+  kernel {name} [i0 < {rows}, i1 < {columns}] {{
+    {x}[i0, i2]
+{cast_x}    {w}[i1, i2]
+{cast_w}    product: f32 = mul x, w
+    sum: f32 = sum [i2 < {depth}] product
+    bias: f32 = load bias[i1]
+    shifted: f32 = add sum, bias
+    y: f32 = tanh shifted
+    store y[i0, i1] = y
+  }}
+}}"
+    );
+    let graph = fuse_ir::parse_kernels(&text).map_err(|e| format!("{e}\n{text}"))?;
+    let kernels = graph.kernels();
+    let (kernel, _) = kernels.first().ok_or("no kernel")?;
+    Ok(schedule(&graph, kernel, ScheduleTarget::gpu()).map_err(|e| e.to_string())?)
+}
+
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
@@ -101,6 +150,19 @@ fn main() {
                 assemble(&[recurrence(dtype)?], arch)
             }));
         }
+    }
+    for arch in THOROUGH {
+        trials.push(Trial::test(format!("tiles_of_contractions_stay_in_registers_for_{arch}"), move || {
+            let functions = [
+                contraction("whole", "1600", "2048", "512", "f32")?,
+                contraction("odd", "1601", "2047", "511", "f32")?,
+                contraction("symbolic", "T*B", "2048", "I", "f32")?,
+                contraction("few_rows", "B", "10000", "1024", "f32")?,
+                contraction("narrow", "1600", "2048", "512", "bf16")?,
+            ];
+            has_tiles(&functions, arch)?;
+            assemble(&functions, arch)
+        }));
     }
     for arch in Arch::ALL.iter().copied() {
         trials.push(Trial::test(format!("the_lowest_ptx_version_suffices_for_{arch}"), move || {

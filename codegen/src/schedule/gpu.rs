@@ -8,6 +8,7 @@ use fuse_ir::kernel::ElementId;
 
 use super::access::Access;
 use super::analysis::{Analysis, axis_bit};
+use super::contraction;
 use super::emitter::{Emitted, Emitter, Point, floor_division};
 use super::vectors::{ANY_WIDTH, Classes};
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
@@ -20,6 +21,9 @@ const ACCESS_BYTES: usize = 16;
 
 /// One thread computes one item of the flattened space, the innermost axis fastest; threads past the end do nothing.
 pub(super) fn schedule(analysis: &Analysis, block: u32) -> Emitted<Function> {
+    if let Some(function) = contraction::schedule(analysis, block)? {
+        return Ok(function);
+    }
     let kernel = analysis.kernel;
     let items = Items::new(analysis);
     let mut emitter = Emitter::new(analysis, None, ACCUMULATORS);

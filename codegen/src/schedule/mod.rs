@@ -18,10 +18,12 @@
 //! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
 //! | `rows.rs` | a phase whose sums are statistics of rows |
 //! | `split.rs` | the sums of a phase, split among the threads of a block |
+//! | `contraction.rs` | large sums of products on a GPU: tiles of blocks, staged in shared memory |
 
 mod access;
 mod ahead;
 mod analysis;
+mod contraction;
 mod cpu;
 mod emitter;
 mod gpu;

@@ -1,0 +1,103 @@
+//! The sizes of a tile.
+
+use fuse_ir::expr::Dim;
+
+use super::product::{Contraction, assumed};
+
+/// Threads of a block.
+pub(super) const THREADS: i64 = 256;
+
+/// Threads that share the factors of a row, and as many those of a column.
+pub(super) const ACROSS: i64 = 16;
+
+/// Multiprocessors that the blocks of a launch should fill: those of an H100.
+const MULTIPROCESSORS: i64 = 132;
+
+/// Sums that a thread has registers for, with their factors and those of the next step.
+const SUMS: i64 = 64;
+
+/// Rows and columns of a thread, those that load least for a multiply-add first.
+const SHAPES: [Tile; 4] = [
+    Tile { rows: 8, columns: 8 },
+    Tile { rows: 8, columns: 4 },
+    Tile { rows: 4, columns: 4 },
+    Tile { rows: 2, columns: 2 },
+];
+
+/// Bytes of shared memory that every GPU gives a block.
+const SHARED_BYTES: i64 = 48 << 10;
+
+/// Elements between the rows of a staged array beyond those of the tile: stores of factors that come from memory along
+/// the summed axis then go to different banks, and quads stay aligned.
+pub(super) const PADDING: i64 = 4;
+
+/// Rows or columns that one thread a point serves as well.
+const FEW: i64 = 16;
+
+/// Products that are too few to fill tiles.
+const LITTLE_WORK: i64 = 1 << 17;
+
+/// The rows and columns of a thread. Each is a power of two; from 4 on they are quads that other threads' lie between.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    pub(super) rows: i64,
+    pub(super) columns: i64,
+}
+
+impl Tile {
+    /// The tile for a contraction: the first whose blocks fill a GPU, or else the one of which there are most. `None`
+    /// where tiles do not pay.
+    pub(super) fn of(contraction: &Contraction) -> Option<Tile> {
+        let (rows, columns) = (assumed(&contraction.rows.extent), assumed(&contraction.columns.extent));
+        let others = contraction.batch_extents.iter().chain([&contraction.depth]);
+        let work = others.fold(rows.saturating_mul(columns), |n, extent| n.saturating_mul(assumed(extent)));
+        if rows <= FEW || columns <= FEW || work < LITTLE_WORK {
+            return None;
+        }
+        let is_used = |t: &Tile| t.block_rows() < 2 * rows && t.block_columns() < 2 * columns;
+        let possible = SHAPES.into_iter().filter(|t| t.fits(contraction) && is_used(t));
+        let possible: Vec<Tile> = possible.collect();
+        let fills = |t: &&Tile| assumed(&t.blocks(contraction)) >= MULTIPROCESSORS;
+        possible.iter().find(fills).or(possible.last()).copied()
+    }
+
+    /// Whether a multiprocessor has the registers and the shared memory.
+    fn fits(&self, contraction: &Contraction) -> bool {
+        let staged = |extent: i64, factors: usize| (extent + PADDING) * factors as i64;
+        let elements = staged(self.block_rows(), contraction.left.len())
+            + staged(self.block_columns(), contraction.right.len());
+        let sums = self.rows * self.columns * contraction.members.len() as i64;
+        sums <= SUMS && 2 * self.step() * elements * 4 <= SHARED_BYTES
+    }
+
+    pub(super) fn block_rows(&self) -> i64 {
+        self.rows * ACROSS
+    }
+
+    pub(super) fn block_columns(&self) -> i64 {
+        self.columns * ACROSS
+    }
+
+    /// Positions along the summed axis that are staged at once: as few as leave each thread a quad of every factor.
+    pub(super) fn step(&self) -> i64 {
+        4 * THREADS / self.block_rows().min(self.block_columns())
+    }
+
+    /// Rows of a thread that are neighbours.
+    pub(super) fn row_width(&self) -> i64 {
+        self.rows.min(4)
+    }
+
+    /// Columns of a thread that are neighbours.
+    pub(super) fn column_width(&self) -> i64 {
+        self.columns.min(4)
+    }
+
+    /// The number of blocks of a launch.
+    pub(super) fn blocks(&self, contraction: &Contraction) -> Dim {
+        let tiles = |extent: &Dim, size| extent.ceil_div(&Dim::constant(size));
+        let tiles = tiles(&contraction.rows.extent, self.block_rows())
+            * tiles(&contraction.columns.extent, self.block_columns());
+        contraction.batch_extents.iter().fold(tiles, |blocks, extent| blocks * extent.clone())
+    }
+}
