@@ -8,7 +8,6 @@ use inkwell::module::Module;
 use inkwell::values::{BasicMetadataValueEnum, BasicValueEnum, IntValue, PointerValue};
 
 use super::builder::{LlvmBuilder, built, instruction};
-use super::matrix::TensorCores;
 use crate::kernel_ir::{Function, LaneType, Type};
 use crate::scalar::{GpuEffect, GpuOperation, SharedPlace};
 
@@ -25,8 +24,8 @@ pub(super) struct BlockFrame<'ctx> {
     pub numbers: [IntValue<'ctx>; 3],
     /// The shared arrays with the size of their elements.
     pub shared: Vec<(PointerValue<'ctx>, u32)>,
-    /// What multiplies matrices.
-    pub tensor_cores: TensorCores,
+    /// Whether the target has an instruction that multiplies the matrices of a warp.
+    pub has_matrices: bool,
     /// Where the blocks of a launch meet.
     pub grid: Option<GridFrame<'ctx>>,
 }
@@ -73,10 +72,6 @@ pub(super) fn place_shared<'ctx>(
 impl<'ctx> LlvmBuilder<'ctx, '_> {
     pub(super) fn block_frame(&self) -> &BlockFrame<'ctx> {
         self.frame.work.block().expect("verified: work is mapped to blocks")
-    }
-
-    pub(super) fn tensor_cores(&self) -> TensorCores {
-        self.block_frame().tensor_cores
     }
 
     /// The address of elements of a shared array, and what it is aligned to.

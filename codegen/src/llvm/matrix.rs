@@ -1,26 +1,15 @@
 //! Products of matrices that the threads of a warp hold together: tensor cores, or what GPUs without them do instead.
 
 use fuse_ir::DType;
-use inkwell::types::BasicTypeEnum;
 use inkwell::values::{BasicValueEnum, IntValue};
 
 use super::builder::{LlvmBuilder, built};
 use crate::kernel_ir::{LaneType, Type};
 
-/// What the instructions of a GPU multiply.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum TensorCores {
-    /// 16 by 8 matrices of f16 (Turing).
-    Half,
-    /// 16 by 16 matrices of f16 and bf16 (from Ampere on).
-    HalfAndBrain,
-}
-
-impl TensorCores {
-    /// Those of a compute capability times ten.
-    pub(super) fn of(capability: u32) -> TensorCores {
-        if capability >= 80 { TensorCores::HalfAndBrain } else { TensorCores::Half }
-    }
+/// Whether GPUs of a compute capability times ten have an instruction for these matrices. The tensor cores of Turing
+/// take smaller ones of f16 alone, and only from a later version of PTX on than the rest of the code needs.
+pub(super) fn has_matrices(capability: u32) -> bool {
+    capability >= 80
 }
 
 /// The scalars of two fragments and of the sums.
@@ -42,15 +31,10 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
             right: self.scalars(right, 2),
             sums: self.scalars(sum, 4),
         };
-        let sums = match (dtype, self.tensor_cores()) {
-            (DType::Bf16, TensorCores::HalfAndBrain) => {
-                self.multiply("llvm.nvvm.mma.m16n8k16.row.col.bf16", &fragments)
-            }
-            (DType::Bf16, TensorCores::Half) => self.exchange_and_multiply(fragments),
-            (_, TensorCores::HalfAndBrain) => {
-                self.multiply("llvm.nvvm.mma.m16n8k16.row.col.f32.f32", &self.of_halves(fragments))
-            }
-            (_, TensorCores::Half) => self.multiply_halves(self.of_halves(fragments)),
+        let sums = match (self.block_frame().has_matrices, dtype) {
+            (false, _) => self.exchange_and_multiply(dtype, fragments),
+            (true, DType::Bf16) => self.multiply("llvm.nvvm.mma.m16n8k16.row.col.bf16", &fragments),
+            (true, _) => self.multiply("llvm.nvvm.mma.m16n8k16.row.col.f32.f32", &self.of_halves(fragments)),
         };
         self.vector(&sums)
     }
@@ -61,31 +45,19 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
         (0..4).map(|i| built(self.builder.build_extract_value(sums, i, ""))).collect()
     }
 
-    /// First the left half of the summed axis, then the right one.
-    fn multiply_halves(&self, fragments: Fragments<'ctx>) -> Vec<BasicValueEnum<'ctx>> {
-        let Fragments { left, right, sums } = fragments;
-        let half = |number: usize, sums| Fragments {
-            left: left[2 * number..][..2].to_vec(),
-            right: vec![right[number]],
-            sums,
-        };
-        let name = "llvm.nvvm.mma.m16n8k8.row.col.f32.f32";
-        let sums = self.multiply(name, &half(0, sums));
-        self.multiply(name, &half(1, sums))
-    }
-
     /// The pairs as vectors of f16, which the instructions for them take.
     fn of_halves(&self, fragments: Fragments<'ctx>) -> Fragments<'ctx> {
-        let pair: BasicTypeEnum<'ctx> = self.context.f16_type().vec_type(2).into();
-        let cast = |pairs: Vec<BasicValueEnum<'ctx>>| {
-            pairs.into_iter().map(|p| built(self.builder.build_bit_cast(p, pair, ""))).collect()
-        };
+        let cast = |pairs: Vec<BasicValueEnum<'ctx>>| pairs.into_iter().map(|p| self.half_pair(p)).collect();
         Fragments { left: cast(fragments.left), right: cast(fragments.right), sums: fragments.sums }
     }
 
-    /// Where no instruction multiplies bf16: every thread asks for the rows of `A` and the columns of `B` that its sums
+    fn half_pair(&self, bits: BasicValueEnum<'ctx>) -> BasicValueEnum<'ctx> {
+        built(self.builder.build_bit_cast(bits, self.context.f16_type().vec_type(2), ""))
+    }
+
+    /// Where no instruction multiplies them: every thread asks for the rows of `A` and the columns of `B` that its sums
     /// are of, pair by pair, from the four threads that have them.
-    fn exchange_and_multiply(&self, fragments: Fragments<'ctx>) -> Vec<BasicValueEnum<'ctx>> {
+    fn exchange_and_multiply(&self, dtype: DType, fragments: Fragments<'ctx>) -> Vec<BasicValueEnum<'ctx>> {
         let Fragments { left, right, mut sums } = fragments;
         let [row, column] = self.place_in_warp();
         let owner = |line: IntValue<'ctx>, pair: u64| {
@@ -101,27 +73,38 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
                 self.of_thread(right[half], owner(column, within))
             });
             for (place, sum) in sums.iter_mut().enumerate() {
-                *sum = self.add_pair(rows[place / 2], columns[place % 2], *sum);
+                *sum = self.add_pair(dtype, rows[place / 2], columns[place % 2], *sum);
             }
         }
         sums
     }
 
-    /// Adds the products of two pairs of bf16.
+    /// Adds the products of two pairs.
     fn add_pair(
         &self,
+        dtype: DType,
         x: IntValue<'ctx>,
         y: IntValue<'ctx>,
         sum: BasicValueEnum<'ctx>,
     ) -> BasicValueEnum<'ctx> {
         let float = self.context.f32_type();
-        let widened = |pair: IntValue<'ctx>| {
-            let low = built(self.builder.build_left_shift(pair, self.number(16), ""));
-            let high = built(self.builder.build_and(pair, self.number(0xffff_0000), ""));
-            [low, high].map(|bits| built(self.builder.build_bit_cast(bits, float, "")))
-        };
-        let pairs = widened(x).into_iter().zip(widened(y));
+        let pairs = self.widened(dtype, x).into_iter().zip(self.widened(dtype, y));
         pairs.fold(sum, |sum, (x, y)| self.intrinsic("llvm.fma", &[float.into()], &[x, y, sum]))
+    }
+
+    /// A pair of 16-bit floats as f32.
+    fn widened(&self, dtype: DType, pair: IntValue<'ctx>) -> [BasicValueEnum<'ctx>; 2] {
+        let float = self.context.f32_type();
+        if dtype == DType::F16 {
+            let halves = self.half_pair(pair.into()).into_vector_value();
+            return [0, 1].map(|lane| {
+                let half = built(self.builder.build_extract_element(halves, self.number(lane), ""));
+                built(self.builder.build_float_ext(half.into_float_value(), float, "")).into()
+            });
+        }
+        let low = built(self.builder.build_left_shift(pair, self.number(16), ""));
+        let high = built(self.builder.build_and(pair, self.number(0xffff_0000), ""));
+        [low, high].map(|bits| built(self.builder.build_bit_cast(bits, float, "")))
     }
 
     /// Row and column of this thread's place among the four columns of threads of a warp.

@@ -13,7 +13,7 @@ use inkwell::values::{FunctionValue, IntValue};
 
 use super::builder::{Frame, LlvmBuilder, Work};
 use super::gpu::{BlockFrame, GridFrame, place_shared};
-use super::matrix::TensorCores;
+use super::matrix::has_matrices;
 use super::module::{
     Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize, level,
     optimize,
@@ -211,7 +211,7 @@ fn block_frame<'s>(
     Ok(BlockFrame {
         numbers: [block?, blocks?, thread?],
         shared: place_shared(module, builder, function),
-        tensor_cores: TensorCores::of(arch.capability()),
+        has_matrices: has_matrices(arch.capability()),
         grid,
     })
 }
