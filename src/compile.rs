@@ -1,5 +1,6 @@
 //! The whole compiler, to be read aloud: verify, rewrite, schedule, then emit for a device.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use fuse_codegen::cranelift::{self, CodegenError};
@@ -186,7 +187,7 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Compiled, Comp
         .map_err(|e| CompileError::Internal { stage: "rewriting", problem: e.to_string() })?;
     let functions = match options.target {
         Target::Cpu => schedule_all(&optimized.kernels, ScheduleTarget::cpu())?,
-        Target::Cuda => schedule_for_gpu(&optimized.kernels)?,
+        Target::Cuda => schedule_for_gpu(&optimized.kernels, GpuLimits::h100())?,
     };
     let (kernels, report) = (optimized.kernels, optimized.report);
     Ok(Compiled { graph: graph.clone(), kernels, functions, report, tier: options.tier, narrow_weights })
@@ -202,9 +203,8 @@ pub(crate) fn schedule_all(
 }
 
 /// The functions of a program for a GPU, verified.
-fn schedule_for_gpu(kernels: &KernelGraph) -> Result<Vec<Function>, CompileError> {
-    let (target, limits) = (ScheduleTarget::gpu(), GpuLimits::h100());
-    verified(fuse_codegen::schedule::schedule_for_gpu(kernels, target, limits)?)
+fn schedule_for_gpu(kernels: &KernelGraph, limits: GpuLimits) -> Result<Vec<Function>, CompileError> {
+    verified(fuse_codegen::schedule::schedule_for_gpu(kernels, limits)?)
 }
 
 fn verified(functions: Vec<Function>) -> Result<Vec<Function>, CompileError> {
@@ -247,10 +247,23 @@ impl Compiled {
                 Ok(executable)
             }
             (DeviceName::Sim | DeviceName::Cuda(_), _) => {
-                let code = Code::Ptx(vec![self.ptx_for(device)?]);
-                Ok(Executable::new(&self.graph, self.kernels.clone(), &self.functions, code, device)?)
+                let (multiprocessors, shared_bytes) = device.gpu_limits()?.unwrap_or_default();
+                let functions = self.functions_for(GpuLimits { multiprocessors, shared_bytes })?;
+                let code = Code::Ptx(vec![self.ptx_for(device, &functions)?]);
+                Ok(Executable::new(&self.graph, self.kernels.clone(), &functions, code, device)?)
             }
         }
+    }
+
+    /// The functions for a GPU that has so much.
+    ///
+    /// # Errors
+    /// As [`compile`].
+    pub fn functions_for(&self, limits: GpuLimits) -> Result<Cow<'_, [Function]>, CompileError> {
+        if limits == GpuLimits::h100() {
+            return Ok(Cow::Borrowed(&self.functions));
+        }
+        Ok(Cow::Owned(schedule_for_gpu(&self.kernels, limits)?))
     }
 
     fn load_fast(&self, device: &Device) -> Result<Executable, CompileError> {
@@ -259,16 +272,16 @@ impl Compiled {
     }
 
     #[cfg(feature = "llvm")]
-    fn ptx_for(&self, device: &Device) -> Result<String, CompileError> {
+    fn ptx_for(&self, device: &Device, functions: &[Function]) -> Result<String, CompileError> {
         use fuse_codegen::llvm::{Arch, PtxOptions, ptx};
         let (major, minor) = device.compute_capability()?.unwrap_or((7, 5));
         let too_old = || CompileError::TooOld { device: device.name(), major, minor };
         let arch = Arch::for_capability(major, minor).ok_or_else(too_old)?;
-        Ok(ptx::ptx(&self.functions, &PtxOptions::new(arch))?)
+        Ok(ptx::ptx(functions, &PtxOptions::new(arch))?)
     }
 
     #[cfg(not(feature = "llvm"))]
-    fn ptx_for(&self, device: &Device) -> Result<String, CompileError> {
+    fn ptx_for(&self, device: &Device, _: &[Function]) -> Result<String, CompileError> {
         Err(CompileError::WithoutLlvm(device.name()))
     }
 }

@@ -94,11 +94,11 @@ pub enum LaunchEntry {
 }
 
 impl Manifest {
-    /// The manifest of a model compiled for a GPU.
+    /// The manifest of a model compiled for a GPU to these functions.
     ///
     /// # Errors
     /// Where the model was compiled for another target.
-    pub fn new(compiled: &Compiled, arch: &str) -> Result<Self, LlvmError> {
+    pub fn new(compiled: &Compiled, functions: &[Function], arch: &str) -> Result<Self, LlvmError> {
         let (graph, kernels) = (&compiled.graph, &compiled.kernels);
         let ops = ops(&kernels.steps);
         let none = Vec::new();
@@ -108,12 +108,8 @@ impl Manifest {
             arch: arch.to_owned(),
             symbols: graph.symbols().iter().map(ToString::to_string).collect(),
             buffers: buffers(graph, kernels),
-            kernels: compiled
-                .functions
-                .iter()
-                .map(|f| kernel_entry(f, ops_of(f)))
-                .collect::<Result<_, _>>()?,
-            launch_order: launch_order(kernels, &kernels.steps, &compiled.functions),
+            kernels: functions.iter().map(|f| kernel_entry(f, ops_of(f))).collect::<Result<_, _>>()?,
+            launch_order: launch_order(kernels, &kernels.steps, functions),
         })
     }
 }

@@ -99,6 +99,25 @@ fn products_in_a_batch_share_no_rows() {
 }
 
 #[test]
+fn factors_are_computed_before_they_are_staged() {
+    for dtype in ["f16", "bf16"] {
+        let text = format!(
+            "graph g(x: {dtype}[M, 48], scale: f32[M], param w: {dtype}[72, 48]) {{
+  %x = cast x : f32[M, 48]
+  %w = cast w : f32[72, 48]
+  %s = broadcast scale axes=[0] : f32[M, 48]
+  %scaled = mul %x, %s
+  %t = tanh %scaled
+  %p = contract %t, %w axes=[1:1]
+  return y = %p
+}}
+"
+        );
+        check(&text, true, &[&[("M", 70)], &[("M", 1)]]);
+    }
+}
+
+#[test]
 fn small_products_have_a_thread_a_point() {
     let text = "graph g(x: f32[4, 24], w: f32[24, 48]) {
   %p = contract x, w axes=[1:0]

@@ -82,6 +82,17 @@ impl CudaDevice {
         Ok((major.unsigned_abs(), minor.unsigned_abs()))
     }
 
+    /// Multiprocessors, and the bytes of shared memory that a block may take.
+    pub fn limits(&self) -> Result<(u32, u32), DeviceError> {
+        use sys::CUdevice_attribute as Attribute;
+        let attribute = |attribute| -> Result<u32, DeviceError> {
+            let value = self.context.attribute(attribute).map_err(failed("ask what the device has"))?;
+            Ok(value.unsigned_abs())
+        };
+        let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        Ok((attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?, shared))
+    }
+
     /// Copies bytes to memory of their own on the device, at least one.
     pub fn upload(&self, bytes: &[u8]) -> Result<CudaSlice<u8>, DeviceError> {
         let copied = if bytes.is_empty() {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::cpu::CpuDevice;
 use crate::cuda::CudaDevice;
 use crate::limits;
-use crate::sim::device::{CAPABILITY, SimDevice};
+use crate::sim::device::{CAPABILITY, MULTIPROCESSORS, SHARED_BYTES, SimDevice};
 use crate::sim::{Counters, PtxError, SimError};
 
 /// Why a device cannot be used.
@@ -198,6 +198,18 @@ impl Device {
             Kind::Cpu(device) => device.threads(),
             Kind::Sim(device) => device.threads(),
             Kind::Cuda(_) => 1,
+        }
+    }
+
+    /// The GPU's multiprocessors, and the bytes of shared memory that a block may take; `None` for the CPU.
+    ///
+    /// # Errors
+    /// Where the driver does not say.
+    pub fn gpu_limits(&self) -> Result<Option<(u32, u32)>, DeviceError> {
+        match &self.kind {
+            Kind::Cpu(_) => Ok(None),
+            Kind::Sim(_) => Ok(Some((MULTIPROCESSORS, SHARED_BYTES))),
+            Kind::Cuda(device) => device.limits().map(Some),
         }
     }
 

@@ -24,16 +24,28 @@ fn ptx_options(arch: &str) -> Result<fuse_codegen::llvm::PtxOptions, CliError> {
     Ok(fuse_codegen::llvm::PtxOptions::new(arch))
 }
 
+/// The functions for the least GPU of an architecture.
+#[cfg(feature = "llvm")]
+fn functions<'c>(
+    compiled: &'c Compiled,
+    options: &fuse_codegen::llvm::PtxOptions,
+) -> Result<std::borrow::Cow<'c, [fuse_codegen::kernel_ir::Function]>, CliError> {
+    let limits = fuse_codegen::schedule::GpuLimits::of_capability(options.arch.capability());
+    compiled.functions_for(limits).map_err(super::dump::compile_error)
+}
+
 /// All kernels as one PTX module.
 #[cfg(feature = "llvm")]
 pub fn ptx_text(compiled: &Compiled, arch: &str) -> Result<String, CliError> {
-    fuse_codegen::llvm::ptx::ptx(&compiled.functions, &ptx_options(arch)?).map_err(CliError::bug)
+    let options = ptx_options(arch)?;
+    fuse_codegen::llvm::ptx::ptx(&functions(compiled, &options)?, &options).map_err(CliError::bug)
 }
 
 /// All kernels as one LLVM module.
 #[cfg(feature = "llvm")]
 pub fn llvm_text(compiled: &Compiled, arch: &str) -> Result<String, CliError> {
-    fuse_codegen::llvm::ptx::llvm_ir(&compiled.functions, &ptx_options(arch)?).map_err(CliError::bug)
+    let options = ptx_options(arch)?;
+    fuse_codegen::llvm::ptx::llvm_ir(&functions(compiled, &options)?, &options).map_err(CliError::bug)
 }
 
 #[cfg(feature = "llvm")]
@@ -42,13 +54,14 @@ fn write_files(compiled: &Compiled, arch: &str, dir: &std::path::Path) -> Result
     let options = ptx_options(arch)?;
     let io = |path: &std::path::Path, e: std::io::Error| CliError::input(format!("{}: {e}", path.display()));
     std::fs::create_dir_all(dir).map_err(|e| io(dir, e))?;
-    for function in &compiled.functions {
+    let functions = functions(compiled, &options)?;
+    for function in functions.iter() {
         let text =
             fuse_codegen::llvm::ptx::ptx(std::slice::from_ref(function), &options).map_err(CliError::bug)?;
         let path = dir.join(format!("{}.ptx", function.name));
         std::fs::write(&path, text).map_err(|e| io(&path, e))?;
     }
-    let manifest = Manifest::new(compiled, arch).map_err(CliError::bug)?;
+    let manifest = Manifest::new(compiled, &functions, arch).map_err(CliError::bug)?;
     let text = serde_json::to_string_pretty(&manifest).map_err(CliError::bug)? + "\n";
     let path = dir.join("manifest.json");
     std::fs::write(&path, text).map_err(|e| io(&path, e))

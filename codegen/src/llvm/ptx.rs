@@ -155,6 +155,10 @@ fn kernel<'s>(
     entry.set_call_conventions(PTX_KERNEL);
     add_string(context, entry, "nvvm.maxntid", &format!("{block},1,1"));
     add_enum(context, entry, AttributeLoc::Function, "nounwind", 0);
+    if let Mapping::Blocks { threads: ..=256 } = function.mapping {
+        // While the threads of one block wait for each other, those of another compute: 128 registers each.
+        add_string(context, entry, "nvvm.minctasm", "2");
+    }
     for (position, buffer) in (0..).zip(&function.buffers) {
         describe_buffer(context, entry, position, buffer.access, Some(BUFFER_ALIGNMENT));
     }

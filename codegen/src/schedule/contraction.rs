@@ -28,6 +28,7 @@ use super::analysis::Analysis;
 use super::emitter::{Emitted, Emitter, Point, floor_division};
 use super::vectors::{ANY_WIDTH, Classes};
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
+pub(super) use product::assumed;
 use product::{Contraction, Side, is_multiple};
 use staging::{Quad, Staged};
 use tile::{ACROSS, THREADS, Tile};

@@ -11,6 +11,7 @@ use super::analysis::{Analysis, axis_bit};
 use super::contraction;
 use super::emitter::{Emitted, Emitter, Point, floor_division};
 use super::vectors::{ANY_WIDTH, Classes};
+use super::{GpuLimits, resident};
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 
 /// Accumulators that the loop of a thread carries.
@@ -20,7 +21,10 @@ const ACCUMULATORS: usize = 8;
 const ACCESS_BYTES: usize = 16;
 
 /// One thread computes one item of the flattened space, the innermost axis fastest; threads past the end do nothing.
-pub(super) fn schedule(analysis: &Analysis, block: u32) -> Emitted<Function> {
+pub(super) fn schedule(analysis: &Analysis, block: u32, limits: GpuLimits) -> Emitted<Function> {
+    if let Some(function) = resident::alone(analysis, limits)? {
+        return Ok(function);
+    }
     if let Some(function) = contraction::schedule(analysis, block)? {
         return Ok(function);
     }

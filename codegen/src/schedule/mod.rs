@@ -15,6 +15,7 @@
 //! | `recurrence.rs` | the loop along the axis of the recurrences, and their states |
 //! | `tiling.rs` | rows, columns and tiles of a CPU's work items |
 //! | `cpu.rs`, `gpu.rs` | work items and loops of each target |
+//! | `contraction.rs` | large sums of products on a GPU: tiles of blocks, staged in shared memory |
 //! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
 //! | `rows.rs` | a phase whose sums are statistics of rows |
 //! | `split.rs` | the sums of a phase, split among the threads of a block |
@@ -59,6 +60,8 @@ pub enum ScheduleTarget {
     Gpu {
         /// Threads a block, from 1 to 1024.
         block: u32,
+        /// What the GPU has.
+        limits: GpuLimits,
     },
 }
 
@@ -78,9 +81,14 @@ impl ScheduleTarget {
         }
     }
 
-    /// A GPU with blocks of 256 threads.
+    /// A GPU with blocks of 256 threads, an H100.
     pub fn gpu() -> Self {
-        ScheduleTarget::Gpu { block: 256 }
+        ScheduleTarget::gpu_of(GpuLimits::h100())
+    }
+
+    /// A GPU that has so much, with blocks of 256 threads.
+    pub fn gpu_of(limits: GpuLimits) -> Self {
+        ScheduleTarget::Gpu { block: 256, limits }
     }
 }
 
@@ -98,6 +106,19 @@ impl GpuLimits {
     pub fn h100() -> Self {
         GpuLimits { multiprocessors: 132, shared_bytes: 227 << 10 }
     }
+
+    /// What blocks may take on a GPU of a compute capability (times ten; CUDA programming guide), taken to have as many
+    /// multiprocessors as the least of its data centre GPUs: 40 on a T4, 108 on an A100, 58 on an L4, 132 on an H100.
+    pub fn of_capability(capability: u32) -> Self {
+        let (multiprocessors, kib) = match capability {
+            ..=79 => (40, 64),
+            80 | 87 => (108, 163),
+            81..=89 => (58, 99),
+            90..=119 => (132, 227),
+            _ => (132, 99),
+        };
+        GpuLimits { multiprocessors, shared_bytes: kib << 10 }
+    }
 }
 
 /// The functions of a whole program for a GPU, in order of its steps. A loop is one function where its body has no
@@ -105,29 +126,24 @@ impl GpuLimits {
 ///
 /// # Errors
 /// As [`schedule`].
-pub fn schedule_for_gpu(
-    graph: &KernelGraph,
-    target: ScheduleTarget,
-    limits: GpuLimits,
-) -> Result<Vec<Function>, ScheduleError> {
+pub fn schedule_for_gpu(graph: &KernelGraph, limits: GpuLimits) -> Result<Vec<Function>, ScheduleError> {
     let mut functions = Vec::new();
-    steps_for_gpu(graph, &graph.steps, target, limits, &mut functions)?;
+    steps_for_gpu(graph, &graph.steps, limits, &mut functions)?;
     Ok(functions)
 }
 
 fn steps_for_gpu(
     graph: &KernelGraph,
     steps: &[Step],
-    target: ScheduleTarget,
     limits: GpuLimits,
     functions: &mut Vec<Function>,
 ) -> Result<(), ScheduleError> {
     for step in steps {
         match step {
-            Step::Kernel(kernel) => functions.push(schedule(graph, kernel, target)?),
+            Step::Kernel(kernel) => functions.push(schedule(graph, kernel, ScheduleTarget::gpu_of(limits))?),
             Step::Loop(l) => match resident::schedule(graph, l, limits)? {
                 Some(function) => functions.push(function),
-                None => steps_for_gpu(graph, &l.body, target, limits, functions)?,
+                None => steps_for_gpu(graph, &l.body, limits, functions)?,
             },
         }
     }
@@ -183,7 +199,7 @@ pub fn schedule(
             let accumulators = accumulators.max(1) as usize;
             cpu::schedule(&analysis, Registers { vector_bits, accumulators, prefetches })
         }
-        ScheduleTarget::Gpu { block } => gpu::schedule(&analysis, block),
+        ScheduleTarget::Gpu { block, limits } => gpu::schedule(&analysis, block, limits),
     }?;
     #[cfg(debug_assertions)]
     if let Err(error) = crate::verify::verify(&function) {

@@ -99,6 +99,34 @@ pub(super) struct Numbers {
     pub(super) thread: ValueId,
 }
 
+impl Numbers {
+    fn new(b: &mut FunctionBuilder) -> Numbers {
+        let index = Type::scalar(LaneType::I64);
+        Numbers { block: b.operation(index, Operation::Block), thread: b.operation(index, Operation::Thread) }
+    }
+}
+
+/// A kernel outside of loops that has few rows and long sums, or statistics of rows, by blocks; `None` for others.
+pub(super) fn alone(analysis: &Analysis, limits: GpuLimits) -> Emitted<Option<Function>> {
+    let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes);
+    let rows = Rows::new(analysis).filter(|rows| rows.shared_bytes() <= limits.shared_bytes);
+    let mut b = FunctionBuilder::new();
+    let numbers = Numbers::new(&mut b);
+    let mut emitter = Emitter::within(analysis, b, None);
+    let work = if let Some(mut split) = split.filter(|s| s.has_few_rows(analysis)) {
+        split.prepare(&mut emitter, numbers)?;
+        split.alone(&mut emitter, numbers)?
+    } else if let Some(mut rows) = rows {
+        rows.prepare(&mut emitter);
+        rows.alone(&mut emitter, numbers)?
+    } else {
+        return Ok(None);
+    };
+    let (buffers, symbols) = (analysis.buffers.clone(), analysis.symbols.clone());
+    let (name, mapping) = (analysis.kernel.name.clone(), Mapping::Blocks { threads: THREADS });
+    Ok(Some(emitter.b.finish(name, buffers, symbols, work, mapping)))
+}
+
 /// How a kernel of the loop's body is computed.
 enum Phase {
     Split(Split),
@@ -108,7 +136,7 @@ enum Phase {
 
 impl Phase {
     fn new(analysis: &Analysis, counter: &Symbol, blocks: u32, shared_bytes: u32) -> Phase {
-        if let Some(split) = Split::new(analysis, counter, blocks, shared_bytes) {
+        if let Some(split) = Split::new(analysis, Some(counter), blocks, shared_bytes) {
             return Phase::Split(split);
         }
         let rows = Rows::new(analysis).filter(|rows| rows.shared_bytes() <= shared_bytes);
@@ -131,11 +159,7 @@ fn emit(
     limits: GpuLimits,
 ) -> Emitted<FunctionBuilder> {
     let mut b = FunctionBuilder::new();
-    let index = Type::scalar(LaneType::I64);
-    let numbers = Numbers {
-        block: b.operation(index, Operation::Block),
-        thread: b.operation(index, Operation::Thread),
-    };
+    let numbers = Numbers::new(&mut b);
     let mut phases = Vec::with_capacity(analyses.len());
     let mut free = limits.shared_bytes;
     for analysis in analyses {

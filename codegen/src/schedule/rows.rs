@@ -12,6 +12,7 @@ use super::analysis::{Analysis, axis_bit};
 use super::emitter::{Emitted, Emitter, Point};
 use super::reduction::{Reduction, merge};
 use super::resident::{Numbers, THREADS, coordinates};
+use super::split::row_count;
 use crate::builder::FunctionBuilder;
 use crate::decompose::register_type;
 use crate::kernel_ir::{Condition, LaneType, SharedId, ValueId};
@@ -78,12 +79,24 @@ impl Rows {
 
     /// The kernel at one step, by `blocks` blocks.
     pub(super) fn phase(&self, emitter: &mut Emitter, numbers: Numbers, blocks: u32) -> Emitted<()> {
-        let analysis = emitter.analysis;
-        let rows = self.rows.iter().map(|a| analysis.extent(*a).clone()).fold(Dim::constant(1), |a, b| a * b);
-        let end = emitter.dimension(&rows)?;
+        let end = emitter.dimension(&row_count(emitter.analysis, &self.rows))?;
         let each = emitter.b.open_loop(&[], true);
+        self.row(emitter, numbers, each.counter)?;
+        emitter.b.close_loop(each, numbers.block, end, i64::from(blocks), &[]);
+        emitter.forget();
+        Ok(())
+    }
+
+    /// The kernel alone: a block takes a row. Returns the number of blocks.
+    pub(super) fn alone(&self, emitter: &mut Emitter, numbers: Numbers) -> Emitted<Dim> {
+        self.row(emitter, numbers, numbers.block)?;
+        Ok(row_count(emitter.analysis, &self.rows))
+    }
+
+    fn row(&self, emitter: &mut Emitter, numbers: Numbers, number: ValueId) -> Emitted<()> {
+        let analysis = emitter.analysis;
         let mut row = emitter.origin();
-        for (axis, value) in self.rows.iter().zip(coordinates(emitter, &self.rows, each.counter)?) {
+        for (axis, value) in self.rows.iter().zip(coordinates(emitter, &self.rows, number)?) {
             row = row.with(*axis, value);
         }
         for (level, array) in self.levels.iter().zip(&self.arrays) {
@@ -96,8 +109,6 @@ impl Rows {
             emitter.stores(std::slice::from_ref(&point), part)?;
         }
         emitter.b.close_loop(own, numbers.thread, columns, i64::from(THREADS), &[]);
-        emitter.b.close_loop(each, numbers.block, end, i64::from(blocks), &[]);
-        emitter.forget();
         Ok(())
     }
 

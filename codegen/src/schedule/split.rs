@@ -9,7 +9,7 @@
 //! staged in shared memory before the first.
 //!
 //! ```text
-//! lane    column = lane mod units, then row group, then slice within the warp
+//! lane    column = lane mod slots, then row group, then slice within the warp
 //! staged  [operand][k / 4][column][k mod 4]      a vector of 4 for each lane, without bank conflicts
 //! sums    [slice][sum][row and column]
 //! ```
@@ -18,6 +18,7 @@ use fuse_ir::expr::{Axis, Dim, Symbol};
 use fuse_ir::kernel::{Element, ElementId};
 
 use super::analysis::{Analysis, axis_bit};
+use super::contraction::assumed;
 use super::emitter::{Emitted, Emitter, Point, Staged, floor_division};
 use super::reduction::{Reduction, merge};
 use super::resident::{Numbers, THREADS, below, coordinates};
@@ -26,10 +27,16 @@ use crate::decompose::register_type;
 use crate::kernel_ir::{BinaryOp, Condition, LaneType, SharedId, ValueId};
 
 const WARP: i64 = 32;
+/// Rows that it serves better than large tiles do.
+const FEW_ROWS: i64 = 64;
 const WARPS: i64 = THREADS as i64 / WARP;
 
-/// Rows that a thread sums up at the same time: so often is an operand used that was loaded.
-const ROWS_A_THREAD: i64 = 2;
+/// Rows that a thread sums up at the same time: so often is an operand used that was loaded. Of more sums fewer rows, or
+/// the registers do not last: on an H200 four rows of four gates take 7 to 14 % less time than two at 64 rows (as much
+/// at 16), but 36 % more of the 12 gates of two layers in one step (docs/perf/gpu.md).
+fn rows_a_thread(sums: usize) -> i64 {
+    if sums <= 4 { 4 } else { 2 }
+}
 
 /// Rows that a block takes at once where it is not known how many there are.
 const ROWS_AT_ONCE: i64 = 16;
@@ -46,8 +53,10 @@ pub(super) struct Split {
     columns: i64,
     rows: Vec<Axis>,
     sums: Vec<Sum>,
-    /// Columns that a block takes at once; a power of two.
+    /// Columns that a block takes at once.
     units: i64,
+    /// Lanes for these; a power of two.
+    slots: i64,
     /// Lanes that take other rows than their neighbours; a power of two.
     row_groups: i64,
     rows_a_thread: i64,
@@ -82,10 +91,11 @@ struct Arrays {
 }
 
 impl Split {
-    /// Where every sum of the kernel has a value for each column and is long; `shared_bytes` are left.
+    /// Where every sum of the kernel has a value for each column and is long; `shared_bytes` are left. With the counter
+    /// of a loop, whose steps it is computed at, operands stay in shared memory.
     pub(super) fn new(
         analysis: &Analysis,
-        counter: &Symbol,
+        counter: Option<&Symbol>,
         blocks: u32,
         shared_bytes: u32,
     ) -> Option<Split> {
@@ -111,17 +121,19 @@ impl Split {
             return None;
         }
         let blocks = i64::from(blocks.max(1));
-        let units = power_of_two(columns.div_euclid(blocks) + i64::from(columns % blocks != 0)).min(WARP);
+        let units = (columns.div_euclid(blocks) + i64::from(columns % blocks != 0)).min(WARP);
+        let slots = power_of_two(units);
         let known_rows = rows.iter().try_fold(1i64, |n, a| n.checked_mul(analysis.extent(*a).as_constant()?));
         let at_once = known_rows.map_or(ROWS_AT_ONCE, |n| n.clamp(1, ROWS_AT_ONCE));
-        let rows_a_thread = at_once.min(ROWS_A_THREAD);
-        let row_groups = power_of_two(at_once.div_euclid(rows_a_thread).max(1)).min(WARP / units);
+        let rows_a_thread = power_of_two(at_once.min(rows_a_thread(sums.len())));
+        let row_groups = power_of_two(at_once.div_euclid(rows_a_thread).max(1)).min(WARP / slots);
         let mut split = Split {
             column: *column,
             columns,
             rows: rows.to_vec(),
             sums,
             units,
+            slots,
             row_groups,
             rows_a_thread,
             blocks,
@@ -131,7 +143,7 @@ impl Split {
         if split.shared_bytes() > shared_bytes {
             return None;
         }
-        if split.tiles() <= blocks {
+        if let Some(counter) = counter.filter(|_| split.tiles() <= blocks) {
             split.stage(analysis, counter, shared_bytes);
         }
         Some(split)
@@ -173,7 +185,7 @@ impl Split {
 
     /// Lanes with columns and rows of their own; the others of a warp take other slices of the same.
     fn lanes(&self) -> i64 {
-        self.units * self.row_groups
+        self.slots * self.row_groups
     }
 
     /// Into how many slices a sum is split.
@@ -251,37 +263,61 @@ impl Split {
         emitter.b.binary(BinaryOp::Min, column, last)
     }
 
+    /// Whether tiles of a large contraction would have too few rows to fill.
+    pub(super) fn has_few_rows(&self, analysis: &Analysis) -> bool {
+        assumed(&row_count(analysis, &self.rows)) <= FEW_ROWS
+    }
+
+    /// Rows that a block takes at once.
+    fn rows_at_once(&self) -> i64 {
+        self.row_groups * self.rows_a_thread
+    }
+
     /// The kernel at one step.
     pub(super) fn phase(&self, emitter: &mut Emitter, numbers: Numbers) -> Emitted<()> {
+        let rows = emitter.dimension(&row_count(emitter.analysis, &self.rows))?;
+        let end = emitter.b.index(self.tiles());
+        let tiles = emitter.b.open_loop(&[], true);
+        let zero = emitter.b.index(0);
+        let passes = emitter.b.open_loop(&[], true);
+        self.tile(emitter, numbers, [tiles.counter, passes.counter, rows])?;
+        emitter.b.close_loop(passes, zero, rows, self.rows_at_once(), &[]);
+        emitter.b.close_loop(tiles, numbers.block, end, self.blocks, &[]);
+        Ok(())
+    }
+
+    /// The kernel alone: a block takes some columns of some rows. Returns the number of blocks.
+    pub(super) fn alone(&self, emitter: &mut Emitter, numbers: Numbers) -> Emitted<Dim> {
+        let rows = row_count(emitter.analysis, &self.rows);
+        let count = emitter.dimension(&rows)?;
+        let tiles = emitter.b.index(self.tiles());
+        let (pass, tile) = floor_division(&mut emitter.b, numbers.block, tiles, true);
+        let at_once = emitter.b.index(self.rows_at_once());
+        let first_row = emitter.b.mul(pass, at_once);
+        self.tile(emitter, numbers, [tile, first_row, count])?;
+        Ok(rows.ceil_div(&Dim::constant(self.rows_at_once())) * Dim::constant(self.tiles()))
+    }
+
+    /// The columns of a tile at some rows, from the first one on, of how many there are.
+    fn tile(&self, emitter: &mut Emitter, numbers: Numbers, place: [ValueId; 3]) -> Emitted<()> {
         let Some(arrays) = &self.arrays else {
             return Err(emitter.analysis.malformed("its sums have no shared memory"));
         };
-        let analysis = emitter.analysis;
-        let rows = self.rows.iter().map(|a| analysis.extent(*a).clone()).fold(Dim::constant(1), |a, b| a * b);
-        let end = emitter.b.index(self.tiles());
-        let tiles = emitter.b.open_loop(&[], true);
-        let count = emitter.dimension(&rows)?;
-        let zero = emitter.b.index(0);
-        let passes = emitter.b.open_loop(&[], true);
-        let tile = Tile {
-            split: self,
-            arrays,
-            numbers,
-            tile: tiles.counter,
-            first_row: passes.counter,
-            rows: count,
-        };
+        let [tile, first_row, rows] = place;
+        let tile = Tile { split: self, arrays, numbers, tile, first_row, rows };
         let point = tile.own_point(emitter)?;
         tile.load_early(emitter, &point)?;
         tile.slices(emitter)?;
         emitter.b.meet();
         tile.totals(emitter);
         emitter.b.meet();
-        tile.epilogue(emitter, &point)?;
-        emitter.b.close_loop(passes, zero, count, self.row_groups * self.rows_a_thread, &[]);
-        emitter.b.close_loop(tiles, numbers.block, end, self.blocks, &[]);
-        Ok(())
+        tile.epilogue(emitter, &point)
     }
+}
+
+/// The number of rows.
+pub(super) fn row_count(analysis: &Analysis, rows: &[Axis]) -> Dim {
+    rows.iter().map(|a| analysis.extent(*a).clone()).fold(Dim::constant(1), |a, b| a * b)
 }
 
 impl Sum {
@@ -326,8 +362,9 @@ impl Tile<'_> {
         let b = &mut emitter.b;
         let lane = low_bits(b, self.numbers.thread, WARP);
         let warp = b.shift_right_arithmetic(self.numbers.thread, bits(WARP));
-        let unit = low_bits(b, lane, split.units);
-        let group = b.shift_right_arithmetic(lane, bits(split.units));
+        let slot = low_bits(b, lane, split.slots);
+        let unit = split.unit_of(b, slot);
+        let group = b.shift_right_arithmetic(lane, bits(split.slots));
         let row_group = low_bits(b, group, split.row_groups);
         let within = b.shift_right_arithmetic(group, bits(split.row_groups));
         let slices_a_warp = b.index(split.slices() / WARPS);
@@ -393,8 +430,9 @@ impl Tile<'_> {
         let split = self.split;
         let b = &mut emitter.b;
         let number = low_bits(b, self.numbers.thread, split.points());
-        let unit = low_bits(b, number, split.units);
-        let row = b.shift_right_arithmetic(number, bits(split.units));
+        let slot = low_bits(b, number, split.slots);
+        let unit = split.unit_of(b, slot);
+        let row = b.shift_right_arithmetic(number, bits(split.slots));
         let row = b.add(self.first_row, row);
         let one = b.index(1);
         let last = b.sub(self.rows, one);
@@ -420,15 +458,15 @@ impl Tile<'_> {
         let split = self.split;
         let b = &mut emitter.b;
         let thread = self.numbers.thread;
-        let unit = low_bits(b, thread, split.units);
-        let row = b.shift_right_arithmetic(thread, bits(split.units));
+        let unit = low_bits(b, thread, split.slots);
+        let row = b.shift_right_arithmetic(thread, bits(split.slots));
         let row = b.add(self.first_row, row);
         let units = b.index(split.units);
         let first = b.mul(self.tile, units);
         let column = b.add(first, unit);
         let (points, columns) = (b.index(split.points()), b.index(split.columns));
         let mut inside = below(b, thread, points);
-        for (value, bound) in [(row, self.rows), (column, columns)] {
+        for (value, bound) in [(row, self.rows), (column, columns), (unit, units)] {
             let within = below(b, value, bound);
             inside = b.and(inside, within);
         }
@@ -459,6 +497,15 @@ impl Tile<'_> {
 impl Split {
     fn reductions(&self) -> Vec<(Reduction, i64)> {
         self.sums.iter().map(|s| (s.reduction, s.extent)).collect()
+    }
+
+    /// The column of a lane's slot among those of a tile; the last one where there are fewer than slots.
+    fn unit_of(&self, b: &mut FunctionBuilder, slot: ValueId) -> ValueId {
+        if self.units == self.slots {
+            return slot;
+        }
+        let last = b.index(self.units - 1);
+        b.binary(BinaryOp::Min, slot, last)
     }
 
     /// Two parts of a sum as one.

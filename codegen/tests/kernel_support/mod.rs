@@ -5,7 +5,7 @@
 use fuse_codegen::cranelift::compile_cpu;
 use fuse_codegen::kernel_ir::Function;
 use fuse_codegen::kernel_ir_eval::evaluate_all;
-use fuse_codegen::schedule::{ScheduleTarget, schedule};
+use fuse_codegen::schedule::{GpuLimits, ScheduleTarget, schedule};
 use fuse_codegen::text::{parse, print};
 use fuse_codegen::verify::verify;
 use fuse_ir::compare::{Tolerance, compare};
@@ -139,7 +139,7 @@ pub fn check_against(
             }
         }
     };
-    let (cpu, gpu) = (ScheduleTarget::cpu(), ScheduleTarget::Gpu { block: 32 });
+    let (cpu, gpu) = (ScheduleTarget::cpu(), ScheduleTarget::Gpu { block: 32, limits: GpuLimits::h100() });
     compare_all("the CPU schedule", run(graph, inputs, dims, cpu, &mut launch_kernel_ir));
     compare_all("the GPU schedule", run(graph, inputs, dims, gpu, &mut launch_kernel_ir));
     compare_all("Cranelift", run(graph, inputs, dims, cpu, &mut launch_cranelift));

@@ -63,7 +63,7 @@ pub(super) fn visit(warps: &mut [Warp], context: &mut Context<'_>) -> Result<boo
         if !released && warps.iter().all(|w| matches!(w.state, State::Waiting { .. } | State::Done)) {
             return Err(stuck(warps));
         }
-        if !released && !(busy && progress) {
+        if !released && (!busy || !progress) {
             break;
         }
     }

@@ -177,7 +177,7 @@ fn is_same(analysis: &Analysis, x: ElementId, y: ElementId, axes: (Axis, Axis)) 
 }
 
 /// What a dimension is taken to be worth.
-pub(super) fn assumed(dim: &Dim) -> i64 {
+pub(in super::super) fn assumed(dim: &Dim) -> i64 {
     dim.eval(&|_| Some(ASSUMED)).unwrap_or(ASSUMED)
 }
 
