@@ -78,7 +78,7 @@ impl Staged {
             classes.of(factor.element) == Class::Vector && classes.is_fully_vector(analysis, factor.element)
         });
         let elements = 2 * step * (size + PADDING);
-        let array = emitter.b.shared_array(format!("{}", factor.element), LaneType::F32, elements as u32);
+        let array = emitter.b.shared_array(format!("factor_{}", factor.element), LaneType::F32, elements as u32);
         let whole_tiles = is_multiple(&side.extent, size);
         let whole_steps = is_multiple(&contraction.depth, step);
         Staged { factor, array, along, vector, size, step, whole_tiles, whole_steps }
