@@ -108,7 +108,7 @@ impl Subject {
 }
 
 fn at(sizes: &[(&str, i64)]) -> DimEnv {
-    sizes.iter().fold(DimEnv::new(), |dims, (name, value)| dims.with(*name, *value))
+    sizes.iter().fold(DimEnv::new(), |dims, (name, value)| dims.with(name, *value))
 }
 
 /// Every model at its small size, and the cells at sizes that divide nothing.

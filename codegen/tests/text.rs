@@ -91,6 +91,66 @@ fn nesting_is_bounded() {
     assert!(parse(&format!("function f range {{ work {expression}")).unwrap_err().message.contains("nested"));
 }
 
+const RESIDENT: &str = r#"function steps resident 64 {
+  read p0 "w": f32 = b0
+  update p1 "h": f32 = b1
+  update p2 "h_next": f32 = b2
+  shared s0 "w": f32 x 256
+  shared s1 "sums": i32 x 8
+  symbols T
+  work 4
+  v0: i64 = block
+  v1: i64 = blocks
+  v2: i64 = thread
+  v3: f32 = load p0[v2]
+  store s0[v2] = v3
+  barrier
+  v4: i64 = constant 0
+  v5: i64 = symbol 0
+  for v6 = v4 to v5 step 1 exchange (p1 p2) {
+    v7: f32x4 = load s0[v4]
+    v8: f32 = extract v7, 1
+    v9: f32 = butterfly v8, 16
+    v10: f32 = load p1[v2]
+    v11: f32 = fma v9, v10, v8
+    store p2[v0] = v11
+    grid_barrier
+  }
+}
+"#;
+
+#[test]
+fn what_blocks_of_threads_do_round_trips() {
+    let function = parse(RESIDENT).expect("parses");
+    verify(&function).expect("is valid");
+    assert_eq!(print(&function), RESIDENT);
+    assert_eq!(function.shared_bytes(), 4 * (256 + 8));
+}
+
+/// What only blocks of threads may do, and how.
+#[test]
+fn the_verifier_rejects_what_blocks_of_threads_must_not_do() {
+    let broken = |from: &str, to: &str| {
+        let text = RESIDENT.replacen(from, to, 1);
+        assert_ne!(text, RESIDENT, "{from}");
+        verify(&parse(&text).expect("parses")).expect_err(to).to_string()
+    };
+    for (from, to, expected) in [
+        ("resident 64", "resident 2000", "a block of 2000 threads"),
+        ("resident 64", "threads 64", "shared arrays without blocks"),
+        ("resident 64", "blocks 64", "`h` is read and written"),
+        ("i32 x 8", "bool x 8", "`sums` is of bools"),
+        ("store s0[v2]", "store s1[v2]", "s1 holds i32, not f32"),
+        ("store s0[v2]", "store s2[v2]", "s2 does not exist"),
+        ("butterfly v8, 16", "butterfly v8, 32", "not exchanged at a distance of 32"),
+        ("(p1 p2)", "(p0 p2)", "p0 is exchanged and not both read and written"),
+        ("\"h_next\": f32", "\"h_next\": i32", "hold different types"),
+    ] {
+        let message = broken(from, to);
+        assert!(message.contains(expected), "{from} -> {to}: {message}");
+    }
+}
+
 /// Breaks one invariant after the other.
 #[test]
 fn the_verifier_rejects_what_breaks_an_invariant() {

@@ -325,8 +325,9 @@ impl Executable {
         self.run_and_note(inputs, dims, outputs, None)
     }
 
-    /// Runs once and says how long each kernel took on each thread, in order of first launch; empty on a device other
-    /// than the CPU. The times include those of taking them, some 50 ns a launch.
+    /// Runs once and says how long each kernel took, in order of first launch: on each thread of a CPU, the times
+    /// including those of taking them, some 50 ns a launch; on a GPU between CUDA events, what is between launches
+    /// included. Empty on the simulated GPU.
     ///
     /// # Errors
     /// As [`Executable::run`].

@@ -3,7 +3,8 @@
 # scripts/gpu/bundle.sh made.
 #
 # Usage: scripts/gpu/run.sh BUNDLE OUT PART...
-# Parts: check (every model against the interpreter), bench (times on the device, by kernel), peers (cuDNN and others).
+# Parts: check (every model against the interpreter), tests (tests/gpu.rs), bench (times on the device, by kernel),
+# micro (what the card can do at best in the small; needs nvcc), peers (cuDNN and others).
 set -u
 bundle=$1 out=$2
 shift 2
@@ -47,6 +48,12 @@ for part in "$@"; do
             done
         done < "$bundle/dims.txt" > "$out/bench.jsonl"
         python3 "$(dirname "$0")/table.py" "$out/bench.jsonl"
+        ;;
+    tests) timeout "${TEST_SECONDS:-300}" /tmp/fuse/bin/gpu-tests > "$out/tests.txt" 2>&1 || echo "status $?"
+        tail -3 "$out/tests.txt" ;;
+    micro)
+        nvcc -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -o /tmp/fuse/micro "$(dirname "$0")/micro.cu" &&
+            timeout 60 /tmp/fuse/micro | tee "$out/micro.txt"
         ;;
     peers) timeout "${PEER_SECONDS:-150}" python3 -u "$(dirname "$0")/peers.py" --json "$out/peers.json" ;;
     *) echo "no part $part" ;;

@@ -44,7 +44,7 @@ const ROWS_AT_ONCE: i64 = 16;
 /// Elements of a vector along the reduced axis.
 const VECTOR: i64 = 4;
 
-/// Sums shorter than this are not worth splitting.
+/// Where all sums are shorter than this, they are not worth splitting.
 const LEAST_EXTENT: i64 = 16;
 
 /// How the sums of one kernel are split.
@@ -113,6 +113,9 @@ impl Split {
             for member in &group.members {
                 sums.push(Sum::new(analysis, *member)?);
             }
+        }
+        if sums.iter().all(|s| s.extent < LEAST_EXTENT) {
+            return None;
         }
         let first = sums.first()?;
         let (lane, op) = (first.lane, first.reduction.op);
@@ -324,7 +327,7 @@ impl Sum {
     fn new(analysis: &Analysis, element: ElementId) -> Option<Sum> {
         let Element::Reduce { op, axes, body } = analysis.element(element) else { return None };
         let axis = *axes.first().filter(|_| axes.len() == 1)?;
-        let extent = analysis.extent(axis).as_constant().filter(|n| *n >= LEAST_EXTENT)?;
+        let extent = analysis.extent(axis).as_constant().filter(|n| *n >= 1)?;
         let dtype = analysis.dtype(*body);
         let reduction = Reduction { element, op: *op, body: *body, dtype };
         let lane = register_type(dtype);
