@@ -140,7 +140,7 @@ impl<'c> Block<'c> {
     /// Puts what was fetched into the half of the staged arrays that begins at step position `half`.
     fn put(&self, emitter: &mut Emitter, half: ValueId, fetched: &[Vec<Quad>]) {
         for (staged, quads) in self.left.iter().chain(&self.right).zip(fetched) {
-            staged.put(emitter, half, quads);
+            staged.put(emitter, half, self.depth.end, quads);
         }
     }
 

@@ -48,6 +48,8 @@ pub(super) struct Quad {
     values: Vec<ValueId>,
     /// Where it goes: the row or column, and the position of the step.
     place: Place,
+    /// Its position along the summed axis.
+    depth: ValueId,
 }
 
 /// A row or column of the tile and a position of the step.
@@ -78,14 +80,14 @@ impl Staged {
             classes.of(factor.element) == Class::Vector && classes.is_fully_vector(analysis, factor.element)
         });
         let elements = 2 * step * (size + PADDING);
-        let array = emitter.b.shared_array(format!("factor_{}", factor.element), LaneType::F32, elements as u32);
+        let array =
+            emitter.b.shared_array(format!("factor_{}", factor.element), LaneType::F32, elements as u32);
         let whole_tiles = is_multiple(&side.extent, size);
         let whole_steps = is_multiple(&contraction.depth, step);
         Staged { factor, array, along, vector, size, step, whole_tiles, whole_steps }
     }
 
-    /// The quads of this thread in the step that begins at the origin of `depth`. Where there are no factors, those of
-    /// other rows or columns, and zeros behind the end of the summed axis.
+    /// The quads of this thread in the step that begins at the origin of `depth`. Where there are no factors, other ones.
     pub(super) fn fetch(
         &self,
         emitter: &mut Emitter,
@@ -107,7 +109,7 @@ impl Staged {
             } else {
                 self.scalar_quad(emitter, point, side, at, [extent.end, depth.end])?
             };
-            fetched.push(Quad { values, place });
+            fetched.push(Quad { values, place, depth: at.depth });
         }
         Ok(fetched)
     }
@@ -165,9 +167,7 @@ impl Staged {
             }
         };
         let vector = self.value(emitter, &point)?;
-        let lanes: Vec<_> = (0..QUAD).map(|lane| emitter.b.extract(vector, lane as u8)).collect();
-        // Steps end with whole quads here.
-        Ok(lanes.into_iter().map(|v| self.masked(emitter, v, at.depth, ends[1])).collect())
+        Ok((0..QUAD).map(|lane| emitter.b.extract(vector, lane as u8)).collect())
     }
 
     fn scalar_quad(
@@ -189,8 +189,7 @@ impl Staged {
             let index = if self.whole_tiles { at.side } else { clamped(emitter, at.side, ends[0], 1) };
             let position = clamped(emitter, at.depth, ends[1], 1);
             let point = side.bind(emitter, point.with(self.factor.axis, position), index, None)?;
-            let value = self.value(emitter, &point)?;
-            values.push(self.masked(emitter, value, at.depth, ends[1]));
+            values.push(self.value(emitter, &point)?);
         }
         Ok(values)
     }
@@ -200,30 +199,39 @@ impl Staged {
         emitter.value(self.factor.element, point)
     }
 
-    /// A factor, or 0 behind the end of the summed axis.
-    fn masked(&self, emitter: &mut Emitter, value: ValueId, depth: ValueId, end: ValueId) -> ValueId {
+    /// The factors of a quad, and zeros behind the end of the summed axis. Not until they are put: before, they are on
+    /// their way.
+    fn masked(&self, emitter: &mut Emitter, quad: &Quad, end: ValueId) -> Vec<ValueId> {
         if self.whole_steps {
-            return value;
+            return quad.values.clone();
         }
-        let inside = emitter.b.compare(Condition::Lt, depth, end);
-        let nothing = emitter.b.number_like(value, 0.0);
-        emitter.b.select(inside, value, nothing)
+        // Where quads are vectors, the axis ends with a whole one.
+        let ends_within = self.along == Along::Depth && self.vector.is_none();
+        let masked = (0..).zip(&quad.values).map(|(number, value)| {
+            let offset = emitter.b.index(if ends_within { number } else { 0 });
+            let depth = emitter.b.add(quad.depth, offset);
+            let inside = emitter.b.compare(Condition::Lt, depth, end);
+            let nothing = emitter.b.number_like(*value, 0.0);
+            emitter.b.select(inside, *value, nothing)
+        });
+        masked.collect()
     }
 
     /// Puts quads into the half that begins at line `half`.
-    pub(super) fn put(&self, emitter: &mut Emitter, half: ValueId, quads: &[Quad]) {
+    pub(super) fn put(&self, emitter: &mut Emitter, half: ValueId, end: ValueId, quads: &[Quad]) {
         let pitch = emitter.b.index(self.pitch());
         for quad in quads {
+            let values = self.masked(emitter, quad, end);
             let line = emitter.b.add(half, quad.place.depth);
             let line = emitter.b.mul(line, pitch);
             let first = emitter.b.add(line, quad.place.side);
             match self.along {
                 Along::Side => {
-                    let vector = emitter.b.pack(&quad.values);
+                    let vector = emitter.b.pack(&values);
                     emitter.b.store_shared(self.array, first, vector);
                 }
                 Along::Depth => {
-                    for (number, value) in (0..).zip(&quad.values) {
+                    for (number, value) in (0..).zip(&values) {
                         let offset = emitter.b.index(number * self.pitch());
                         let index = emitter.b.add(first, offset);
                         emitter.b.store_shared(self.array, index, *value);
