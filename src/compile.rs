@@ -247,8 +247,7 @@ impl Compiled {
                 Ok(executable)
             }
             (DeviceName::Sim | DeviceName::Cuda(_), _) => {
-                let (multiprocessors, shared_bytes) = device.gpu_limits()?.unwrap_or_default();
-                let functions = self.functions_for(GpuLimits { multiprocessors, shared_bytes })?;
+                let functions = self.functions_for(device.gpu_limits()?.unwrap_or_else(GpuLimits::h100))?;
                 let code = Code::Ptx(vec![self.ptx_for(device, &functions)?]);
                 Ok(Executable::new(&self.graph, self.kernels.clone(), &functions, code, device)?)
             }

@@ -130,9 +130,7 @@ fn ptx_stats_count_what_each_kernel_does() {
     // All six steps are one launch.
     let row = text.lines().find(|l| l.starts_with("steps_")).unwrap_or_default();
     let cells: Vec<&str> = row.split_whitespace().collect();
-    assert_eq!(cells.get(1), Some(&"1"), "{text}");
-    let read: u64 = cells.get(9).and_then(|n| n.parse().ok()).unwrap_or(0);
-    assert!(read > 6 * 3 * 4, "{text}");
+    assert_eq!((cells.get(1), cells.get(9)), (Some(&"1"), Some(&"18648")), "{text}");
 }
 
 #[test]
@@ -231,6 +229,9 @@ fn check_reports_every_backend() {
     let text = succeeds(&["check", LSTM, "--dim", "T=5", "--dim", "B=2"]);
     assert!(text.contains("cpu, unfused") && text.contains("agrees"), "{text}");
     assert!(text.contains("cuda:0"), "{text}");
+    let one = succeeds(&["check", LSTM, "--dim", "T=5", "--dim", "B=2", "--device", "cpu"]);
+    assert!(one.contains("cpu") && !one.contains("sim"), "{one}");
+    fails_in_one_line(2, &["check", LSTM, "--device", "gpu"], &["--device gpu", "cpu, sim and cuda:0"]);
     let json = succeeds(&["check", LSTM, "--dim", "T=5", "--dim", "B=2", "--json"]);
     let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(value["backends"][0]["verdict"], "agrees");

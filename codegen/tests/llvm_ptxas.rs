@@ -157,7 +157,7 @@ fn main() {
                 contraction("whole", "1600", "2048", "512", "f32")?,
                 contraction("odd", "1601", "2047", "511", "f32")?,
                 contraction("symbolic", "T*B", "2048", "I", "f32")?,
-                contraction("small_tiles", "96", "1000", "1024", "f32")?,
+                contraction("few_rows", "B", "10000", "1024", "f32")?,
                 contraction("narrow", "1600", "2048", "512", "bf16")?,
             ];
             has_tiles(&functions, arch)?;

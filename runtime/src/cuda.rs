@@ -12,6 +12,7 @@ use std::time::Duration;
 use cudarc::driver::sys::{self, CUfunction_attribute, CUjit_option};
 use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream, DevicePtr, DriverError, result};
 use fuse_codegen::kernel_ir::{Function, Mapping};
+use fuse_codegen::schedule::GpuLimits;
 use fuse_ir::Tensor;
 use fuse_ir::kernel::BufferKind;
 
@@ -83,14 +84,16 @@ impl CudaDevice {
     }
 
     /// Multiprocessors, and the bytes of shared memory that a block may take.
-    pub fn limits(&self) -> Result<(u32, u32), DeviceError> {
+    pub fn limits(&self) -> Result<GpuLimits, DeviceError> {
         use sys::CUdevice_attribute as Attribute;
         let attribute = |attribute| -> Result<u32, DeviceError> {
             let value = self.context.attribute(attribute).map_err(failed("ask what the device has"))?;
             Ok(value.unsigned_abs())
         };
-        let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-        Ok((attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?, shared))
+        Ok(GpuLimits {
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        })
     }
 
     /// Copies bytes to memory of their own on the device, at least one.

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use fuse_codegen::schedule::GpuLimits;
+
 use crate::cpu::CpuDevice;
 use crate::cuda::CudaDevice;
 use crate::limits;
-use crate::sim::device::{CAPABILITY, MULTIPROCESSORS, SHARED_BYTES, SimDevice};
+use crate::sim::device::{CAPABILITY, SimDevice};
 use crate::sim::{Counters, PtxError, SimError};
 
 /// Why a device cannot be used.
@@ -201,14 +203,14 @@ impl Device {
         }
     }
 
-    /// The GPU's multiprocessors, and the bytes of shared memory that a block may take; `None` for the CPU.
+    /// What the GPU has for blocks that all run at the same time; `None` for the CPU.
     ///
     /// # Errors
     /// Where the driver does not say.
-    pub fn gpu_limits(&self) -> Result<Option<(u32, u32)>, DeviceError> {
+    pub fn gpu_limits(&self) -> Result<Option<GpuLimits>, DeviceError> {
         match &self.kind {
             Kind::Cpu(_) => Ok(None),
-            Kind::Sim(_) => Ok(Some((MULTIPROCESSORS, SHARED_BYTES))),
+            Kind::Sim(_) => Ok(Some(GpuLimits::h100())),
             Kind::Cuda(device) => device.limits().map(Some),
         }
     }

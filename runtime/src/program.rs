@@ -166,10 +166,19 @@ impl Program {
     }
 
     /// The steps of a loop.
-    fn trip(&self, trip: usize, quantities: &Quantities, state: &RunState) -> Result<i64, RunError> {
-        match quantities.trips[trip] {
-            Quantity::Fixed(steps) => Ok(steps),
-            Quantity::Varying => self.evaluate(&self.trips[trip], &state.symbols),
+    fn trip(&self, at: usize, quantities: &Quantities, state: &RunState) -> Result<i64, RunError> {
+        self.value(quantities.trips[at], &self.trips[at], state)
+    }
+
+    /// The work items of a launch.
+    fn work(&self, at: usize, quantities: &Quantities, state: &RunState) -> Result<i64, RunError> {
+        self.value(quantities.work[at], &self.launches[at].work, state)
+    }
+
+    fn value(&self, quantity: Quantity, dim: &Dim, state: &RunState) -> Result<i64, RunError> {
+        match quantity {
+            Quantity::Fixed(value) => Ok(value),
+            Quantity::Varying => self.evaluate(dim, &state.symbols),
         }
     }
 
@@ -412,19 +421,16 @@ fn walk_steps(
         match step {
             Node::Launch(at) => {
                 let launch = &program.launches[*at];
-                let work = match quantities.work[*at] {
-                    Quantity::Fixed(work) => work,
-                    Quantity::Varying => program.evaluate(&launch.work, &state.symbols)?,
-                };
+                let work = program.work(*at, quantities, state)?;
                 if work > 0 {
                     runner.launch(*at, launch, work, state)?;
                 }
             }
             Node::Resident { launch: at, trip, carries } => {
-                let launch = &program.launches[*at];
                 let steps = program.trip(*trip, quantities, state)?;
-                if let (1.., Quantity::Fixed(work)) = (steps, quantities.work[*at]) {
-                    runner.launch(*at, launch, work, state)?;
+                if steps > 0 {
+                    let work = program.work(*at, quantities, state)?;
+                    runner.launch(*at, &program.launches[*at], work, state)?;
                 }
                 if steps % 2 == 1 {
                     carries.iter().for_each(|(current, next)| state.addresses.swap(*current, *next));

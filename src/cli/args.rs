@@ -310,8 +310,8 @@ pub struct BenchArgs {
     /// How long to measure, in seconds.
     #[arg(long, default_value_t = 1.5, value_name = "SECONDS")]
     pub seconds: f64,
-    /// Also say how long each kernel takes on each CPU thread, and how long that waits for others before it: of the run
-    /// of median time among twenty.
+    /// Also say how long each kernel takes on each CPU thread, and how long that waits for others before it, or how long
+    /// each launch takes on a GPU: of the run of median time among twenty.
     #[arg(long)]
     pub profile: bool,
     /// Also write the figures as one JSON object to a file, or with `-` only that to the standard output.

@@ -19,7 +19,7 @@ use super::module::{
     optimize,
 };
 use super::{Arch, LlvmError, Optimization};
-use crate::kernel_ir::{Function, Mapping};
+use crate::kernel_ir::{Function, Mapping, Operation, Statement};
 use crate::scalar::emit;
 
 /// What the address of every buffer is a multiple of, in bytes. The launcher sees to it; LLVM relies on it
@@ -79,6 +79,17 @@ pub fn llvm_ir(functions: &[Function], options: &PtxOptions) -> Result<String, L
     let machine = target_machine(options)?;
     let module = optimized_module(&session, &machine, functions, options)?;
     Ok(module.print_to_string().to_string())
+}
+
+/// Whether what is loaded in loops is loaded in vectors.
+fn loads_vectors(body: &[Statement], function: &Function) -> bool {
+    body.iter().all(|statement| match statement {
+        Statement::For { body, .. } => body.iter().all(|inside| match inside {
+            Statement::Let { value, operation: Operation::Load { .. } } => function.ty(*value).lanes > 1,
+            _ => true,
+        }),
+        _ => true,
+    })
 }
 
 /// Whether a line declares what is defined nowhere; shared memory is the launch's to define.
@@ -155,9 +166,17 @@ fn kernel<'s>(
     entry.set_call_conventions(PTX_KERNEL);
     add_string(context, entry, "nvvm.maxntid", &format!("{block},1,1"));
     add_enum(context, entry, AttributeLoc::Function, "nounwind", 0);
-    if let Mapping::Blocks { threads: ..=256 } = function.mapping {
-        // While the threads of one block wait for each other, those of another compute: 128 registers each.
-        add_string(context, entry, "nvvm.minctasm", "2");
+    match function.mapping {
+        // While the threads of one block wait for each other, those of another compute: 128 registers each. Where
+        // elements are loaded one by one that does not suffice for their addresses.
+        Mapping::Blocks { threads: ..=256 } if loads_vectors(&function.body, function) => {
+            add_string(context, entry, "nvvm.minctasm", "2");
+        }
+        // As many registers as one block leaves.
+        Mapping::Blocks { .. } | Mapping::Resident { .. } => {
+            add_string(context, entry, "nvvm.minctasm", "1");
+        }
+        Mapping::Range | Mapping::Threads { .. } => {}
     }
     for (position, buffer) in (0..).zip(&function.buffers) {
         describe_buffer(context, entry, position, buffer.access, Some(BUFFER_ALIGNMENT));

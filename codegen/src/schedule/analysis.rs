@@ -450,6 +450,11 @@ impl<'a> Analysis<'a> {
         (0..self.kernel.rank as u32).map(Axis).filter(independent).collect()
     }
 
+    /// The number of points along some axes.
+    pub(super) fn points(&self, axes: &[Axis]) -> Dim {
+        axes.iter().fold(Dim::constant(1), |n, a| n * self.extent(*a).clone())
+    }
+
     /// The number of states that each point of the other axes carries along that of the recurrences.
     pub(super) fn states(&self) -> usize {
         self.recurrences.iter().map(|(_, state)| state).collect::<BTreeSet<_>>().len()

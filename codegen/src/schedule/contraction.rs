@@ -25,7 +25,8 @@ use fuse_ir::expr::Dim;
 use fuse_ir::kernel::ElementId;
 
 use super::analysis::Analysis;
-use super::emitter::{Emitted, Emitter, Point, floor_division};
+use super::coordinates::coordinate;
+use super::emitter::{Emitted, Emitter, Point};
 use super::vectors::{ANY_WIDTH, Classes};
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 pub(super) use product::assumed;
@@ -283,17 +284,6 @@ fn tile_origin(
     let number = coordinate(emitter, rest, &tiles, is_last)?;
     let size = emitter.b.index(size);
     Ok(emitter.b.mul(number, size))
-}
-
-/// Takes the fastest coordinate off a number; the last one is all that is left.
-fn coordinate(emitter: &mut Emitter, rest: &mut ValueId, count: &Dim, is_last: bool) -> Emitted<ValueId> {
-    if is_last {
-        return Ok(*rest);
-    }
-    let count = emitter.dimension(count)?;
-    let (quotient, value) = floor_division(&mut emitter.b, *rest, count, true);
-    *rest = quotient;
-    Ok(value)
 }
 
 /// Some bits of a number that is not negative.

@@ -11,6 +11,7 @@ use fuse_ir::expr::{Axis, Dim};
 use super::Registers;
 use super::ahead::ColumnsAhead;
 use super::analysis::Analysis;
+use super::coordinates::coordinate;
 use super::emitter::{Emitted, Emitter, Point, floor_division};
 use super::tiling::{Columns, Rows, Tiling, chunks, row_blocks};
 use crate::kernel_ir::{BinaryOp, Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
@@ -104,17 +105,6 @@ fn grouped_block(
     let (columns, turn) = floor_division(&mut emitter.b, within, size, true);
     *item = columns;
     Ok(RowBlock { block: emitter.b.add(first, turn), turn })
-}
-
-/// Takes the fastest coordinate off an item number; the last one is all that is left.
-fn coordinate(emitter: &mut Emitter, rest: &mut ValueId, count: &Dim, last: bool) -> Emitted<ValueId> {
-    if last {
-        return Ok(*rest);
-    }
-    let count = emitter.dimension(count)?;
-    let (quotient, value) = floor_division(&mut emitter.b, *rest, count, true);
-    *rest = quotient;
-    Ok(value)
 }
 
 /// The columns of an item.

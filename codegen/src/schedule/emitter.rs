@@ -440,11 +440,12 @@ impl<'a> Emitter<'a> {
                     || self.analysis.malformed(format!("axis {axis} has no value where it is used"));
                 point.axis(*axis).ok_or_else(unbound)
             }
-            Atom::Symbol(symbol) if self.counter.as_ref().is_some_and(|(counter, _)| counter == symbol) => {
-                let unknown = || self.analysis.malformed("its loop has no counter");
-                self.counter.as_ref().map(|(_, value)| *value).ok_or_else(unknown)
-            }
             Atom::Symbol(symbol) => {
+                if let Some((counter, value)) = &self.counter
+                    && counter == symbol
+                {
+                    return Ok(*value);
+                }
                 let position = self.analysis.symbols.iter().position(|s| s == symbol);
                 let unknown = || self.analysis.malformed(format!("symbol {symbol} is not collected"));
                 let position = position.ok_or_else(unknown)?;

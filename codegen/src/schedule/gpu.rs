@@ -9,9 +9,10 @@ use fuse_ir::kernel::ElementId;
 use super::access::Access;
 use super::analysis::{Analysis, axis_bit};
 use super::contraction;
-use super::emitter::{Emitted, Emitter, Point, floor_division};
+use super::coordinates::coordinates;
+use super::emitter::{Emitted, Emitter, Point};
 use super::vectors::{ANY_WIDTH, Classes};
-use super::{GpuLimits, resident};
+use super::{GpuLimits, block as blocks};
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 
 /// Accumulators that the loop of a thread carries.
@@ -22,7 +23,7 @@ const ACCESS_BYTES: usize = 16;
 
 /// One thread computes one item of the flattened space, the innermost axis fastest; threads past the end do nothing.
 pub(super) fn schedule(analysis: &Analysis, block: u32, limits: GpuLimits) -> Emitted<Function> {
-    if let Some(function) = resident::alone(analysis, limits)? {
+    if let Some(function) = blocks::alone(analysis, limits)? {
         return Ok(function);
     }
     if let Some(function) = contraction::schedule(analysis, block)? {
@@ -74,7 +75,8 @@ impl Items {
     /// Computes and stores an item.
     fn emit(&self, emitter: &mut Emitter, item: ValueId) -> Emitted<()> {
         let mut point = emitter.origin();
-        let coordinates = coordinates(emitter, &self.counts, item)?;
+        let counts = self.counts.iter().map(|(_, count)| count);
+        let coordinates = coordinates(emitter, counts, item)?;
         for ((axis, _), value) in self.counts.iter().zip(&coordinates) {
             point = point.with(*axis, *value);
         }
@@ -111,29 +113,6 @@ impl Items {
         emitter.b.close_loop(each, begin, end, 1, &[]);
         Ok(())
     }
-}
-
-/// The coordinates of an item that is within the space, the last axis fastest.
-pub(super) fn coordinates(
-    emitter: &mut Emitter,
-    counts: &[(Axis, Dim)],
-    item: ValueId,
-) -> Emitted<Vec<ValueId>> {
-    let mut values = Vec::with_capacity(counts.len());
-    let mut rest = item;
-    for (i, (_, count)) in counts.iter().enumerate().rev() {
-        if i == 0 {
-            // What is left is the outermost coordinate.
-            values.push(rest);
-            break;
-        }
-        let count = emitter.dimension(count)?;
-        let (quotient, coordinate) = floor_division(&mut emitter.b, rest, count, true);
-        values.push(coordinate);
-        rest = quotient;
-    }
-    values.reverse();
-    Ok(values)
 }
 
 /// The classes along the innermost axis, if most of what varies along it moves in aligned vectors.

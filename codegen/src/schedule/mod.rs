@@ -15,16 +15,19 @@
 //! | `recurrence.rs` | the loop along the axis of the recurrences, and their states |
 //! | `tiling.rs` | rows, columns and tiles of a CPU's work items |
 //! | `cpu.rs`, `gpu.rs` | work items and loops of each target |
+//! | `coordinates.rs` | from the number of a work item to its coordinates |
+//! | `block.rs` | kernels outside of loops that blocks of a GPU's threads compute together |
 //! | `contraction.rs` | large sums of products on a GPU: tiles of blocks, staged in shared memory |
 //! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
 //! | `rows.rs` | a phase whose sums are statistics of rows |
 //! | `split.rs` | the sums of a phase, split among the threads of a block |
-//! | `contraction.rs` | large sums of products on a GPU: tiles of blocks, staged in shared memory |
 
 mod access;
 mod ahead;
 mod analysis;
+mod block;
 mod contraction;
+mod coordinates;
 mod cpu;
 mod emitter;
 mod gpu;

@@ -215,15 +215,6 @@ impl Emitter<'_> {
         let lanes = classes.as_ref().map_or(1, |v| i64::from(v.lanes));
         let turns = extent / lanes;
         let identities: Vec<State> = chains.iter().map(|c| self.identity(c, lanes as u8)).collect();
-        let place = |emitter: &mut Self, number: ValueId, points: &[Point]| {
-            let width = emitter.b.index(lanes);
-            let position = emitter.b.mul(number, width);
-            let bound = emitter.bind(chains, points, 0, &mut |p, axis| match &classes {
-                Some(classes) => p.with_lanes(classes, position),
-                None => p.with(axis, position),
-            });
-            (bound, position)
-        };
         let zero = self.b.index(0);
         let even = turns % slices == 0;
         let (begin, end, step) =
@@ -236,7 +227,12 @@ impl Emitter<'_> {
         } else {
             open.counter
         };
-        let (bound, position) = place(self, number, points);
+        let width = self.b.index(lanes);
+        let position = self.b.mul(number, width);
+        let bound = self.bind(chains, points, 0, &mut |p, axis| match &classes {
+            Some(classes) => p.with_lanes(classes, position),
+            None => p.with(axis, position),
+        });
         let mut next = reshape(&identities, &open.current);
         self.steps(chains, &bound, position, &mut next)?;
         let sums = reshape(&identities, &self.b.close_loop(open, begin, end, step, &flatten(&next)));
@@ -572,17 +568,7 @@ impl Emitter<'_> {
     /// The state with all accumulators of a chain merged into it.
     fn combine(&mut self, chain: &Chain, state: &State, parts: Vec<State>) -> State {
         let op = chain.reduction.op;
-        let mut values: Vec<ValueId> = parts.iter().map(|p| p[0]).collect();
-        while values.len() > 1 {
-            values = values
-                .chunks(2)
-                .map(|pair| match pair {
-                    [x, y] => merge(&mut self.b, op, *x, *y),
-                    _ => pair[0],
-                })
-                .collect();
-        }
-        let mut value = values[0];
+        let mut value = merge_all(&mut self.b, op, parts.iter().map(|p| p[0]).collect());
         if self.b.ty(value).lanes > chain.lanes {
             let lanes = self.b.ty(value).lanes;
             let scalars: Vec<_> = (0..lanes).map(|lane| self.b.extract(value, lane)).collect();
@@ -619,6 +605,18 @@ struct Body<'a> {
     points: &'a [Point],
     level: usize,
     extent: &'a fuse_ir::Dim,
+}
+
+/// Values as one, pair by pair; there is one at least.
+pub(super) fn merge_all(b: &mut FunctionBuilder, op: ReduceOp, mut values: Vec<ValueId>) -> ValueId {
+    while values.len() > 1 {
+        let merged = values.chunks(2).map(|pair| match pair {
+            [x, y] => merge(b, op, *x, *y),
+            _ => pair[0],
+        });
+        values = merged.collect();
+    }
+    values[0]
 }
 
 pub(super) fn merge(b: &mut FunctionBuilder, op: ReduceOp, x: ValueId, y: ValueId) -> ValueId {

@@ -9,22 +9,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fuse_ir::expr::{Axis, Dim, Symbol};
+use fuse_ir::expr::{Dim, Symbol};
 use fuse_ir::kernel::{BufferId, Kernel, KernelGraph, Loop, Step};
 use fuse_ir::ops::Direction;
 
 use super::analysis::Analysis;
-use super::emitter::{Emitted, Emitter, floor_division};
+use super::block::{Numbers, THREADS};
+use super::coordinates::coordinates;
+use super::emitter::{Emitted, Emitter};
 use super::rows::Rows;
 use super::split::Split;
 use super::{GpuLimits, ScheduleError};
 use crate::builder::FunctionBuilder;
-use crate::kernel_ir::{
-    Access, BufferParameter, Condition, Function, LaneType, Mapping, Operation, ParameterId, Type, ValueId,
-};
-
-/// Threads of a block: as many as still have 128 registers each.
-pub(super) const THREADS: u32 = 512;
+use crate::kernel_ir::{Access, BufferParameter, Function, Mapping, ParameterId};
 
 /// The name of the function that runs all steps of a loop.
 pub fn resident_name(l: &Loop) -> String {
@@ -32,7 +29,7 @@ pub fn resident_name(l: &Loop) -> String {
     format!("steps_{}", l.counter.name().chars().map(word).collect::<String>())
 }
 
-/// All steps of a loop as one function; `None` where its body has loops.
+/// All steps of a loop as one function; `None` where its body has loops, or nothing at all.
 pub(super) fn schedule(
     graph: &KernelGraph,
     l: &Loop,
@@ -57,7 +54,8 @@ pub(super) fn schedule(
     symbols.remove(&l.counter);
     let symbols: Vec<Symbol> = symbols.into_iter().collect();
     analyses.iter_mut().for_each(|a| a.symbols.clone_from(&symbols));
-    let builder = emit(&analyses, l, &parameters, limits)?;
+    let Some(first) = analyses.first() else { return Ok(None) };
+    let builder = emit(&analyses, first, l, &parameters, limits)?;
     let work = Dim::constant(i64::from(limits.multiprocessors));
     let mapping = Mapping::Resident { threads: THREADS };
     Ok(Some(builder.finish(resident_name(l), parameters.buffers, symbols, work, mapping)))
@@ -92,41 +90,6 @@ impl Parameters {
     }
 }
 
-/// What the numbers of block and thread are called.
-#[derive(Clone, Copy)]
-pub(super) struct Numbers {
-    pub(super) block: ValueId,
-    pub(super) thread: ValueId,
-}
-
-impl Numbers {
-    fn new(b: &mut FunctionBuilder) -> Numbers {
-        let index = Type::scalar(LaneType::I64);
-        Numbers { block: b.operation(index, Operation::Block), thread: b.operation(index, Operation::Thread) }
-    }
-}
-
-/// A kernel outside of loops that has few rows and long sums, or statistics of rows, by blocks; `None` for others.
-pub(super) fn alone(analysis: &Analysis, limits: GpuLimits) -> Emitted<Option<Function>> {
-    let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes);
-    let rows = Rows::new(analysis).filter(|rows| rows.shared_bytes() <= limits.shared_bytes);
-    let mut b = FunctionBuilder::new();
-    let numbers = Numbers::new(&mut b);
-    let mut emitter = Emitter::within(analysis, b, None);
-    let work = if let Some(mut split) = split.filter(|s| s.has_few_rows(analysis)) {
-        split.prepare(&mut emitter, numbers)?;
-        split.alone(&mut emitter, numbers)?
-    } else if let Some(mut rows) = rows {
-        rows.prepare(&mut emitter);
-        rows.alone(&mut emitter, numbers)?
-    } else {
-        return Ok(None);
-    };
-    let (buffers, symbols) = (analysis.buffers.clone(), analysis.symbols.clone());
-    let (name, mapping) = (analysis.kernel.name.clone(), Mapping::Blocks { threads: THREADS });
-    Ok(Some(emitter.b.finish(name, buffers, symbols, work, mapping)))
-}
-
 /// How a kernel of the loop's body is computed.
 enum Phase {
     Split(Split),
@@ -154,6 +117,7 @@ impl Phase {
 
 fn emit(
     analyses: &[Analysis],
+    first: &Analysis,
     l: &Loop,
     parameters: &Parameters,
     limits: GpuLimits,
@@ -177,16 +141,9 @@ fn emit(
         b = emitter.b;
     }
     b.meet();
-    let first = analyses.first();
-    let trip = match first {
-        Some(analysis) => {
-            let mut emitter = Emitter::within(analysis, b, None);
-            let trip = emitter.dimension(&l.trip)?;
-            b = emitter.b;
-            trip
-        }
-        None => b.index(0),
-    };
+    let mut emitter = Emitter::within(first, b, None);
+    let trip = emitter.dimension(&l.trip)?;
+    b = emitter.b;
     let begin = b.index(0);
     let steps = b.open_loop(&[], true);
     let position = match l.direction {
@@ -215,16 +172,16 @@ fn emit(
 fn points(emitter: &mut Emitter, numbers: Numbers, blocks: u32) -> Emitted<()> {
     let analysis = emitter.analysis;
     let axes = analysis.space_axes();
-    let work = axes.iter().map(|a| analysis.extent(*a).clone()).fold(Dim::constant(1), |a, b| a * b);
     let mut point = emitter.origin();
     let threads = emitter.b.index(i64::from(THREADS));
     let first = emitter.b.mul(numbers.block, threads);
     let first = emitter.b.add(first, numbers.thread);
-    let end = emitter.dimension(&work)?;
+    let end = emitter.dimension(&analysis.points(&axes))?;
     let items = emitter.b.open_loop(&[], true);
     emitter.guard(analysis.space_symbols());
     let depth = emitter.b.depth();
-    let coordinates = coordinates(emitter, &axes, items.counter)?;
+    let extents = axes.iter().map(|a| analysis.extent(*a));
+    let coordinates = coordinates(emitter, extents, items.counter)?;
     for (axis, value) in axes.iter().zip(coordinates) {
         point = point.with(*axis, value);
     }
@@ -232,28 +189,4 @@ fn points(emitter: &mut Emitter, numbers: Numbers, blocks: u32) -> Emitted<()> {
     emitter.set_guards_aside(depth - 1);
     emitter.b.close_loop(items, first, end, i64::from(THREADS) * i64::from(blocks), &[]);
     Ok(())
-}
-
-/// The coordinates of a number along axes of which the last changes fastest.
-pub(super) fn coordinates(emitter: &mut Emitter, axes: &[Axis], number: ValueId) -> Emitted<Vec<ValueId>> {
-    let mut rest = number;
-    let mut coordinates = Vec::with_capacity(axes.len());
-    for (i, axis) in axes.iter().enumerate().rev() {
-        if i == 0 {
-            // The number is within the space, so what is left is the outermost coordinate.
-            coordinates.push(rest);
-            break;
-        }
-        let extent = emitter.dimension(emitter.analysis.extent(*axis))?;
-        let (quotient, coordinate) = floor_division(&mut emitter.b, rest, extent, true);
-        coordinates.push(coordinate);
-        rest = quotient;
-    }
-    coordinates.reverse();
-    Ok(coordinates)
-}
-
-/// Whether a value is below a bound, both i64.
-pub(super) fn below(b: &mut FunctionBuilder, value: ValueId, bound: ValueId) -> ValueId {
-    b.compare(Condition::Lt, value, bound)
 }

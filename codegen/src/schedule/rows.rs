@@ -9,16 +9,12 @@ use fuse_ir::expr::{Axis, Dim};
 use fuse_ir::kernel::Element;
 
 use super::analysis::{Analysis, axis_bit};
+use super::block::{Numbers, THREADS, WARPS, of_lanes};
+use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter, Point};
 use super::reduction::{Reduction, merge};
-use super::resident::{Numbers, THREADS, coordinates};
-use super::split::row_count;
-use crate::builder::FunctionBuilder;
 use crate::decompose::register_type;
 use crate::kernel_ir::{Condition, LaneType, SharedId, ValueId};
-
-const WARP: i64 = 32;
-const WARPS: i64 = THREADS as i64 / WARP;
 
 /// Sums shorter than this are not worth sharing.
 const LEAST_EXTENT: i64 = 64;
@@ -79,7 +75,7 @@ impl Rows {
 
     /// The kernel at one step, by `blocks` blocks.
     pub(super) fn phase(&self, emitter: &mut Emitter, numbers: Numbers, blocks: u32) -> Emitted<()> {
-        let end = emitter.dimension(&row_count(emitter.analysis, &self.rows))?;
+        let end = emitter.dimension(&emitter.analysis.points(&self.rows))?;
         let each = emitter.b.open_loop(&[], true);
         self.row(emitter, numbers, each.counter)?;
         emitter.b.close_loop(each, numbers.block, end, i64::from(blocks), &[]);
@@ -90,13 +86,14 @@ impl Rows {
     /// The kernel alone: a block takes a row. Returns the number of blocks.
     pub(super) fn alone(&self, emitter: &mut Emitter, numbers: Numbers) -> Emitted<Dim> {
         self.row(emitter, numbers, numbers.block)?;
-        Ok(row_count(emitter.analysis, &self.rows))
+        Ok(emitter.analysis.points(&self.rows))
     }
 
     fn row(&self, emitter: &mut Emitter, numbers: Numbers, number: ValueId) -> Emitted<()> {
         let analysis = emitter.analysis;
         let mut row = emitter.origin();
-        for (axis, value) in self.rows.iter().zip(coordinates(emitter, &self.rows, number)?) {
+        let extents = self.rows.iter().map(|a| analysis.extent(*a));
+        for (axis, value) in self.rows.iter().zip(coordinates(emitter, extents, number)?) {
             row = row.with(*axis, value);
         }
         for (level, array) in self.levels.iter().zip(&self.arrays) {
@@ -124,12 +121,12 @@ impl Rows {
         let points = std::slice::from_ref(row);
         let parts = emitter.partial_sums(level, points, numbers.thread, i64::from(THREADS))?;
         let b = &mut emitter.b;
-        let (mask, zero) = (b.index(WARP - 1), b.index(0));
-        let lane = b.and(numbers.thread, mask);
-        let warp = b.shift_right_arithmetic(numbers.thread, i64::from(WARP.trailing_zeros()));
-        let is_first = b.compare(Condition::Eq, lane, zero);
-        let parts: Vec<ValueId> =
-            parts.into_iter().zip(level).map(|(part, (sum, _))| of_warp(b, *sum, part)).collect();
+        let (lane, warp) = (numbers.lane(b), numbers.warp(b));
+        let is_first = b.compare_integer(Condition::Eq, lane, 0);
+        let all = [16, 8, 4, 2, 1];
+        let of_warp =
+            |(part, (sum, _)): (ValueId, &(Reduction, i64))| of_lanes(b, sum.op, part, all.into_iter());
+        let parts: Vec<ValueId> = parts.into_iter().zip(level).map(of_warp).collect();
         b.open_if();
         for (i, part) in parts.into_iter().enumerate() {
             let offset = b.index(i as i64 * WARPS);
@@ -152,12 +149,4 @@ impl Rows {
         }
         Ok(())
     }
-}
-
-/// What all threads of a warp have of a sum.
-fn of_warp(b: &mut FunctionBuilder, sum: Reduction, part: ValueId) -> ValueId {
-    [16u8, 8, 4, 2, 1].into_iter().fold(part, |part, distance| {
-        let other = b.butterfly(part, distance);
-        merge(b, sum.op, part, other)
-    })
 }

@@ -14,22 +14,24 @@
 //! sums    [slice][sum][row and column]
 //! ```
 
+mod tile;
+
+use fuse_ir::ReduceOp;
 use fuse_ir::expr::{Axis, Dim, Symbol};
 use fuse_ir::kernel::{Element, ElementId};
 
 use super::analysis::{Analysis, axis_bit};
+use super::block::{Numbers, THREADS, WARP, WARPS};
 use super::contraction::assumed;
-use super::emitter::{Emitted, Emitter, Point, Staged, floor_division};
-use super::reduction::{Reduction, merge};
-use super::resident::{Numbers, THREADS, below, coordinates};
+use super::emitter::{Emitted, Emitter, Staged, floor_division};
+use super::reduction::Reduction;
 use crate::builder::FunctionBuilder;
 use crate::decompose::register_type;
-use crate::kernel_ir::{BinaryOp, Condition, LaneType, SharedId, ValueId};
+use crate::kernel_ir::{BinaryOp, LaneType, SharedId, ValueId};
+use tile::Tile;
 
-const WARP: i64 = 32;
 /// Rows that it serves better than large tiles do.
 const FEW_ROWS: i64 = 64;
-const WARPS: i64 = THREADS as i64 / WARP;
 
 /// Rows that a thread sums up at the same time: so often is an operand used that was loaded. Of more sums fewer rows, or
 /// the registers do not last: on an H200 four rows of four gates take 7 to 14 % less time than two at 64 rows (as much
@@ -52,6 +54,8 @@ pub(super) struct Split {
     column: Axis,
     columns: i64,
     rows: Vec<Axis>,
+    /// How the sums, all of one kind, combine.
+    op: ReduceOp,
     sums: Vec<Sum>,
     /// Columns that a block takes at once.
     units: i64,
@@ -124,7 +128,7 @@ impl Split {
             return None;
         }
         let blocks = i64::from(blocks.max(1));
-        let units = (columns.div_euclid(blocks) + i64::from(columns % blocks != 0)).min(WARP);
+        let units = ceil_div(columns, blocks).min(WARP);
         let slots = power_of_two(units);
         let known_rows = rows.iter().try_fold(1i64, |n, a| n.checked_mul(analysis.extent(*a).as_constant()?));
         let at_once = known_rows.map_or(ROWS_AT_ONCE, |n| n.clamp(1, ROWS_AT_ONCE));
@@ -134,6 +138,7 @@ impl Split {
             column: *column,
             columns,
             rows: rows.to_vec(),
+            op,
             sums,
             units,
             slots,
@@ -183,7 +188,7 @@ impl Split {
 
     /// Groups of columns.
     fn tiles(&self) -> i64 {
-        self.columns.div_euclid(self.units) + i64::from(self.columns % self.units != 0)
+        ceil_div(self.columns, self.units)
     }
 
     /// Lanes with columns and rows of their own; the others of a warp take other slices of the same.
@@ -268,7 +273,7 @@ impl Split {
 
     /// Whether tiles of a large contraction would have too few rows to fill.
     pub(super) fn has_few_rows(&self, analysis: &Analysis) -> bool {
-        assumed(&row_count(analysis, &self.rows)) <= FEW_ROWS
+        assumed(&analysis.points(&self.rows)) <= FEW_ROWS
     }
 
     /// Rows that a block takes at once.
@@ -278,7 +283,7 @@ impl Split {
 
     /// The kernel at one step.
     pub(super) fn phase(&self, emitter: &mut Emitter, numbers: Numbers) -> Emitted<()> {
-        let rows = emitter.dimension(&row_count(emitter.analysis, &self.rows))?;
+        let rows = emitter.dimension(&emitter.analysis.points(&self.rows))?;
         let end = emitter.b.index(self.tiles());
         let tiles = emitter.b.open_loop(&[], true);
         let zero = emitter.b.index(0);
@@ -291,7 +296,7 @@ impl Split {
 
     /// The kernel alone: a block takes some columns of some rows. Returns the number of blocks.
     pub(super) fn alone(&self, emitter: &mut Emitter, numbers: Numbers) -> Emitted<Dim> {
-        let rows = row_count(emitter.analysis, &self.rows);
+        let rows = emitter.analysis.points(&self.rows);
         let count = emitter.dimension(&rows)?;
         let tiles = emitter.b.index(self.tiles());
         let (pass, tile) = floor_division(&mut emitter.b, numbers.block, tiles, true);
@@ -318,11 +323,6 @@ impl Split {
     }
 }
 
-/// The number of rows.
-pub(super) fn row_count(analysis: &Analysis, rows: &[Axis]) -> Dim {
-    rows.iter().map(|a| analysis.extent(*a).clone()).fold(Dim::constant(1), |a, b| a * b)
-}
-
 impl Sum {
     fn new(analysis: &Analysis, element: ElementId) -> Option<Sum> {
         let Element::Reduce { op, axes, body } = analysis.element(element) else { return None };
@@ -339,161 +339,11 @@ impl Sum {
 impl StagedOperand {
     /// Elements of its array.
     fn elements(&self, units: i64) -> i64 {
-        vectors(self.extent) * VECTOR * units
+        ceil_div(self.extent, VECTOR) * VECTOR * units
     }
 
     fn place(&self, units: i64, unit: ValueId) -> Staged {
         Staged { axis: self.axis, units, unit }
-    }
-}
-
-/// What a block computes at once.
-struct Tile<'a> {
-    split: &'a Split,
-    arrays: &'a Arrays,
-    numbers: Numbers,
-    tile: ValueId,
-    first_row: ValueId,
-    /// The number of all rows.
-    rows: ValueId,
-}
-
-impl Tile<'_> {
-    /// Every thread sums up its slice, at its column, for its rows.
-    fn slices(&self, emitter: &mut Emitter) -> Emitted<()> {
-        let split = self.split;
-        let b = &mut emitter.b;
-        let lane = low_bits(b, self.numbers.thread, WARP);
-        let warp = b.shift_right_arithmetic(self.numbers.thread, bits(WARP));
-        let slot = low_bits(b, lane, split.slots);
-        let unit = split.unit_of(b, slot);
-        let group = b.shift_right_arithmetic(lane, bits(split.slots));
-        let row_group = low_bits(b, group, split.row_groups);
-        let within = b.shift_right_arithmetic(group, bits(split.row_groups));
-        let slices_a_warp = b.index(split.slices() / WARPS);
-        let slice = b.mul(warp, slices_a_warp);
-        let slice = b.add(slice, within);
-        let column = split.column_of(emitter, self.tile, unit);
-        let last = emitter.b.index(1);
-        let last = emitter.b.sub(self.rows, last);
-        let mut points = Vec::new();
-        for row in 0..split.rows_a_thread {
-            let offset = emitter.b.index(row * split.row_groups);
-            let number = emitter.b.add(self.first_row, offset);
-            let number = emitter.b.add(number, row_group);
-            let number = emitter.b.binary(BinaryOp::Min, number, last);
-            points.push(self.point(emitter, number, column)?);
-        }
-        for (operand, array) in split.staged.iter().zip(&self.arrays.staged) {
-            emitter.staged.insert(operand.element, (*array, operand.place(split.units, unit)));
-        }
-        let partials = emitter.partial_sums(&split.reductions(), &points, slice, split.slices())?;
-        emitter.staged.clear();
-        let b = &mut emitter.b;
-        let partials: Vec<ValueId> = partials.into_iter().map(|p| split.of_warp(b, p)).collect();
-        let sums = b.index(split.sums.len() as i64 * split.points());
-        let first = b.mul(warp, sums);
-        let place = low_bits(b, lane, split.lanes());
-        let first = b.add(first, place);
-        let zero = b.index(0);
-        let is_first = b.compare(Condition::Eq, within, zero);
-        b.open_if();
-        for (i, partial) in partials.into_iter().enumerate() {
-            let offset = b.index(i as i64 * split.lanes());
-            let at = b.add(first, offset);
-            b.store_shared(self.arrays.slices, at, partial);
-        }
-        b.close_if(is_first);
-        Ok(())
-    }
-
-    /// One thread a sum adds its slices up.
-    fn totals(&self, emitter: &mut Emitter) {
-        let split = self.split;
-        let sums = split.sums.len() as i64 * split.points();
-        let b = &mut emitter.b;
-        let end = b.index(sums);
-        let each = b.open_loop(&[], true);
-        let mut parts = Vec::new();
-        for warp in 0..WARPS {
-            let offset = b.index(warp * sums);
-            let at = b.add(each.counter, offset);
-            parts.push(b.load_shared(self.arrays.slices, 1, at));
-        }
-        while parts.len() > 1 {
-            let merged = parts.chunks(2).map(|p| if let [x, y] = p { split.merge(b, *x, *y) } else { p[0] });
-            parts = merged.collect();
-        }
-        b.store_shared(self.arrays.sums, each.counter, parts[0]);
-        b.close_loop(each, self.numbers.thread, end, i64::from(THREADS), &[]);
-    }
-
-    /// The point that the thread stores, or one that another does.
-    fn own_point(&self, emitter: &mut Emitter) -> Emitted<Point> {
-        let split = self.split;
-        let b = &mut emitter.b;
-        let number = low_bits(b, self.numbers.thread, split.points());
-        let slot = low_bits(b, number, split.slots);
-        let unit = split.unit_of(b, slot);
-        let row = b.shift_right_arithmetic(number, bits(split.slots));
-        let row = b.add(self.first_row, row);
-        let one = b.index(1);
-        let last = b.sub(self.rows, one);
-        let row = b.binary(BinaryOp::Min, row, last);
-        let column = split.column_of(emitter, self.tile, unit);
-        self.point(emitter, row, column)
-    }
-
-    /// Loads what the point needs beside the sums: on its way while these are computed.
-    fn load_early(&self, emitter: &mut Emitter, point: &Point) -> Emitted<()> {
-        let analysis = emitter.analysis;
-        let mut loads: Vec<ElementId> =
-            analysis.stores.iter().flat_map(|store| operands(analysis, store.value)).collect();
-        loads.sort_unstable();
-        loads.dedup();
-        let direct = |e: &ElementId| analysis.loads.get(e).is_some_and(|access| access.dynamic.is_empty());
-        loads.retain(direct);
-        emitter.evaluate(&loads, point)
-    }
-
-    /// One thread a point computes and stores what the kernel stores there.
-    fn epilogue(&self, emitter: &mut Emitter, point: &Point) -> Emitted<()> {
-        let split = self.split;
-        let b = &mut emitter.b;
-        let thread = self.numbers.thread;
-        let unit = low_bits(b, thread, split.slots);
-        let row = b.shift_right_arithmetic(thread, bits(split.slots));
-        let row = b.add(self.first_row, row);
-        let units = b.index(split.units);
-        let first = b.mul(self.tile, units);
-        let column = b.add(first, unit);
-        let (points, columns) = (b.index(split.points()), b.index(split.columns));
-        let mut inside = below(b, thread, points);
-        for (value, bound) in [(row, self.rows), (column, columns), (unit, units)] {
-            let within = below(b, value, bound);
-            inside = b.and(inside, within);
-        }
-        b.open_if();
-        for (i, sum) in split.sums.iter().enumerate() {
-            let offset = emitter.b.index(i as i64 * split.points());
-            let at = emitter.b.add(thread, offset);
-            let total = emitter.b.load_shared(self.arrays.sums, 1, at);
-            emitter.remember(sum.reduction.element, point, total);
-        }
-        for part in &emitter.analysis.parts {
-            emitter.stores(std::slice::from_ref(point), part)?;
-        }
-        emitter.b.close_if(inside);
-        emitter.forget();
-        Ok(())
-    }
-
-    fn point(&self, emitter: &mut Emitter, row: ValueId, column: ValueId) -> Emitted<Point> {
-        let mut point = emitter.origin().with(self.split.column, column);
-        for (axis, value) in self.split.rows.iter().zip(coordinates(emitter, &self.split.rows, row)?) {
-            point = point.with(*axis, value);
-        }
-        Ok(point)
     }
 }
 
@@ -509,23 +359,6 @@ impl Split {
         }
         let last = b.index(self.units - 1);
         b.binary(BinaryOp::Min, slot, last)
-    }
-
-    /// Two parts of a sum as one.
-    fn merge(&self, b: &mut FunctionBuilder, x: ValueId, y: ValueId) -> ValueId {
-        self.sums.first().map_or(x, |s| merge(b, s.reduction.op, x, y))
-    }
-
-    /// The parts that lanes of one warp have of the same sum as one.
-    fn of_warp(&self, b: &mut FunctionBuilder, part: ValueId) -> ValueId {
-        let mut sum = part;
-        let mut distance = self.lanes();
-        while distance < WARP {
-            let other = b.butterfly(sum, distance as u8);
-            sum = self.merge(b, sum, other);
-            distance *= 2;
-        }
-        sum
     }
 }
 
@@ -544,21 +377,12 @@ fn operands(analysis: &Analysis, element: ElementId) -> Vec<ElementId> {
     loads
 }
 
-fn vectors(extent: i64) -> i64 {
-    extent.div_euclid(VECTOR) + i64::from(extent % VECTOR != 0)
+/// The quotient of two numbers that are not negative, rounded up.
+fn ceil_div(x: i64, y: i64) -> i64 {
+    x.div_euclid(y) + i64::from(x % y != 0)
 }
 
 /// The least power of two that is no less.
 fn power_of_two(n: i64) -> i64 {
     u64::try_from(n.max(1)).map_or(1, u64::next_power_of_two) as i64
-}
-
-fn bits(power: i64) -> i64 {
-    i64::from(power.trailing_zeros())
-}
-
-/// The remainder of a division by a power of two.
-fn low_bits(b: &mut FunctionBuilder, x: ValueId, power: i64) -> ValueId {
-    let mask = b.index(power - 1);
-    b.and(x, mask)
 }

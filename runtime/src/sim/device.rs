@@ -18,10 +18,6 @@ use crate::version::Instance;
 /// The compute capability that is simulated.
 pub(crate) const CAPABILITY: (u32, u32) = (9, 0);
 
-/// The multiprocessors that are simulated, those of an H100, and the shared memory of a block in bytes.
-pub(crate) const MULTIPROCESSORS: u32 = 132;
-pub(crate) const SHARED_BYTES: u32 = 227 << 10;
-
 /// The simulated GPU. Clones share what was counted.
 #[derive(Clone)]
 pub(crate) struct SimDevice {

@@ -1,9 +1,9 @@
 //! What a device has room for.
 
+use fuse_codegen::schedule::GpuLimits;
+
 use super::warp::{LANES, Shape};
 
-/// Multiprocessors of the simulated device, as many as an H100 SXM has.
-const MULTIPROCESSORS: u64 = 132;
 /// Threads that are resident on a multiprocessor.
 const RESIDENT_THREADS: u64 = 2048;
 /// Blocks that are resident on a multiprocessor.
@@ -21,17 +21,11 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// The limits of an architecture, from the table of compute capabilities in NVIDIA's programming guide.
+    /// The limits of an architecture.
     pub fn of(target: &str) -> Limits {
         let digits: String = target.chars().filter(char::is_ascii_digit).collect();
-        let kib = match digits.parse().unwrap_or(0) {
-            0..=79 => 64,
-            80 | 87 => 163,
-            90 | 100 | 101 | 103 | 110 => 227,
-            81..=89 => 99,
-            _ => 99,
-        };
-        Limits { declared: 48 << 10, shared: kib << 10 }
+        let shared = GpuLimits::of_capability(digits.parse().unwrap_or(0)).shared_bytes;
+        Limits { declared: 48 << 10, shared: u64::from(shared) }
     }
 
     /// How many blocks of that shape are there at once. Registers limit it on a device, too; PTX does not say how many
@@ -63,12 +57,13 @@ impl Residency {
     /// Refuses a cooperative launch of more blocks.
     pub fn admit(&self, blocks: u64) -> Result<(), String> {
         let Residency { each, limit } = self;
-        let most = MULTIPROCESSORS * each;
+        let multiprocessors = u64::from(GpuLimits::h100().multiprocessors);
+        let most = multiprocessors * each;
         if blocks <= most {
             return Ok(());
         }
         Err(format!(
-            "a cooperative grid of {blocks} blocks; {most} are resident at once, {each} on each of {MULTIPROCESSORS} \
+            "a cooperative grid of {blocks} blocks; {most} are resident at once, {each} on each of {multiprocessors} \
              multiprocessors with room for {limit}"
         ))
     }

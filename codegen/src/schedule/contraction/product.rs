@@ -90,7 +90,7 @@ impl Contraction {
 
 impl Side {
     fn new(analysis: &Analysis, axes: Vec<Axis>) -> Side {
-        let extent = axes.iter().fold(Dim::constant(1), |n, a| n * analysis.extent(*a).clone());
+        let extent = analysis.points(&axes);
         Side { axes, extent }
     }
 

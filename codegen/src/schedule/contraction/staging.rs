@@ -154,8 +154,7 @@ impl Staged {
             Along::Depth => (1, QUAD),
             Along::Side => (QUAD, 1),
         };
-        let index = if self.whole_tiles { at.side } else { clamped(emitter, at.side, ends[0], side_run) };
-        let position = clamped(emitter, at.depth, ends[1], depth_run);
+        let Place { side: index, depth: position } = self.within(emitter, at, ends, [side_run, depth_run]);
         let point = match self.along {
             Along::Depth => {
                 let point = side.bind(emitter, point.clone(), index, None)?;
@@ -186,12 +185,17 @@ impl Staged {
                 Along::Depth => at.depth = emitter.b.add(at.depth, offset),
                 Along::Side => at.side = emitter.b.add(at.side, offset),
             }
-            let index = if self.whole_tiles { at.side } else { clamped(emitter, at.side, ends[0], 1) };
-            let position = clamped(emitter, at.depth, ends[1], 1);
+            let Place { side: index, depth: position } = self.within(emitter, at, ends, [1, 1]);
             let point = side.bind(emitter, point.with(self.factor.axis, position), index, None)?;
             values.push(self.value(emitter, &point)?);
         }
         Ok(values)
+    }
+
+    /// Where there is something to load: runs of so many rows or columns, and positions of the step, end by `ends`.
+    fn within(&self, emitter: &mut Emitter, at: Place, ends: [ValueId; 2], runs: [i64; 2]) -> Place {
+        let side = if self.whole_tiles { at.side } else { clamped(emitter, at.side, ends[0], runs[0]) };
+        Place { side, depth: clamped(emitter, at.depth, ends[1], runs[1]) }
     }
 
     fn value(&self, emitter: &mut Emitter, point: &Point) -> Emitted<ValueId> {

@@ -1,0 +1,160 @@
+//! The code of a block: slices, their totals, and the points.
+
+use fuse_ir::kernel::ElementId;
+
+use super::super::block::{Numbers, THREADS, WARPS, bits, low_bits, of_lanes};
+use super::super::coordinates::coordinates;
+use super::super::emitter::{Emitted, Emitter, Point};
+use super::super::reduction::merge_all;
+use super::{Arrays, Split, operands};
+use crate::kernel_ir::{BinaryOp, Condition, ValueId};
+
+/// What a block computes at once.
+pub(super) struct Tile<'a> {
+    pub(super) split: &'a Split,
+    pub(super) arrays: &'a Arrays,
+    pub(super) numbers: Numbers,
+    pub(super) tile: ValueId,
+    pub(super) first_row: ValueId,
+    /// The number of all rows.
+    pub(super) rows: ValueId,
+}
+
+impl Tile<'_> {
+    /// Every thread sums up its slice, at its column, for its rows.
+    pub(super) fn slices(&self, emitter: &mut Emitter) -> Emitted<()> {
+        let split = self.split;
+        let b = &mut emitter.b;
+        let (lane, warp) = (self.numbers.lane(b), self.numbers.warp(b));
+        let slot = low_bits(b, lane, split.slots);
+        let unit = split.unit_of(b, slot);
+        let group = b.shift_right_arithmetic(lane, bits(split.slots));
+        let row_group = low_bits(b, group, split.row_groups);
+        let within = b.shift_right_arithmetic(group, bits(split.row_groups));
+        let slices_a_warp = b.index(split.slices() / WARPS);
+        let slice = b.mul(warp, slices_a_warp);
+        let slice = b.add(slice, within);
+        let column = split.column_of(emitter, self.tile, unit);
+        let last = emitter.b.index(1);
+        let last = emitter.b.sub(self.rows, last);
+        let mut points = Vec::new();
+        for row in 0..split.rows_a_thread {
+            let offset = emitter.b.index(row * split.row_groups);
+            let number = emitter.b.add(self.first_row, offset);
+            let number = emitter.b.add(number, row_group);
+            let number = emitter.b.binary(BinaryOp::Min, number, last);
+            points.push(self.point(emitter, number, column)?);
+        }
+        for (operand, array) in split.staged.iter().zip(&self.arrays.staged) {
+            emitter.staged.insert(operand.element, (*array, operand.place(split.units, unit)));
+        }
+        let partials = emitter.partial_sums(&split.reductions(), &points, slice, split.slices())?;
+        emitter.staged.clear();
+        let b = &mut emitter.b;
+        // The lanes that have other slices of the same sum.
+        let distances = (0..5).map(|bit| 1u8 << bit).filter(|d| i64::from(*d) >= split.lanes());
+        let partials = partials.into_iter().map(|p| of_lanes(b, split.op, p, distances.clone()));
+        let partials: Vec<ValueId> = partials.collect();
+        let sums = b.index(split.sums.len() as i64 * split.points());
+        let first = b.mul(warp, sums);
+        let place = low_bits(b, lane, split.lanes());
+        let first = b.add(first, place);
+        let is_first = b.compare_integer(Condition::Eq, within, 0);
+        b.open_if();
+        for (i, partial) in partials.into_iter().enumerate() {
+            let offset = b.index(i as i64 * split.lanes());
+            let at = b.add(first, offset);
+            b.store_shared(self.arrays.slices, at, partial);
+        }
+        b.close_if(is_first);
+        Ok(())
+    }
+
+    /// One thread a sum adds its slices up.
+    pub(super) fn totals(&self, emitter: &mut Emitter) {
+        let split = self.split;
+        let sums = split.sums.len() as i64 * split.points();
+        let b = &mut emitter.b;
+        let end = b.index(sums);
+        let each = b.open_loop(&[], true);
+        let mut parts = Vec::new();
+        for warp in 0..WARPS {
+            let offset = b.index(warp * sums);
+            let at = b.add(each.counter, offset);
+            parts.push(b.load_shared(self.arrays.slices, 1, at));
+        }
+        let total = merge_all(b, split.op, parts);
+        b.store_shared(self.arrays.sums, each.counter, total);
+        b.close_loop(each, self.numbers.thread, end, i64::from(THREADS), &[]);
+    }
+
+    /// The point that the thread stores, or one that another does.
+    pub(super) fn own_point(&self, emitter: &mut Emitter) -> Emitted<Point> {
+        let split = self.split;
+        let b = &mut emitter.b;
+        let number = low_bits(b, self.numbers.thread, split.points());
+        let slot = low_bits(b, number, split.slots);
+        let unit = split.unit_of(b, slot);
+        let row = b.shift_right_arithmetic(number, bits(split.slots));
+        let row = b.add(self.first_row, row);
+        let one = b.index(1);
+        let last = b.sub(self.rows, one);
+        let row = b.binary(BinaryOp::Min, row, last);
+        let column = split.column_of(emitter, self.tile, unit);
+        self.point(emitter, row, column)
+    }
+
+    /// Loads what the point needs beside the sums: on its way while these are computed.
+    pub(super) fn load_early(&self, emitter: &mut Emitter, point: &Point) -> Emitted<()> {
+        let analysis = emitter.analysis;
+        let mut loads: Vec<ElementId> =
+            analysis.stores.iter().flat_map(|store| operands(analysis, store.value)).collect();
+        loads.sort_unstable();
+        loads.dedup();
+        let direct = |e: &ElementId| analysis.loads.get(e).is_some_and(|access| access.dynamic.is_empty());
+        loads.retain(direct);
+        emitter.evaluate(&loads, point)
+    }
+
+    /// One thread a point computes and stores what the kernel stores there.
+    pub(super) fn epilogue(&self, emitter: &mut Emitter, point: &Point) -> Emitted<()> {
+        let split = self.split;
+        let b = &mut emitter.b;
+        let thread = self.numbers.thread;
+        let unit = low_bits(b, thread, split.slots);
+        let row = b.shift_right_arithmetic(thread, bits(split.slots));
+        let row = b.add(self.first_row, row);
+        let units = b.index(split.units);
+        let first = b.mul(self.tile, units);
+        let column = b.add(first, unit);
+        let (points, columns) = (b.index(split.points()), b.index(split.columns));
+        let mut inside = b.compare(Condition::Lt, thread, points);
+        for (value, bound) in [(row, self.rows), (column, columns), (unit, units)] {
+            let within = b.compare(Condition::Lt, value, bound);
+            inside = b.and(inside, within);
+        }
+        b.open_if();
+        for (i, sum) in split.sums.iter().enumerate() {
+            let offset = emitter.b.index(i as i64 * split.points());
+            let at = emitter.b.add(thread, offset);
+            let total = emitter.b.load_shared(self.arrays.sums, 1, at);
+            emitter.remember(sum.reduction.element, point, total);
+        }
+        for part in &emitter.analysis.parts {
+            emitter.stores(std::slice::from_ref(point), part)?;
+        }
+        emitter.b.close_if(inside);
+        emitter.forget();
+        Ok(())
+    }
+
+    fn point(&self, emitter: &mut Emitter, row: ValueId, column: ValueId) -> Emitted<Point> {
+        let (analysis, rows) = (emitter.analysis, &self.split.rows);
+        let mut point = emitter.origin().with(self.split.column, column);
+        let extents = rows.iter().map(|a| analysis.extent(*a));
+        for (axis, value) in rows.iter().zip(coordinates(emitter, extents, row)?) {
+            point = point.with(*axis, value);
+        }
+        Ok(point)
+    }
+}
