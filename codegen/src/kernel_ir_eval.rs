@@ -192,7 +192,12 @@ impl Machine<'_> {
                 }
                 Statement::Store { buffer, index, value } => self.store(*buffer, *index, *value)?,
                 Statement::Prefetch { .. } => {}
-                Statement::StoreShared { .. } | Statement::Barrier | Statement::GridBarrier => {
+                Statement::StoreShared { .. }
+                | Statement::StartCopy { .. }
+                | Statement::CommitCopies
+                | Statement::AwaitCopies { .. }
+                | Statement::Barrier
+                | Statement::GridBarrier => {
                     return Err(EvaluationError::Blocks(self.function.name.clone()));
                 }
                 Statement::For { .. } => self.counted_loop(statement)?,
@@ -302,7 +307,10 @@ impl Machine<'_> {
             | Operation::Blocks
             | Operation::Thread
             | Operation::LoadShared { .. }
+            | Operation::LoadMatrices { .. }
             | Operation::MatrixFma { .. }
+            | Operation::Pair(..)
+            | Operation::Tf32(_)
             | Operation::Butterfly(..) => Err(EvaluationError::Blocks(self.function.name.clone())),
             Operation::Load { buffer, index } => {
                 let index = self.scalar_i64(*index)?;

@@ -7,6 +7,9 @@ pub struct DeviceModel {
     pub name: String,
     /// Fused multiply-adds and the like, f32, per second.
     pub flops_per_second: f64,
+    /// How many of those a 16-bit float takes to become f32. None on a GPU: tensor cores multiply 16-bit floats as they
+    /// are in memory, and elsewhere it is memory that kernels of them wait for.
+    pub widening_flops: f64,
     /// Transcendental functions (exp, tanh, …) per second.
     pub transcendentals_per_second: f64,
     /// Bytes per second between memory and the cores.
@@ -49,6 +52,7 @@ impl DeviceModel {
         DeviceModel {
             name: "cpu".into(),
             flops_per_second: 100e9,
+            widening_flops: 1.0,
             transcendentals_per_second: 2e9,
             memory_bytes_per_second: 40e9,
             // What lies in a cache is moved faster than from memory, and then computing is what takes the time.
@@ -70,6 +74,7 @@ impl DeviceModel {
         DeviceModel {
             name: "cuda".into(),
             flops_per_second: 50e12,
+            widening_flops: 0.0,
             transcendentals_per_second: 4e12,
             memory_bytes_per_second: 3e12,
             exposed: 0.05,

@@ -14,7 +14,8 @@ use super::args::ExplainArgs;
 use super::error::CliError;
 use super::run::dims_text;
 use super::{dump, model, table};
-use crate::compile::Target;
+use crate::compile::{CompileError, Target, rounded_kernels};
+use crate::precision::ProductPrecision;
 
 /// Everything that is said, as `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -31,6 +32,8 @@ struct Report {
     /// What is done once: copies of weights in the layout that the kernels read.
     binding: Figures,
     kernels: Vec<KernelReport>,
+    /// Which kernels round factors of their products, and what that does to results.
+    rounding: Option<String>,
 }
 
 /// A program in one run.
@@ -106,7 +109,13 @@ pub fn explain(args: &ExplainArgs) -> Result<(), CliError> {
         dims.set(symbol.clone(), value);
     }
     let found = fuse_rewrite::explain(&graph, &target.model(), &options.rewrite).map_err(CliError::bug)?;
-    let report = Report::new(&found, &args.device, &target.model(), &dims);
+    let mut report = Report::new(&found, &args.device, &target.model(), &dims);
+    let precision = options.precision;
+    if target == Target::Cpu && precision != ProductPrecision::F32 {
+        return Err(dump::compile_error(CompileError::Precision(precision)));
+    }
+    let rounded = rounded_kernels(&found.after, precision).map_err(dump::compile_error)?;
+    report.rounding = precision.statement(&rounded);
     if args.json {
         let text = serde_json::to_string_pretty(&report).map_err(CliError::bug)?;
         return super::print(&format!("{text}\n"));
@@ -133,6 +142,7 @@ impl Report {
             after: after_figures,
             binding,
             kernels: kernels.map(|(((k, _), cost), why)| KernelReport::new(k, cost, why)).collect(),
+            rounding: None,
         }
     }
 
@@ -162,6 +172,9 @@ impl Report {
         }
         for kernel in &self.kernels {
             kernel.write(&mut out, proof);
+        }
+        if let Some(rounding) = &self.rounding {
+            let _ = writeln!(out, "\n{rounding}");
         }
         out
     }

@@ -13,7 +13,7 @@ use inkwell::values::{FunctionValue, IntValue};
 
 use super::builder::{Frame, LlvmBuilder, Work};
 use super::gpu::{BlockFrame, GridFrame, place_shared};
-use super::matrix::has_matrices;
+use super::matrix::needs_matrices;
 use super::module::{
     Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize, level,
     optimize,
@@ -21,6 +21,7 @@ use super::module::{
 use super::{Arch, LlvmError, Optimization};
 use crate::kernel_ir::{Function, Mapping, Operation, Statement};
 use crate::scalar::emit;
+use crate::schedule::GpuLimits;
 
 /// What the address of every buffer is a multiple of, in bytes. The launcher sees to it; LLVM relies on it
 /// where it joins neighbouring accesses.
@@ -81,11 +82,12 @@ pub fn llvm_ir(functions: &[Function], options: &PtxOptions) -> Result<String, L
     Ok(module.print_to_string().to_string())
 }
 
-/// Whether what is loaded in loops is loaded in vectors.
+/// Whether what is loaded and copied in loops moves in vectors.
 fn loads_vectors(body: &[Statement], function: &Function) -> bool {
     body.iter().all(|statement| match statement {
         Statement::For { body, .. } => body.iter().all(|inside| match inside {
             Statement::Let { value, operation: Operation::Load { .. } } => function.ty(*value).lanes > 1,
+            Statement::StartCopy { bytes, .. } => *bytes == 16,
             _ => true,
         }),
         _ => true,
@@ -155,6 +157,9 @@ fn kernel<'s>(
     arch: Arch,
 ) -> Result<(), LlvmError> {
     let block = block_size(function)?;
+    if needs_matrices(function) && !GpuLimits::has_tensor_cores(arch.capability()) {
+        return Err(LlvmError::Architecture { function: function.name.clone(), arch });
+    }
     let context = session.context();
     let pointer: BasicMetadataTypeEnum<'_> = context.ptr_type(AddressSpace::from(GLOBAL)).into();
     let mut parameters = vec![pointer; function.buffers.len()];
@@ -168,7 +173,7 @@ fn kernel<'s>(
     add_enum(context, entry, AttributeLoc::Function, "nounwind", 0);
     match function.mapping {
         // While the threads of one block wait for each other, those of another compute: 128 registers each. Where
-        // elements are loaded one by one that does not suffice for their addresses.
+        // elements move one by one that does not suffice for their addresses.
         Mapping::Blocks { threads: ..=256 } if loads_vectors(&function.body, function) => {
             add_string(context, entry, "nvvm.minctasm", "2");
         }
@@ -234,7 +239,7 @@ fn block_frame<'s>(
     Ok(BlockFrame {
         numbers: [block?, blocks?, thread?],
         shared: place_shared(module, builder, function),
-        has_matrices: has_matrices(arch.capability()),
+        has_matrices: GpuLimits::has_tensor_cores(arch.capability()),
         grid,
     })
 }

@@ -12,7 +12,7 @@ use super::contraction;
 use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter, Point};
 use super::vectors::{ANY_WIDTH, Classes};
-use super::{GpuLimits, block as blocks};
+use super::{GpuLimits, Rounding, block as blocks};
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 
 /// Accumulators that the loop of a thread carries.
@@ -22,11 +22,16 @@ const ACCUMULATORS: usize = 8;
 const ACCESS_BYTES: usize = 16;
 
 /// One thread computes one item of the flattened space, the innermost axis fastest; threads past the end do nothing.
-pub(super) fn schedule(analysis: &Analysis, block: u32, limits: GpuLimits) -> Emitted<Function> {
+pub(super) fn schedule(
+    analysis: &Analysis,
+    block: u32,
+    limits: GpuLimits,
+    rounding: Rounding,
+) -> Emitted<Function> {
     if let Some(function) = blocks::alone(analysis, limits)? {
         return Ok(function);
     }
-    if let Some(function) = contraction::schedule(analysis, block)? {
+    if let Some(function) = contraction::schedule(analysis, block, limits, rounding)? {
         return Ok(function);
     }
     let kernel = analysis.kernel;

@@ -9,7 +9,7 @@ use super::printer::Names;
 use crate::builder::memory_type;
 use crate::kernel_ir::{
     Access, BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, LaneType, Mapping,
-    Operation, ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp, ValueId,
+    MatrixFactors, Operation, ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp, ValueId,
 };
 
 /// Blocks and expressions nest no deeper, so that a hostile text cannot exhaust the stack.
@@ -303,6 +303,21 @@ impl Parser {
         if self.accept_word("prefetch") {
             return Ok(Statement::Prefetch { buffer: self.parameter()?, index: self.position()? });
         }
+        if self.accept_word("copy") {
+            let (array, to) = (self.shared_id()?, self.position()?);
+            self.expect('=')?;
+            let (buffer, from) = (self.parameter()?, self.position()?);
+            self.expect(',')?;
+            let bytes = self.number("the number of bytes")?;
+            self.expect_word("if")?;
+            return Ok(Statement::StartCopy { array, to, buffer, from, bytes, inside: self.value()? });
+        }
+        if self.accept_word("commit_copies") {
+            return Ok(Statement::CommitCopies);
+        }
+        if self.accept_word("await_copies") {
+            return Ok(Statement::AwaitCopies { pending: self.number("the number of groups")? });
+        }
         if self.accept_word("barrier") {
             return Ok(Statement::Barrier);
         }
@@ -409,11 +424,21 @@ impl Parser {
                 let (x, y, z) = self.triple()?;
                 Operation::Fma(x, y, z)
             }
-            "matrix_fma" => {
-                let dtype = self.dtype()?;
-                let (left, right, sum) = self.triple()?;
-                Operation::MatrixFma { dtype, left, right, sum }
+            "load_matrices" | "load_transposed" => {
+                let transposed = name == "load_transposed";
+                Operation::LoadMatrices { array: self.shared_id()?, index: self.position()?, transposed }
             }
+            "matrix_fma" => {
+                let factors = self.named::<MatrixFactors>("a type of factors")?;
+                let (left, right, sum) = self.triple()?;
+                Operation::MatrixFma { factors, left, right, sum }
+            }
+            "pair" => {
+                let dtype = self.dtype()?;
+                let (x, y) = self.pair()?;
+                Operation::Pair(dtype, x, y)
+            }
+            "tf32" => Operation::Tf32(self.value()?),
             "select" => {
                 let (x, y, z) = self.triple()?;
                 Operation::Select(x, y, z)

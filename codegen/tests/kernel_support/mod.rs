@@ -141,7 +141,7 @@ pub fn check_against(
     };
     // Threads that share memory wait for each other, which only the simulated GPU can have them do.
     let limits = GpuLimits { shared_bytes: 0, ..GpuLimits::h100() };
-    let (cpu, gpu) = (ScheduleTarget::cpu(), ScheduleTarget::Gpu { block: 32, limits });
+    let (cpu, gpu) = (ScheduleTarget::cpu(), ScheduleTarget::Gpu { block: 32, limits, rounding: None });
     compare_all("the CPU schedule", run(graph, inputs, dims, cpu, &mut launch_kernel_ir));
     compare_all("the GPU schedule", run(graph, inputs, dims, gpu, &mut launch_kernel_ir));
     compare_all("Cranelift", run(graph, inputs, dims, cpu, &mut launch_cranelift));

@@ -1,4 +1,4 @@
-//! How factors get to shared memory.
+//! How factors get to shared memory for multiply-adds.
 //!
 //! A staged array has two halves of as many lines as a step has positions; a line has the factors of all rows (or
 //! columns) of the tile. A thread moves quads: neighbours along the axis that is contiguous in memory, as one vector
@@ -6,27 +6,15 @@
 
 use std::rc::Rc;
 
-use fuse_ir::kernel::ElementId;
-
-use super::super::analysis::{Analysis, axis_bit};
 use super::super::emitter::{Emitted, Emitter, Point};
 use super::super::vectors::{Class, Classes};
 use super::product::{Contraction, Factor, Side, is_multiple};
-use super::tile::{ACROSS, PADDING, THREADS};
-use super::{Extent, bits};
-use crate::kernel_ir::{BinaryOp, Condition, LaneType, Operation, SharedId, Type, ValueId};
+use super::tile::{ACROSS, PADDING};
+use super::{Along, Span, THREADS, bits, clamped};
+use crate::kernel_ir::{Condition, LaneType, Operation, SharedId, Type, ValueId};
 
 /// Neighbours that move together.
 const QUAD: i64 = 4;
-
-/// The axis along which the elements of a quad are neighbours.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Along {
-    /// The summed one.
-    Depth,
-    /// The innermost one of the rows or columns.
-    Side,
-}
 
 /// A factor in shared memory.
 pub(super) struct Staged {
@@ -69,7 +57,7 @@ impl Staged {
         step: i64,
     ) -> Staged {
         let analysis = emitter.analysis;
-        let along = if is_contiguous(analysis, factor) { Along::Depth } else { Along::Side };
+        let along = if factor.is_contiguous(analysis) { Along::Depth } else { Along::Side };
         let axis = match along {
             Along::Depth => Some(factor.axis),
             Along::Side => side.innermost(),
@@ -93,8 +81,8 @@ impl Staged {
         emitter: &mut Emitter,
         point: &Point,
         side: &Side,
-        extent: Extent,
-        depth: Extent,
+        extent: Span,
+        depth: Span,
     ) -> Emitted<Vec<Quad>> {
         let quads = self.size * self.step / QUAD / THREADS;
         let mut fetched = Vec::new();
@@ -272,28 +260,4 @@ impl Staged {
     fn pitch(&self) -> i64 {
         self.size + PADDING
     }
-}
-
-/// The first of `run` neighbours that all are below `end`.
-fn clamped(emitter: &mut Emitter, first: ValueId, end: ValueId, run: i64) -> ValueId {
-    let run = emitter.b.index(run);
-    let last = emitter.b.sub(end, run);
-    emitter.b.binary(BinaryOp::Min, first, last)
-}
-
-/// Whether what a factor loads are neighbours in memory along the summed axis.
-fn is_contiguous(analysis: &Analysis, factor: Factor) -> bool {
-    let mut pending = vec![factor.element];
-    while let Some(id) = pending.pop() {
-        let depends = |e: &ElementId| analysis.free[e.index()] & axis_bit(factor.axis) != 0;
-        if !depends(&id) {
-            continue;
-        }
-        let access = analysis.loads.get(&id);
-        if access.is_some_and(|a| a.is_unit_stride(&[factor.axis])) {
-            return true;
-        }
-        pending.extend(analysis.element(id).operands());
-    }
-    false
 }
