@@ -61,6 +61,35 @@ fn compile(c: &mut Criterion) {
     group.finish();
 }
 
+/// The whole way from a graph to PTX, one thread, for every cell.
+#[cfg(feature = "llvm")]
+fn ptx(c: &mut Criterion) {
+    use fuse::codegen::llvm::{Arch, PtxOptions, ptx};
+    let mut group = c.benchmark_group("ptx");
+    group.sample_size(20);
+    for name in [
+        "lstm_b64",
+        "gru_b32",
+        "lnlstm_b64",
+        "milstm_b64",
+        "slstm_b16",
+        "peephole_b32",
+        "sru_b32",
+        "mingru_b32",
+        "nas_b1",
+    ] {
+        let (graph, _) = benchmark(name);
+        let options = CompileOptions::new(Target::Cuda);
+        group.bench_with_input(BenchmarkId::new("text", name), &graph, |b, graph| {
+            b.iter(|| {
+                let compiled = fuse::compile(graph, &options).expect("compiles");
+                ptx::ptx(&compiled.functions, &PtxOptions::new(Arch::Sm90)).expect("has PTX")
+            });
+        });
+    }
+    group.finish();
+}
+
 /// Runs of a compiled model on random numbers.
 fn run(
     group: &mut BenchmarkGroup<'_, WallTime>,
@@ -122,5 +151,8 @@ fn models(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, compile, kernels, models);
+#[cfg(not(feature = "llvm"))]
+fn ptx(_: &mut Criterion) {}
+
+criterion_group!(benches, compile, ptx, kernels, models);
 criterion_main!(benches);

@@ -280,6 +280,8 @@ impl Compiled {
                 let (graph, kernels) = (self.graph.clone(), self.kernels.clone());
                 let threads = device.threads();
                 let making = peak::expected_time(&self.functions, threads);
+                let values = self.functions.iter().map(|f| f.types.len()).sum::<usize>();
+                tracing::debug!(graph = self.graph.name(), ?making, values, "the peak tier is expected");
                 executable.improve(making, move |urgency| peak::improve(graph, kernels, threads, urgency));
                 Ok(executable)
             }

@@ -9,7 +9,8 @@ pub enum Tier {
     /// LLVM's, with the machine's widest vectors; compiled before the first run.
     #[cfg(feature = "llvm")]
     Peak,
-    /// The fast tier at once, and the peak tier from some run on, when a background thread has compiled it.
+    /// The peak tier before a run that would take longer with the fast one than compiling does; otherwise the fast
+    /// tier at once, and the peak tier from some run on, when background threads have compiled it.
     #[cfg(feature = "llvm")]
     #[default]
     Auto,

@@ -84,7 +84,7 @@ fn both_emitters_give_the_same_bits_for_the_same_functions() {
     for (graph, runs) in all_models() {
         let Compiled { kernels, functions, .. } = compiled(&graph, Tier::Fast);
         let cranelift = compile_cpu(&functions).expect("Cranelift compiles");
-        let llvm = LlvmHostModule::compile(&functions, Optimization::Aggressive).expect("LLVM compiles");
+        let llvm = LlvmHostModule::compile(&functions, Optimization::Full).expect("LLVM compiles");
         let codes: [Arc<dyn HostModule>; 2] = [Arc::new(cranelift), Arc::new(SameFunctions(llvm))];
         let [mut fast, mut same] = codes.map(|code| {
             Executable::new(&graph, kernels.clone(), &functions, Code::Host(code), &device).expect("fits")

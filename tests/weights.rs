@@ -161,7 +161,7 @@ fn a_step_converts_whole_vectors() {
         let all = kernels.kernels();
         let step = all.iter().find(|(_, depth)| *depth > 0).expect("a loop").0;
         let function = fuse::codegen::schedule::schedule(&kernels, step, target).expect("schedules");
-        let assembly = host::assembly(&[function], Optimization::Aggressive).expect("compiles");
+        let assembly = host::assembly(&[function], Optimization::Full).expect("compiles");
         let is_conversion = |line: &&str| line.contains(convert) && line.contains("zmm");
         let lines: Vec<&str> = assembly.lines().collect();
         assert!(lines.iter().filter(|l| is_conversion(l)).count() >= 4, "{assembly}");

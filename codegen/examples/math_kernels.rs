@@ -61,11 +61,11 @@ fn kernel(ops: &[ScalarOp]) -> Function {
 
 fn measure(name: &str, ops: &[ScalarOp], show: bool) {
     let function = kernel(ops);
-    let text = assembly(std::slice::from_ref(&function), Optimization::Aggressive).expect("assembly");
+    let text = assembly(std::slice::from_ref(&function), Optimization::Full).expect("assembly");
     if show {
         println!("{text}");
     }
-    let module = LlvmHostModule::compile(std::slice::from_ref(&function), Optimization::Aggressive);
+    let module = LlvmHostModule::compile(std::slice::from_ref(&function), Optimization::Full);
     let module = module.expect("the kernel compiles");
     let mut x: Vec<f32> = (0..ELEMENTS).map(|i| (i as f32 + 0.5) / ELEMENTS as f32 * 8.0 - 4.0).collect();
     let mut y = vec![0f32; ELEMENTS];

@@ -2,6 +2,8 @@
 
 use rustc_hash::FxHashMap;
 
+use fuse_ir::expr::Dim;
+
 use crate::kernel_ir::{BinaryOp, Function, LaneType, Operation, Statement, ValueId};
 
 /// The largest power of two that is told apart; more aligned than 16 bytes is no better than 16.
@@ -62,6 +64,12 @@ impl Divisors {
     }
 }
 
+/// A power of two that divides the product of extents whatever their symbols.
+pub fn of_extents(extents: &[Dim]) -> u32 {
+    let of = |extent: &Dim| extent.terms().fold(MOST, |known, (_, factor)| known.min(of_number(factor)));
+    extents.iter().fold(1, |known, extent| (known * of(extent)).min(MOST))
+}
+
 fn of_number(number: i64) -> u32 {
     1 << number.trailing_zeros().min(MOST.trailing_zeros())
 }
@@ -72,7 +80,18 @@ mod tests {
     use crate::builder::FunctionBuilder;
     use crate::kernel_ir::Mapping;
     use crate::kernel_ir::Type;
-    use fuse_ir::expr::Dim;
+
+    #[test]
+    fn extents_are_multiples_of_what_all_their_terms_are() {
+        let (n, extents) = (Dim::symbol("n"), |d: &[Dim]| of_extents(d));
+        assert_eq!(extents(&[]), 1);
+        assert_eq!(extents(&[Dim::constant(6)]), 2);
+        assert_eq!(extents(&[Dim::constant(6), Dim::constant(4)]), 8);
+        assert_eq!(extents(&[n.clone(), Dim::constant(512)]), MOST);
+        assert_eq!(extents(&[n.clone() * Dim::constant(4) + Dim::constant(2)]), 2);
+        assert_eq!(extents(std::slice::from_ref(&n)), 1);
+        assert_eq!(extents(&[Dim::constant(0)]), MOST);
+    }
 
     #[test]
     fn sums_products_and_counters_keep_what_divides_all_of_them() {

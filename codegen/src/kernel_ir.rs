@@ -456,6 +456,22 @@ pub struct BufferParameter {
     pub access: Access,
     /// The buffer of the kernel graph that the launcher passes.
     pub buffer: BufferId,
+    /// A power of two that divides its number of elements whatever the symbols, at most 16.
+    pub divisor: u32,
+}
+
+impl BufferParameter {
+    /// The parameter for a buffer as it is declared in a kernel graph.
+    pub fn new(id: BufferId, declared: &fuse_ir::kernel::Buffer, access: Access) -> BufferParameter {
+        let (name, dtype) = (declared.name.clone(), declared.ty.dtype);
+        BufferParameter {
+            name,
+            dtype,
+            access,
+            buffer: id,
+            divisor: crate::divisors::of_extents(&declared.ty.shape),
+        }
+    }
 }
 
 /// How work items are spread.

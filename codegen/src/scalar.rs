@@ -100,6 +100,8 @@ pub struct Place<V> {
     pub index: V,
     /// A power of two that divides `index`.
     pub divisor: u32,
+    /// A power of two that divides the number of elements of the buffer.
+    pub length_divisor: u32,
 }
 
 /// Consecutive elements of a shared array.
@@ -181,9 +183,10 @@ impl<B: ScalarBuilder> Values<B> {
     }
 
     fn place(&self, function: &Function, buffer: ParameterId, index: ValueId) -> Place<B::Value> {
-        let buffer = buffer.0 as usize;
-        let (memory, divisor) = (function.buffers[buffer].dtype, self.divisors.get(index));
-        Place { buffer, memory, index: get(self, index), divisor }
+        let (buffer, divisor) = (buffer.0 as usize, self.divisors.get(index));
+        let parameter = &function.buffers[buffer];
+        let (memory, length_divisor) = (parameter.dtype, parameter.divisor);
+        Place { buffer, memory, index: get(self, index), divisor, length_divisor }
     }
 
     fn shared_place(&self, array: SharedId, index: ValueId) -> SharedPlace<B::Value> {

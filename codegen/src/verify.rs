@@ -22,6 +22,7 @@
 use fuse_ir::DType;
 
 use crate::builder::memory_type;
+use crate::divisors::MOST;
 use crate::kernel_ir::{
     Access, BinaryOp, Conversion, Function, LaneType, Mapping, Operation, ParameterId, SharedId, Statement,
     Type, UnaryOp, ValueId,
@@ -101,6 +102,12 @@ impl Verifier<'_> {
         let resident = matches!(mapping, Mapping::Resident { .. });
         if let (false, Some(buffer)) = (resident, self.function.buffers.iter().find(updates)) {
             return self.header_error(format!("`{}` is read and written", buffer.name));
+        }
+        let odd =
+            |b: &&crate::kernel_ir::BufferParameter| !(b.divisor.is_power_of_two() && b.divisor <= MOST);
+        if let Some(buffer) = self.function.buffers.iter().find(odd) {
+            return self
+                .header_error(format!("`{}` has a multiple of {} elements", buffer.name, buffer.divisor));
         }
         match mapping.block_threads() {
             Some(threads) if !(1..=1024).contains(&threads) => {

@@ -52,7 +52,7 @@ fn unoptimised_code_agrees_with_the_interpreter_bit_for_bit() {
 
 #[test]
 fn optimised_code_agrees_with_the_interpreter_bit_for_bit() {
-    agree(Optimization::Aggressive);
+    agree(Optimization::Full);
 }
 
 #[test]
@@ -74,14 +74,14 @@ fn small() -> Case {
 #[test]
 fn a_function_for_gpu_threads_is_refused() {
     let function = small().function(Mapping::Threads { block: BLOCK });
-    let error = LlvmHostModule::compile(&[function], Optimization::Standard).expect_err("refused");
+    let error = LlvmHostModule::compile(&[function], Optimization::Full).expect_err("refused");
     assert!(matches!(error, LlvmError::Mapping { .. }), "{error}");
 }
 
 #[test]
 fn two_functions_of_one_name_are_refused() {
     let function = small().function(Mapping::Range);
-    let error = LlvmHostModule::compile(&[function.clone(), function], Optimization::Standard).err();
+    let error = LlvmHostModule::compile(&[function.clone(), function], Optimization::Full).err();
     assert_eq!(error, Some(LlvmError::Name("add_f32".into())));
 }
 
@@ -102,8 +102,7 @@ fn modules_compile_and_run_on_several_threads_at_once() {
             scope.spawn(|| {
                 let case = small();
                 let function = case.function(Mapping::Range);
-                let module =
-                    LlvmHostModule::compile(std::slice::from_ref(&function), Optimization::Aggressive);
+                let module = LlvmHostModule::compile(std::slice::from_ref(&function), Optimization::Full);
                 let module = module.expect("the case compiles");
                 let (items, mut buffers) = case.data();
                 let actual = run(&module, &function, items, &buffers);
@@ -117,10 +116,9 @@ fn modules_compile_and_run_on_several_threads_at_once() {
 #[test]
 fn dumps_show_the_entry_and_the_cpu() {
     let functions = [small().function(Mapping::Range)];
-    let ir = fuse_codegen::llvm::host::llvm_ir(&functions, Optimization::Aggressive).expect("LLVM IR");
+    let ir = fuse_codegen::llvm::host::llvm_ir(&functions, Optimization::Full).expect("LLVM IR");
     assert!(ir.contains("define void @add_f32(ptr") && ir.contains("\"target-cpu\"="), "{ir}");
-    let assembly =
-        fuse_codegen::llvm::host::assembly(&functions, Optimization::Aggressive).expect("assembly");
+    let assembly = fuse_codegen::llvm::host::assembly(&functions, Optimization::Full).expect("assembly");
     assert!(assembly.contains("add_f32:"), "{assembly}");
 }
 
@@ -140,7 +138,7 @@ proptest! {
         let (items, buffers) = program.data(&case, seed);
         let mut expected = buffers.clone();
         evaluate_all(&function, &mut expected, &dims(items)).expect("random programs evaluate");
-        for optimization in [Optimization::None, Optimization::Aggressive] {
+        for optimization in [Optimization::None, Optimization::Full] {
             let module = LlvmHostModule::compile(std::slice::from_ref(&function), optimization);
             let actual = run(&module.expect("random programs compile"), &function, items, &buffers);
             prop_assert_eq!(case.difference(&actual, &expected[buffers.len() - 1]), None);

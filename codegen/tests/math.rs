@@ -69,8 +69,7 @@ struct Tiers {
 impl Tiers {
     fn new(op: ScalarOp) -> Tiers {
         let (peak_work, fast_work) = (kernel(op, schedule_target()), kernel(op, ScheduleTarget::cpu()));
-        let peak =
-            LlvmHostModule::compile(std::slice::from_ref(&peak_work), Optimization::Aggressive).unwrap();
+        let peak = LlvmHostModule::compile(std::slice::from_ref(&peak_work), Optimization::Full).unwrap();
         let fast = compile_cpu(std::slice::from_ref(&fast_work)).unwrap();
         Tiers { peak, peak_work, fast, fast_work }
     }

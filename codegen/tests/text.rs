@@ -92,7 +92,7 @@ fn nesting_is_bounded() {
 }
 
 const RESIDENT: &str = r#"function steps resident 64 {
-  read p0 "w": f32 = b0
+  read p0 "w": f32 = b0 multiple 16
   update p1 "h": f32 = b1
   update p2 "h_next": f32 = b2
   shared s0 "w": f32 x 256
@@ -139,6 +139,8 @@ fn the_verifier_rejects_what_blocks_of_threads_must_not_do() {
         ("resident 64", "resident 2000", "a block of 2000 threads"),
         ("resident 64", "threads 64", "shared arrays without blocks"),
         ("resident 64", "blocks 64", "`h` is read and written"),
+        ("multiple 16", "multiple 12", "`w` has a multiple of 12 elements"),
+        ("multiple 16", "multiple 32", "`w` has a multiple of 32 elements"),
         ("i32 x 8", "bool x 8", "`sums` is of bools"),
         ("store s0[v2]", "store s1[v2]", "s1 holds i32, not f32"),
         ("store s0[v2]", "store s2[v2]", "s2 does not exist"),

@@ -266,6 +266,25 @@ fn the_last_element_of_nothing_is_not_read() {
     }
 }
 
+/// The product over no axis of -1 and 0 is -0 where it is a product, and 0 where it is a sum: 1 / sqrt of it has
+/// either sign.
+#[test]
+fn the_sign_of_a_sum_that_is_zero_is_not_promised() {
+    let graph = fuse_ir::parse(
+        "graph g(x: f64[B]) -> (y: bool[B]) {
+           %1 = relu x
+           %2 = contract x, %1 batch=[0:0] axes=[]
+           %3 = rsqrt %2
+           %4 = lt %1, %3
+           return y = %4
+         }",
+    )
+    .expect("the graph is well-formed");
+    for way in [Way::Cpu(Mode::On), Way::Cpu(Mode::Off), Way::SlowLaunches] {
+        agrees(&graph, &DimEnv::new().with("B", 9), way, Rounding::F64).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -84,7 +84,8 @@ impl Offer {
         // What better code takes for the run itself is waited for too.
         if time.mul_f64(1.0 - LEFT_OF_TIME) > self.making {
             Some(Urgency::Now)
-        } else if self.ran + time >= WORTH_IMPROVING {
+        } else if time > self.making {
+            // It is there for the next run. For a shorter run the disturbance is worse than beginning after it.
             Some(Urgency::Background)
         } else {
             None
@@ -152,18 +153,14 @@ impl Progress {
 mod tests {
     use super::*;
 
-    fn offer(making: u64, ran: u64) -> Offer {
-        let [making, ran] = [making, ran].map(Duration::from_millis);
-        Offer { start: Box::new(|_| None), making, ran }
-    }
-
     #[test]
     fn better_code_is_made_at_once_only_for_a_run_that_takes_longer() {
-        let worth = |making, ran, time| offer(making, ran).worth(Duration::from_millis(time));
-        assert_eq!(worth(50, 0, 5), None, "the run is over before the code is there");
-        assert_eq!(worth(50, 6, 5), Some(Urgency::Background), "but not if there are more of it");
-        assert_eq!(worth(50, 0, 40), Some(Urgency::Background));
-        assert_eq!(worth(50, 0, 300), Some(Urgency::Now));
-        assert_eq!(worth(500, 0, 300), Some(Urgency::Background));
+        let worth = |making, time| {
+            let [making, time] = [making, time].map(Duration::from_millis);
+            Offer { start: Box::new(|_| None), making, ran: Duration::ZERO }.worth(time)
+        };
+        assert_eq!(worth(50, 40), None, "the run is over before the code is there");
+        assert_eq!(worth(50, 60), Some(Urgency::Background), "waiting would gain nothing");
+        assert_eq!(worth(50, 300), Some(Urgency::Now));
     }
 }

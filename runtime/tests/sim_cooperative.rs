@@ -1,20 +1,23 @@
 //! Cooperative launches on the simulated GPU: blocks that wait for each other, what orders their accesses, and each
 //! report with a kernel that provokes it.
 
-use fuse_runtime::sim::{Content, Counters, Launch, Memory, Module, Problem, SimError};
+mod common;
 
-/// A kernel with the parameters `in`, `out` and `flag` (addresses in `%in`, `%out`, `%flag`), the thread in `%tid`, the
+use common::module;
+use fuse_runtime::sim::{Content, Counters, Launch, Memory, Problem, SimError};
+
+/// A kernel with the parameters `in`, `out` and `flag` (addresses in `%in`, `%out`, `%flag`), the thread in `%t`, the
 /// block in `%b`, the number of blocks in `%n`, and `%my`, the address of the thread's word of the output.
 fn kernel(body: &str) -> String {
     format!(
         ".version 8.0\n.target sm_90\n.address_size 64\n
         .visible .entry k(.param .u64 in, .param .u64 out, .param .u64 flag) {{
-        .reg .pred %p, %q, %first; .reg .b32 %tid, %b, %n, %size, %g, %step, %r<16>;
+        .reg .pred %p, %q, %first; .reg .b32 %t, %b, %n, %size, %g, %step, %r<16>;
         .reg .b64 %in, %out, %flag, %my, %x, %y; .shared .align 16 .b8 s[64];
         ld.param.u64 %in, [in]; ld.param.u64 %out, [out]; ld.param.u64 %flag, [flag];
-        mov.u32 %tid, %tid.x; mov.u32 %b, %ctaid.x; mov.u32 %n, %nctaid.x; mov.u32 %size, %ntid.x;
-        setp.eq.u32 %first, %tid, 0;
-        mad.lo.u32 %g, %b, %size, %tid; mul.wide.u32 %x, %g, 4; add.s64 %my, %out, %x;
+        mov.u32 %t, %tid.x; mov.u32 %b, %ctaid.x; mov.u32 %n, %nctaid.x; mov.u32 %size, %ntid.x;
+        setp.eq.u32 %first, %t, 0;
+        mad.lo.u32 %g, %b, %size, %t; mul.wide.u32 %x, %g, 4; add.s64 %my, %out, %x;
         {body}
         ret; }}"
     )
@@ -33,7 +36,7 @@ fn barrier(meeting: u32) -> String {
 fn exchange(between: &str) -> String {
     format!(
         "st.global.u32 [%my], %g; {between}
-         add.u32 %r1, %b, 1; rem.u32 %r1, %r1, %n; mad.lo.u32 %r1, %r1, %size, %tid; mul.wide.u32 %y, %r1, 4;
+         add.u32 %r1, %b, 1; rem.u32 %r1, %r1, %n; mad.lo.u32 %r1, %r1, %size, %t; mul.wide.u32 %y, %r1, 4;
          add.s64 %y, %out, %y; ld.global.u32 %r2, [%y];"
     )
 }
@@ -48,7 +51,7 @@ struct Grid {
 const TWO: Grid = Grid { blocks: 2, size: 64, threads: 1 };
 
 fn run(body: &str, grid: Grid) -> Result<(Vec<u32>, Counters), SimError> {
-    let module = Module::parse(&kernel(body)).unwrap_or_else(|e| panic!("{body}: {e}"));
+    let module = module(&kernel(body));
     let mut memory = Memory::new();
     let words = (grid.blocks * grid.size) as usize;
     let given = memory.allocate_with("in", &vec![1; 4 * words], 4, Content::Constant);
@@ -112,7 +115,7 @@ fn recurrence(steps: u32, second: bool) -> String {
     format!(
         "mov.u32 %step, 0; mov.u32 %r3, %g;
          L: st.global.u32 [%my], %r3; {first}
-         add.u32 %r1, %b, 1; rem.u32 %r1, %r1, %n; mad.lo.u32 %r1, %r1, %size, %tid; mul.wide.u32 %y, %r1, 4;
+         add.u32 %r1, %b, 1; rem.u32 %r1, %r1, %n; mad.lo.u32 %r1, %r1, %size, %t; mul.wide.u32 %y, %r1, 4;
          add.s64 %y, %out, %y; ld.global.u32 %r3, [%y]; {last}
          add.u32 %step, %step, 1; setp.lt.u32 %p, %step, {steps}; @%p bra L;"
     )
@@ -124,10 +127,10 @@ fn buffers_are_reused_over_hundreds_of_steps() {
     let (words, _) = run(&recurrence(300, true), grid).expect("runs");
     // The last step writes what 299 steps moved on by a block each.
     assert_eq!(words, (0..320).map(|at| (at + 299 * 64) % 320).collect::<Vec<_>>());
-    // With one barrier a step what is read may be the next step's already. In these turns each block learns of that by
-    // the counter, so it is no race, but the values are wrong.
-    if let Ok((others, _)) = run(&recurrence(300, false), grid) {
-        assert_ne!(others, words);
+    // With one barrier a step, what is read may be the next step's already.
+    for (blocks, threads) in [(2, 1), (2, 2), (5, 1), (5, 2), (5, 3)] {
+        let grid = Grid { blocks, threads, ..grid };
+        assert!(matches!(problem(&recurrence(300, false), grid).0, Problem::Race { .. }), "{blocks} blocks");
     }
 }
 
@@ -155,7 +158,7 @@ fn fences_with_relaxed_flags_order_blocks_as_releases_do() {
          W: ld.acquire.gpu.global.u32 %r3, [%flag]; setp.lt.u32 %p, %r3, %n; @%p bra W;",
         // A flag for each block; as many threads wait for one each.
         "bar.sync 0; mul.wide.u32 %x, %b, 4; add.s64 %x, %flag, %x; @%first st.release.gpu.global.u32 [%x], 1;
-         setp.ge.u32 %p, %tid, %n; @%p bra B; mul.wide.u32 %x, %tid, 4; add.s64 %x, %flag, %x;
+         setp.ge.u32 %p, %t, %n; @%p bra B; mul.wide.u32 %x, %t, 4; add.s64 %x, %flag, %x;
          W: ld.acquire.gpu.global.u32 %r3, [%x]; setp.eq.u32 %p, %r3, 0; @%p bra W; B: bar.sync 0;",
         // Every thread releases what it did itself.
         "red.release.gpu.global.add.u32 [%flag], 1; mul.lo.u32 %r4, %n, %size; @!%first bra B;
@@ -173,7 +176,7 @@ fn what_a_block_learned_it_passes_on() {
         @%first st.release.gpu.global.u32 [%flag], 1; bra E;
         A: setp.eq.u32 %p, %b, 1; @!%p bra C; @!%first bra D;
         W: ld.acquire.gpu.global.u32 %r1, [%flag]; setp.eq.u32 %p, %r1, 0; @%p bra W; D: bar.sync 0;
-        setp.eq.u32 %p, %tid, 63; @%p st.release.gpu.global.u32 [%flag+4], 1; bra E;
+        setp.eq.u32 %p, %t, 63; @%p st.release.gpu.global.u32 [%flag+4], 1; bra E;
         C: @!%first bra F; V: ld.acquire.gpu.global.u32 %r1, [%flag+4]; setp.eq.u32 %p, %r1, 0; @%p bra V; F: bar.sync 0;
         ld.global.u32 %r2, [%out]; E:";
     run(body, Grid { blocks: 3, ..TWO }).expect("runs");
@@ -234,7 +237,8 @@ fn a_count_that_is_too_large_is_a_deadlock() {
     let body = exchange(&barrier(1).replace("mul.lo.u32 %r15, %n, 1;", "add.u32 %r15, %n, 1;"));
     for threads in [1, 2, 3] {
         let (found, text) = problem(&body, Grid { blocks: 40, threads, ..TWO });
-        assert_eq!(found, Problem::GridDeadlock { ended: 0, blocks: 40 });
+        let Problem::GridDeadlock { ended: 0, blocks: 40, waits } = found else { panic!("{text}") };
+        assert_eq!((waits.len(), waits[0].blocks), (1, 40));
         assert!(text.contains("`ld.acquire.gpu.global.u32 %r14, [%flag];`"), "{text}");
         assert!(text.contains("block [0, 0, 0], thread [0, 0, 0]"), "{text}");
     }
@@ -245,24 +249,108 @@ fn a_barrier_that_one_block_skips_is_a_deadlock() {
     let body = format!("setp.eq.u32 %q, %b, 0; @%q ret; {}", barrier(1));
     for threads in [1, 2] {
         let (found, text) = problem(&body, Grid { blocks: 4, threads, ..TWO });
-        assert_eq!(found, Problem::GridDeadlock { ended: 1, blocks: 4 });
+        assert!(matches!(found, Problem::GridDeadlock { ended: 1, blocks: 4, .. }), "{text}");
         assert!(text.contains("block [1, 0, 0]") && text.contains("1 of 4 blocks have ended"), "{text}");
     }
 }
 
 #[test]
+fn a_deadlock_names_each_place_where_blocks_wait() {
+    // Even blocks wait at one barrier of the grid, odd ones at another.
+    let other = barrier(1).replace("[%flag]", "[%flag+4]").replace("W1", "V").replace("B1", "C");
+    let body = format!(
+        "and.b32 %r1, %b, 1; setp.eq.u32 %q, %r1, 0; @!%q bra O; {} bra E; O: {other} E:",
+        barrier(1)
+    );
+    for threads in [1, 2, 3] {
+        let (found, text) = problem(&body, Grid { blocks: 7, threads, ..TWO });
+        let Problem::GridDeadlock { ended: 0, blocks: 7, waits } = found else { panic!("{text}") };
+        assert_eq!(waits.iter().map(|w| w.blocks).collect::<Vec<_>>(), [4, 3], "{text}");
+        assert_eq!((waits[0].block, waits[1].block), ([0; 3], [1, 0, 0]));
+        assert!(text.contains("3 wait at line") && text.contains("[%flag+4]"), "{text}");
+    }
+}
+
+#[test]
+fn a_long_computation_is_no_deadlock() {
+    // Block 0 computes without a store for longer than the others' patience with each other would be.
+    let work = "setp.eq.u32 %q, %b, 0; @!%q bra M; mov.u32 %r1, 0;
+        L: add.u32 %r1, %r1, 1; setp.lt.u32 %p, %r1, 1000000; @%p bra L; M:";
+    let grid = Grid { blocks: 2, size: 1, threads: 1 };
+    run(&format!("{work} {}", exchange(&barrier(1))), grid).expect("runs");
+}
+
+#[test]
+fn a_flag_before_its_data_is_reported() {
+    // The flag is written, then the data; the consumer waits as it should.
+    let early = "setp.eq.u32 %q, %b, 0; @!%q bra C; bar.sync 0; @%first st.release.gpu.global.u32 [%flag], 1;
+        st.global.u32 [%my], %g; bra E; C: @!%first bra D; W: ld.acquire.gpu.global.u32 %r1, [%flag];
+        setp.eq.u32 %p, %r1, 0; @%p bra W; D: bar.sync 0; mul.wide.u32 %y, %t, 4; add.s64 %y, %out, %y;
+        ld.global.u32 %r2, [%y]; E:";
+    is_race(early);
+    let data = "st.global.u32 [%my], %g;";
+    runs(&early.replace(data, "").replace("C; bar.sync 0;", &format!("C; {data} bar.sync 0;")));
+}
+
+#[test]
+fn scopes_below_the_device_order_no_blocks() {
+    let meeting = barrier(1);
+    is_race(&exchange(&meeting.replace("ld.acquire.gpu", "ld.acquire.cta")));
+    is_race(&exchange(&meeting.replace("red.release.gpu", "red.release.cluster")));
+    let fenced = |scope: &str| {
+        let fence = format!("fence.acq_rel.{scope}; red.relaxed.gpu");
+        exchange(&meeting.replace("red.release.gpu", &fence))
+    };
+    is_race(&fenced("cta"));
+    is_race(&fenced("cluster"));
+    runs(&fenced("gpu"));
+    runs(&fenced("sys"));
+}
+
+#[test]
+fn a_store_ends_a_release_sequence_and_an_atomic_operation_continues_it() {
+    // Block 0 releases; block 1 changes the flag without a release of its own; block 2 acquires what that left.
+    let body = |change: &str| {
+        format!(
+            "setp.eq.u32 %p, %b, 0; @!%p bra A; st.global.u32 [%my], 7; bar.sync 0;
+             @%first st.release.gpu.global.u32 [%flag], 1; bra E;
+             A: setp.eq.u32 %p, %b, 1; @!%p bra C; @!%first bra E;
+             W: ld.relaxed.gpu.global.u32 %r1, [%flag]; setp.eq.u32 %p, %r1, 0; @%p bra W; {change} bra E;
+             C: @!%first bra F; V: ld.acquire.gpu.global.u32 %r1, [%flag]; setp.ne.u32 %p, %r1, 2; @%p bra V;
+             F: bar.sync 0; ld.global.u32 %r2, [%out]; E:"
+        )
+    };
+    let grid = Grid { blocks: 3, ..TWO };
+    run(&body("red.relaxed.gpu.global.add.u32 [%flag], 1;"), grid).expect("runs");
+    let (found, text) = problem(&body("st.relaxed.gpu.global.u32 [%flag], 2;"), grid);
+    assert!(matches!(found, Problem::Race { .. }), "{text}");
+}
+
+#[test]
+fn blocks_of_a_cooperative_launch_know_their_multiprocessors() {
+    let body =
+        "mov.u32 %r1, %smid; mov.u32 %r2, %nsmid; mad.lo.u32 %r1, %r2, 1000, %r1; st.global.u32 [%my], %r1;";
+    let (words, _) = run(body, Grid { blocks: 134, size: 1, threads: 1 }).expect("runs");
+    assert_eq!([words[0], words[131], words[132]], [132_000, 132_131, 132_000]);
+}
+
+#[test]
 fn loops_that_wait_for_ever_in_other_ways_are_deadlocks() {
-    // Plain loads, all threads at a barrier of their block in each turn, a compare-and-swap.
+    // All threads at a barrier of their block in each turn, a compare-and-swap, a barrier in shared memory.
     for wait in [
-        "W: ld.global.u32 %r1, [%flag]; setp.eq.u32 %p, %r1, 0; @%p bra W;",
         "W: @%first ld.acquire.gpu.global.u32 %r1, [%flag]; @%first st.shared.u32 [s], %r1; bar.sync 0;
          ld.shared.u32 %r1, [s]; bar.sync 0; setp.eq.u32 %p, %r1, 0; @%p bra W;",
         "W: atom.cas.global.b32 %r1, [%flag], 1, 2; setp.eq.u32 %p, %r1, 0; nanosleep.u32 20; @%p bra W;",
+        "@%first mbarrier.init.shared.b64 [s], 65; bar.sync 0; mbarrier.arrive.shared.b64 %x, [s];
+         W: mbarrier.try_wait.shared.b64 %p, [s], %x; @!%p bra W;",
     ] {
         let (found, text) = problem(wait, TWO);
         assert!(matches!(found, Problem::GridDeadlock { .. }), "{text}");
     }
-    let missing = "setp.eq.u32 %p, %b, 1; setp.lt.and.u32 %p, %tid, 32, %p; @%p bar.sync 1, 64;";
+    // Plain loads are taken for work, for a while.
+    let plain = "W: ld.global.u32 %r1, [%flag]; setp.eq.u32 %p, %r1, 0; @%p bra W;";
+    assert!(matches!(problem(plain, Grid { size: 1, ..TWO }).0, Problem::GridDeadlock { .. }));
+    let missing = "setp.eq.u32 %p, %b, 1; setp.lt.and.u32 %p, %t, 32, %p; @%p bar.sync 1, 64;";
     assert_eq!(problem(missing, TWO).0, Problem::Deadlock);
 }
 
@@ -282,7 +370,7 @@ fn waiting_counts_as_one_turn_of_its_loop() {
 #[test]
 fn grids_that_a_device_has_no_room_for_are_refused() {
     let text = kernel("").replace(".shared .align 16 .b8 s[64];", "");
-    let module = Module::parse(&text).expect("parses");
+    let module = module(&text);
     let memory = Memory::new();
     let launch = |blocks, size, shared_bytes| {
         let launch = Launch {

@@ -1,6 +1,9 @@
 //! Each instruction of the simulated GPU by itself: a line of PTX, operands, and the result that the PTX ISA document
 //! gives.
 
+mod common;
+
+use common::module;
 use fuse_runtime::sim::{Content, Launch, Memory, Module};
 
 /// Runs a line once in one thread. Its operands are `%a`, `%b`, `%c` (64 bits), `%ra`, `%rb`, `%rc` (their low 32) and
@@ -27,7 +30,7 @@ fn evaluate(line: &str, operands: [u64; 3]) -> u64 {
             ""
         }
     );
-    let module = Module::parse(&text).unwrap_or_else(|e| panic!("{line}: {e}"));
+    let module = module(&text);
     let mut memory = Memory::new();
     let out = memory.allocate("out", 8, 4, Content::Unwritten);
     let arguments = [out, operands[0], operands[1], operands[2]];
@@ -216,6 +219,7 @@ fn conversions() {
         ("cvt.rn.bf16x2.f32 %rd, %ra, %rb;", [f(1.0), f(2.0), 0], 0x3F80_4000),
         ("cvt.rn.f16x2.f32 %rd, %ra, %rb;", [f(1.0), f(2.0), 0], 0x3C00_4000),
         ("cvt.rna.tf32.f32 %rd, %ra;", [0x3F80_1000, 0, 0], 0x3F80_2000),
+        ("cvt.rna.tf32.f32 %rd, %ra;", [0xBF80_0FFF, 0, 0], 0xBF80_0000),
     ]);
 }
 
@@ -312,6 +316,21 @@ fn memory() {
         ("cvta.to.global.u64 %x, %o; st.b64 [%x], %a; ld.global.b64 %d, [%o];", [4, 0, 0], 4),
         ("st.global.b64 [%o], %a; prefetch.global.L2 [%o]; atom.global.add.u64 %d, [%o], 1;", [4, 0, 0], 4),
     ]);
+}
+
+#[test]
+fn clocks_go_forward_and_waits_end() {
+    for clock in ["%clock64", "%globaltimer"] {
+        check(&[(
+            &format!(
+                "mov.u64 %x, {clock}; nanosleep.u32 100; mov.u64 %d, {clock}; setp.gt.u64 %p, %d, %x; selp.b64 %d, 1, 0, %p;"
+            ),
+            [0; 3],
+            1,
+        )]);
+    }
+    check(&[("mov.u32 %ra, %clock; mov.u32 %rb, %clock; setp.gt.u32 %p, %rb, %ra;", [0; 3], 1)]);
+    check(&[("mov.u32 %rd, %smid;", [0; 3], 0), ("mov.u32 %rd, %nsmid;", [0; 3], 132)]);
 }
 
 #[test]

@@ -67,10 +67,10 @@ fn peak_text(
         Stage::Kernels => Ok(kernels_text(&kernels, &compiled)),
         Stage::KernelIr => Ok(kernel_ir_text(&functions)),
         Stage::Asm => {
-            each(&functions, |f| host::assembly(alone(f), Optimization::Aggressive).map_err(CliError::bug))
+            each(&functions, |f| host::assembly(alone(f), Optimization::Full).map_err(CliError::bug))
         }
         Stage::Llvm => {
-            each(&functions, |f| host::llvm_ir(alone(f), Optimization::Aggressive).map_err(CliError::bug))
+            each(&functions, |f| host::llvm_ir(alone(f), Optimization::Full).map_err(CliError::bug))
         }
         Stage::Graph | Stage::Dot | Stage::Egraph | Stage::Clif | Stage::Ptx => Err(CliError::usage(
             "--tier peak: only the stages kernels, kernel-ir, llvm and asm differ from the fast tier's",

@@ -218,10 +218,19 @@ impl<'ctx, 'm> LlvmBuilder<'ctx, 'm> {
         self.constant_lanes(&vec![scalar.const_int(bits, false).into(); usize::from(ty.lanes)])
     }
 
-    /// What an access is aligned to in bytes. On a CPU it makes no difference whether more is known.
-    fn alignment(&self, place: &Place<BasicValueEnum<'ctx>>) -> u32 {
+    /// What LLVM may assume an access to be aligned to, in bytes. On a CPU it makes no difference whether more is
+    /// known than an element's size.
+    ///
+    /// Neighbouring loads are joined into one as wide as the alignment allows, even wider than all of them: what
+    /// lies in the same aligned 16 bytes can be read. That must not lead beyond the end of the buffer, so no more is
+    /// told than what its length is a multiple of.
+    fn alignment(&self, ty: Type, place: &Place<BasicValueEnum<'ctx>>) -> u32 {
         let element = place.memory.size() as u32;
-        if self.frame.work.is_gpu() { (place.divisor * element).min(BUFFER_ALIGNMENT) } else { element }
+        if !self.frame.work.is_gpu() {
+            return element;
+        }
+        let lanes = u32::from(ty.lanes).next_power_of_two();
+        (place.divisor.min(place.length_divisor.max(lanes)) * element).min(BUFFER_ALIGNMENT)
     }
 
     /// The address of an element of a buffer.
@@ -302,7 +311,7 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         let address = self.address(buffer, memory, index);
         let in_memory = in_lanes(memory_type(self.context, memory), ty.lanes);
         let value = built(self.builder.build_load(in_memory, address, ""));
-        let aligned = instruction(value).set_alignment(self.alignment(&place));
+        let aligned = instruction(value).set_alignment(self.alignment(ty, &place));
         aligned.expect("element sizes are powers of two");
         if is_narrow(memory) { self.cast(InstructionOpcode::ZExt, value, ty) } else { value }
     }
@@ -317,7 +326,7 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
             value
         };
         let store = built(self.builder.build_store(address, value));
-        store.set_alignment(self.alignment(&place)).expect("element sizes are powers of two");
+        store.set_alignment(self.alignment(ty, &place)).expect("element sizes are powers of two");
     }
 
     fn prefetch(&mut self, buffer: usize, memory: DType, index: Self::Value) {

@@ -5,9 +5,9 @@
 //! can be declared not to overlap, pointers loaded from an array cannot.
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use inkwell::AddressSpace;
+use inkwell::OptimizationLevel;
 use inkwell::attributes::AttributeLoc;
 use inkwell::builder::{Builder, BuilderError};
 use inkwell::execution_engine::ExecutionEngine;
@@ -18,9 +18,9 @@ use inkwell::values::{BasicMetadataValueEnum, FunctionValue, IntValue, PointerVa
 
 use super::builder::{LlvmBuilder, Work};
 use super::module::{
-    Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize, level,
-    optimize,
+    Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize, optimize,
 };
+use super::phases::Phases;
 use super::ptx::frame;
 use super::{LlvmError, Optimization};
 use crate::kernel_ir::{Function, Mapping};
@@ -177,27 +177,11 @@ pub fn assembly(functions: &[Function], optimization: Optimization) -> Result<St
     Ok(String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned())
 }
 
-/// How long each phase of a compilation took, to be logged.
-struct Phases {
-    began: Instant,
-    ended: Vec<(&'static str, Duration)>,
-}
-
-impl Phases {
-    fn new() -> Phases {
-        Phases { began: Instant::now(), ended: Vec::new() }
-    }
-
-    /// Ends a phase, which began with the end of the one before.
-    fn end(&mut self, phase: &'static str) {
-        let now = Instant::now();
-        self.ended.push((phase, now - self.began));
-        self.began = now;
-    }
-
-    fn report(&self, functions: &[Function]) {
-        let function = functions.first().map_or("", |f| f.name.as_str());
-        tracing::debug!(function, phases = ?self.ended, "compiled");
+/// LLVM's name of a level, for instruction selection.
+fn level(optimization: Optimization) -> OptimizationLevel {
+    match optimization {
+        Optimization::None => OptimizationLevel::None,
+        Optimization::Full => OptimizationLevel::Aggressive,
     }
 }
 

@@ -21,6 +21,7 @@ pub mod host;
 mod manifest;
 mod matrix;
 mod module;
+mod phases;
 pub mod ptx;
 pub mod ptxas;
 
@@ -36,11 +37,9 @@ use crate::verify::VerifyError;
 pub enum Optimization {
     /// Not at all; for reading what the builder makes.
     None,
-    /// LLVM's `O2`.
-    Standard,
-    /// LLVM's `O3`.
+    /// With the passes that fit what schedules make.
     #[default]
-    Aggressive,
+    Full,
 }
 
 /// Why LLVM gave no code.

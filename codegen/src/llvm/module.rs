@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use std::ffi::{CStr, c_void};
 use std::sync::Once;
 
-use inkwell::OptimizationLevel;
 use inkwell::attributes::{Attribute, AttributeLoc};
 use inkwell::context::Context;
 use inkwell::llvm_sys::core::{
@@ -163,7 +162,15 @@ pub(super) fn check_module(module: &Module<'_>) -> Result<(), LlvmError> {
     if undefined.is_empty() { Ok(()) } else { Err(LlvmError::UnresolvedSymbols(undefined)) }
 }
 
-/// Runs LLVM's pass pipeline.
+/// What schedules leave to LLVM before it emits code. Kernel IR has its vectors, tiles and unrolled loops already, so what
+/// looks for more of them, most of the time of LLVM's own pipelines, finds nothing (`docs/perf/cpu-log.md`,
+/// `docs/perf/gpu.md`). Loops are rotated so that what does not change can leave them; `indvars` finds the conditions
+/// on counters that always hold, `infer-alignment` vectors that are aligned because extents are.
+const PASSES: &str = "always-inline,globaldce,function(sroa,early-cse<memssa>,simplifycfg,\
+    instcombine<no-verify-fixpoint>,loop-mssa(loop-rotate),loop(indvars),early-cse,\
+    instcombine<no-verify-fixpoint>,simplifycfg,loop-mssa(licm),infer-alignment)";
+
+/// Runs LLVM's passes.
 pub(super) fn optimize(
     session: &Session,
     module: &Module<'_>,
@@ -173,21 +180,11 @@ pub(super) fn optimize(
     let pipeline = match optimization {
         // The bodies of host functions are inlined whatever the level.
         Optimization::None => "always-inline",
-        Optimization::Standard => "default<O2>",
-        Optimization::Aggressive => "default<O3>",
+        Optimization::Full => PASSES,
     };
     let passes = module.run_passes(pipeline, machine, PassBuilderOptions::create());
     passes.map_err(|message| LlvmError::Emission(message.to_string()))?;
     session.check()
-}
-
-/// LLVM's name of a level, for instruction selection.
-pub(super) fn level(optimization: Optimization) -> OptimizationLevel {
-    match optimization {
-        Optimization::None => OptimizationLevel::None,
-        Optimization::Standard => OptimizationLevel::Default,
-        Optimization::Aggressive => OptimizationLevel::Aggressive,
-    }
 }
 
 #[cfg(test)]

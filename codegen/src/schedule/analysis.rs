@@ -263,12 +263,7 @@ impl<'a> Analysis<'a> {
         {
             let declared = graph.buffer(buffer);
             parameters.insert((buffer, written), ParameterId(self.buffers.len() as u32));
-            self.buffers.push(BufferParameter {
-                name: declared.name.clone(),
-                dtype: declared.ty.dtype,
-                access: access(written),
-                buffer,
-            });
+            self.buffers.push(BufferParameter::new(buffer, declared, access(written)));
         }
         for id in self.ids() {
             if let Element::Load { buffer, index } = self.element(id) {

@@ -82,8 +82,7 @@ impl Parameters {
             // Also where it is only written: in the next step another block may read or write beside it.
             let access = if written.contains(id) { Access::ReadWrite } else { Access::Read };
             positions.insert(*id, ParameterId(buffers.len() as u32));
-            let (name, dtype) = (declared.name.clone(), declared.ty.dtype);
-            buffers.push(BufferParameter { name, dtype, access, buffer: *id });
+            buffers.push(BufferParameter::new(*id, declared, access));
         }
         let exchanged = l.carries.iter().map(|c| (positions[&c.current], positions[&c.next])).collect();
         Parameters { buffers, positions, exchanged }

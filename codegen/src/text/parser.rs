@@ -259,7 +259,11 @@ impl Parser {
             let dtype = self.dtype()?;
             self.expect('=')?;
             let buffer = BufferId(self.numbered('b', "a buffer such as `b0`")?);
-            buffers.push(BufferParameter { name, dtype, access, buffer });
+            let mut divisor = 1;
+            if self.accept_word("multiple") {
+                divisor = self.number("1, 2, 4, 8 or 16")?;
+            }
+            buffers.push(BufferParameter { name, dtype, access, buffer, divisor });
         }
     }
 

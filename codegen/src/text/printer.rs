@@ -255,7 +255,11 @@ pub fn print(function: &Function) -> String {
             Access::ReadWrite => "update",
         };
         let (name, dtype, id) = (&buffer.name, buffer.dtype, buffer.buffer);
-        let _ = writeln!(out, "  {access} p{i} {name:?}: {dtype} = {id}");
+        let _ = write!(out, "  {access} p{i} {name:?}: {dtype} = {id}");
+        if buffer.divisor > 1 {
+            let _ = write!(out, " multiple {}", buffer.divisor);
+        }
+        out.push('\n');
     }
     for (i, array) in function.shared.iter().enumerate() {
         let (name, lane, elements) = (&array.name, array.lane.name(), array.elements);

@@ -137,6 +137,7 @@ impl Case {
             dtype,
             access,
             buffer: BufferId(position as u32),
+            divisor: 1,
         };
         let inputs = self.inputs.iter().enumerate();
         let mut buffers: Vec<_> =

@@ -38,6 +38,20 @@ pub enum Precision {
     F64,
 }
 
+/// Which sign a reduction or contraction has that sums up to zero.
+///
+/// It follows from the order of the terms and from whether the sum begins with a zero, neither of which is promised:
+/// a product over no axis may be -0, and a sum over one element of -0 may be 0. What a program does with the sign
+/// (`rsqrt`, a quotient) is then not promised either.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Zeros {
+    /// The one that adding up from the first to the last term to a positive zero gives.
+    #[default]
+    AsSummed,
+    /// The other one, to see whether a result depends on it.
+    Flipped,
+}
+
 /// What a run may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
@@ -99,6 +113,7 @@ pub enum InterpError {
 #[derive(Clone, Debug)]
 pub struct Interpreter {
     precision: Precision,
+    zeros: Zeros,
     limits: Limits,
     dims: DimEnv,
 }
@@ -106,12 +121,17 @@ pub struct Interpreter {
 impl Interpreter {
     /// An interpreter with the default limits.
     pub fn new(precision: Precision) -> Self {
-        Interpreter { precision, limits: Limits::default(), dims: DimEnv::new() }
+        Interpreter { precision, zeros: Zeros::default(), limits: Limits::default(), dims: DimEnv::new() }
     }
 
     /// The same with other limits.
     pub fn with_limits(self, limits: Limits) -> Self {
         Interpreter { limits, ..self }
+    }
+
+    /// The same with other signs of sums that are zero.
+    pub fn with_zeros(self, zeros: Zeros) -> Self {
+        Interpreter { zeros, ..self }
     }
 
     /// The same with values for symbols that follow from no input.
@@ -126,7 +146,7 @@ impl Interpreter {
     pub fn run(&self, graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, InterpError> {
         let shapes: Vec<_> = inputs.iter().map(|t| (t.dtype(), t.shape())).collect();
         let dims = bind_dims(graph, &shapes, &self.dims)?;
-        run::run(graph, inputs, &dims, self.precision, self.limits)
+        run::run(graph, inputs, &dims, (self.precision, self.zeros), self.limits)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::bind::concrete_shape;
 use crate::dtype::{DType, Literal};
 use crate::expr::DimEnv;
 use crate::graph::{Graph, Node, NodeId, ValueId};
-use crate::ops::Op;
+use crate::ops::{Op, ReduceOp};
 use crate::tensor::Tensor;
 
 use super::array::{Array, Elements, Memory, element_count};
@@ -14,12 +14,13 @@ use super::elementwise::elementwise;
 use super::scalar::{int_from_float, int_from_int, wrap};
 use super::scan::run_scan;
 use super::structural::{View, concat, contract, gather, pad, reduce};
-use super::{InterpError, Limits, Precision, position};
+use super::{InterpError, Limits, Precision, Zeros, position};
 
 /// What one call fixes: the values of symbols, how floats are carried, the memory.
 pub(super) struct Context<'a> {
     pub dims: &'a DimEnv,
     precision: Precision,
+    zeros: Zeros,
     pub memory: Memory,
 }
 
@@ -38,10 +39,10 @@ pub(super) fn run(
     graph: &Graph,
     inputs: &[Tensor],
     dims: &DimEnv,
-    precision: Precision,
+    (precision, zeros): (Precision, Zeros),
     limits: Limits,
 ) -> Result<Vec<Tensor>, InterpError> {
-    let context = Context { dims, precision, memory: Memory::new(limits.bytes) };
+    let context = Context { dims, precision, zeros, memory: Memory::new(limits.bytes) };
     let plan = Plan::new(graph, dims)?;
     let inputs: Result<Vec<_>, _> = inputs.iter().map(|t| Array::from_tensor(t, &context.memory)).collect();
     let outputs = plan.run(inputs?, &context)?;
@@ -162,10 +163,11 @@ impl Context<'_> {
             (Op::Gather { axis }, [table, indices]) => gather(table, indices, *axis, shape, memory),
             (Op::Reduce { op, axes }, [x]) => {
                 let array = reduce(*op, x, axes, (operand_type(0), shape), memory)?;
+                let array = if *op == ReduceOp::Sum { self.signed(array)? } else { array };
                 self.rounded(array, dtype)
             }
             (Op::Contract { batch, axes }, [a, b]) => {
-                let array = contract((a, b), batch, axes, ty, memory)?;
+                let array = self.signed(contract((a, b), batch, axes, ty, memory)?)?;
                 self.rounded(array, dtype)
             }
             _ => Err(InterpError::Malformed(format!("{} of {} operands", op.mnemonic(), operands.len()))),
@@ -182,6 +184,17 @@ impl Context<'_> {
         if self.rounds(dtype) {
             elements.iter_mut().for_each(|x| *x = dtype.round_f64(*x));
         }
+    }
+
+    /// The sums with the signs of those that are zero, whatever their order gives.
+    fn signed(&self, sums: Array) -> Result<Array, InterpError> {
+        if self.zeros == Zeros::AsSummed || !matches!(sums.elements(), Elements::Float(_)) {
+            return Ok(sums);
+        }
+        let grant = self.memory.grant(sums.shape())?;
+        let mut out = grant.vector()?;
+        out.extend(sums.floats()?.iter().map(|x| if *x == 0.0 { -x } else { *x }));
+        grant.array(sums.shape(), out)
     }
 
     /// The array with its elements rounded to its type.

@@ -328,3 +328,30 @@ fn a_long_lstm_agrees_with_plain_loops() {
         assert!((got - expected).abs() < 1e-9, "{got} against {expected}");
     }
 }
+
+#[test]
+fn sums_that_are_zero_have_either_sign_on_request() {
+    let source = "graph g(x: f32[2, 2]) -> (a: f32[2], b: f32[2], c: f32[2, 2], d: f32[2]) {
+        %a = sum x axes=[1]
+        %b = contract x, x batch=[0:0] axes=[1:1]
+        %c = relu x
+        %d = max x axes=[1]
+        return a = %a, b = %b, c = %c, d = %d
+    }";
+    let graph = crate::parse(source).expect("parses");
+    let x = f32s(&[2, 2], &[1.0, -1.0, 0.0, 0.0]);
+    let run = |zeros| {
+        let outputs = Interpreter::new(Precision::F64)
+            .with_zeros(zeros)
+            .run(&graph, std::slice::from_ref(&x))
+            .expect("runs");
+        outputs.iter().map(Tensor::to_f64).collect::<Vec<_>>()
+    };
+    let (summed, flipped) = (run(Zeros::AsSummed), run(Zeros::Flipped));
+    assert_eq!(summed, flipped, "no value differs but for the signs of zeros");
+    let signs = |outputs: &[Vec<f64>]| {
+        outputs.iter().map(|o| o.iter().map(|x| x.is_sign_negative()).collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    assert_eq!(signs(&summed), [vec![false; 2], vec![false; 2], vec![false; 4], vec![false; 2]]);
+    assert_eq!(signs(&flipped), [vec![true; 2], vec![false, true], vec![false; 4], vec![false; 2]]);
+}

@@ -1,15 +1,15 @@
 //! What a graph computes, and how far a correct program may be from that.
 //!
 //! Where the last bit of an operand decides (a comparison, a rounding, a difference of equals), another order of
-//! operations may well give another result. So how far a result may be off follows from how far the interpreter
-//! itself moves: for inputs that differ in their last places, and, if a program computes in the declared types, when
-//! the interpreter does too.
+//! operations may well give another result, and so it is with the sign of a zero that a sum comes to. How far a result
+//! may be off follows from how far the interpreter itself moves: for inputs that differ in their last places, for other
+//! signs of zeros, and, if a program computes in the declared types, when the interpreter does too.
 
 use super::inputs_for;
 use crate::dtype::Literal;
 use crate::expr::DimEnv;
 use crate::graph::Graph;
-use crate::interp::{Interpreter, Precision};
+use crate::interp::{Interpreter, Precision, Zeros};
 use crate::tensor::Tensor;
 
 /// How a program computes whose results are compared.
@@ -67,14 +67,17 @@ impl Reference {
     /// Where the graph cannot run at these dimensions.
     pub fn of(graph: &Graph, dims: &DimEnv, seed: u64, rounding: Rounding) -> Result<Reference, String> {
         let inputs = inputs_for(graph, dims, seed).map_err(|e| e.to_string())?;
+        let interpreter = |precision| Interpreter::new(precision).with_dims(dims.clone());
         let run = |inputs: &[Tensor], precision| {
-            Interpreter::new(precision).with_dims(dims.clone()).run(graph, inputs).map_err(|e| e.to_string())
+            interpreter(precision).run(graph, inputs).map_err(|e| e.to_string())
         };
         let expected = run(&inputs, Precision::F64)?;
         let mut others = Vec::new();
         if rounding.declared {
             others.push(run(&inputs, Precision::Declared)?);
         }
+        // With other zeros there may be no value, as for the moved inputs below.
+        others.extend(interpreter(Precision::F64).with_zeros(Zeros::Flipped).run(graph, &inputs));
         for round in 0..2 {
             // Moved inputs may be such that the graph has no value (an index out of range); these say nothing.
             others.extend(run(&nudged(&inputs, rounding.nudge, round), Precision::F64));

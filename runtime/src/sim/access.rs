@@ -1,16 +1,18 @@
 //! Accesses of a warp to memory, each checked, and counted as the hardware would serve them.
 
-use super::arithmetic::evaluate;
-use super::execute::{Context, Wrong, each_lane, first};
+use super::arithmetic::{Function, evaluate};
+use super::execute::{Context, Wrong, each_lane};
 use super::fault::Problem;
+use super::flags::{Change, Flags, Incoming, Word};
 use super::memory::{Access, Memory, Region};
 use super::op::{Address, Atomic, Op, Order, Space, Transfer};
-use super::order::{Flags, Incoming, Outgoing};
+use super::order::Outgoing;
+use super::phase::Arrivals;
 use super::value::{Mode, mask, sign_extend};
-use super::warp::{Copy, LANES, Warp};
+use super::warp::{LANES, Warp};
 
 /// Generic addresses of shared and of local memory have this in their highest byte.
-const SHARED_WINDOW: u64 = 1 << 56;
+pub(super) const SHARED_WINDOW: u64 = 1 << 56;
 const LOCAL_WINDOW: u64 = 2 << 56;
 const WINDOW_MASK: u64 = 0xFF << 56;
 
@@ -25,6 +27,8 @@ pub(super) struct Memories<'a> {
     pub stamps: [u64; 2],
     pub block: u64,
     pub local: u64,
+    /// What orders warps of the block that meet at barriers in shared memory.
+    pub arrivals: &'a Arrivals,
     /// What orders blocks, in a cooperative launch.
     pub flags: Option<&'a Flags>,
 }
@@ -50,14 +54,14 @@ pub(super) fn is_in(space: Space, address: u64) -> bool {
 }
 
 /// Where an address leads.
-struct Place<'r> {
-    region: &'r Region,
-    offset: u64,
-    space: Space,
+pub(super) struct Place<'r> {
+    pub region: &'r Region,
+    pub offset: u64,
+    pub space: Space,
 }
 
 impl<'a> Memories<'a> {
-    fn place<'r>(
+    pub fn place<'r>(
         &self,
         local: Option<&'r Region>,
         space: Space,
@@ -98,7 +102,7 @@ impl<'a> Memories<'a> {
 }
 
 impl Warp {
-    fn addresses(&self, at: Address) -> [u64; LANES] {
+    pub fn addresses(&self, at: Address) -> [u64; LANES] {
         self.registers[at.base as usize].map(|base| base.wrapping_add_signed(at.offset))
     }
 
@@ -110,8 +114,9 @@ impl Warp {
             Op::Atomic { f, transfer, at, d, b, c } => {
                 self.atomic(context, *f, *transfer, *at, (*d, *b, *c), lanes)
             }
-            Op::CopyAsync { to, from, bytes, given } => {
-                self.copy(context, [*to, *from], *bytes, *given, lanes)
+            Op::CopyAsync { to, from, bytes, given, ignored } => {
+                let ignored = ignored.map_or(0, |condition| self.holds(condition));
+                self.copy(context, [*to, *from], *bytes, (*given, ignored), lanes)
             }
             Op::CommitCopies => {
                 each_lane(lanes, |lane| self.commits[lane] += 1);
@@ -121,13 +126,20 @@ impl Warp {
                 Ok(())
             }
             Op::WaitCopies { pending } => self.finish_copies(context, *pending, lanes),
+            Op::CopyBulk { to, from, bytes, barrier } => {
+                self.copy_bulk(context, [*to, *from, *barrier], *bytes, lanes)
+            }
             Op::LoadMatrix { at, transposed, d } => self.load_matrix(context, *at, *transposed, d, lanes),
+            Op::StoreMatrix { at, transposed, values } => {
+                self.store_matrix(context, *at, *transposed, values, lanes)
+            }
+            Op::PhaseBarrier { f, at } => self.phase_barrier(context, *f, *at, lanes),
             _ => Ok(()),
         }
     }
 
     /// Who accesses memory in a space; the thread is still to be filled in.
-    fn access(&self, memories: &Memories<'_>, space: Space, atomic: bool) -> Access<'_> {
+    pub fn access(&self, memories: &Memories<'_>, space: Space, atomic: bool) -> Access<'_> {
         let stamp = memories.stamps[usize::from(space == Space::Shared)];
         let clock = self.clocks[self.index as usize];
         let record = Access::record(stamp, memories.block, clock, atomic);
@@ -141,18 +153,27 @@ impl Warp {
     }
 
     /// What writes of the lanes release.
-    fn outgoing(&self, block: u64, lanes: u32, order: Order) -> Outgoing {
+    pub fn outgoing(&self, block: u64, lanes: u32, order: Order) -> Outgoing {
         let knowledge = self.knowledge.as_ref();
         knowledge.map(|k| k.outgoing(self.member(block), lanes, order.releases)).unwrap_or_default()
     }
 
-    /// What an access to flags leaves behind: the warp knows what it read, and counts up if it released.
-    fn synchronize(&mut self, incoming: &Incoming, order: Order) {
-        let Some(knowledge) = &mut self.knowledge else { return };
-        knowledge.take(incoming, order.acquires);
+    /// What an access to flags leaves behind: the warp knows what it read, and counts up if it released. Returns whether
+    /// it read anything new.
+    fn synchronize(
+        &mut self,
+        context: &mut Context<'_>,
+        incoming: &Incoming,
+        order: Order,
+        repeats: bool,
+    ) -> bool {
+        let Some(knowledge) = &mut self.knowledge else { return false };
+        let news = knowledge.take(incoming, order.acquires, repeats);
+        context.changed |= news;
         if order.releases {
             self.count_up();
         }
+        news
     }
 
     fn load(
@@ -164,8 +185,12 @@ impl Warp {
         lanes: u32,
     ) -> Result<(), Wrong> {
         let addresses = self.addresses(at);
+        if self.defers(context, transfer, lanes, &addresses) {
+            return Ok(());
+        }
         let (size, memories) = (transfer.ty.bytes(), context.memories);
         let flags = memories.flags.filter(|_| transfer.atomic).map(Flags::lock);
+        let again = flags.is_some() && self.looks_again(lanes, &addresses);
         let mut incoming = Incoming::default();
         let mut wrong = None;
         let mut values = [[0u64; LANES]; 8];
@@ -183,10 +208,14 @@ impl Warp {
                     let access = self.access(&memories, place.space, transfer.atomic);
                     let access = Access { thread: access.thread + lane as u32, ..access };
                     place.region.note_read(place.offset, size, &access)?;
-                    slot[lane] = place.region.load(place.offset, size);
-                }
-                if let (Some(flags), Space::Global) = (&flags, space) {
-                    flags.read(addresses[lane], lane, &mut incoming);
+                    let value = place.region.load(place.offset, size);
+                    slot[lane] = match &flags {
+                        Some(flags) if space == Space::Global => {
+                            let word = Word { address, bytes: size, value };
+                            flags.find(word, &access, lane, again, &mut incoming)
+                        }
+                        _ => value,
+                    };
                 }
                 Ok(())
             };
@@ -211,10 +240,11 @@ impl Warp {
             context.counters.global_read += u64::from(lanes.count_ones() * bytes);
         }
         count_request(context, space, &addresses, bytes, lanes);
-        if flags.is_some() {
-            drop(flags);
-            self.synchronize(&incoming, transfer.order);
-            self.poll(context, lanes, &addresses, &values[0]);
+        drop(flags);
+        if transfer.atomic {
+            let repeats = self.repeats(lanes, &addresses);
+            let news = self.synchronize(context, &incoming, transfer.order, repeats);
+            self.look(context, space, lanes, &addresses, news);
         } else if space != Space::Local {
             self.act();
         }
@@ -252,10 +282,12 @@ impl Warp {
                     let access = self.access(&memories, place.space, transfer.atomic);
                     let access = Access { thread: access.thread + lane as u32, ..access };
                     place.region.note_write(place.offset, size, &access)?;
-                    place.region.store(place.offset, size, self.registers[*slot as usize][lane]);
-                }
-                if let (Some(flags), Space::Global) = (&mut flags, space) {
-                    flags.write(addresses[lane], lane, &outgoing);
+                    let new = self.registers[*slot as usize][lane] & mask(size * 8);
+                    if let (Some(flags), Space::Global) = (&mut flags, space) {
+                        let value = place.region.load(place.offset, size);
+                        flags.write(Word { address, bytes: size, value }, new, &access, outgoing.of(lane));
+                    }
+                    place.region.store(place.offset, size, new);
                 }
                 Ok(())
             };
@@ -273,7 +305,7 @@ impl Warp {
         count_request(context, space, &addresses, bytes, lanes);
         if flags.is_some() {
             drop(flags);
-            self.synchronize(&Incoming::default(), transfer.order);
+            self.synchronize(context, &Incoming::default(), transfer.order, false);
         }
         if space != Space::Local {
             self.act();
@@ -295,6 +327,7 @@ impl Warp {
         let (operand, second) = (self.registers[b as usize], self.registers[c as usize]);
         let outgoing = self.outgoing(memories.block, lanes, transfer.order);
         let mut flags = memories.flags.map(Flags::lock);
+        let again = flags.is_some() && self.looks_again(lanes, &addresses);
         let mut incoming = Incoming::default();
         let mut out = [0u64; LANES];
         let mut changed = false;
@@ -339,12 +372,32 @@ impl Warp {
                         }
                     }
                 };
-                out[lane] = place.region.update(place.offset, size, new);
-                changed |= new(out[lane]) != out[lane];
-                if let (Some(flags), Space::Global) = (&mut flags, space) {
-                    flags.read(addresses[lane], lane, &mut incoming);
-                    flags.update(addresses[lane], lane, &outgoing);
+                let Some(flags) = flags.as_mut().filter(|_| space == Space::Global) else {
+                    out[lane] = place.region.update(place.offset, size, new);
+                    changed |= new(out[lane]) != out[lane];
+                    return Ok(());
+                };
+                let value = place.region.load(place.offset, size);
+                let word = Word { address: addresses[lane], bytes: size, value };
+                let releases = outgoing.of(lane);
+                if releases.is_none() && new(value) == value {
+                    // One that changes nothing may come before others that do.
+                    let view = flags.read(word, &access, again).filter(|view| new(view.value) == view.value);
+                    out[lane] = view.as_ref().map_or(value, |view| view.value);
+                    let view = view.or_else(|| flags.newest(word, false));
+                    view.into_iter().for_each(|view| incoming.add(lane, word.address, view));
+                    return Ok(());
                 }
+                out[lane] = place.region.update(place.offset, size, new);
+                changed |= new(value) != value;
+                // A reduction returns nothing, and so its thread learns nothing.
+                if d.is_some() || transfer.order.acquires {
+                    let view = flags.newest(word, true);
+                    view.into_iter().for_each(|view| incoming.add(lane, word.address, view));
+                }
+                let adds = f == Atomic::Map(Function::Add) && !transfer.ty.is_float();
+                let change = Change { value: new(value), step: adds.then_some(b) };
+                flags.update(word, change, &access, releases);
                 Ok(())
             };
             wrong = update().err().map(|problem| (lane as u32, problem));
@@ -366,142 +419,19 @@ impl Warp {
         count_request(context, space, &addresses, size, lanes);
         if flags.is_some() {
             drop(flags);
-            self.synchronize(&incoming, transfer.order);
+            let repeats = !changed && self.repeats(lanes, &addresses);
+            let news = self.synchronize(context, &incoming, transfer.order, repeats);
             if changed {
                 self.act();
             } else {
-                self.poll(context, lanes, &addresses, &out);
+                self.look(context, space, lanes, &addresses, news);
             }
-        }
-        Ok(())
-    }
-
-    /// Begins copies: what they are to write is not there until they are waited for.
-    fn copy(
-        &mut self,
-        context: &mut Context<'_>,
-        [to, from]: [Address; 2],
-        bytes: u32,
-        given: Option<u32>,
-        lanes: u32,
-    ) -> Result<(), Wrong> {
-        let (to, from) = (self.addresses(to), self.addresses(from));
-        let memories = context.memories;
-        let mut copies = Vec::new();
-        for lane in (0..LANES).filter(|lane| lanes >> lane & 1 == 1) {
-            let given = given.map_or(bytes, |slot| (self.registers[slot as usize][lane] as u32).min(bytes));
-            let mut begin = || -> Result<(), Problem> {
-                aligned(to[lane], bytes)?;
-                aligned(from[lane], bytes)?;
-                for at in (0..bytes).step_by(4) {
-                    let address = to[lane] + u64::from(at);
-                    let place = memories.place(None, Space::Shared, address, lane, 4)?;
-                    let access = self.access(&memories, Space::Shared, false);
-                    let access = Access { thread: access.thread + lane as u32, ..access };
-                    place.region.note_write(place.offset, 4, &access)?;
-                    place.region.note_pending(place.offset, 4);
-                }
-                let (lane, group) = (lane as u32, u32::MAX);
-                copies.push(Copy {
-                    lane,
-                    group,
-                    to: to[lane as usize],
-                    from: from[lane as usize],
-                    bytes,
-                    given,
-                });
-                Ok(())
-            };
-            begin().map_err(|problem| (lane as u32, problem))?;
-        }
-        self.copies.extend(copies);
-        context.counters.global_read += u64::from(lanes.count_ones() * bytes);
-        count_request(context, Space::Global, &from, bytes, lanes);
-        count_request(context, Space::Shared, &to, bytes, lanes);
-        Ok(())
-    }
-
-    /// Makes the copies whose groups are not among the last `pending` commits of their lanes.
-    fn finish_copies(&mut self, context: &mut Context<'_>, pending: u32, lanes: u32) -> Result<(), Wrong> {
-        let memories = context.memories;
-        let due = |copy: &Copy| {
-            let last = self.commits[copy.lane as usize].saturating_sub(pending);
-            lanes >> copy.lane & 1 == 1 && (copy.group <= last || (pending == 0 && copy.group == u32::MAX))
-        };
-        let (due, later): (Vec<Copy>, Vec<Copy>) = self.copies.iter().partition(|copy| due(copy));
-        for copy in &due {
-            self.finish_copy(&memories, copy).map_err(|problem| (copy.lane, problem))?;
-        }
-        self.copies = later;
-        context.progress = true;
-        Ok(())
-    }
-
-    fn finish_copy(&self, memories: &Memories<'_>, copy: &Copy) -> Result<(), Problem> {
-        for at in 0..copy.bytes {
-            let (lane, offset) = (copy.lane as usize, u64::from(at));
-            let access = |space| {
-                let access = self.access(memories, space, false);
-                Access { thread: access.thread + copy.lane, ..access }
-            };
-            let mut value = 0;
-            if at < copy.given {
-                let from = memories.place(None, Space::Global, copy.from + offset, lane, 1)?;
-                from.region.note_read(from.offset, 1, &access(Space::Global))?;
-                value = from.region.load(from.offset, 1);
-            }
-            let to = memories.place(None, Space::Shared, copy.to + offset, lane, 1)?;
-            to.region.note_write(to.offset, 1, &access(Space::Shared))?;
-            to.region.store(to.offset, 1, value);
-        }
-        Ok(())
-    }
-
-    /// Eight by eight halves at a time, a row from the address that each of eight lanes gives.
-    fn load_matrix(
-        &mut self,
-        context: &mut Context<'_>,
-        at: Address,
-        transposed: bool,
-        d: &[u32],
-        lanes: u32,
-    ) -> Result<(), Wrong> {
-        if lanes != u32::MAX {
-            return Err((first(lanes), Problem::WrongMembers { here: lanes, named: u32::MAX }));
-        }
-        let (addresses, memories) = (self.addresses(at), context.memories);
-        for (matrix, slot) in d.iter().enumerate() {
-            let mut rows = [[0u64; 8]; 8];
-            for (row, values) in rows.iter_mut().enumerate() {
-                let lane = (matrix * 8 + row) % LANES;
-                let read = || -> Result<(), Problem> {
-                    aligned(addresses[lane], 16)?;
-                    for (column, value) in (0..).zip(values) {
-                        let address = addresses[lane] + 2 * column;
-                        let place = memories.place(None, Space::Shared, address, lane, 2)?;
-                        let access = self.access(&memories, Space::Shared, false);
-                        let access = Access { thread: access.thread + lane as u32, ..access };
-                        place.region.note_read(place.offset, 2, &access)?;
-                        *value = place.region.load(place.offset, 2);
-                    }
-                    Ok(())
-                };
-                read().map_err(|problem| (lane as u32, problem))?;
-            }
-            self.registers[*slot as usize] = std::array::from_fn(|lane| {
-                let (outer, inner) = (lane / 4, lane % 4 * 2);
-                let pick =
-                    |i: usize| if transposed { rows[inner + i][outer] } else { rows[outer][inner + i] };
-                pick(0) | (pick(1) << 16)
-            });
-            let group = 0xFFu32 << (matrix * 8 % LANES);
-            count_request(context, Space::Shared, &addresses, 16, group);
         }
         Ok(())
     }
 }
 
-fn aligned(address: u64, alignment: u32) -> Result<(), Problem> {
+pub(super) fn aligned(address: u64, alignment: u32) -> Result<(), Problem> {
     if address.is_multiple_of(u64::from(alignment)) {
         return Ok(());
     }
@@ -509,7 +439,13 @@ fn aligned(address: u64, alignment: u32) -> Result<(), Problem> {
 }
 
 /// Counts an access of some lanes, `bytes` each.
-fn count_request(context: &mut Context<'_>, space: Space, addresses: &[u64; LANES], bytes: u32, lanes: u32) {
+pub(super) fn count_request(
+    context: &mut Context<'_>,
+    space: Space,
+    addresses: &[u64; LANES],
+    bytes: u32,
+    lanes: u32,
+) {
     match space {
         Space::Global => {
             context.counters.global_requests += 1;

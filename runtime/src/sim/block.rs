@@ -3,7 +3,7 @@
 use super::execute::{Context, Wrong, first};
 use super::fault::Problem;
 use super::order::Knowledge;
-use super::warp::{State, Warp};
+use super::warp::{Arrived, State, Warp};
 
 /// Turns without a store, an ordinary load or a barrier, after which the block is taken to wait for ever: what spins
 /// on a flag reads it as volatile, relaxed or acquiring.
@@ -21,8 +21,9 @@ pub(super) fn run(warps: &mut [Warp], context: &mut Context<'_>) -> Result<(), B
     loop {
         let mut ran = false;
         for (at, warp) in warps.iter_mut().enumerate() {
-            if warp.state == State::Ready {
+            if matches!(warp.state, State::Ready | State::Yielding) {
                 ran = true;
+                warp.state = State::Ready;
                 warp.run(context).map_err(|wrong| (at, wrong))?;
             }
         }
@@ -43,61 +44,108 @@ fn stuck(warps: &[Warp]) -> BlockFault {
     (stuck, (first(warps[stuck].current.lanes), Problem::Deadlock))
 }
 
-/// Runs the warps of a block of a cooperative launch until all of them end or wait, or for some turns; whether all have
-/// ended.
-pub(super) fn visit(warps: &mut [Warp], context: &mut Context<'_>) -> Result<bool, BlockFault> {
+/// What became of a block of a cooperative launch in its turns.
+pub(super) struct Visit {
+    /// Whether all its warps have ended.
+    pub ended: bool,
+    /// Whether a warp is about to read flags.
+    pub polls: bool,
+    /// Whether a warp could go on at once.
+    pub ready: bool,
+    /// Turns in which a warp neither waited nor ended.
+    pub turns: u32,
+}
+
+/// Runs the warps of a block of a cooperative launch until all of them end or wait, or for some turns; those that are
+/// about to read flags, too, if they are admitted.
+pub(super) fn visit(
+    warps: &mut [Warp],
+    context: &mut Context<'_>,
+    admitted: bool,
+) -> Result<Visit, BlockFault> {
+    warps.iter_mut().for_each(|warp| warp.admit(admitted));
+    let (mut turns, mut progress) = (0, true);
     for _ in 0..VISIT_TURNS {
         let mut busy = false;
         for (at, warp) in warps.iter_mut().enumerate() {
-            if matches!(warp.state, State::Ready | State::Polling) {
+            // What the block did may be what a warp of it waits for.
+            if warp.state == State::Ready || (warp.state == State::Yielding && progress) {
                 warp.state = State::Ready;
                 warp.run(context).map_err(|wrong| (at, wrong))?;
                 busy |= warp.state == State::Ready;
             }
         }
+        turns += u32::from(busy);
         if warps.iter().all(|w| w.state == State::Done) {
-            return Ok(true);
+            break;
         }
         let released = release(warps);
-        let progress = std::mem::take(&mut context.progress);
+        progress = std::mem::take(&mut context.progress);
         if !released && warps.iter().all(|w| matches!(w.state, State::Waiting { .. } | State::Done)) {
             return Err(stuck(warps));
         }
-        if !released && (!busy || !progress) {
+        if !released && !progress {
             break;
         }
     }
-    Ok(false)
+    let has = |state| warps.iter().any(|w| w.state == state);
+    let ended = warps.iter().all(|w| w.state == State::Done);
+    Ok(Visit { ended, polls: has(State::Polling), ready: has(State::Ready), turns })
 }
 
 /// Lets the warps go on whose barriers are complete.
 fn release(warps: &mut [Warp]) -> bool {
     let mut released = false;
     for id in 0..16 {
-        let waits = |w: &Warp| matches!(w.state, State::Waiting { id: at, .. } if at == id);
-        let arrived: u32 = warps.iter().filter(|w| waits(w)).map(|w| w.live.count_ones()).sum();
-        let count = warps.iter().find_map(|w| match w.state {
-            State::Waiting { id: at, count } if at == id => Some(count),
-            State::Waiting { .. } | State::Ready | State::Polling | State::Done => None,
-        });
-        let Some(count) = count else { continue };
-        let everyone = warps.iter().filter(|w| w.state != State::Done).map(|w| w.live.count_ones()).sum();
-        if arrived < count.unwrap_or(everyone) {
-            continue;
+        while complete(warps, id) {
+            released = true;
         }
-        // Each knows from here on what any of them did before.
-        let mut joined = vec![0; warps.len()];
-        for warp in warps.iter().filter(|w| waits(w)) {
-            joined.iter_mut().zip(&warp.clocks).for_each(|(all, own)| *all = (*all).max(*own));
-        }
-        Knowledge::meet_all(warps.iter_mut().filter(|w| waits(w)).filter_map(|w| w.knowledge.as_mut()));
-        for warp in warps.iter_mut().filter(|w| waits(w)) {
-            warp.clocks.copy_from_slice(&joined);
-            warp.met = joined[warp.index as usize];
-            warp.count_up();
-            warp.state = State::Ready;
-        }
-        released = true;
     }
     released
+}
+
+/// Lets warps go on that wait at a barrier of the block, as many as it takes.
+fn complete(warps: &mut [Warp], id: u32) -> bool {
+    let waits = |w: &Warp| matches!(w.state, State::Waiting { id: at, .. } if at == id);
+    let count = warps.iter().find_map(|w| match w.state {
+        State::Waiting { id: at, count } if at == id => Some(count),
+        State::Waiting { .. } | State::Ready | State::Polling | State::Yielding | State::Done => None,
+    });
+    let Some(count) = count else { return false };
+    let everyone = warps.iter().filter(|w| w.state != State::Done).map(|w| w.live.count_ones()).sum();
+    let wanted = count.unwrap_or(everyone);
+    let mut left: Vec<Arrived> = Vec::new();
+    for warp in warps.iter_mut() {
+        left.extend(warp.arrived.extract_if(.., |arrived| arrived.id == id));
+    }
+    let mut arrived: u32 = left.iter().map(|a| a.threads).sum();
+    let mut members = vec![false; warps.len()];
+    for (member, warp) in members.iter_mut().zip(warps.iter()) {
+        if arrived < wanted && waits(warp) {
+            *member = true;
+            arrived += warp.live.count_ones();
+        }
+    }
+    if arrived < wanted || !members.contains(&true) {
+        if let Some(first) = warps.first_mut() {
+            first.arrived.extend(left);
+        }
+        return false;
+    }
+    let mut chosen: Vec<&mut Warp> =
+        warps.iter_mut().zip(members).filter_map(|(warp, member)| member.then_some(warp)).collect();
+    // Each knows from here on what any of them did before.
+    let mut joined = vec![0; chosen.first().map_or(0, |w| w.clocks.len())];
+    for clocks in chosen.iter().map(|w| &w.clocks).chain(left.iter().map(|a| &a.clocks)) {
+        joined.iter_mut().zip(clocks).for_each(|(all, own)| *all = (*all).max(*own));
+    }
+    let knowing = chosen.iter_mut().filter_map(|w| w.knowledge.as_mut());
+    Knowledge::meet_all(knowing, left.iter().map(|a| &a.known));
+    for warp in chosen {
+        warp.clocks.copy_from_slice(&joined);
+        warp.met = joined[warp.index as usize];
+        warp.count_up();
+        warp.state = State::Ready;
+    }
+    true
 }

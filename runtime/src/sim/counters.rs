@@ -2,7 +2,9 @@
 
 use std::ops::AddAssign;
 
-/// Counts of one or more launches. Instructions are counted once a thread that executes them.
+/// Counts of one or more launches. Instructions are counted once a thread that executes them. In a cooperative launch a
+/// loop that waits for other blocks counts as one turn of it, however often it looks; where blocks meet is not told from
+/// other loops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Launches.

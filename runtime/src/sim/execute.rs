@@ -4,9 +4,9 @@ use super::access::Memories;
 use super::arithmetic::{Function, compare, convert, evaluate};
 use super::counters::Counters;
 use super::fault::Problem;
-use super::op::{Category, Instruction, Kernel, Logic, Op, Test};
+use super::op::{Category, Instruction, Kernel, Logic, Op, Order, Test};
 use super::value::{Kind, Mode, Type, mask, sign_extend};
-use super::warp::{LANES, State, Warp};
+use super::warp::{Arrived, LANES, State, Warp};
 
 /// Instructions that a warp executes before others get their turn.
 const TURN: u32 = 4096;
@@ -22,7 +22,7 @@ pub(super) struct Context<'a> {
     pub counters: Counters,
     /// Whether anything but a warp's own registers changed since this was last asked.
     pub progress: bool,
-    /// Whether a change was one that other blocks see: of global memory, or the end of a warp.
+    /// Whether a change was of global memory or of what a warp saw of flags there, or the end of a warp.
     pub changed: bool,
 }
 
@@ -109,7 +109,12 @@ impl Warp {
             Op::Trap => return Err((first(lanes), Problem::Trap)),
             Op::Fence => self.fence(context, lanes),
             Op::Barrier { id, count, waits } => self.barrier(context, *id, *count, *waits, lanes)?,
-            op if op.category() == Category::Memory => self.memory_op(context, op, lanes)?,
+            op if op.category() == Category::Memory => {
+                self.memory_op(context, op, lanes)?;
+                if self.state == State::Polling {
+                    return Ok(());
+                }
+            }
             op if op.category() == Category::Control => self.exchange(op, lanes)?,
             Op::Reduce { f, ty, d, a, members } => self.reduce(*f, *ty, [*d, *a, *members], lanes)?,
             Op::MultiplyMatrix { product, d, a, b, c } => self.multiply(*product, d, a, b, c, lanes)?,
@@ -169,7 +174,12 @@ impl Warp {
         self.act();
         if waits {
             self.state = State::Waiting { id, count };
+            return Ok(());
         }
+        let known = self.outgoing(context.memories.block, lanes, Order { acquires: false, releases: true });
+        let threads = lanes.count_ones();
+        self.arrived.push(Arrived { id, threads, clocks: self.clocks.clone(), known });
+        self.count_up();
         Ok(())
     }
 
@@ -186,6 +196,11 @@ impl Warp {
                 (convert(*from, *to, *mode, x) << 16) | convert(*from, *to, *mode, y)
             }),
             Op::Move { d, a } => self.each([*d, *a, *a, *a], lanes, |x, _, _| x),
+            Op::Clock { d } => {
+                self.ticks += 1;
+                let ticks = self.ticks;
+                self.each([*d; 4], lanes, |_, _, _| ticks);
+            }
             Op::SelectSign { ty, d, a, b, c } => self.each([*d, *a, *b, *c], lanes, |x, y, z| {
                 let float = ty.is_float() && super::value::to_f64(z, *ty) >= 0.0;
                 if float || (!ty.is_float() && sign_extend(z, ty.bits) >= 0) { x } else { y }

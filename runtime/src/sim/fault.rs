@@ -31,6 +31,21 @@ pub struct Earlier {
     pub wrote: bool,
 }
 
+/// Where blocks wait for what never comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// The line of the instruction, from 1.
+    pub line: u32,
+    /// The instruction.
+    pub text: String,
+    /// How many blocks wait here.
+    pub blocks: u64,
+    /// The index along x, y and z of the first of them.
+    pub block: [u32; 3],
+    /// The index in its block of a thread that waits.
+    pub thread: [u32; 3],
+}
+
 /// What a thread did wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
@@ -91,6 +106,8 @@ pub enum Problem {
         ended: u64,
         /// Blocks of the launch.
         blocks: u64,
+        /// Where the others wait, in the order of the first block at each place.
+        waits: Vec<Wait>,
     },
     /// The kernel stopped itself by `trap`.
     Trap,
@@ -130,11 +147,16 @@ impl fmt::Display for Problem {
                 write!(f, "lanes {here:#010x} are here, but the instruction names {named:#010x}")
             }
             Problem::Deadlock => f.write_str("deadlock: this thread waits for what never comes"),
-            Problem::GridDeadlock { ended, blocks } => write!(
-                f,
-                "deadlock of the grid: this thread waits for what never comes; {ended} of {blocks} blocks have ended and \
-                 the others wait, too"
-            ),
+            Problem::GridDeadlock { ended, blocks, waits } => {
+                write!(f, "deadlock of the grid: {ended} of {blocks} blocks have ended")?;
+                waits.iter().try_for_each(|wait| {
+                    let Wait { line, text, blocks, block, thread } = wait;
+                    write!(
+                        f,
+                        "; {blocks} wait at line {line} `{text}`, as block {block:?}, thread {thread:?}"
+                    )
+                })
+            }
             Problem::Trap => f.write_str("trap"),
         }
     }

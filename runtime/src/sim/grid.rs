@@ -10,14 +10,15 @@ use super::counters::Counters;
 use super::decode::decode;
 use super::error::PtxError;
 use super::execute::Context;
-use super::fault::{Fault, Problem, SimError};
+use super::fault::{Fault, Problem, SimError, Wait};
+use super::flags::Flags;
 use super::limits::Limits;
 use super::memory::{Content, LAST_STAMP, Memory, Region};
 use super::op::Kernel;
-use super::order::Flags;
 use super::parser::parse;
+use super::phase::Arrivals;
 use super::syntax::VariableSpace;
-use super::warp::{LANES, Shape, State, Warp, spread};
+use super::warp::{LANES, Shape, Warp, spread};
 
 /// A PTX module, ready to be launched.
 pub struct Module {
@@ -164,6 +165,12 @@ fn parameters(kernel: &Kernel, arguments: &[u64]) -> Vec<u8> {
     out
 }
 
+/// The shared memory of a block.
+pub(super) struct Shared {
+    region: Region,
+    arrivals: Arrivals,
+}
+
 /// One launch under way.
 pub(super) struct Grid<'a> {
     module: &'a Module,
@@ -192,9 +199,10 @@ impl Grid<'_> {
             }
             let stamp = run % LAST_STAMP + 1;
             if run > 0 {
-                shared.forget();
+                shared.region.forget();
+                shared.arrivals.forget();
                 if stamp == 1 {
-                    shared.forget_accesses();
+                    shared.region.forget_accesses();
                 }
             }
             let index = spread(block, self.shape.grid);
@@ -211,8 +219,9 @@ impl Grid<'_> {
     }
 
     /// The warps of a block and its shared memory.
-    pub fn block(&self) -> (Vec<Warp>, Region) {
-        let shared = Region::new("shared memory", self.shape.shared, self.kernel.granule, Content::Unwritten);
+    pub fn block(&self) -> (Vec<Warp>, Shared) {
+        let region = Region::new("shared memory", self.shape.shared, self.kernel.granule, Content::Unwritten);
+        let shared = Shared { region, arrivals: Arrivals::default() };
         let warps = (0..self.shape.warps()).map(|i| Warp::new(self.kernel, &self.shape, i)).collect();
         (warps, shared)
     }
@@ -220,7 +229,7 @@ impl Grid<'_> {
     /// What a block can reach; `stamp` tells its accesses to shared memory from those of earlier blocks.
     pub fn memories<'g>(
         &'g self,
-        shared: &'g Region,
+        shared: &'g Shared,
         stamp: u64,
         block: u64,
         flags: Option<&'g Flags>,
@@ -228,7 +237,8 @@ impl Grid<'_> {
         Memories {
             global: self.memory,
             module: &self.module.variables,
-            shared,
+            shared: &shared.region,
+            arrivals: &shared.arrivals,
             stamps: [self.stamp, stamp],
             block,
             local: self.kernel.local,
@@ -249,24 +259,30 @@ impl Grid<'_> {
 
     /// Ends the launch with what a thread did wrong, unless a block of a lower index did, too.
     pub fn report(&self, block: u64, warp: &Warp, lane: u32, problem: Problem) {
+        self.fail(block, self.place(warp.before(), block, warp, lane), problem);
+    }
+
+    /// A lane of a warp at an instruction.
+    pub fn place(&self, at: u32, block: u64, warp: &Warp, lane: u32) -> Wait {
+        let instruction = self.kernel.code.get(at as usize);
+        Wait {
+            line: instruction.map_or(0, |i| i.line),
+            text: instruction.map_or_else(String::new, |i| i.text.clone()),
+            blocks: 1,
+            block: spread(block, self.shape.grid),
+            thread: spread(u64::from(warp.index * LANES as u32 + lane), self.shape.block),
+        }
+    }
+
+    /// Ends the launch with a problem of a block, unless one of a lower index had one, too.
+    pub fn fail(&self, block: u64, place: Wait, problem: Problem) {
         self.failed.store(true, Relaxed);
         let mut known = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_ref().is_some_and(|(earlier, _)| *earlier < block) {
             return;
         }
-        // A warp that waits has its barrier behind it; one that spins is somewhere in its loop.
-        let waits = matches!(warp.state, State::Waiting { .. });
-        let spins = if matches!(problem, Problem::GridDeadlock { .. }) { warp.spins() } else { None };
-        let at = spins.map_or(warp.current.pc.saturating_sub(u32::from(waits)), |(at, _)| at);
-        let instruction = self.kernel.code.get(at as usize);
-        let fault = Fault {
-            kernel: self.kernel.name.clone(),
-            line: instruction.map_or(0, |i| i.line),
-            text: instruction.map_or_else(String::new, |i| i.text.clone()),
-            block: spread(block, self.shape.grid),
-            thread: spread(u64::from(warp.index * LANES as u32 + lane), self.shape.block),
-            problem,
-        };
-        *known = Some((block, Box::new(fault)));
+        let Wait { line, text, block: at, thread, .. } = place;
+        let kernel = self.kernel.name.clone();
+        *known = Some((block, Box::new(Fault { kernel, line, text, block: at, thread, problem })));
     }
 }

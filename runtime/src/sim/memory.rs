@@ -1,12 +1,13 @@
 //! Memory of the simulated device: regions with bounds, and beside each byte what is known of it.
 //!
-//! A region remembers which of its bytes were written and, for each granule of 1, 2 or 4 bytes, who wrote it last
-//! and two threads that read it since. Words are atomics, since blocks run on several threads of the host and a
+//! A region remembers which of its bytes were written and, for each granule of 1, 2 or 4 bytes, who wrote it last,
+//! two threads that read it since, and of more warps the set ([`super::crowd`]). Words are atomics, since blocks run on several threads of the host and a
 //! kernel under test may well race; the shadow tells.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
+use super::crowd::{Crowd, Crowds};
 use super::fault::{Earlier, Problem};
 use super::order::{Knowledge, lane_of};
 
@@ -51,17 +52,56 @@ impl Access<'_> {
         self.record | (u64::from(self.thread) << THREAD_SHIFT)
     }
 
+    /// The access as one that is not atomic.
+    pub fn plain(&self) -> u64 {
+        self.own() & !ATOMIC
+    }
+
+    /// The launch.
+    pub fn stamp(&self) -> u64 {
+        self.record >> STAMP_SHIFT
+    }
+
+    /// The access as one of the thread's warp.
+    pub fn of_warp(&self) -> u64 {
+        self.own() & !(31 << THREAD_SHIFT)
+    }
+
+    /// Whether its lane acquired anything since its warp met.
+    pub fn learned(&self) -> bool {
+        self.knowledge.is_some_and(|knowledge| knowledge.learned(lane_of(self.thread)))
+    }
+
+    /// Whether records are of the same block.
+    pub fn same_block(a: u64, b: u64) -> bool {
+        (a ^ b) >> BLOCK_SHIFT == 0
+    }
+
+    /// Whether records are of the same warp.
+    fn same_warp(a: u64, b: u64) -> bool {
+        (a ^ b) >> (THREAD_SHIFT + 5) == 0
+    }
+
     /// Whether an earlier access happened before this one, or does not conflict with it.
-    fn follows(&self, earlier: u64) -> bool {
+    pub fn follows(&self, earlier: u64) -> bool {
+        self.follows_lane(earlier, Some(lane_of(thread_of(earlier))))
+    }
+
+    /// Whether an earlier access of some lane of a warp may have happened before this one, or does not conflict with it.
+    pub fn follows_warp(&self, earlier: u64) -> bool {
+        Access::same_warp(earlier, self.own()) || self.follows_lane(earlier, None)
+    }
+
+    fn follows_lane(&self, earlier: u64, lane: Option<u32>) -> bool {
         let own = self.own();
-        let same_block = (earlier ^ own) >> BLOCK_SHIFT == 0;
+        let same_block = Access::same_block(earlier, own);
         if earlier == 0 || (earlier ^ own) >> STAMP_SHIFT != 0 || earlier & own & ATOMIC != 0 {
             return true;
         }
         if !same_block && self.knowledge.is_none() {
             return false;
         }
-        let thread = ((earlier >> THREAD_SHIFT) & 1023) as u32;
+        let thread = thread_of(earlier);
         let clock = (earlier & (ATOMIC - 1)) as u32;
         let known = if !same_block {
             false
@@ -74,23 +114,57 @@ impl Access<'_> {
             || self.knowledge.is_some_and(|k| {
                 let block = ((earlier >> BLOCK_SHIFT) & BLOCK_MASK) as usize;
                 let warp = block * self.clocks.len() + thread as usize / 32;
-                k.covers(warp, clock, lane_of(thread), lane_of(self.thread))
+                k.covers(warp, clock, lane, lane_of(self.thread))
             })
     }
 }
 
-fn earlier(record: u64, wrote: bool) -> Earlier {
-    Earlier {
-        block: ((record >> BLOCK_SHIFT) & BLOCK_MASK) as u32,
-        thread: ((record >> THREAD_SHIFT) & 1023) as u32,
-        wrote,
-    }
+fn thread_of(record: u64) -> u32 {
+    ((record >> THREAD_SHIFT) & 1023) as u32
 }
+
+fn earlier(record: u64, wrote: bool) -> Earlier {
+    Earlier { block: ((record >> BLOCK_SHIFT) & BLOCK_MASK) as u32, thread: thread_of(record), wrote }
+}
+
+/// The bit of a set of readers in a shadow that says that some are of another block than the first one.
+const OTHERS: Crowd = 1 << 31;
 
 #[derive(Default)]
 struct Shadow {
     writer: AtomicU64,
     readers: [AtomicU64; 2],
+    /// The launch, and the set of warps that read it besides that of the first reader.
+    crowd: AtomicU64,
+}
+
+impl Shadow {
+    /// The word as it is, the set, and whether one of it is of another block than the first reader.
+    fn crowd(&self, stamp: u64) -> (u64, Crowd, bool) {
+        let word = self.crowd.load(Relaxed);
+        if word >> 32 != stamp {
+            return (word, 0, false);
+        }
+        (word, word as Crowd & !OTHERS, word as Crowd & OTHERS != 0)
+    }
+
+    /// Notes a reader that nothing orders after the first one.
+    fn join(&self, crowds: &Crowds, access: &Access<'_>, first: u64) {
+        let stamp = access.stamp();
+        loop {
+            let (word, crowd, others) = self.crowd(stamp);
+            let other = !Access::same_block(first, access.own());
+            // Blocks of an ordinary launch are never ordered, and those of two readers are enough.
+            if other && others && access.knowledge.is_none() {
+                return;
+            }
+            let mark = if other || others { OTHERS } else { 0 };
+            let joined = stamp << 32 | u64::from(crowds.with(crowd, access) | mark);
+            if self.crowd.compare_exchange(word, joined, Relaxed, Relaxed).is_ok() {
+                return;
+            }
+        }
+    }
 }
 
 /// What a region is for.
@@ -115,6 +189,7 @@ pub(super) struct Region {
     /// The binary logarithm of the granule.
     granule: u32,
     shadow: Vec<Shadow>,
+    crowds: Crowds,
     /// Held while 8 bytes change as one.
     wide: Mutex<()>,
 }
@@ -133,6 +208,7 @@ impl Region {
             constant: content == Content::Constant,
             granule,
             shadow: (0..shadows).map(|_| Shadow::default()).collect(),
+            crowds: Crowds::default(),
             wide: Mutex::default(),
         }
     }
@@ -154,6 +230,7 @@ impl Region {
         for shadow in &self.shadow {
             shadow.writer.store(0, Relaxed);
             shadow.readers.iter().for_each(|r| r.store(0, Relaxed));
+            shadow.crowd.store(0, Relaxed);
         }
     }
 
@@ -206,9 +283,19 @@ impl Region {
             if first == own {
                 continue;
             }
-            // The first reader that nothing orders before this one stays; a second one is remembered beside it.
-            let second = !access.follows(first);
-            shadow.readers[usize::from(second)].store(own, Relaxed);
+            // The first reader that nothing orders before this one stays; others are remembered beside it.
+            if access.follows(first) {
+                shadow.readers[0].store(own, Relaxed);
+                let (_, crowd, _) = shadow.crowd(access.stamp());
+                if crowd != 0 && self.crowds.unordered(crowd, access).is_none() {
+                    shadow.crowd.store(0, Relaxed);
+                }
+                continue;
+            }
+            shadow.readers[1].store(own, Relaxed);
+            if !Access::same_warp(first, own) {
+                shadow.join(&self.crowds, access, first);
+            }
         }
         Ok(())
     }
@@ -218,10 +305,7 @@ impl Region {
         if self.constant {
             return Err(Problem::ReadOnly { buffer: self.name.clone() });
         }
-        if !self.written.is_empty() {
-            let mask = ((1u64 << size) - 1) as u32;
-            self.written[offset as usize / 32].fetch_or(mask << (offset % 32), Relaxed);
-        }
+        self.note_there(offset, size);
         if self.shadow.is_empty() {
             return Ok(());
         }
@@ -237,6 +321,10 @@ impl Region {
                     return Err(self.race(at, true, earlier(reader, false)));
                 }
             }
+            let (_, crowd, _) = shadow.crowd(access.stamp());
+            if let Some(reader) = self.crowds.unordered(crowd, access) {
+                return Err(self.race(at, true, earlier(reader, false)));
+            }
         }
         Ok(())
     }
@@ -246,6 +334,22 @@ impl Region {
         if !self.written.is_empty() {
             let mask = ((1u64 << size) - 1) as u32;
             self.written[offset as usize / 32].fetch_and(!(mask << (offset % 32)), Relaxed);
+        }
+    }
+
+    /// Notes that what was pending has come, and who writes it by that.
+    pub fn note_arrived(&self, offset: u64, size: u32, access: &Access<'_>) {
+        self.note_there(offset, size);
+        for shadow in self.shadow.get(self.granules(offset, size)).into_iter().flatten() {
+            shadow.writer.store(access.own(), Relaxed);
+        }
+    }
+
+    /// Notes that what these bytes hold is there.
+    fn note_there(&self, offset: u64, size: u32) {
+        if !self.written.is_empty() {
+            let mask = ((1u64 << size) - 1) as u32;
+            self.written[offset as usize / 32].fetch_or(mask << (offset % 32), Relaxed);
         }
     }
 

@@ -53,6 +53,21 @@ pub(super) enum Atomic {
     Decrement,
 }
 
+/// What is done with a barrier in shared memory, which counts arrivals in phases (`mbarrier`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// Sets how many arrivals complete a phase.
+    Begin { count: Slot },
+    /// So many arrivals, after so many bytes more are awaited; leaves the phase that they belong to.
+    Arrive { d: Option<Slot>, count: Option<Slot>, bytes: Option<Slot> },
+    /// The phase awaits so many bytes more, or fewer.
+    Await { bytes: Slot, arrived: bool },
+    /// Asks whether a phase is complete: that of an arrival, or the last one of a parity.
+    Ask { p: Slot, of: Slot, parity: bool },
+    /// What was the barrier is memory again.
+    End,
+}
+
 /// Logic of predicates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Logic {
@@ -185,6 +200,10 @@ pub(super) enum Op {
         d: Slot,
         a: Condition,
     },
+    /// A value that grows each time the warp asks.
+    Clock {
+        d: Slot,
+    },
     Pack {
         bits: u32,
         d: Slot,
@@ -235,16 +254,36 @@ pub(super) enum Op {
         to: Address,
         from: Address,
         bytes: u32,
+        /// How many bytes are read; the others become zero.
         given: Option<Slot>,
+        /// Where it holds, none are.
+        ignored: Option<Condition>,
     },
     CommitCopies,
     WaitCopies {
         pending: u32,
     },
+    /// Bytes copied from global to shared memory, for which a barrier there waits.
+    CopyBulk {
+        to: Address,
+        from: Address,
+        bytes: Slot,
+        barrier: Address,
+    },
     LoadMatrix {
         at: Address,
         transposed: bool,
         d: Box<[Slot]>,
+    },
+    StoreMatrix {
+        at: Address,
+        transposed: bool,
+        values: Box<[Slot]>,
+    },
+    /// What threads do with a barrier in shared memory.
+    PhaseBarrier {
+        f: Phase,
+        at: Address,
     },
     MultiplyMatrix {
         product: Product,
@@ -341,6 +380,7 @@ impl Op {
             | Op::SelectSign { .. }
             | Op::Move { .. }
             | Op::MovePredicate { .. }
+            | Op::Clock { .. }
             | Op::Pack { .. }
             | Op::Unpack { .. }
             | Op::Parameter { .. } => Category::Move,
@@ -350,7 +390,10 @@ impl Op {
             | Op::CopyAsync { .. }
             | Op::CommitCopies
             | Op::WaitCopies { .. }
-            | Op::LoadMatrix { .. } => Category::Memory,
+            | Op::CopyBulk { .. }
+            | Op::LoadMatrix { .. }
+            | Op::StoreMatrix { .. }
+            | Op::PhaseBarrier { .. } => Category::Memory,
             Op::Shuffle { .. }
             | Op::Vote { .. }
             | Op::ActiveMask { .. }
@@ -397,7 +440,9 @@ pub(super) enum Special {
     },
     DynamicShared,
     TotalShared,
-    /// What has a single value here: clocks, identities of processors.
+    Multiprocessor,
+    Multiprocessors,
+    /// What has a single value here: the number of the grid, ranks in clusters.
     Zero,
     One,
 }

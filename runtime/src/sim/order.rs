@@ -1,35 +1,66 @@
-//! What orders accesses of different blocks of a cooperative launch: flags in global memory, released and acquired.
+//! What orders accesses of different blocks of a cooperative launch: what one thread releases and another acquires.
 //!
 //! Vector clocks (Fidge 1988, Mattern 1989) over the warps of the grid. A warp counts up at barriers and releases; a
-//! release leaves at its flag what the thread knows, an acquire takes it from there. Atomic operations add to what a
-//! flag carries, since they continue the release sequence of what they read; stores replace it. Scopes narrower than
-//! the device order nothing between blocks.
+//! release leaves at its flag what the thread knows, an acquire takes from there what a thread is sure of when it reads
+//! the flag's value ([`super::flags`]). Scopes narrower than the device order nothing between blocks.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use super::flags::{Incoming, Seen};
 use super::warp::LANES;
 
 /// What is known of every warp of a grid, packed as a clock and a set of lanes: all accesses before that clock, and
 /// those of the lanes at it.
 #[derive(Clone)]
-pub(super) struct Clock(Vec<u64>);
+pub(super) struct Clock {
+    warps: Vec<u64>,
+    /// Of two clocks of the same release sequence the later one knows all that the earlier one does: the sequence, not 0,
+    /// and the position in it.
+    sequence: (u64, u64),
+}
 
 fn entry(clock: u32, lanes: u32) -> u64 {
     (u64::from(clock) << 32) | u64::from(lanes)
 }
 
 impl Clock {
-    fn join(&mut self, other: &Clock) {
-        for (own, other) in self.0.iter_mut().zip(&other.0) {
-            *own = joined(*own, *other);
-        }
+    /// Knows nothing of so many warps.
+    pub fn nothing(warps: usize) -> Clock {
+        Clock { warps: vec![0; warps], sequence: (0, 0) }
     }
 
-    /// Whether it knows of an access of a lane at a clock of the warp.
-    fn covers(&self, warp: usize, clock: u32, lane: u32) -> bool {
-        let known = self.0.get(warp).copied().unwrap_or(0);
-        known >> 32 > u64::from(clock) || (known >> 32 == u64::from(clock) && known >> lane & 1 == 1)
+    /// The first clock of a release sequence of that number, not 0.
+    pub fn begin(&self, sequence: u64) -> Clock {
+        Clock { sequence: (sequence, 0), ..self.clone() }
+    }
+
+    /// The next clock of its release sequence, by which another was released.
+    pub fn continued(&self, other: &Clock) -> Clock {
+        let (sequence, position) = self.sequence;
+        let mut all = self.clone();
+        all.join(other);
+        all.sequence = (sequence, position + 1);
+        all
+    }
+
+    fn join(&mut self, other: &Clock) {
+        for (own, other) in self.warps.iter_mut().zip(&other.warps) {
+            *own = joined(*own, *other);
+        }
+        self.sequence = (0, 0);
+    }
+
+    /// Whether it is known to cover all that `earlier` does, without looking.
+    fn succeeds(&self, earlier: &Clock) -> bool {
+        self.sequence.0 != 0 && self.sequence.0 == earlier.sequence.0 && self.sequence.1 >= earlier.sequence.1
+    }
+
+    /// Whether it knows of an access of a lane, or of any lane, at a clock of the warp.
+    fn covers(&self, warp: usize, clock: u32, lane: Option<u32>) -> bool {
+        let known = self.warps.get(warp).copied().unwrap_or(0);
+        let lanes = lane.map_or(u64::from(u32::MAX), |lane| 1 << lane);
+        known >> 32 > u64::from(clock) || (known >> 32 == u64::from(clock) && known & lanes != 0)
     }
 }
 
@@ -38,31 +69,26 @@ fn joined(a: u64, b: u64) -> u64 {
 }
 
 /// Adds `other` to what is known, without a copy where that is nothing new.
-fn absorb(known: &mut Option<Arc<Clock>>, other: &Arc<Clock>) {
+pub(super) fn absorb(known: &mut Option<Arc<Clock>>, other: &Arc<Clock>) {
     match known {
         None => *known = Some(other.clone()),
-        Some(known) if Arc::ptr_eq(known, other) => {}
+        Some(known) if Arc::ptr_eq(known, other) || known.succeeds(other) => {}
+        Some(known) if other.succeeds(known) => *known = other.clone(),
         Some(known) => Arc::make_mut(known).join(other),
     }
 }
 
 /// What some lanes of a warp know, or would.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Learned {
     lanes: u32,
     clock: Option<Arc<Clock>>,
-    /// What was added last; threads that spin find the same again and again.
-    last: Option<Arc<Clock>>,
 }
 
 impl Learned {
     fn add(&mut self, lanes: u32, clock: &Arc<Clock>) {
         self.lanes |= lanes;
-        if self.last.as_ref().is_some_and(|last| Arc::ptr_eq(last, clock)) {
-            return;
-        }
         absorb(&mut self.clock, clock);
-        self.last = Some(clock.clone());
     }
 
     fn of(&self, lanes: u32) -> Option<&Arc<Clock>> {
@@ -91,19 +117,31 @@ pub(super) struct Knowledge {
     observed: Learned,
     /// What some lanes release by writing anything, since a fence.
     fenced: Learned,
+    /// What was acquired and observed before the last look at flags.
+    before: [Learned; 2],
+    /// What was read of each flag, by address.
+    seen: HashMap<u64, Seen>,
+    /// Whether it read a newer one since lanes met.
+    looked: bool,
 }
 
 impl Knowledge {
     /// Knows nothing yet of any of the grid's warps.
     pub fn new(nothing: Arc<Clock>) -> Knowledge {
         let learned = Learned::default;
-        Knowledge { base: nothing, acquired: learned(), observed: learned(), fenced: learned() }
+        let (acquired, observed, fenced, before) = (learned(), learned(), learned(), Default::default());
+        Knowledge { base: nothing, acquired, observed, fenced, before, seen: HashMap::new(), looked: false }
     }
 
-    /// Whether an access of a lane of a warp of the grid happened before what `lane` does now.
-    pub fn covers(&self, warp: usize, clock: u32, earlier: u32, lane: u32) -> bool {
+    /// Whether an access of a lane of a warp of the grid, or of any lane, happened before what `lane` does now.
+    pub fn covers(&self, warp: usize, clock: u32, earlier: Option<u32>, lane: u32) -> bool {
         let acquired = self.acquired.of(1 << lane);
         self.base.covers(warp, clock, earlier) || acquired.is_some_and(|c| c.covers(warp, clock, earlier))
+    }
+
+    /// Whether a lane acquired anything since all of them met.
+    pub fn learned(&self, lane: u32) -> bool {
+        self.acquired.of(1 << lane).is_some()
     }
 
     /// What the lanes know and did.
@@ -114,10 +152,11 @@ impl Knowledge {
         }
         for (at, clock) in member.clocks.iter().enumerate() {
             let own = entry(*clock, if at == member.index { lanes } else { u32::MAX });
-            if let Some(slot) = all.0.get_mut(member.first + at) {
+            if let Some(slot) = all.warps.get_mut(member.first + at) {
                 *slot = joined(*slot, own);
             }
         }
+        all.sequence = (0, 0);
         Arc::new(all)
     }
 
@@ -129,10 +168,33 @@ impl Knowledge {
         Outgoing { lanes: self.fenced.lanes, clock: self.fenced.of(lanes).cloned() }
     }
 
-    /// Takes what reads found at flags.
-    pub fn take(&mut self, incoming: &Incoming, acquires: bool) {
+    /// What was read of a flag.
+    pub fn seen(&self, address: u64) -> Option<&Seen> {
+        self.seen.get(&address)
+    }
+
+    /// Takes what reads found at flags, and says whether they found anything new. What lanes read in the last turn of a loop
+    /// that waits they need not have read, and so it is replaced.
+    pub fn take(&mut self, incoming: &Incoming, acquires: bool, replaces: bool) -> bool {
+        if replaces {
+            [self.acquired, self.observed] = self.before.clone();
+        } else {
+            self.before = [self.acquired.clone(), self.observed.clone()];
+        }
         let learned = if acquires { &mut self.acquired } else { &mut self.observed };
-        incoming.found.iter().for_each(|(lanes, clock)| learned.add(*lanes, clock));
+        let mut news = false;
+        for found in &incoming.found {
+            found.clock.iter().for_each(|clock| learned.add(found.lanes, clock));
+            match self.seen.get_mut(&found.address) {
+                Some(seen) => news |= seen.take(found.seen),
+                None => {
+                    self.seen.insert(found.address, found.seen);
+                    news = true;
+                }
+            }
+        }
+        self.looked |= news;
+        news
     }
 
     /// A fence of some lanes: what they read before it is acquired, and what they write after it releases.
@@ -141,24 +203,49 @@ impl Knowledge {
             self.acquired.add(lanes & self.observed.lanes, observed);
         }
         let clock = self.publish(member, lanes);
-        self.fenced = Learned { lanes, clock: Some(clock), last: None };
+        self.fenced = Learned { lanes, clock: Some(clock) };
     }
 
     /// All lanes of the warp meet.
     pub fn meet(&mut self) {
-        Knowledge::meet_all([self]);
+        Knowledge::meet_all([self], []);
     }
 
-    /// All lanes of several warps meet.
-    pub fn meet_all<'a>(warps: impl IntoIterator<Item = &'a mut Knowledge>) {
+    /// All lanes learn what was released to them.
+    pub fn learn(&mut self, released: &Arc<Clock>) {
+        self.acquired.add(u32::MAX, released);
+    }
+
+    /// All lanes of several warps meet, and learn what others left there.
+    pub fn meet_all<'a>(
+        warps: impl IntoIterator<Item = &'a mut Knowledge>,
+        left: impl IntoIterator<Item = &'a Outgoing>,
+    ) {
         let mut warps: Vec<&mut Knowledge> = warps.into_iter().collect();
         let mut all = None;
-        warps.iter().for_each(|warp| absorb(&mut all, &warp.base));
+        let left = left.into_iter().filter_map(|left| left.clock.as_ref());
+        warps.iter().map(|warp| &warp.base).chain(left).for_each(|clock| absorb(&mut all, clock));
         for acquired in warps.iter_mut().map(|warp| std::mem::take(&mut warp.acquired)) {
             acquired.clock.iter().for_each(|clock| absorb(&mut all, clock));
         }
+        Knowledge::share_seen(&mut warps);
         let Some(all) = all else { return };
         warps.iter_mut().for_each(|warp| warp.base = all.clone());
+    }
+
+    /// After some lanes read a flag, those that they meet find no older values there.
+    fn share_seen(warps: &mut [&mut Knowledge]) {
+        if !warps.iter().any(|warp| warp.looked) {
+            return;
+        }
+        let mut all: HashMap<u64, Seen> = HashMap::new();
+        for (address, seen) in warps.iter().flat_map(|warp| &warp.seen) {
+            all.entry(*address).and_modify(|known| known.join(*seen)).or_insert(*seen);
+        }
+        for warp in warps {
+            warp.looked = false;
+            warp.seen.clone_from(&all);
+        }
     }
 }
 
@@ -170,72 +257,9 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    fn of(&self, lane: usize) -> Option<&Arc<Clock>> {
+    /// What a lane releases.
+    pub fn of(&self, lane: usize) -> Option<&Arc<Clock>> {
         self.clock.as_ref().filter(|_| self.lanes >> lane & 1 == 1)
-    }
-}
-
-/// What the lanes of an instruction found at the flags that they read.
-#[derive(Default)]
-pub(super) struct Incoming {
-    found: Vec<(u32, Arc<Clock>)>,
-}
-
-/// The flags of a launch: what the last writes of words released, by address.
-pub(super) struct Flags {
-    nothing: Arc<Clock>,
-    words: Mutex<HashMap<u64, Arc<Clock>>>,
-}
-
-impl Flags {
-    /// None are written yet, in a grid of so many warps.
-    pub fn new(warps: usize) -> Flags {
-        Flags { nothing: Arc::new(Clock(vec![0; warps])), words: Mutex::default() }
-    }
-
-    /// What a warp knows at first.
-    pub fn knowledge(&self) -> Knowledge {
-        Knowledge::new(self.nothing.clone())
-    }
-
-    /// Holds the flags for one instruction, so that values and what comes with them change as one.
-    pub fn lock(&self) -> Held<'_> {
-        Held(self.words.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Flags that no other thread accesses at the time.
-pub(super) struct Held<'a>(MutexGuard<'a, HashMap<u64, Arc<Clock>>>);
-
-impl Held<'_> {
-    /// A lane reads a flag.
-    pub fn read(&self, address: u64, lane: usize, incoming: &mut Incoming) {
-        let Some(clock) = self.0.get(&address) else { return };
-        match incoming.found.last_mut() {
-            Some((lanes, last)) if Arc::ptr_eq(last, clock) => *lanes |= 1 << lane,
-            _ => incoming.found.push((1 << lane, clock.clone())),
-        }
-    }
-
-    /// A lane replaces what a flag holds.
-    pub fn write(&mut self, address: u64, lane: usize, outgoing: &Outgoing) {
-        match outgoing.of(lane) {
-            Some(clock) => drop(self.0.insert(address, clock.clone())),
-            None => drop(self.0.remove(&address)),
-        }
-    }
-
-    /// A lane computes what a flag holds from what it held.
-    pub fn update(&mut self, address: u64, lane: usize, outgoing: &Outgoing) {
-        let Some(clock) = outgoing.of(lane) else { return };
-        self.0
-            .entry(address)
-            .and_modify(|known| {
-                if !Arc::ptr_eq(known, clock) {
-                    Arc::make_mut(known).join(clock);
-                }
-            })
-            .or_insert_with(|| clock.clone());
     }
 }
 

@@ -1,8 +1,11 @@
 //! The state of a warp: its lanes' registers, and which lanes go which way.
 
+use fuse_codegen::schedule::GpuLimits;
+
+use super::flags::Flags;
 use super::memory::Region;
 use super::op::{Kernel, Special};
-use super::order::{Flags, Knowledge, Member};
+use super::order::{Knowledge, Member, Outgoing};
 use super::poll::Poll;
 
 /// Lanes of a warp.
@@ -26,9 +29,20 @@ pub(super) enum State {
         id: u32,
         count: Option<u32>,
     },
-    /// In a cooperative launch: read again what it had read, and gives others their turn.
+    /// In a cooperative launch: about to read flags, once all others have come to where they wait.
     Polling,
+    /// Has read what it may have to wait for, and gives others their turn.
+    Yielding,
     Done,
+}
+
+/// An arrival at a barrier of the block, for those that wait there.
+pub(super) struct Arrived {
+    pub id: u32,
+    pub threads: u32,
+    /// What the warp knew of the clocks of the block, and of other blocks.
+    pub clocks: Vec<u32>,
+    pub known: Outgoing,
 }
 
 /// A copy that was begun: from global to shared memory.
@@ -64,6 +78,10 @@ pub(super) struct Warp {
     /// How it waits for others, in a cooperative launch.
     pub poll: Option<Box<Poll>>,
     pub state: State,
+    /// Barriers of the block at which it has arrived without waiting.
+    pub arrived: Vec<Arrived>,
+    /// How often it asked for the time.
+    pub ticks: u64,
     pub copies: Vec<Copy>,
     /// Commits of each lane.
     pub commits: [u32; LANES],
@@ -113,6 +131,8 @@ impl Warp {
             knowledge: None,
             poll: None,
             state: State::Ready,
+            arrived: Vec::new(),
+            ticks: 0,
             copies: Vec::new(),
             commits: [0; LANES],
             local,
@@ -132,6 +152,8 @@ impl Warp {
         self.clocks[self.index as usize] = 1;
         self.met = 0;
         self.state = State::Ready;
+        self.arrived.clear();
+        self.ticks = 0;
         self.copies.clear();
         self.commits = [0; LANES];
         if let Some(local) = &self.local {
@@ -156,6 +178,11 @@ impl Warp {
     pub fn member(&self, block: u64) -> Member<'_> {
         let first = block as usize * self.clocks.len();
         Member { first, index: self.index as usize, clocks: &self.clocks }
+    }
+
+    /// The position of the instruction at which it stands; a barrier that it waits at lies behind it.
+    pub fn before(&self) -> u32 {
+        self.current.pc.saturating_sub(u32::from(matches!(self.state, State::Waiting { .. })))
     }
 
     /// Accesses from here on are later ones.
@@ -248,7 +275,18 @@ fn special_value(special: Special, shape: &Shape, block: [u32; 3], warp: u32, la
         }
         Special::DynamicShared => shape.dynamic_shared as u32,
         Special::TotalShared => shape.shared as u32,
+        Special::Multiprocessor => {
+            let [x, y, _] = shape.grid.map(u64::from);
+            let [i, j, k] = block.map(u64::from);
+            (((k * y + j) * x + i) % multiprocessors()) as u32
+        }
+        Special::Multiprocessors => multiprocessors() as u32,
         Special::Zero => 0,
         Special::One => 1,
     }
+}
+
+/// Multiprocessors of the simulated device.
+fn multiprocessors() -> u64 {
+    u64::from(GpuLimits::h100().multiprocessors)
 }

@@ -93,6 +93,7 @@ fn function(name: &str, buffers: &[(usize, Access)], symbols: &[&str]) -> Functi
         dtype: DType::F32,
         access: *access,
         buffer: BufferId::from(*b),
+        divisor: 1,
     };
     Function {
         name: name.into(),

@@ -88,11 +88,13 @@ impl Tile<'_> {
         b.close_loop(each, self.numbers.thread, end, i64::from(THREADS), &[]);
     }
 
-    /// The point that the thread stores, or one that another does.
+    /// The point that the thread stores. The threads after those that store any have the last one of these: what they
+    /// load with them, one element a warp, is there already or on its way.
     pub(super) fn own_point(&self, emitter: &mut Emitter) -> Emitted<Point> {
         let split = self.split;
         let b = &mut emitter.b;
-        let number = low_bits(b, self.numbers.thread, split.points());
+        let last = b.index(split.points() - 1);
+        let number = b.binary(BinaryOp::Min, self.numbers.thread, last);
         let slot = low_bits(b, number, split.slots);
         let unit = split.unit_of(b, slot);
         let row = b.shift_right_arithmetic(number, bits(split.slots));

@@ -191,6 +191,9 @@ impl<'m> Decoder<'m> {
                 let slots: Decoded<Box<[Slot]>> = parts.iter().map(|p| self.source_of(p, part)).collect();
                 Ok(Op::Pack { bits, d: result_of(d)?, parts: slots? })
             }
+            (Some(d), Some(Operand::Special("%clock" | "%clock64" | "%globaltimer" | "%globaltimer_lo"))) => {
+                Ok(Op::Clock { d: result_of(d)? })
+            }
             _ => Ok(Op::Move { d: self.result(o, 0)?, a: self.source(o, 1, ty)? }),
         }
     }

@@ -115,6 +115,6 @@ impl<'m> Decoder<'m> {
 
 /// Whether a fence orders what blocks do.
 fn fences(opcode: &Opcode<'_>) -> bool {
-    let wide = ["gpu", "gl", "sys", "cluster"].iter().any(|scope| opcode.has(scope));
+    let wide = ["gpu", "gl", "sys"].iter().any(|scope| opcode.has(scope));
     wide && !opcode.has("proxy")
 }

@@ -1,7 +1,7 @@
 //! Loads, stores, atomic operations, addresses, asynchronous copies and matrices.
 
 use super::super::arithmetic::Function;
-use super::super::op::{Address, Atomic, Op, Order, Product, Slot, Space, Transfer};
+use super::super::op::{Address, Atomic, Op, Order, Phase, Product, Slot, Space, Transfer};
 use super::super::syntax::{Class, Operand};
 use super::super::value::{Kind, Type, mask};
 use super::{Decoded, Decoder, Opcode, class_bits, predicate_result, result_of};
@@ -27,9 +27,18 @@ impl<'m> Decoder<'m> {
                 let p = p.ok_or("the result is no predicate")?;
                 Op::IsSpace { space, p, a: self.source(o, 1, ADDRESS)? }
             }
-            "prefetch" | "prefetchu" | "applypriority" | "discard" => Op::Nothing,
+            "prefetch" | "prefetchu" | "applypriority" => Op::Nothing,
             "cp" if opcode.has("async") && !opcode.has("bulk") => self.copy(opcode, o)?,
-            "ldmatrix" => self.load_matrix(opcode, o)?,
+            "cp" if opcode.has("bulk") => self.copy_bulk(opcode, o)?,
+            "ldmatrix" => {
+                let (at, transposed, d) = self.matrices(opcode, o, [1, 0])?;
+                Op::LoadMatrix { at, transposed, d }
+            }
+            "stmatrix" => {
+                let (at, transposed, values) = self.matrices(opcode, o, [0, 1])?;
+                Op::StoreMatrix { at, transposed, values }
+            }
+            "mbarrier" => self.phase_barrier(opcode, o)?,
             "mma" => self.multiply(opcode, o)?,
             _ => return Ok(None),
         }))
@@ -161,18 +170,74 @@ impl<'m> Decoder<'m> {
             return Ok(Op::WaitCopies { pending: constant(0).ok_or("expected a constant")? });
         }
         let bytes = constant(2).filter(|b| matches!(b, 4 | 8 | 16)).ok_or("copies 4, 8 or 16 bytes")?;
-        let given = if o.len() > 3 { Some(self.source(o, 3, WORD)?) } else { None };
-        Ok(Op::CopyAsync { to: self.address(o, 0)?, from: self.address(o, 1)?, bytes, given })
+        // A predicate there says that nothing is read.
+        let ignored = self.predicate(o, 3).ok();
+        let given = if o.len() > 3 && ignored.is_none() { Some(self.source(o, 3, WORD)?) } else { None };
+        Ok(Op::CopyAsync { to: self.address(o, 0)?, from: self.address(o, 1)?, bytes, given, ignored })
     }
 
-    fn load_matrix(&mut self, opcode: &Opcode<'_>, o: &[Operand<'m>]) -> Decoded<Op> {
+    fn copy_bulk(&mut self, opcode: &Opcode<'_>, o: &[Operand<'m>]) -> Decoded<Op> {
+        // The block of a cluster that is meant is this one, the only one of its cluster.
+        let to_block = matches!(opcode.parts.get(2), Some(&("shared::cluster" | "shared::cta")));
+        let plain = !["tensor", "multicast::cluster", "reduce"].iter().any(|part| opcode.has(part));
+        let ends = opcode.has("mbarrier::complete_tx::bytes");
+        if !(to_block && plain && ends && opcode.parts.get(3) == Some(&"global")) {
+            return Err("only bulk copies from global to shared memory are simulated".to_string());
+        }
+        self.kernel.granule = self.kernel.granule.min(4);
+        let (to, from, barrier) = (self.address(o, 0)?, self.address(o, 1)?, self.address(o, 3)?);
+        Ok(Op::CopyBulk { to, from, bytes: self.source(o, 2, WORD)?, barrier })
+    }
+
+    /// Where matrices lie, whether they are transposed on the way, and their registers.
+    fn matrices(
+        &mut self,
+        opcode: &Opcode<'_>,
+        o: &[Operand<'m>],
+        [at, parts]: [usize; 2],
+    ) -> Decoded<(Address, bool, Box<[Slot]>)> {
         if !opcode.has("m8n8") || !opcode.has("b16") {
             return Err("only matrices of 8 by 8 halves are simulated".to_string());
         }
         self.kernel.granule = self.kernel.granule.min(4);
-        let Some(Operand::Vector(parts)) = o.first() else { return Err("expected a vector".to_string()) };
-        let d: Decoded<Box<[Slot]>> = parts.iter().map(result_of).collect();
-        Ok(Op::LoadMatrix { at: self.address(o, 1)?, transposed: opcode.has("trans"), d: d? })
+        let Some(Operand::Vector(parts)) = o.get(parts) else { return Err("expected a vector".to_string()) };
+        let count = [("x1", 1), ("x2", 2), ("x4", 4)].iter().find(|(name, _)| opcode.has(name));
+        if count.is_none_or(|(_, count)| *count != parts.len()) {
+            return Err("takes a register for each matrix".to_string());
+        }
+        let registers: Decoded<Box<[Slot]>> = parts.iter().map(result_of).collect();
+        Ok((self.address(o, at)?, opcode.has("trans"), registers?))
+    }
+
+    fn phase_barrier(&mut self, opcode: &Opcode<'_>, o: &[Operand<'m>]) -> Decoded<Op> {
+        if !matches!(space(opcode)?, Some(Space::Shared) | None) || opcode.has("cluster") {
+            return Err("barriers are simulated in the block's own shared memory only".to_string());
+        }
+        let (at, f) = match opcode.parts.first() {
+            Some(&"init") => (0, Phase::Begin { count: self.source(o, 1, WORD)? }),
+            Some(&"inval") => (0, Phase::End),
+            Some(&"arrive") if !opcode.has("noComplete") => {
+                let d = match o.first() {
+                    Some(Operand::Sink) => None,
+                    _ => Some(self.result(o, 0)?),
+                };
+                let operand = if o.len() > 2 { Some(self.source(o, 2, WORD)?) } else { None };
+                let (count, bytes) = if opcode.has("expect_tx") { (None, operand) } else { (operand, None) };
+                (1, Phase::Arrive { d, count, bytes })
+            }
+            Some(&("expect_tx" | "complete_tx")) => {
+                let arrived = opcode.has("complete_tx");
+                (0, Phase::Await { bytes: self.source(o, 1, WORD)?, arrived })
+            }
+            Some(&("test_wait" | "try_wait")) => {
+                let p = o.first().map(predicate_result).transpose()?.flatten();
+                let parity = opcode.has("parity");
+                let of = self.source(o, 2, if parity { WORD } else { ADDRESS })?;
+                (1, Phase::Ask { p: p.ok_or("the result is no predicate")?, of, parity })
+            }
+            _ => return Err("this use of a barrier is not simulated".to_string()),
+        };
+        Ok(Op::PhaseBarrier { f, at: self.address(o, at)? })
     }
 
     fn multiply(&mut self, opcode: &Opcode<'_>, o: &[Operand<'m>]) -> Decoded<Op> {
@@ -205,10 +270,10 @@ impl<'m> Decoder<'m> {
     }
 }
 
-/// What an instruction orders between blocks: nothing where its scope is one block.
+/// What an instruction orders between blocks: nothing where its scope is one block, which a cluster is here.
 fn order(opcode: &Opcode<'_>) -> Order {
     let both = opcode.has("acq_rel");
-    let wide = !opcode.has("cta");
+    let wide = !opcode.has("cta") && !opcode.has("cluster");
     Order {
         acquires: wide && (both || opcode.has("acquire")),
         releases: wide && (both || opcode.has("release")),

@@ -353,10 +353,10 @@ fn special(name: &str) -> Option<Special> {
         "%lanemask_gt" => mask(false, false, true),
         "%lanemask_ge" => mask(false, true, true),
         "%total_smem_size" => Some(Special::TotalShared),
-        "%clock" | "%clock64" | "%globaltimer" | "%smid" | "%gridid" | "%cluster_ctarank" => {
-            Some(Special::Zero)
-        }
-        "%nsmid" | "%cluster_nctarank" => Some(Special::One),
+        "%smid" => Some(Special::Multiprocessor),
+        "%nsmid" => Some(Special::Multiprocessors),
+        "%gridid" | "%cluster_ctarank" => Some(Special::Zero),
+        "%cluster_nctarank" => Some(Special::One),
         _ => None,
     }
 }
