@@ -3,7 +3,8 @@
 use fuse_codegen::kernel_ir::MatrixFactors;
 use fuse_codegen::schedule::Rounding;
 
-/// What the factors of large products of f32 are rounded to on a GPU, whose tensor cores then sum them up in f32.
+/// What the factors of products of f32 are rounded to on a GPU, where they are large or in loops: tensor cores then sum them
+/// up in f32.
 /// Everything else is computed in the model's own types.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ProductPrecision {
@@ -72,7 +73,7 @@ impl ProductPrecision {
     pub fn statement(self, kernels: &[String]) -> Option<String> {
         let (name, bound) = (self.name(), self.bound()?);
         Some(if kernels.is_empty() {
-            format!("no factor is rounded to {name}: no kernel is a large product of f32")
+            format!("no factor is rounded to {name}: no kernel has products of f32 that tensor cores take")
         } else {
             format!("factors rounded to {name}: {}; {bound}", kernels.join(", "))
         })

@@ -103,8 +103,8 @@ pub struct CompileArgs {
     #[arg(long)]
     pub fast_math: bool,
 
-    /// What a GPU may round the factors of large products of f32 to, which its tensor cores then sum up in f32; the bound
-    /// of the error is printed.
+    /// What a GPU may round the factors of products of f32 to, large ones and those in loops, which its tensor cores then
+    /// sum up in f32; the bound of the error is printed.
     #[arg(long, value_enum, default_value_t = ProductPrecision::default(), value_name = "TYPE")]
     pub precision: ProductPrecision,
 }
@@ -286,7 +286,7 @@ pub struct CheckArgs {
     /// The largest relative error that passes, beside the absolute one.
     #[arg(long, default_value_t = 1e-4, value_name = "ERROR")]
     pub rtol: f64,
-    /// What GPUs may round the factors of large products of f32 to; allow for it with --atol and --rtol.
+    /// What GPUs may round the factors of products of f32 to; allow for it with --atol and --rtol.
     #[arg(long, value_enum, default_value_t = ProductPrecision::default(), value_name = "TYPE")]
     pub precision: ProductPrecision,
     /// Only backends of these devices: cpu, sim or cuda:0 (repeatable); all by default.

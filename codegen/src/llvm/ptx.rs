@@ -86,11 +86,14 @@ pub fn llvm_ir(functions: &[Function], options: &PtxOptions) -> Result<String, L
     Ok(module.print_to_string().to_string())
 }
 
-/// Whether what is loaded and copied in loops moves in vectors.
+/// Whether what is loaded and copied in loops moves in vectors, whose elements are no wider in registers than in memory.
 fn loads_vectors(body: &[Statement], function: &Function) -> bool {
     body.iter().all(|statement| match statement {
         Statement::For { body, .. } => body.iter().all(|inside| match inside {
-            Statement::Let { value, operation: Operation::Load { .. } } => function.ty(*value).lanes > 1,
+            Statement::Let { value, operation: Operation::Load { buffer, .. } } => {
+                let memory = function.buffers.get(buffer.0 as usize).map_or(0, |b| b.dtype.size());
+                function.ty(*value).lanes > 1 && memory >= 4
+            }
             Statement::StartCopy { bytes, .. } => *bytes == 16,
             _ => true,
         }),
@@ -187,7 +190,7 @@ fn kernel<'s>(
     add_enum(context, entry, AttributeLoc::Function, "nounwind", 0);
     match function.mapping {
         // While the threads of one block wait for each other, those of another compute: 128 registers each. Where
-        // elements move one by one that does not suffice for their addresses.
+        // elements move one by one or are widened, that does not suffice.
         Mapping::Blocks { threads: ..=256 } if loads_vectors(&function.body, function) => {
             add_string(context, entry, "nvvm.minctasm", "2");
         }

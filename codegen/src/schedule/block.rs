@@ -70,7 +70,7 @@ pub(super) fn of_lanes(
 
 /// A kernel outside of loops that has few rows and long sums, or statistics of rows, by blocks; `None` for others.
 pub(super) fn alone(analysis: &Analysis, limits: GpuLimits) -> Emitted<Option<Function>> {
-    let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes);
+    let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes, None);
     let rows = Rows::new(analysis).filter(|rows| rows.shared_bytes() <= limits.shared_bytes);
     let mut b = FunctionBuilder::new();
     let numbers = Numbers::new(&mut b);

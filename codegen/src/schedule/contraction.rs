@@ -19,7 +19,7 @@
 
 mod matrices;
 mod multiply_add;
-mod product;
+pub(super) mod product;
 mod quads;
 mod results;
 mod tile;

@@ -165,7 +165,7 @@ fn steps_for_gpu(
     for step in steps {
         match step {
             Step::Kernel(kernel) => functions.push(schedule(graph, kernel, target)?),
-            Step::Loop(l) => match resident::schedule(graph, l, limits)? {
+            Step::Loop(l) => match resident::schedule(graph, l, limits, rounding)? {
                 Some(function) => functions.push(function),
                 None => steps_for_gpu(graph, &l.body, limits, rounding, functions)?,
             },

@@ -19,7 +19,7 @@ use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter};
 use super::rows::Rows;
 use super::split::Split;
-use super::{GpuLimits, ScheduleError};
+use super::{GpuLimits, Rounding, ScheduleError};
 use crate::builder::FunctionBuilder;
 use crate::kernel_ir::{Access, BufferParameter, Function, Mapping, ParameterId};
 
@@ -34,6 +34,7 @@ pub(super) fn schedule(
     graph: &KernelGraph,
     l: &Loop,
     limits: GpuLimits,
+    rounding: Rounding,
 ) -> Result<Option<Function>, ScheduleError> {
     let mut kernels: Vec<&Kernel> = Vec::with_capacity(l.body.len());
     for step in &l.body {
@@ -55,7 +56,7 @@ pub(super) fn schedule(
     let symbols: Vec<Symbol> = symbols.into_iter().collect();
     analyses.iter_mut().for_each(|a| a.symbols.clone_from(&symbols));
     let Some(first) = analyses.first() else { return Ok(None) };
-    let builder = emit(&analyses, first, l, &parameters, limits)?;
+    let builder = emit(&analyses, first, l, &parameters, (limits, rounding))?;
     let work = Dim::constant(i64::from(limits.multiprocessors));
     let mapping = Mapping::Resident { threads: THREADS };
     Ok(Some(builder.finish(resident_name(l), parameters.buffers, symbols, work, mapping)))
@@ -97,8 +98,10 @@ enum Phase {
 }
 
 impl Phase {
-    fn new(analysis: &Analysis, counter: &Symbol, blocks: u32, shared_bytes: u32) -> Phase {
-        if let Some(split) = Split::new(analysis, Some(counter), blocks, shared_bytes) {
+    fn new(analysis: &Analysis, counter: &Symbol, limits: GpuLimits, rounding: Rounding) -> Phase {
+        let GpuLimits { multiprocessors, shared_bytes, tensor_cores } = limits;
+        let products = tensor_cores.then_some(rounding);
+        if let Some(split) = Split::new(analysis, Some(counter), multiprocessors, shared_bytes, products) {
             return Phase::Split(split);
         }
         let rows = Rows::new(analysis).filter(|rows| rows.shared_bytes() <= shared_bytes);
@@ -119,14 +122,14 @@ fn emit(
     first: &Analysis,
     l: &Loop,
     parameters: &Parameters,
-    limits: GpuLimits,
+    (limits, rounding): (GpuLimits, Rounding),
 ) -> Emitted<FunctionBuilder> {
     let mut b = FunctionBuilder::new();
     let numbers = Numbers::new(&mut b);
     let mut phases = Vec::with_capacity(analyses.len());
     let mut free = limits.shared_bytes;
     for analysis in analyses {
-        let phase = Phase::new(analysis, &l.counter, limits.multiprocessors, free);
+        let phase = Phase::new(analysis, &l.counter, GpuLimits { shared_bytes: free, ..limits }, rounding);
         free -= phase.shared_bytes().min(free);
         phases.push(phase);
     }
