@@ -18,6 +18,7 @@ use fuse_runtime::{BuildError, Code, Device, DeviceError, DeviceName, Executable
 
 #[cfg(feature = "llvm")]
 use crate::peak;
+use crate::precision::ProductPrecision;
 use crate::tier::Tier;
 use crate::weights::{NarrowWeights, WeightsDtype};
 
@@ -59,6 +60,8 @@ pub struct CompileOptions {
     pub tier: Tier,
     /// In which type the CPU stores the weights of products.
     pub weights_dtype: WeightsDtype,
+    /// What a GPU may round the factors of products of f32 to.
+    pub precision: ProductPrecision,
 }
 
 impl CompileOptions {
@@ -69,6 +72,7 @@ impl CompileOptions {
             rewrite: fuse_rewrite::Options::default(),
             tier: Tier::default(),
             weights_dtype: WeightsDtype::default(),
+            precision: ProductPrecision::default(),
         }
     }
 
@@ -114,6 +118,9 @@ pub enum CompileError {
         "weights are stored as {0} on the CPU only; for another device leave them as given, or convert the model"
     )]
     WeightsDtype(DType),
+    /// Factors are rounded on GPUs alone.
+    #[error("factors of products are rounded to {0} on GPUs only; on the CPU they stay as they are")]
+    Precision(ProductPrecision),
     /// The device is older than all architectures that LLVM emits code for here.
     #[error("{device} has compute capability {major}.{minor}; 7.5 is the least that fuse emits code for")]
     TooOld {
@@ -139,6 +146,7 @@ impl CompileError {
             CompileError::Verify(_)
             | CompileError::WithoutLlvm(_)
             | CompileError::WeightsDtype(_)
+            | CompileError::Precision(_)
             | CompileError::TooOld { .. }
             | CompileError::Device(_)
             | CompileError::Build(_) => false,
@@ -165,6 +173,8 @@ pub struct Compiled {
     pub report: Report,
     /// Which code [`Compiled::load`] makes for the CPU.
     pub tier: Tier,
+    /// What a GPU rounds the factors of products of f32 to.
+    pub precision: ProductPrecision,
     /// The parameters that are stored narrower than given, if that was asked for.
     pub narrow_weights: Option<NarrowWeights>,
 }
@@ -178,6 +188,10 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Compiled, Comp
     if let (Target::Cuda, Some(dtype)) = (options.target, options.weights_dtype.dtype()) {
         return Err(CompileError::WeightsDtype(dtype));
     }
+    let precision = options.precision;
+    if options.target == Target::Cpu && precision != ProductPrecision::F32 {
+        return Err(CompileError::Precision(precision));
+    }
     let mut optimized = fuse_rewrite::optimize(graph, &options.target.model(), &options.rewrite)?;
     let narrow_weights = options.weights_dtype.dtype().map(|dtype| NarrowWeights {
         dtype,
@@ -187,10 +201,10 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Compiled, Comp
         .map_err(|e| CompileError::Internal { stage: "rewriting", problem: e.to_string() })?;
     let functions = match options.target {
         Target::Cpu => schedule_all(&optimized.kernels, ScheduleTarget::cpu())?,
-        Target::Cuda => schedule_for_gpu(&optimized.kernels, GpuLimits::h100())?,
+        Target::Cuda => schedule_for_gpu(&optimized.kernels, GpuLimits::h100(), precision)?,
     };
-    let (kernels, report) = (optimized.kernels, optimized.report);
-    Ok(Compiled { graph: graph.clone(), kernels, functions, report, tier: options.tier, narrow_weights })
+    let (kernels, report, tier) = (optimized.kernels, optimized.report, options.tier);
+    Ok(Compiled { graph: graph.clone(), kernels, functions, report, tier, precision, narrow_weights })
 }
 
 /// The loop nest of each kernel for a target, verified.
@@ -203,8 +217,31 @@ pub(crate) fn schedule_all(
 }
 
 /// The functions of a program for a GPU, verified.
-fn schedule_for_gpu(kernels: &KernelGraph, limits: GpuLimits) -> Result<Vec<Function>, CompileError> {
-    verified(fuse_codegen::schedule::schedule_for_gpu(kernels, limits)?)
+fn schedule_for_gpu(
+    kernels: &KernelGraph,
+    limits: GpuLimits,
+    precision: ProductPrecision,
+) -> Result<Vec<Function>, CompileError> {
+    verified(fuse_codegen::schedule::schedule_for_gpu(kernels, limits, precision.rounding())?)
+}
+
+/// The kernels that round the factors of their products on a GPU like an H100: those that are scheduled otherwise than
+/// without rounding.
+///
+/// # Errors
+/// As [`compile`].
+pub fn rounded_kernels(
+    kernels: &KernelGraph,
+    precision: ProductPrecision,
+) -> Result<Vec<String>, CompileError> {
+    if precision == ProductPrecision::F32 {
+        return Ok(Vec::new());
+    }
+    let [exact, rounded] = [ProductPrecision::F32, precision]
+        .map(|precision| schedule_for_gpu(kernels, GpuLimits::h100(), precision));
+    let (exact, rounded) = (exact?, rounded?);
+    let differ = exact.iter().zip(&rounded).filter(|(exact, rounded)| exact != rounded);
+    Ok(differ.map(|(_, rounded)| rounded.name.clone()).collect())
 }
 
 fn verified(functions: Vec<Function>) -> Result<Vec<Function>, CompileError> {
@@ -264,7 +301,7 @@ impl Compiled {
         if limits == GpuLimits::h100() {
             return Ok(Cow::Borrowed(&self.functions));
         }
-        Ok(Cow::Owned(schedule_for_gpu(&self.kernels, limits)?))
+        Ok(Cow::Owned(schedule_for_gpu(&self.kernels, limits, self.precision)?))
     }
 
     fn load_fast(&self, device: &Device) -> Result<Executable, CompileError> {

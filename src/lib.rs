@@ -30,6 +30,7 @@ pub mod io;
 pub mod manifest;
 #[cfg(feature = "llvm")]
 mod peak;
+mod precision;
 pub mod random;
 mod tier;
 mod weights;
@@ -44,6 +45,7 @@ pub use fuse_ir::{DType, Dim, DimEnv, Graph};
 pub use fuse_rewrite as rewrite;
 pub use fuse_runtime as runtime;
 pub use fuse_runtime::{Device, DeviceName, DeviceOptions, Executable};
+pub use precision::ProductPrecision;
 pub use tier::Tier;
 pub use weights::{NarrowWeights, WeightsDtype};
 

@@ -117,6 +117,48 @@ fn weights_in_16_bits_are_stated() {
     fails_in_one_line(1, &sim, &["f16", "on the CPU only"]);
 }
 
+#[cfg(feature = "llvm")]
+#[test]
+fn the_precision_of_products_is_stated() {
+    let scratch = Scratch::new("precision");
+    let model = scratch.file(
+        "product.fuse",
+        "graph product(x: f32[80, 64], param w: f32[64, 96]) {
+  %p = contract x, w axes=[1:0]
+  return y = %p
+}",
+    );
+    let explained = fuse(&["explain", &model, "--device", "cuda", "--precision", "tf32"]);
+    let text = stdout(&explained);
+    for part in ["factors rounded to tf32: product_main", "2^-11", "Σ|x||w|"] {
+        assert!(text.contains(part), "no `{part}` in: {text}");
+    }
+    assert!(!stdout(&fuse(&["explain", &model, "--device", "cuda"])).contains("rounded"));
+    let tight = ["--atol", "1e-4", "--rtol", "1e-5"];
+    let check = |precision: &str, limits: [&str; 4]| {
+        fuse(&[&["check", &model, "--device", "sim", "--precision", precision][..], &limits].concat())
+    };
+    let strict = check("f32", tight);
+    assert!(strict.status.success() && !stdout(&strict).contains("rounded"), "{}", stdout(&strict));
+    for (precision, loose) in [("tf32", "0.03"), ("bf16", "0.3"), ("f16", "0.03")] {
+        let rounded = check(precision, ["--atol", loose, "--rtol", "0"]);
+        assert!(rounded.status.success(), "{precision}: {}{}", stdout(&rounded), stderr(&rounded));
+        assert!(
+            stdout(&rounded).contains(&format!("factors rounded to {precision}: ")),
+            "{}",
+            stdout(&rounded)
+        );
+        assert!(!check(precision, tight).status.success(), "{precision} is as precise as f32");
+    }
+    let run = fuse(&["run", &model, "--device", "sim", "--precision", "bf16"]);
+    assert!(stderr(&run).contains("2^-8"), "{}", stderr(&run));
+    let small = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/ptx/elman_network_sm_75.fuse");
+    let run = fuse(&["run", small, "--dim", "T=2", "--dim", "B=1", "--device", "sim", "--precision", "f16"]);
+    assert!(stderr(&run).contains("no factor is rounded to f16"), "{}", stderr(&run));
+    fails_in_one_line(1, &["run", &model, "--precision", "tf32"], &["tf32", "on GPUs only"]);
+    fails_in_one_line(1, &["explain", &model, "--precision", "tf32"], &["tf32", "on GPUs only"]);
+}
+
 /// The statistics of the simulated GPU name every kernel and count what it read.
 #[cfg(feature = "llvm")]
 #[test]

@@ -1,7 +1,7 @@
 //! Large products on the simulated GPU, which reports races and accesses outside, against the interpreter.
 #![cfg(feature = "llvm")]
 
-use fuse::{CompileOptions, Target};
+use fuse::{CompileOptions, ProductPrecision, Target};
 use fuse_codegen::kernel_ir::Function;
 use fuse_ir::compare::{Tolerance, compare};
 use fuse_ir::expr::DimEnv;
@@ -127,4 +127,44 @@ fn small_products_have_a_thread_a_point() {
 }
 ";
     check(text, false, &[&[]]);
+}
+
+#[test]
+fn rounded_products_keep_the_stated_bound() {
+    let text = "graph g(x: f32[70, 200], param w: f32[136, 200]) {
+  %p = contract x, w axes=[1:1]
+  return y = %p
+}
+";
+    let graph = fuse_ir::parse(text).unwrap_or_else(|e| panic!("{e}"));
+    let dims = DimEnv::new();
+    let values = fuse::random::values_for(&graph, &dims, 3).expect("values");
+    let magnitudes: Vec<_> = values.iter().map(magnitude).collect();
+    let interpret = |values: &[fuse::HostTensor]| {
+        let interpreter = Interpreter::new(Precision::F64).with_dims(dims.clone());
+        interpreter.run(&graph, values).expect("the interpreter runs")[0].to_f64()
+    };
+    let (expected, sums) = (interpret(&values), interpret(&magnitudes));
+    let device = Device::sim(&Default::default()).expect("a simulated GPU is always there");
+    let (parameters, inputs) = fuse::random::by_kind(&graph, &values);
+    for precision in [ProductPrecision::Tf32, ProductPrecision::Bf16, ProductPrecision::F16] {
+        let options = CompileOptions { precision, ..CompileOptions::new(Target::Cuda) };
+        let mut model = fuse::compile(&graph, &options).and_then(|c| c.load(&device)).expect("a model");
+        model.bind(parameters.clone()).expect("parameters fit");
+        let got = model.run(&inputs, &dims).expect("it runs")[0].to_f64();
+        let unit = precision.unit();
+        // Beside the bound, what 200 additions in f32 round, and what is lost of factors near 0.
+        let bound = |sum: f64| (2.0 * unit + unit * unit + 200.0 * 2f64.powi(-24)) * sum + 1e-6;
+        let errors = got.iter().zip(&expected).map(|(got, expected)| (got - expected).abs());
+        for (error, sum) in errors.clone().zip(&sums) {
+            assert!(error <= bound(*sum), "{precision}: {error:e} off, of at most {:e}", bound(*sum));
+        }
+        let relative = errors.zip(&sums).map(|(error, sum)| error / sum).fold(0.0, f64::max);
+        assert!(relative > unit / 50.0, "{precision}: {relative:e} at most; nothing was rounded");
+    }
+}
+
+fn magnitude(tensor: &fuse::HostTensor) -> fuse::HostTensor {
+    let bytes = tensor.to_f64().into_iter().flat_map(|x| (x.abs() as f32).to_le_bytes());
+    fuse::HostTensor::from_bytes(fuse::DType::F32, tensor.shape(), bytes.collect()).expect("a tensor")
 }

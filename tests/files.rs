@@ -6,6 +6,7 @@
 //!   `clif`, `llvm`, `ptx`, `error` (parsing or verifying must fail), `run` (every way to run here must agree
 //!   with the interpreter);
 //! * `device:` cpu (default) or cuda; `arch:` of PTX; `rewrite:` on (default) or off;
+//! * `precision:` what a GPU may round the factors of products to: f32 (default), tf32, bf16 or f16;
 //! * `chunks:` whether recurrences run in chunks of time: cost (default), never or always;
 //! * `dims:` `T=3 B=2`, for `run`; several lines give several runs of one compiled artefact;
 //! * `atol:` for `run`, 1e-5 by default.
@@ -15,6 +16,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use fuse::ir::compare::{Tolerance, compare};
 use fuse::ir::interp::{Interpreter, Precision};
 use fuse::rewrite::ChunkPolicy;
@@ -72,7 +74,7 @@ impl Case {
     }
 
     fn run(&self) -> Result<(), Failed> {
-        let known = ["stage", "device", "arch", "rewrite", "chunks", "dims", "atol"];
+        let known = ["stage", "device", "arch", "rewrite", "chunks", "dims", "atol", "precision"];
         if let Some((key, _)) = self.header.iter().find(|(k, _)| !known.contains(&k.as_str())) {
             return Err(format!("unknown header `{key}`; known are {known:?}").into());
         }
@@ -110,6 +112,8 @@ impl Case {
             "always" => ChunkPolicy::Always,
             other => return Err(format!("chunks are by cost, never or always, not `{other}`").into()),
         };
+        let precision = self.value("precision", "f32");
+        options.precision = ValueEnum::from_str(precision, false)?;
         Ok(options)
     }
 

@@ -10,7 +10,7 @@ use fuse::frontend::zoo::{Cell, StackForm, stack_of};
 use fuse::ir::Graph;
 use fuse::ir::compare::{Tolerance, compare};
 use fuse::ir::interp::{Interpreter, Precision};
-use fuse::{CompileOptions, Compiled, Device, DimEnv, Target};
+use fuse::{CompileOptions, Compiled, Device, DimEnv, ProductPrecision, Target};
 
 const TOLERANCE: Tolerance = Tolerance { ulp: 0.0, absolute: 2e-5, relative: 2e-4 };
 
@@ -20,6 +20,10 @@ fn compiled(graph: &Graph) -> Compiled {
 
 /// Runs on the simulated GPU at each of the dimensions.
 fn agrees(graph: &Graph, compiled: &Compiled, sizes: &[(i64, i64)]) {
+    agrees_within(TOLERANCE, graph, compiled, sizes);
+}
+
+fn agrees_within(tolerance: Tolerance, graph: &Graph, compiled: &Compiled, sizes: &[(i64, i64)]) {
     let device = Device::sim(&Default::default()).expect("a simulated GPU is always there");
     for (steps, rows) in sizes {
         let dims = DimEnv::new().with("T", *steps).with("B", *rows);
@@ -31,7 +35,7 @@ fn agrees(graph: &Graph, compiled: &Compiled, sizes: &[(i64, i64)]) {
         executable.bind(parameters).expect("binds");
         let outputs = executable.run(&inputs, &dims).unwrap_or_else(|e| panic!("{}: {e}", graph.name()));
         for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
-            if let Err(e) = compare(got, expected, TOLERANCE) {
+            if let Err(e) = compare(got, expected, tolerance) {
                 panic!("{} `{}` at {steps} steps of {rows} rows: {e}", graph.name(), output.name);
             }
         }
@@ -113,5 +117,86 @@ fn statistics_of_rows_in_a_loop_are_computed_by_blocks_or_by_warps() {
         let elements: u32 = functions.iter().flat_map(|f| &f.shared).map(|array| array.elements).sum();
         assert_eq!((functions.len(), elements), (1, shared_elements), "{text}");
         agrees(&graph, &compiled, sizes);
+    }
+}
+
+/// Whether tensor cores multiply in a loop.
+fn multiplies_matrices(compiled: &Compiled) -> bool {
+    residents(compiled).iter().any(|f| fuse::codegen::text::print(f).contains("matrix_fma"))
+}
+
+/// So few steps leave of rounding what some sums of products of numbers near 1 do.
+fn near(absolute: f64) -> Tolerance {
+    Tolerance { ulp: 0.0, absolute, relative: 0.0 }
+}
+
+#[test]
+fn cells_on_tensor_cores_agree_within_what_is_rounded() {
+    // One column a block and three, summed axes that are no whole products or no whole turns of the warps, shared states.
+    let cells = [
+        cell::<2, Lstm>("lstm", 7, 33),
+        cell::<1, Gru>("gru", 5, 80),
+        cell::<2, MultiplicativeLstm>("milstm", 3, 48),
+        cell::<2, Lstm>("lstm", 4, 333),
+    ];
+    for graph in &cells {
+        for (precision, absolute) in
+            [(ProductPrecision::Tf32, 4e-3), (ProductPrecision::F16, 4e-3), (ProductPrecision::Bf16, 3e-2)]
+        {
+            let options = CompileOptions { precision, ..CompileOptions::new(Target::Cuda) };
+            let compiled = fuse::compile(graph, &options).expect("compiles");
+            assert!(multiplies_matrices(&compiled), "{} with factors of {precision}", graph.name());
+            agrees_within(near(absolute), graph, &compiled, &[(0, 2), (1, 1), (2, 0), (3, 5), (2, 19)]);
+        }
+        assert!(!multiplies_matrices(&compiled(graph)), "{} is f32", graph.name());
+    }
+}
+
+#[test]
+fn states_of_16_bits_are_multiplied_on_tensor_cores() {
+    for dtype in ["f16", "bf16"] {
+        let text = format!(
+            "graph g(h: {dtype}[B, 272], param r: {dtype}[272, 272]) {{
+  %last, %y = scan over T carry (h = h) with (r = r) {{
+    %p = contract h, r axes=[1:0]
+    %n = tanh %p
+    next h = %n
+    stack y = %n
+  }}
+  return y = %y, last = %last
+}}
+"
+        );
+        let graph = fuse::ir::parse(&text).unwrap_or_else(|e| panic!("{e}"));
+        let compiled = compiled(&graph);
+        assert!(multiplies_matrices(&compiled), "{}", compiled.kernels);
+        agrees_within(near(3e-2), &graph, &compiled, &[(0, 2), (1, 1), (3, 5), (2, 19)]);
+    }
+}
+
+#[test]
+fn loops_on_tensor_cores_stay_in_registers() {
+    use fuse::codegen::llvm::ptxas::Ptxas;
+    use fuse::codegen::llvm::{Arch, PtxOptions, ptx};
+    use fuse::codegen::schedule::GpuLimits;
+    let ptxas = Ptxas::find();
+    if ptxas.is_none() {
+        println!("SKIPPED: no ptxas; PTX was emitted and not assembled");
+    }
+    let graph = cell::<2, Lstm>("lstm", 16, 512);
+    for precision in [ProductPrecision::Tf32, ProductPrecision::F16, ProductPrecision::Bf16] {
+        let options = CompileOptions { precision, ..CompileOptions::new(Target::Cuda) };
+        let compiled = fuse::compile(&graph, &options).expect("compiles");
+        for arch in [Arch::Sm80, Arch::Sm90, Arch::Sm120] {
+            let limits = GpuLimits::of_capability(arch.capability());
+            let functions = compiled.functions_for(limits).expect("schedules");
+            let is_loop = |f: &&Function| matches!(f.mapping, Mapping::Resident { .. });
+            let steps: Vec<Function> = functions.iter().filter(is_loop).cloned().collect();
+            let text = ptx::ptx(&steps, &PtxOptions::new(arch)).expect("PTX");
+            assert!(text.contains("mma.sync"), "{precision} for {arch}");
+            for kernel in ptxas.iter().flat_map(|ptxas| ptxas.assemble(&text, arch).expect("assembles")) {
+                assert_eq!(kernel.spill_stores + kernel.spill_loads, 0, "{precision} for {arch}: {kernel:?}");
+            }
+        }
     }
 }

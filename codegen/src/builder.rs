@@ -13,8 +13,8 @@ use fuse_ir::{DType, Literal};
 use rustc_hash::FxHashMap;
 
 use crate::kernel_ir::{
-    BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, LaneType, Mapping, Operation,
-    ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp, ValueId,
+    BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, LaneType, Mapping, MatrixFactors,
+    Operation, ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp, ValueId,
 };
 
 /// The nesting depth of a block; the function's body is 0.
@@ -223,6 +223,62 @@ impl FunctionBuilder {
     pub fn load_shared(&mut self, array: SharedId, lanes: u8, index: ValueId) -> ValueId {
         let ty = Type { lane: self.shared[array.0 as usize].lane, lanes };
         self.place_anew(ty, Operation::LoadShared { array, index }, self.depth())
+    }
+
+    /// `left·right + sum` of the matrices of a warp ([`Operation::MatrixFma`]), here.
+    pub fn matrix_fma(
+        &mut self,
+        factors: MatrixFactors,
+        left: ValueId,
+        right: ValueId,
+        sum: ValueId,
+    ) -> ValueId {
+        let operation = Operation::MatrixFma { factors, left, right, sum };
+        self.place_anew(self.ty(sum), operation, self.depth())
+    }
+
+    /// Two f32 as 16-bit floats, the first in the low half ([`Operation::Pair`]).
+    pub fn pair(&mut self, dtype: DType, low: ValueId, high: ValueId) -> ValueId {
+        self.operation(Type::scalar(LaneType::I32), Operation::Pair(dtype, low, high))
+    }
+
+    /// The bits of an f32 with a significand of 11 bits ([`Operation::Tf32`]).
+    pub fn tf32(&mut self, x: ValueId) -> ValueId {
+        self.operation(Type::scalar(LaneType::I32), Operation::Tf32(x))
+    }
+
+    /// So many matrices of a shared array, here ([`Operation::LoadMatrices`]).
+    pub fn load_matrices(
+        &mut self,
+        array: SharedId,
+        matrices: u8,
+        index: ValueId,
+        transposed: bool,
+    ) -> ValueId {
+        let ty = Type { lane: LaneType::I32, lanes: matrices };
+        self.place_anew(ty, Operation::LoadMatrices { array, index, transposed }, self.depth())
+    }
+
+    /// Begins a copy of `bytes` from element `from` of a buffer to element `to` of a shared array, or of as many zeros
+    /// where `inside` does not hold.
+    pub fn start_copy(
+        &mut self,
+        (array, to): (SharedId, ValueId),
+        (buffer, from): (ParameterId, ValueId),
+        bytes: u8,
+        inside: ValueId,
+    ) {
+        self.push(Statement::StartCopy { array, to, buffer, from, bytes, inside });
+    }
+
+    /// Ends a group of copies.
+    pub fn commit_copies(&mut self) {
+        self.push(Statement::CommitCopies);
+    }
+
+    /// Waits for all groups of copies but the last so many.
+    pub fn await_copies(&mut self, pending: u8) {
+        self.push(Statement::AwaitCopies { pending });
     }
 
     /// The value of the thread whose number differs by the bits of `distance`, here; one of 64 bits in halves.
@@ -583,16 +639,22 @@ pub(crate) fn operands(operation: &Operation) -> impl Iterator<Item = ValueId> {
         | Operation::Blocks
         | Operation::Thread
         | Operation::LaneIndex => (None, None, None),
-        Operation::Load { index, .. } | Operation::LoadShared { index, .. } => (Some(*index), None, None),
+        Operation::Load { index, .. }
+        | Operation::LoadShared { index, .. }
+        | Operation::LoadMatrices { index, .. } => (Some(*index), None, None),
         Operation::Unary(_, x)
         | Operation::Convert(_, x)
         | Operation::Butterfly(x, _)
+        | Operation::Tf32(x)
         | Operation::Splat(x)
         | Operation::Extract(x, _) => (Some(*x), None, None),
-        Operation::Binary(_, x, y) | Operation::Compare(_, x, y) | Operation::Insert(x, y, _) => {
-            (Some(*x), Some(*y), None)
-        }
-        Operation::Fma(x, y, z) | Operation::Select(x, y, z) => (Some(*x), Some(*y), Some(*z)),
+        Operation::Binary(_, x, y)
+        | Operation::Pair(_, x, y)
+        | Operation::Compare(_, x, y)
+        | Operation::Insert(x, y, _) => (Some(*x), Some(*y), None),
+        Operation::Fma(x, y, z)
+        | Operation::Select(x, y, z)
+        | Operation::MatrixFma { left: x, right: y, sum: z, .. } => (Some(*x), Some(*y), Some(*z)),
     };
     [a, b, c].into_iter().flatten()
 }

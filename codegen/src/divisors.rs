@@ -42,6 +42,9 @@ impl Divisors {
                 Statement::Let { .. }
                 | Statement::Store { .. }
                 | Statement::StoreShared { .. }
+                | Statement::StartCopy { .. }
+                | Statement::CommitCopies
+                | Statement::AwaitCopies { .. }
                 | Statement::Barrier
                 | Statement::GridBarrier
                 | Statement::Prefetch { .. } => {}

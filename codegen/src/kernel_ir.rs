@@ -209,6 +209,37 @@ pub enum Conversion {
     HalfToFloat,
 }
 
+/// What the factors of a product of matrices are, which tensor cores multiply. Each lies in 32-bit words.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum MatrixFactors {
+    /// IEEE binary16, two a word.
+    F16,
+    /// bfloat16, two a word.
+    Bf16,
+    /// f32 with a significand of 11 bits ([`Operation::Tf32`]), one a word.
+    Tf32,
+}
+
+impl MatrixFactors {
+    /// The 16-bit floats of that type, or f32 as tf32; `None` for other types.
+    pub fn of(dtype: DType) -> Option<MatrixFactors> {
+        match dtype {
+            DType::F16 => Some(MatrixFactors::F16),
+            DType::Bf16 => Some(MatrixFactors::Bf16),
+            DType::F32 => Some(MatrixFactors::Tf32),
+            DType::F64 | DType::I32 | DType::I64 | DType::U8 | DType::Bool => None,
+        }
+    }
+
+    /// How many a word of 32 bits holds.
+    pub fn per_word(self) -> i64 {
+        match self {
+            MatrixFactors::F16 | MatrixFactors::Bf16 => 2,
+            MatrixFactors::Tf32 => 1,
+        }
+    }
+}
+
 /// What a [`Statement::Let`] computes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Operation {
@@ -241,6 +272,41 @@ pub enum Operation {
         array: SharedId,
         /// The position of the first element.
         index: ValueId,
+    },
+    /// Matrices of 8 lines by 16 bytes, one a lane of the value (i32; 1, 2 or 4 of them), read by the 32 threads of a warp
+    /// together: line `l` of matrix `m` begins where thread `8·m + l` says, at a multiple of 16 bytes. Thread `4·r + c`
+    /// gets word `c` of line `r`, or, transposed, the 16-bit halves `r` of the lines `2·c` and `2·c + 1`.
+    LoadMatrices {
+        /// The array, of i32.
+        array: SharedId,
+        /// The position of this thread's line; of threads that have none, any position.
+        index: ValueId,
+        /// Whether 16-bit elements change places.
+        transposed: bool,
+    },
+    /// Two f32 rounded to nearest even to [`DType::F16`] or [`DType::Bf16`], the first in the low half of an i32.
+    Pair(DType, ValueId, ValueId),
+    /// An f32 rounded to a significand of 11 bits, ties away from zero, as its bits (i32).
+    Tf32(ValueId),
+    /// `A·B + C` of matrices that the 32 threads of a warp hold together: 16 by 8 words times 8 words by 8. Each thread
+    /// has fragments of them, as those of `mma.m16n8k16` for 16-bit factors and `mma.m16n8k8` for tf32 (PTX ISA, "Matrix
+    /// fragments for mma"): thread `4·r + c` of a warp has
+    ///
+    /// * of `A` (i32x4) the words `c` along k of row `r` and of row `r + 8`, then the words `c + 4` of the same;
+    /// * of `B` (i32x2) the words `c` and `c + 4` along k of column `r`;
+    /// * of `C` and the result (f32x4) the columns `2·c` and `2·c + 1` of row `r`, then of row `r + 8`.
+    ///
+    /// Products are exact; in which order they are added, and with how many bits more than an f32 has, is the
+    /// machine's choice. All threads of a warp compute it together.
+    MatrixFma {
+        /// What the words of `left` and `right` hold.
+        factors: MatrixFactors,
+        /// `A`.
+        left: ValueId,
+        /// `B`.
+        right: ValueId,
+        /// `C`.
+        sum: ValueId,
     },
     /// The value (a scalar of 32 bits) of the thread whose number differs by the bits of the distance, from 1 to 31. All
     /// threads of a warp compute it together.
@@ -307,6 +373,29 @@ pub enum Statement {
         index: ValueId,
         /// What is written.
         value: ValueId,
+    },
+    /// Begins to copy bytes from a buffer to a shared array. They are there for this thread after [`Statement::AwaitCopies`],
+    /// for others once they have met it after that.
+    StartCopy {
+        /// The array, of i32.
+        array: SharedId,
+        /// The position of the first element there (i64), at a multiple of `bytes`.
+        to: ValueId,
+        /// The buffer, which the function does not write.
+        buffer: ParameterId,
+        /// The row-major position of the first element (i64), at a multiple of `bytes`.
+        from: ValueId,
+        /// How many bytes: 4, 8 or 16.
+        bytes: u8,
+        /// Whether (bool) there is anything to copy; otherwise zeros are written and the buffer is not read.
+        inside: ValueId,
+    },
+    /// Ends a group of copies: those that this thread began since the last group ended, perhaps none.
+    CommitCopies,
+    /// Waits for the copies of all groups of this thread but the last so many.
+    AwaitCopies {
+        /// How many groups may still be on their way.
+        pending: u8,
     },
     /// Where the threads of a block meet.
     Barrier,

@@ -96,6 +96,9 @@ pub enum EvaluationError {
     /// Threads wait for others that do not run at the same time here: a thread alone, or the blocks of a launch.
     #[error("`{0}` waits for threads that are not evaluated at the same time")]
     Blocks(String),
+    /// A warp multiplies matrices, or copies that go on meanwhile are waited for: what the simulated GPU has alone.
+    #[error("`{0}` uses tensor cores or copies of its own, which are not evaluated")]
+    Matrices(String),
     /// Threads that must meet are on different ways.
     #[error("`{0}` has a place where threads meet that only some of them reach")]
     Diverged(String),
@@ -263,6 +266,9 @@ impl Machine<'_> {
             Statement::Barrier | Statement::GridBarrier => {
                 Err(EvaluationError::Blocks(self.function.name.clone()))
             }
+            Statement::StartCopy { .. } | Statement::CommitCopies | Statement::AwaitCopies { .. } => {
+                Err(EvaluationError::Matrices(self.function.name.clone()))
+            }
         }
     }
 
@@ -381,6 +387,10 @@ impl Machine<'_> {
                 let loaded = self.shared.load(self.thread, array.0 as usize, index, usize::from(ty.lanes));
                 loaded.map_err(|what| self.invalid(value, what))
             }
+            Operation::LoadMatrices { .. }
+            | Operation::MatrixFma { .. }
+            | Operation::Pair(..)
+            | Operation::Tf32(_) => Err(EvaluationError::Matrices(self.function.name.clone())),
             Operation::Butterfly(..) => Err(self.invalid(value, "is for threads that run together")),
             Operation::Load { buffer, index } => {
                 let index = self.scalar_i64(*index)?;

@@ -7,8 +7,8 @@ use fuse_ir::{DType, Literal};
 
 use crate::divisors::Divisors;
 use crate::kernel_ir::{
-    BinaryOp, Condition, Conversion, Function, LaneType, Operation, ParameterId, SharedId, Statement, Type,
-    UnaryOp, ValueId,
+    BinaryOp, Condition, Conversion, Function, LaneType, MatrixFactors, Operation, ParameterId, SharedId,
+    Statement, Type, UnaryOp, ValueId,
 };
 
 /// Emits primitives of one target. Types are passed wherever a target value does not tell its own.
@@ -126,6 +126,14 @@ pub enum GpuOperation<V> {
     Thread,
     /// Reads from a shared array.
     LoadShared(Type, SharedPlace<V>),
+    /// So many matrices from a shared array, transposed or not ([`Operation::LoadMatrices`]).
+    LoadMatrices(u8, SharedPlace<V>, bool),
+    /// [`Operation::MatrixFma`] of fragments of two matrices of these factors, and of the sums.
+    MatrixFma(MatrixFactors, [V; 3]),
+    /// Two f32 as 16-bit floats of this type ([`Operation::Pair`]).
+    Pair(DType, [V; 2]),
+    /// An f32 with fewer bits ([`Operation::Tf32`]).
+    Tf32(V),
     /// The value of the thread whose number differs by the bits of the distance.
     Butterfly(Type, V, u8),
 }
@@ -135,6 +143,21 @@ pub enum GpuOperation<V> {
 pub enum GpuEffect<V> {
     /// Writes to a shared array.
     StoreShared(Type, SharedPlace<V>, V),
+    /// Begins a copy of so many bytes ([`Statement::StartCopy`]).
+    StartCopy {
+        /// Where to.
+        to: SharedPlace<V>,
+        /// Where from.
+        from: Place<V>,
+        /// How many.
+        bytes: u8,
+        /// Whether there is anything to copy.
+        inside: V,
+    },
+    /// Ends a group of copies.
+    CommitCopies,
+    /// Waits for all groups of copies but the last so many.
+    AwaitCopies(u8),
     /// Waits for the threads of the block.
     Barrier,
     /// Waits for the threads of all blocks.
@@ -192,6 +215,14 @@ fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mu
                 let value = (function.ty(*value), get::<B>(values, *value));
                 builder.effect_on_gpu(GpuEffect::StoreShared(value.0, place, value.1));
             }
+            Statement::StartCopy { array, to, buffer, from, bytes, inside } => {
+                let to = values.shared_place(*array, *to);
+                let from = values.place(function, *buffer, *from);
+                let inside = get::<B>(values, *inside);
+                builder.effect_on_gpu(GpuEffect::StartCopy { to, from, bytes: *bytes, inside });
+            }
+            Statement::CommitCopies => builder.effect_on_gpu(GpuEffect::CommitCopies),
+            Statement::AwaitCopies { pending } => builder.effect_on_gpu(GpuEffect::AwaitCopies(*pending)),
             Statement::Barrier => builder.effect_on_gpu(GpuEffect::Barrier),
             Statement::GridBarrier => builder.effect_on_gpu(GpuEffect::GridBarrier),
             Statement::Prefetch { buffer, index } => {
@@ -247,6 +278,15 @@ fn operate<B: ScalarBuilder>(
         Operation::LoadShared { array, index } => {
             builder.on_gpu(GpuOperation::LoadShared(ty, values.shared_place(*array, *index)))
         }
+        Operation::LoadMatrices { array, index, transposed } => {
+            let place = values.shared_place(*array, *index);
+            builder.on_gpu(GpuOperation::LoadMatrices(ty.lanes, place, *transposed))
+        }
+        Operation::MatrixFma { factors, left, right, sum } => {
+            builder.on_gpu(GpuOperation::MatrixFma(*factors, [left, right, sum].map(value)))
+        }
+        Operation::Pair(dtype, x, y) => builder.on_gpu(GpuOperation::Pair(*dtype, [x, y].map(value))),
+        Operation::Tf32(x) => builder.on_gpu(GpuOperation::Tf32(value(x))),
         Operation::Unary(op, x) => builder.unary(*op, ty, value(x)),
         Operation::Binary(op, x, y) => builder.binary(*op, ty, value(x), value(y)),
         Operation::Fma(x, y, z) => builder.fma(ty, value(x), value(y), value(z)),

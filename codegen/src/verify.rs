@@ -14,7 +14,12 @@
 //! * `WorkBegin` and `WorkEnd` appear only with [`Mapping::Range`], `WorkItem` only with
 //!   [`Mapping::Threads`], `Block`, `Blocks`, `Thread` and `Barrier` only with [`Mapping::Blocks`] and
 //!   [`Mapping::Resident`], `GridBarrier` only with the latter. Blocks have 1 to 1024 threads.
+//! * Products of matrices, what loads and rounds their factors, and copies to shared memory are in functions that map
+//!   work to blocks. Matrices are loaded from arrays of i32, 1, 2 or 4 at once. 4, 8 or 16 bytes are copied at once,
+//!   to such an array and from a buffer that is only read.
 //! * `symbols` ascend by name, and `work` depends on nothing else.
+
+use fuse_ir::DType;
 
 use crate::builder::memory_type;
 use crate::divisors::MOST;
@@ -185,7 +190,16 @@ impl Verifier<'_> {
             Statement::StoreShared { array, index, value } => {
                 Ok(self.expect(*index, INDEX).and_then(|()| self.shared(*array, self.used(*value)?.lane)))
             }
-            Statement::Barrier => Ok(self.by_block()),
+            Statement::StartCopy { array, to, buffer, from, bytes, inside } => {
+                Ok(self.copy(*array, *buffer, *bytes).and_then(|()| {
+                    self.expect(*to, INDEX)?;
+                    self.expect(*from, INDEX)?;
+                    self.expect(*inside, Type::scalar(LaneType::Bool))
+                }))
+            }
+            Statement::Barrier | Statement::CommitCopies | Statement::AwaitCopies { .. } => {
+                Ok(self.by_block())
+            }
             Statement::GridBarrier => match self.function.mapping {
                 Mapping::Resident { .. } => Ok(Ok(())),
                 Mapping::Range | Mapping::Threads { .. } | Mapping::Blocks { .. } => {
@@ -276,6 +290,19 @@ impl Verifier<'_> {
         }
     }
 
+    fn copy(&self, array: SharedId, buffer: ParameterId, bytes: u8) -> Result<(), String> {
+        self.by_block()?;
+        self.shared(array, LaneType::I32)?;
+        if !matches!(bytes, 4 | 8 | 16) {
+            return Err(format!("{bytes} bytes are not copied at once"));
+        }
+        match self.function.buffers.get(buffer.0 as usize) {
+            Some(from) if from.access == Access::Read => Ok(()),
+            Some(_) => Err(format!("{buffer} is not only read")),
+            None => Err(format!("{buffer} does not exist")),
+        }
+    }
+
     fn by_block(&self) -> Result<(), String> {
         if self.function.mapping.is_by_block() { Ok(()) } else { Err("work is not mapped to blocks".into()) }
     }
@@ -337,6 +364,37 @@ impl Verifier<'_> {
             Operation::Load { buffer, index } => {
                 self.expect(*index, INDEX)?;
                 self.access(*buffer, Access::Read, ty.lane)
+            }
+            Operation::LoadMatrices { array, index, transposed: _ } => {
+                self.by_block()?;
+                self.expect(*index, INDEX)?;
+                self.shared(*array, LaneType::I32)?;
+                if ty.lane != LaneType::I32 || !matches!(ty.lanes, 1 | 2 | 4) {
+                    return Err(format!("{ty} is not what matrices are loaded to"));
+                }
+                Ok(())
+            }
+            Operation::Pair(dtype, x, y) => {
+                self.by_block()?;
+                if !matches!(dtype, DType::F16 | DType::Bf16) {
+                    return Err(format!("an i32 does not hold two of {dtype}"));
+                }
+                self.expect(*x, Type::scalar(LaneType::F32))?;
+                self.expect(*y, Type::scalar(LaneType::F32))?;
+                result(Type::scalar(LaneType::I32))
+            }
+            Operation::Tf32(x) => {
+                self.by_block()?;
+                self.expect(*x, Type::scalar(LaneType::F32))?;
+                result(Type::scalar(LaneType::I32))
+            }
+            Operation::MatrixFma { factors: _, left, right, sum } => {
+                self.by_block()?;
+                let of = |lane, lanes| Type { lane, lanes };
+                self.expect(*left, of(LaneType::I32, 4))?;
+                self.expect(*right, of(LaneType::I32, 2))?;
+                self.expect(*sum, of(LaneType::F32, 4))?;
+                result(of(LaneType::F32, 4))
             }
             Operation::Butterfly(x, distance) => {
                 self.by_block()?;

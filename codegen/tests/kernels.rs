@@ -127,6 +127,9 @@ fn max_nesting(body: &[fuse_codegen::kernel_ir::Statement]) -> usize {
             Statement::Let { .. }
             | Statement::Store { .. }
             | Statement::StoreShared { .. }
+            | Statement::StartCopy { .. }
+            | Statement::CommitCopies
+            | Statement::AwaitCopies { .. }
             | Statement::Barrier
             | Statement::GridBarrier
             | Statement::Prefetch { .. } => 0,

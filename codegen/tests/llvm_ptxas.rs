@@ -4,11 +4,11 @@
 
 mod llvm_support;
 
-use fuse_codegen::kernel_ir::{Function, Mapping};
+use fuse_codegen::kernel_ir::{Function, Mapping, MatrixFactors};
 use fuse_codegen::llvm::ptx::ptx;
 use fuse_codegen::llvm::ptxas::Ptxas;
 use fuse_codegen::llvm::{Arch, PtxOptions};
-use fuse_codegen::schedule::{ScheduleTarget, schedule};
+use fuse_codegen::schedule::{GpuLimits, ScheduleTarget, schedule};
 use libtest_mimic::{Arguments, Failed, Trial};
 use llvm_support::{BLOCK, Case, cases};
 
@@ -61,10 +61,14 @@ fn check_text(text: &str, arch: Arch) -> Result<(), Failed> {
 
 /// The schedule for a GPU of the first kernel of a text.
 fn first_kernel(text: &str) -> Result<Function, Failed> {
+    first_kernel_for(text, ScheduleTarget::gpu())
+}
+
+fn first_kernel_for(text: &str, target: ScheduleTarget) -> Result<Function, Failed> {
     let graph = fuse_ir::parse_kernels(text).map_err(|e| format!("{e}\n{text}"))?;
     let kernels = graph.kernels();
     let (kernel, _) = kernels.first().ok_or("no kernel")?;
-    Ok(schedule(&graph, kernel, ScheduleTarget::gpu()).map_err(|e| e.to_string())?)
+    Ok(schedule(&graph, kernel, target).map_err(|e| e.to_string())?)
 }
 
 /// A gated recurrence over 16-bit and 32-bit floats, as a thread a point of the other axes runs it.
@@ -104,7 +108,12 @@ fn has_tiles(functions: &[Function], arch: Arch) -> Result<(), Failed> {
 }
 
 /// A product of `[rows, depth]` and `[columns, depth]` with a bias and an activation.
-fn contraction(name: &str, rows: &str, columns: &str, depth: &str, dtype: &str) -> Result<Function, Failed> {
+fn contraction(
+    name: &str,
+    [rows, columns, depth]: [&str; 3],
+    dtype: &str,
+    target: ScheduleTarget,
+) -> Result<Function, Failed> {
     let widened = |of: &str| match dtype {
         "f32" => format!("{of}: f32 = load {of}"),
         _ => format!("{of}_narrow: {dtype} = load {of}"),
@@ -133,7 +142,7 @@ fn contraction(name: &str, rows: &str, columns: &str, depth: &str, dtype: &str) 
   }}
 }}"
     );
-    first_kernel(&text)
+    first_kernel_for(&text, target)
 }
 
 /// Rows of `columns`: the sum of two operands, normalised by the softmax and scaled by what all rows share.
@@ -204,6 +213,52 @@ fn all_rows() -> Result<Vec<Function>, Failed> {
     Ok(functions)
 }
 
+/// The multiply-adds of products of f32, and the products of a GPU without tensor cores.
+fn multiply_adds(arch: Arch) -> Result<(), Failed> {
+    let target = ScheduleTarget::gpu();
+    let without = GpuLimits { tensor_cores: false, ..GpuLimits::h100() };
+    let functions = [
+        contraction("whole", ["1600", "2048", "512"], "f32", target)?,
+        contraction("odd", ["1601", "2047", "511"], "f32", target)?,
+        contraction("symbolic", ["T*B", "2048", "I"], "f32", target)?,
+        contraction("few_rows", ["B", "10000", "1024"], "f32", target)?,
+        contraction("narrow", ["1600", "2048", "512"], "bf16", ScheduleTarget::gpu_of(without))?,
+    ];
+    has_tiles(&functions, arch)?;
+    assemble(&functions, arch)
+}
+
+/// Products on tensor cores: factors copied 16 and 4 bytes at a time, computed one by one, rounded, and in small tiles.
+fn matrices(arch: Arch) -> Result<(), Failed> {
+    let limits = GpuLimits::of_capability(arch.capability());
+    let target = |rounding| ScheduleTarget::Gpu { block: 256, limits, rounding };
+    let mut functions = Vec::new();
+    for dtype in ["f16", "bf16"] {
+        let named = |name: &str| format!("{dtype}_{name}");
+        let mut add = |name: &str, sizes, target| -> Result<(), Failed> {
+            functions.push(contraction(&named(name), sizes, dtype, target)?);
+            Ok(())
+        };
+        add("whole", ["1600", "2048", "512"], target(None))?;
+        add("pairs", ["1601", "2046", "510"], target(None))?;
+        add("symbolic", ["T*B", "2048", "I"], target(None))?;
+        add("small", ["256", "256", "512"], target(None))?;
+    }
+    for factors in [MatrixFactors::F16, MatrixFactors::Bf16, MatrixFactors::Tf32] {
+        let target = target(Some(factors));
+        for (name, sizes) in [("whole", ["1600", "2048", "512"]), ("odd", ["T*B", "2047", "511"])] {
+            functions.push(contraction(&format!("{name}_as_{factors:?}"), sizes, "f32", target)?);
+        }
+    }
+    for function in &functions {
+        let text = ptx(std::slice::from_ref(function), &PtxOptions::new(arch)).map_err(|e| e.to_string())?;
+        if !text.contains("mma.sync") {
+            return Err(format!("{} has no products of matrices\n{text}", function.name).into());
+        }
+    }
+    assemble(&functions, arch)
+}
+
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
@@ -228,21 +283,19 @@ fn main() {
     }
     for arch in THOROUGH {
         trials.push(Trial::test(format!("tiles_of_contractions_stay_in_registers_for_{arch}"), move || {
-            let functions = [
-                contraction("whole", "1600", "2048", "512", "f32")?,
-                contraction("odd", "1601", "2047", "511", "f32")?,
-                contraction("symbolic", "T*B", "2048", "I", "f32")?,
-                contraction("few_rows", "B", "10000", "1024", "f32")?,
-                contraction("narrow", "1600", "2048", "512", "bf16")?,
-            ];
-            has_tiles(&functions, arch)?;
-            assemble(&functions, arch)
+            multiply_adds(arch)
         }));
     }
     for arch in THOROUGH {
         trials.push(Trial::test(format!("rows_assemble_without_spills_for_{arch}"), move || {
             assemble(&all_rows()?, arch)
         }));
+    }
+    for arch in THOROUGH.into_iter().filter(|arch| arch.capability() >= 80) {
+        trials
+            .push(Trial::test(format!("matrices_of_contractions_stay_in_registers_for_{arch}"), move || {
+                matrices(arch)
+            }));
     }
     for arch in Arch::ALL.iter().copied() {
         trials.push(Trial::test(format!("the_lowest_ptx_version_suffices_for_{arch}"), move || {

@@ -215,6 +215,9 @@ fn loops(body: &[Statement], carried: &mut Vec<usize>) {
             | Statement::Store { .. }
             | Statement::Prefetch { .. }
             | Statement::StoreShared { .. }
+            | Statement::StartCopy { .. }
+            | Statement::CommitCopies
+            | Statement::AwaitCopies { .. }
             | Statement::Barrier
             | Statement::GridBarrier => {}
         }

@@ -153,6 +153,67 @@ fn the_verifier_rejects_what_blocks_of_threads_must_not_do() {
     }
 }
 
+const MATRICES: &str = r#"function product blocks 32 {
+  read p0 "left": bf16 = b0
+  write p1 "result": f32 = b1
+  shared s0 "factor": i32 x 128
+  shared s1 "sums": f32 x 8
+  work 1
+  v0: i64 = constant 0
+  v1: bool = constant true
+  copy s0[v0] = p0[v0], 16 if v1
+  commit_copies
+  await_copies 0
+  barrier
+  v2: i32x4 = load_matrices s0[v0]
+  v3: i32x2 = load_transposed s0[v0]
+  v4: f32x4 = constant 0.0
+  v5: f32x4 = matrix_fma tf32 v2, v3, v4
+  v6: f32 = extract v5, 0
+  v7: i32 = pair bf16 v6, v6
+  v8: i32 = tf32 v6
+  v9: i32 = add v7, v8
+  store s0[v0] = v9
+  store p1[v0] = v5
+}
+"#;
+
+#[test]
+fn what_tensor_cores_take_round_trips() {
+    let function = parse(MATRICES).expect("parses");
+    verify(&function).expect("is valid");
+    assert_eq!(print(&function), MATRICES);
+}
+
+#[test]
+fn the_verifier_rejects_what_tensor_cores_do_not_take() {
+    for (from, to, expected) in [
+        ("p0[v0], 16", "p0[v0], 2", "2 bytes are not copied at once"),
+        ("= p0[v0], 16", "= p1[v0], 16", "p1 is not only read"),
+        ("= p0[v0], 16", "= p2[v0], 16", "p2 does not exist"),
+        ("copy s0", "copy s1", "s1 holds f32, not i32"),
+        ("16 if v1", "16 if v0", "v0 is i64, not bool"),
+        ("load_matrices s0", "load_matrices s1", "s1 holds f32, not i32"),
+        ("v3: i32x2 = load_transposed", "v3: i32x8 = load_transposed", "i32x8 is not what matrices"),
+        ("tf32 v2, v3", "tf32 v3, v2", "v3 is i32x2, not i32x4"),
+        ("pair bf16 v6", "pair f32 v6", "does not hold two of f32"),
+        ("tf32 v6", "tf32 v7", "v7 is i32, not f32"),
+        ("v8: i32 = tf32", "v8: f32 = tf32", "the result is i32, not f32"),
+    ] {
+        let text = MATRICES.replacen(from, to, 1);
+        assert_ne!(text, MATRICES, "{from}");
+        let message = verify(&parse(&text).expect("parses")).expect_err(to).to_string();
+        assert!(message.contains(expected), "{from} -> {to}: {message}");
+    }
+    for line in ["copy s0[v0] = p0[v0], 16 if v1", "commit_copies", "await_copies 0"] {
+        let text = format!(
+            "function f threads 32 {{\n read p0 \"x\": f32 = b0\n work 1\n v0: i64 = constant 0\n v1: bool = constant true\n {line}\n}}"
+        );
+        let message = verify(&parse(&text).expect("parses")).expect_err(line).to_string();
+        assert!(message.contains("not mapped to blocks"), "{line}: {message}");
+    }
+}
+
 /// Breaks one invariant after the other.
 #[test]
 fn the_verifier_rejects_what_breaks_an_invariant() {

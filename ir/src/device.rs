@@ -7,6 +7,12 @@ pub struct DeviceModel {
     pub name: String,
     /// Fused multiply-adds and the like, f32, per second.
     pub flops_per_second: f64,
+    /// The same in products of matrices of 16-bit floats that are summed up in f32, where a device has units for them;
+    /// with factors of tf32 half as many.
+    pub matrix_flops_per_second: f64,
+    /// How many flops a 16-bit float takes to become f32. None on a GPU: tensor cores multiply 16-bit floats as they
+    /// are in memory, and elsewhere it is memory that kernels of them wait for.
+    pub widening_flops: f64,
     /// Transcendental functions (exp, tanh, …) per second.
     pub transcendentals_per_second: f64,
     /// Bytes per second between memory and the cores.
@@ -51,6 +57,8 @@ impl DeviceModel {
         DeviceModel {
             name: "cpu".into(),
             flops_per_second: 100e9,
+            matrix_flops_per_second: 100e9,
+            widening_flops: 1.0,
             transcendentals_per_second: 2e9,
             memory_bytes_per_second: 40e9,
             // What lies in a cache is moved faster than from memory, and then computing is what takes the time.
@@ -78,18 +86,21 @@ impl DeviceModel {
     /// the T4, A100 80 GB, L4, H100 SXM, B200 and RTX 5090), three quarters of it in arithmetic and nine tenths in
     /// bandwidth.
     pub fn gpu(capability: u32) -> Self {
-        // Multiprocessors, clock in GHz, 10^12 operations of f32 and 10^9 bytes of memory per second, KiB a block.
-        let (cores, clock, flops, bandwidth, kib) = match capability {
-            ..=79 => (40, 1.59, 8.1, 320.0, 64),
-            80 | 87 => (108, 1.41, 19.5, 2039.0, 163),
-            81..=89 => (58, 2.04, 30.3, 300.0, 99),
-            90..=99 => (132, 1.98, 67.0, 3350.0, 227),
-            100..=119 => (148, 1.97, 80.0, 8000.0, 227),
-            _ => (170, 2.41, 104.8, 1792.0, 99),
+        // Multiprocessors, clock in GHz, 10^12 operations of f32 and of matrices of 16-bit floats and 10^9 bytes of memory
+        // per second, KiB a block.
+        let (cores, clock, flops, matrix_flops, bandwidth, kib) = match capability {
+            ..=79 => (40, 1.59, 8.1, 65.0, 320.0, 64),
+            80 | 87 => (108, 1.41, 19.5, 312.0, 2039.0, 163),
+            81..=89 => (58, 2.04, 30.3, 121.0, 300.0, 99),
+            90..=99 => (132, 1.98, 67.0, 989.0, 3350.0, 227),
+            100..=119 => (148, 1.97, 80.0, 2250.0, 8000.0, 227),
+            _ => (170, 2.41, 104.8, 209.5, 1792.0, 99),
         };
         DeviceModel {
             name: format!("sm_{capability}"),
             flops_per_second: 0.75e12 * flops,
+            matrix_flops_per_second: 0.75e12 * matrix_flops,
+            widening_flops: 0.0,
             // 16 a clock and multiprocessor (CUDA programming guide, throughput of native arithmetic).
             transcendentals_per_second: 0.95 * 16e9 * clock * f64::from(cores),
             memory_bytes_per_second: 0.9e9 * bandwidth,

@@ -136,7 +136,7 @@ fn add_steps(
                     depth,
                     launches: runs,
                     bytes: runs * (cost.loaded + cost.stored),
-                    flops: runs * cost.work.flops,
+                    flops: runs * cost.work.flops_on(device),
                     transcendentals: runs * cost.work.transcendentals,
                     seconds: runs * cost.seconds(device),
                 });
@@ -173,7 +173,7 @@ fn launch_cost(graph: &KernelGraph, kernel: &Kernel, sizes: &Sizes<'_>) -> Kerne
                 let distinct = distinct(graph, *buffer, index, &at.axes, &extents, sizes);
                 loads.push((*buffer, distinct));
                 let gathers = index.iter().filter(|c| matches!(c, Coordinate::Dynamic(_))).count();
-                (at.times, Work { flops: 2.0 * gathers as f64, transcendentals: 0.0 })
+                (at.times, Work::of_flops(2.0 * gathers as f64))
             }
             Element::Constant(_) | Element::Index(_) => continue,
             Element::Scalar(op, _) => (at.times, scalar_work(*op)),
@@ -182,13 +182,12 @@ fn launch_cost(graph: &KernelGraph, kernel: &Kernel, sizes: &Sizes<'_>) -> Kerne
                 // One combination for every evaluation of the body.
                 let passes: f64 = axes.iter().map(|a| extents[a.index()]).product();
                 cost.reductions.add(at.times * passes);
-                (at.times * passes, Work { flops: 1.0, transcendentals: 0.0 })
+                (at.times * passes, Work::of_flops(1.0))
             }
             // A multiplication and an addition.
-            Element::Recurrence { .. } => (at.times, Work { flops: 2.0, transcendentals: 0.0 }),
+            Element::Recurrence { .. } => (at.times, Work::of_flops(2.0)),
         };
-        cost.work.flops += times * work.flops;
-        cost.work.transcendentals += times * work.transcendentals;
+        cost.work += work.map(|n| n * times);
     }
     loads.sort_unstable_by_key(|l| l.0);
     for same in loads.chunk_by(|a, b| a.0 == b.0) {

@@ -83,16 +83,18 @@ impl CudaDevice {
         Ok((major.unsigned_abs(), minor.unsigned_abs()))
     }
 
-    /// Multiprocessors, and the bytes of shared memory that a block may take.
+    /// Multiprocessors, the bytes of shared memory that a block may take, and whether there are tensor cores.
     pub fn limits(&self) -> Result<GpuLimits, DeviceError> {
         use sys::CUdevice_attribute as Attribute;
         let attribute = |attribute| -> Result<u32, DeviceError> {
             let value = self.context.attribute(attribute).map_err(failed("ask what the device has"))?;
             Ok(value.unsigned_abs())
         };
+        let (major, minor) = self.compute_capability()?;
         Ok(GpuLimits {
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            tensor_cores: GpuLimits::has_tensor_cores(10 * major + minor),
         })
     }
 

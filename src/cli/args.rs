@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::precision::ProductPrecision;
 use crate::tier::Tier;
 use crate::weights::WeightsDtype;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -101,6 +102,11 @@ pub struct CompileArgs {
     /// Allow rules that approximate within a stated bound.
     #[arg(long)]
     pub fast_math: bool,
+
+    /// What a GPU may round the factors of products of f32 to, large ones and those in loops, which its tensor cores then
+    /// sum up in f32; the bound of the error is printed.
+    #[arg(long, value_enum, default_value_t = ProductPrecision::default(), value_name = "TYPE")]
+    pub precision: ProductPrecision,
 }
 
 /// Where a model runs.
@@ -281,6 +287,9 @@ pub struct CheckArgs {
     /// The largest relative error that passes, beside the absolute one.
     #[arg(long, default_value_t = 1e-4, value_name = "ERROR")]
     pub rtol: f64,
+    /// What GPUs may round the factors of products of f32 to; allow for it with --atol and --rtol.
+    #[arg(long, value_enum, default_value_t = ProductPrecision::default(), value_name = "TYPE")]
+    pub precision: ProductPrecision,
     /// Only backends of these devices: cpu, sim or cuda:0 (repeatable); all by default.
     #[arg(long = "device", value_name = "DEVICE")]
     pub devices: Vec<String>,

@@ -21,6 +21,7 @@ struct Figures {
     device: String,
     tier: String,
     weights_dtype: &'static str,
+    precision: &'static str,
     dims: String,
     rewrite: &'static str,
     /// From the model in memory to the first complete result: compile, load, bind and run.
@@ -72,6 +73,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), CliError> {
         |outputs: &[Tensor]| expected.as_ref().map(|e| max_abs_error(&problem, outputs, e)).transpose();
     loaded.executable.wait_for_improvement();
     let ready = start.elapsed();
+    loaded.say_accuracy()?;
     let first_error = error(&outputs)?;
     let times = measure(Duration::from_secs_f64(args.seconds), || loaded.run_into(&problem, &mut outputs))?;
     let profile = args.profile.then(|| profile(&loaded, &problem)).transpose()?;
@@ -83,6 +85,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), CliError> {
         device: args.device.device.clone(),
         tier: args.device.tier.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned()),
         weights_dtype: args.device.weights_dtype.name(),
+        precision: args.compile.precision.name(),
         dims: dims_text(&problem.dims),
         rewrite: if args.compile.rewrite == Rewrite::On { "on" } else { "off" },
         first_ms: ms(first),
@@ -195,6 +198,7 @@ fn report(args: &BenchArgs, figures: &Figures) -> Result<(), CliError> {
         row("model", format!("{} at {}", figures.model, figures.dims)),
         row("device", format!("{}, tier {}, rewrite {}", figures.device, figures.tier, figures.rewrite)),
         row("weights", format!("stored as {}", figures.weights_dtype)),
+        row("products", format!("factors of f32 as {}", figures.precision)),
         row("kernels", format!("{}, {} of them in a loop", figures.kernels, figures.loop_kernels)),
         row("launches a run", figures.launches.to_string()),
         row("first result", format!("{:.2} ms, compiling included", figures.first_ms)),

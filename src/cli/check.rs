@@ -11,6 +11,7 @@ use super::error::CliError;
 use super::model::Problem;
 use super::run::{Loaded, dims_text};
 use super::table;
+use crate::precision::ProductPrecision;
 use crate::tier::Tier;
 use crate::weights::WeightsDtype;
 
@@ -39,6 +40,7 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
     let tolerance = Tolerance { ulp: 0.0, absolute: args.atol, relative: args.rtol };
     let mut verdicts = Vec::new();
     let chosen = |b: &Backend| args.devices.is_empty() || args.devices.iter().any(|d| d == b.device);
+    let mut rounding = None;
     for Backend { device, tier, rewrite } in known.into_iter().filter(chosen) {
         let mut name = device.to_owned();
         if tier != Tier::Fast {
@@ -50,11 +52,16 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
         progress.set_message(name.clone());
         verdicts.push(match absence(device) {
             Some(reason) => Verdict { backend: name, verdict: "skipped", max_abs_err: None, detail: reason },
-            None => judge(name, run_on(&problem, device, tier, rewrite), &problem, &expected, tolerance),
+            None => {
+                let precision = if device == "cpu" { ProductPrecision::F32 } else { args.precision };
+                let options = CompileArgs { rewrite, fast_math: false, precision };
+                let outputs = run_on(&problem, device, tier, &options, &mut rounding);
+                judge(name, outputs, &problem, &expected, tolerance)
+            }
         });
     }
     progress.finish_and_clear();
-    report(args, &problem, &verdicts)?;
+    report(args, &problem, &verdicts, rounding.as_deref())?;
     match verdicts.iter().find(|v| v.verdict == "DISAGREES" || v.verdict == "failed") {
         Some(v) => Err(CliError::input(format!("{} {}: {}", v.backend, v.verdict, v.detail))),
         None => Ok(()),
@@ -89,8 +96,14 @@ fn absence(device: &str) -> Option<String> {
     opened.err().map(|e| e.to_string())
 }
 
-fn run_on(problem: &Problem, device: &str, tier: Tier, rewrite: Rewrite) -> Result<Vec<Tensor>, CliError> {
-    let compile = CompileArgs { rewrite, fast_math: false };
+/// Runs on a backend; `rounding` becomes what the first one that rounds factors says of it.
+fn run_on(
+    problem: &Problem,
+    device: &str,
+    tier: Tier,
+    compile: &CompileArgs,
+    rounding: &mut Option<String>,
+) -> Result<Vec<Tensor>, CliError> {
     let device = DeviceArgs {
         device: device.to_owned(),
         tier,
@@ -98,7 +111,11 @@ fn run_on(problem: &Problem, device: &str, tier: Tier, rewrite: Rewrite) -> Resu
         threads: None,
         memory_limit: None,
     };
-    Loaded::new(problem, &compile, &device)?.run(problem)
+    let loaded = Loaded::new(problem, compile, &device)?;
+    if rounding.is_none() {
+        *rounding = super::run::rounding(&loaded.compiled)?;
+    }
+    loaded.run(problem)
 }
 
 fn judge(
@@ -126,13 +143,20 @@ fn judge(
     Verdict { backend, verdict: "agrees", max_abs_err: Some(worst), detail }
 }
 
-fn report(args: &CheckArgs, problem: &Problem, verdicts: &[Verdict]) -> Result<(), CliError> {
+fn report(
+    args: &CheckArgs,
+    problem: &Problem,
+    verdicts: &[Verdict],
+    rounding: Option<&str>,
+) -> Result<(), CliError> {
     if args.json {
         let value = serde_json::json!({
             "model": problem.graph.name(),
             "dims": dims_text(&problem.dims),
             "atol": args.atol,
             "rtol": args.rtol,
+            "precision": args.precision.name(),
+            "rounding": rounding,
             "backends": verdicts,
         });
         return super::print(&format!("{value}\n"));
@@ -142,8 +166,9 @@ fn report(args: &CheckArgs, problem: &Problem, verdicts: &[Verdict]) -> Result<(
         let error = v.max_abs_err.map_or("-".to_owned(), |e| format!("{e:.2e}"));
         rows.push(vec![v.backend.clone(), v.verdict.to_owned(), error, v.detail.clone()]);
     }
+    let rounding = rounding.map(|statement| format!("on GPUs, {statement}\n")).unwrap_or_default();
     super::print(&format!(
-        "{} at {}, against the interpreter in f64\n{}",
+        "{} at {}, against the interpreter in f64\n{}{rounding}",
         problem.graph.name(),
         dims_text(&problem.dims),
         table::render(&rows)

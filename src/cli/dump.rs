@@ -106,6 +106,7 @@ pub fn options(args: &CompileArgs, target: Target) -> CompileOptions {
         Rewrite::Off => CompileOptions::unfused(target),
     };
     options.rewrite.fast_math = args.fast_math;
+    options.precision = args.precision;
     options
 }
 

@@ -18,7 +18,8 @@ use super::args::ExplainArgs;
 use super::error::CliError;
 use super::run::dims_text;
 use super::{dump, model, table};
-use crate::compile::Target;
+use crate::compile::{CompileError, Target, rounded_kernels};
+use crate::precision::ProductPrecision;
 use loops::{LoopReport, loops};
 
 /// Everything that is said, as `--json` prints it.
@@ -38,6 +39,8 @@ struct Report {
     kernels: Vec<KernelReport>,
     /// On a GPU, the loops over time.
     loops: Vec<LoopReport>,
+    /// Which kernels round factors of their products, and what that does to results.
+    rounding: Option<String>,
 }
 
 /// A program in one run.
@@ -116,8 +119,15 @@ pub fn explain(args: &ExplainArgs) -> Result<(), CliError> {
     let mut report = Report::new(&found, &args.device, &device.model(), &dims);
     if let ExplainedDevice::Gpu { limits, .. } = device {
         let (model, program) = (device.model(), &found.after);
-        report.loops = loops(program, &cost_of(program, &model, &dims), &model, limits, &dims)?;
+        let cost = cost_of(program, &model, &dims);
+        report.loops = loops(program, &cost, &model, (limits, options.precision.rounding()), &dims)?;
     }
+    let precision = options.precision;
+    if target == Target::Cpu && precision != ProductPrecision::F32 {
+        return Err(dump::compile_error(CompileError::Precision(precision)));
+    }
+    let rounded = rounded_kernels(&found.after, precision).map_err(dump::compile_error)?;
+    report.rounding = precision.statement(&rounded);
     if args.json {
         let text = serde_json::to_string_pretty(&report).map_err(CliError::bug)?;
         return super::print(&format!("{text}\n"));
@@ -190,6 +200,7 @@ impl Report {
             binding,
             kernels: kernels.map(|(((k, _), cost), why)| KernelReport::new(k, cost, why)).collect(),
             loops: Vec::new(),
+            rounding: None,
         }
     }
 
@@ -222,6 +233,9 @@ impl Report {
         }
         for l in &self.loops {
             l.write(&mut out);
+        }
+        if let Some(rounding) = &self.rounding {
+            let _ = writeln!(out, "\n{rounding}");
         }
         out
     }

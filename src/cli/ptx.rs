@@ -11,6 +11,9 @@ pub fn ptx(args: &PtxArgs) -> Result<(), CliError> {
         return super::stats::stats(args);
     }
     let compiled = compile_model(&args.model, &args.compile, Target::Cuda)?;
+    if let Some(statement) = super::run::rounding(&compiled)? {
+        eprintln!("{statement}");
+    }
     match &args.output {
         None => super::print(&ptx_text(&compiled, &args.arch)?),
         Some(dir) => write_files(&compiled, &args.arch, dir),

@@ -8,7 +8,7 @@ use super::dump::{compile_error, options};
 use super::error::CliError;
 use super::model::Problem;
 use super::table;
-use crate::compile::{Compiled, Target, compile};
+use crate::compile::{Compiled, Target, compile, rounded_kernels};
 use crate::io::npz;
 use crate::weights::WeightsDtype;
 
@@ -17,6 +17,7 @@ pub fn run(args: &RunArgs) -> Result<(), CliError> {
     check_device(&args.device)?;
     let problem = Problem::load(&args.model, args.inputs.as_deref())?;
     let loaded = Loaded::new(&problem, &args.compile, &args.device)?;
+    loaded.say_accuracy()?;
     if args.plan {
         let plan = loaded.executable.plan(&problem.dims).map_err(CliError::input)?;
         super::print(&plan.to_string())?;
@@ -35,6 +36,7 @@ pub struct Loaded {
     pub compiled: Compiled,
     /// The loaded model, weights bound.
     pub executable: Executable,
+    weights_dtype: WeightsDtype,
 }
 
 impl Loaded {
@@ -45,15 +47,20 @@ impl Loaded {
         options.tier = device.tier;
         options.weights_dtype = device.weights_dtype;
         let compiled = compile(&problem.graph, &options).map_err(compile_error)?;
-        if let Some(statement) = accuracy(&compiled, device.weights_dtype) {
-            eprintln!("{statement}");
-        }
         let memory_limit = device.memory_limit.map(|mib| mib.saturating_mul(1 << 20));
         let settings = DeviceOptions { threads: device.threads, memory_limit };
         let device = Device::open(name, &settings).map_err(CliError::input)?;
         let mut executable = compiled.load(&device).map_err(compile_error)?;
         executable.bind(problem.parameters.clone()).map_err(CliError::input)?;
-        Ok(Loaded { compiled, executable })
+        Ok(Loaded { compiled, executable, weights_dtype: options.weights_dtype })
+    }
+
+    /// Says what was asked for at the expense of accuracy, where it happens, and what it costs.
+    pub fn say_accuracy(&self) -> Result<(), CliError> {
+        let weights = accuracy(&self.compiled, self.weights_dtype);
+        let products = rounding(&self.compiled)?;
+        weights.into_iter().chain(products).for_each(|statement| eprintln!("{statement}"));
+        Ok(())
     }
 
     /// One run.
@@ -83,6 +90,13 @@ fn accuracy(compiled: &Compiled, dtype: WeightsDtype) -> Option<String> {
     } else {
         format!("stored as {}: {}; {bound}", narrow.dtype, names.join(", "))
     })
+}
+
+/// Which kernels round factors of their products, and what that does to results; nothing where none was asked to.
+pub fn rounding(compiled: &Compiled) -> Result<Option<String>, CliError> {
+    let precision = compiled.precision;
+    let kernels = rounded_kernels(&compiled.kernels, precision).map_err(compile_error)?;
+    Ok(precision.statement(&kernels))
 }
 
 /// The device that the command line names; a mistake there is told before any work.

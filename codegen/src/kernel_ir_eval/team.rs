@@ -72,6 +72,9 @@ impl<'a> Team<'a> {
             | Statement::Store { .. }
             | Statement::StoreShared { .. }
             | Statement::Prefetch { .. }
+            | Statement::StartCopy { .. }
+            | Statement::CommitCopies
+            | Statement::AwaitCopies { .. }
             | Statement::GridBarrier => {
                 threads.iter().try_for_each(|thread| self.on(*thread, |machine| machine.statement(statement)))
             }

@@ -234,7 +234,12 @@ impl<'ctx, 'm> LlvmBuilder<'ctx, 'm> {
     }
 
     /// The address of an element of a buffer.
-    fn address(&self, buffer: usize, memory: DType, index: BasicValueEnum<'ctx>) -> PointerValue<'ctx> {
+    pub(super) fn address(
+        &self,
+        buffer: usize,
+        memory: DType,
+        index: BasicValueEnum<'ctx>,
+    ) -> PointerValue<'ctx> {
         let (element, base) = (memory_type(self.context, memory), self.frame.buffers[buffer]);
         // SAFETY: this emits an instruction and touches no memory; inkwell asks for care because LLVM does
         // not check the number of indices against the element type: a scalar takes exactly one.

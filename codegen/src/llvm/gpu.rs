@@ -9,7 +9,7 @@ use inkwell::values::{BasicMetadataValueEnum, BasicValueEnum, IntValue, PointerV
 
 use super::builder::{LlvmBuilder, built, instruction};
 use crate::kernel_ir::{Function, LaneType, Type};
-use crate::scalar::{GpuEffect, GpuOperation, SharedPlace};
+use crate::scalar::{GpuEffect, GpuOperation, Place, SharedPlace};
 
 /// Shared memory, in the NVPTX back end.
 pub(super) const SHARED: u16 = 3;
@@ -24,6 +24,8 @@ pub(super) struct BlockFrame<'ctx> {
     pub numbers: [IntValue<'ctx>; 3],
     /// The shared arrays with the size of their elements.
     pub shared: Vec<(PointerValue<'ctx>, u32)>,
+    /// Whether the target has an instruction that multiplies the matrices of a warp.
+    pub has_matrices: bool,
     /// Where the blocks of a launch meet.
     pub grid: Option<GridFrame<'ctx>>,
 }
@@ -68,12 +70,12 @@ pub(super) fn place_shared<'ctx>(
 }
 
 impl<'ctx> LlvmBuilder<'ctx, '_> {
-    fn block_frame(&self) -> &BlockFrame<'ctx> {
+    pub(super) fn block_frame(&self) -> &BlockFrame<'ctx> {
         self.frame.work.block().expect("verified: work is mapped to blocks")
     }
 
     /// The address of elements of a shared array, and what it is aligned to.
-    fn shared_address(
+    pub(super) fn shared_address(
         &self,
         ty: Type,
         place: SharedPlace<BasicValueEnum<'ctx>>,
@@ -96,6 +98,12 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
             GpuOperation::Block => block.into(),
             GpuOperation::Blocks => blocks.into(),
             GpuOperation::Thread => thread.into(),
+            GpuOperation::LoadMatrices(matrices, place, transposed) => {
+                self.load_matrices(matrices, place, transposed)
+            }
+            GpuOperation::MatrixFma(factors, fragments) => self.matrix_fma(factors, fragments),
+            GpuOperation::Pair(dtype, pair) => self.pair(dtype, pair),
+            GpuOperation::Tf32(x) => self.tf32(x),
             GpuOperation::Butterfly(ty, value, distance) => self.butterfly(ty, value, distance),
             GpuOperation::LoadShared(ty, place) => {
                 let (address, alignment) = self.shared_address(ty, place);
@@ -122,17 +130,45 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
                 let store = built(self.builder.build_store(address, value));
                 store.set_alignment(alignment).expect("a power of two");
             }
+            GpuEffect::StartCopy { to, from, bytes, inside } => self.start_copy(to, from, bytes, inside),
+            GpuEffect::CommitCopies => self.call("llvm.nvvm.cp.async.commit.group", &[]),
+            GpuEffect::AwaitCopies(pending) => {
+                let pending = self.context.i32_type().const_int(u64::from(pending), false);
+                self.call("llvm.nvvm.cp.async.wait.group", &[pending.into()]);
+            }
             GpuEffect::Barrier => self.block_barrier(),
             GpuEffect::GridBarrier => self.grid_barrier(),
         }
     }
 
+    /// `cp.async`, which writes zeros for what is not read.
+    fn start_copy(
+        &self,
+        to: SharedPlace<BasicValueEnum<'ctx>>,
+        from: Place<BasicValueEnum<'ctx>>,
+        bytes: u8,
+        inside: BasicValueEnum<'ctx>,
+    ) {
+        let (to, _) = self.shared_address(Type::scalar(LaneType::I32), to);
+        let from = self.address(from.buffer, from.memory, from.index);
+        let number = |n: u8| self.context.i32_type().const_int(u64::from(n), false);
+        let read = self.builder.build_select(inside.into_int_value(), number(bytes), number(0), "");
+        // Whole vectors go past the first-level cache, which only the block would profit from.
+        let cache = if bytes == 16 { "cg" } else { "ca" };
+        let name = format!("llvm.nvvm.cp.async.{cache}.shared.global.{bytes}.s");
+        self.call(&name, &[to.into(), from.into(), built(read).into()]);
+    }
+
     fn block_barrier(&self) {
-        let name = "llvm.nvvm.barrier.cta.sync.aligned.all";
+        let first = self.context.i32_type().const_zero();
+        self.call("llvm.nvvm.barrier.cta.sync.aligned.all", &[first.into()]);
+    }
+
+    /// Calls an intrinsic without a result.
+    fn call(&self, name: &str, arguments: &[BasicMetadataValueEnum<'ctx>]) {
         let declaration = Intrinsic::find(name).and_then(|i| i.get_declaration(self.module, &[]));
         let declaration = declaration.expect("an intrinsic of LLVM 22");
-        let first = self.context.i32_type().const_zero();
-        built(self.builder.build_call(declaration, &[first.into()], ""));
+        built(self.builder.build_call(declaration, arguments, ""));
     }
 
     /// One thread of a block adds the block to the counter, which publishes what all threads of the block wrote, and

@@ -19,6 +19,7 @@ mod builder;
 mod gpu;
 pub mod host;
 mod manifest;
+mod matrix;
 mod module;
 mod phases;
 pub mod ptx;
@@ -54,6 +55,16 @@ pub enum LlvmError {
         function: String,
         /// What it should have been scheduled for.
         target: &'static str,
+    },
+    /// A function has operations that the architecture has no instructions for.
+    #[error(
+        "`{function}` copies to shared memory or loads matrices, which {arch} does not; from sm_80 on GPUs do"
+    )]
+    Architecture {
+        /// The function.
+        function: String,
+        /// The architecture.
+        arch: Arch,
     },
     /// A block has no thread or more than a GPU allows.
     #[error("`{function}` asks for {block} threads a block; a GPU allows 1 to 1024")]

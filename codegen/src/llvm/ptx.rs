@@ -13,6 +13,7 @@ use inkwell::{AddressSpace, OptimizationLevel};
 
 use super::builder::{Frame, LlvmBuilder, Work};
 use super::gpu::{BlockFrame, GridFrame, place_shared};
+use super::matrix::needs_matrices;
 use super::module::{
     Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize, optimize,
 };
@@ -20,6 +21,7 @@ use super::phases::Phases;
 use super::{Arch, LlvmError, Optimization};
 use crate::kernel_ir::{Function, Mapping, Operation, Statement};
 use crate::scalar::emit;
+use crate::schedule::GpuLimits;
 
 /// What the address of every buffer is a multiple of, in bytes. The launcher sees to it; LLVM relies on it
 /// where it joins neighbouring accesses.
@@ -101,11 +103,15 @@ pub fn llvm_ir(functions: &[Function], options: &PtxOptions) -> Result<String, L
     Ok(module.print_to_string().to_string())
 }
 
-/// Whether what is loaded in loops is loaded in vectors.
+/// Whether what is loaded and copied in loops moves in vectors, whose elements are no wider in registers than in memory.
 fn loads_vectors(body: &[Statement], function: &Function) -> bool {
     body.iter().all(|statement| match statement {
         Statement::For { body, .. } => body.iter().all(|inside| match inside {
-            Statement::Let { value, operation: Operation::Load { .. } } => function.ty(*value).lanes > 1,
+            Statement::Let { value, operation: Operation::Load { buffer, .. } } => {
+                let memory = function.buffers.get(buffer.0 as usize).map_or(0, |b| b.dtype.size());
+                function.ty(*value).lanes > 1 && memory >= 4
+            }
+            Statement::StartCopy { bytes, .. } => *bytes == 16,
             _ => true,
         }),
         _ => true,
@@ -150,7 +156,7 @@ fn optimized_module<'s>(
     module.set_triple(&machine.get_triple());
     module.set_data_layout(&machine.get_target_data().get_data_layout());
     for function in functions {
-        kernel(session, &module, function)?;
+        kernel(session, &module, function, options.arch)?;
     }
     phases.end("building");
     check_module(&module)?;
@@ -178,8 +184,16 @@ pub(super) fn block_size(function: &Function) -> Result<u32, LlvmError> {
 }
 
 /// Adds one entry point.
-fn kernel<'s>(session: &'s Session, module: &Module<'s>, function: &Function) -> Result<(), LlvmError> {
+fn kernel<'s>(
+    session: &'s Session,
+    module: &Module<'s>,
+    function: &Function,
+    arch: Arch,
+) -> Result<(), LlvmError> {
     let block = block_size(function)?;
+    if needs_matrices(function) && !GpuLimits::has_tensor_cores(arch.capability()) {
+        return Err(LlvmError::Architecture { function: function.name.clone(), arch });
+    }
     let context = session.context();
     let pointer: BasicMetadataTypeEnum<'_> = context.ptr_type(AddressSpace::from(GLOBAL)).into();
     let mut parameters = vec![pointer; function.buffers.len()];
@@ -191,10 +205,12 @@ fn kernel<'s>(session: &'s Session, module: &Module<'s>, function: &Function) ->
     entry.set_call_conventions(PTX_KERNEL);
     add_string(context, entry, "nvvm.maxntid", &format!("{block},1,1"));
     add_enum(context, entry, AttributeLoc::Function, "nounwind", 0);
+    // Before sm_90, products of matrices want a few registers more (`codegen/tests/llvm_ptxas.rs`).
+    let is_short = arch.capability() < 90 && needs_matrices(function);
     match function.mapping {
         // While the threads of one block wait for each other, those of another compute: 128 registers each. Where
-        // elements are loaded one by one that does not suffice for their addresses.
-        Mapping::Blocks { threads: ..=256 } if loads_vectors(&function.body, function) => {
+        // elements move one by one or are widened, that does not suffice.
+        Mapping::Blocks { threads: ..=256 } if loads_vectors(&function.body, function) && !is_short => {
             add_string(context, entry, "nvvm.minctasm", "2");
         }
         // As many registers as one block leaves.
@@ -212,7 +228,7 @@ fn kernel<'s>(session: &'s Session, module: &Module<'s>, function: &Function) ->
     let builder = context.create_builder();
     builder.position_at_end(context.append_basic_block(entry, "entry"));
     let work = if function.mapping.is_by_block() {
-        Work::Block(block_frame(module, &builder, function, entry)?)
+        Work::Block(block_frame(module, &builder, function, entry, arch)?)
     } else {
         Work::Item(work_item(module, &builder, block)?)
     };
@@ -244,6 +260,7 @@ fn block_frame<'s>(
     builder: &inkwell::builder::Builder<'s>,
     function: &Function,
     entry: FunctionValue<'s>,
+    arch: Arch,
 ) -> Result<BlockFrame<'s>, LlvmError> {
     let refused = |e: inkwell::builder::BuilderError| LlvmError::Rejected(e.to_string());
     let [block, blocks, thread] =
@@ -260,6 +277,7 @@ fn block_frame<'s>(
     Ok(BlockFrame {
         numbers: [block?, blocks?, thread?],
         shared: place_shared(module, builder, function),
+        has_matrices: GpuLimits::has_tensor_cores(arch.capability()),
         grid,
     })
 }

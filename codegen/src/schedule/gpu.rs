@@ -7,6 +7,7 @@ use std::rc::Rc;
 use fuse_ir::expr::{Axis, Dim};
 
 use super::GpuLimits;
+use super::Rounding;
 use super::analysis::Analysis;
 use super::block::{self as blocks, THREADS};
 use super::contraction::{self, is_multiple};
@@ -24,20 +25,25 @@ const ACCUMULATORS: usize = 8;
 const STEPS_AT_ONCE: i64 = 8;
 
 /// Blocks of `block` threads, but for split sums, which have blocks of a size of their own.
-pub(super) fn schedule(analysis: &Analysis, block: u32, limits: GpuLimits) -> Emitted<Function> {
+pub(super) fn schedule(
+    analysis: &Analysis,
+    block: u32,
+    limits: GpuLimits,
+    rounding: Rounding,
+) -> Emitted<Function> {
     let rows = Rows::alone(analysis, block).filter(|r| r.shared_bytes(analysis) <= limits.shared_bytes);
     let by_rows = |rows: &Rows| blocks::alone(analysis, rows.mapping(), |e, n| rows.emit_alone(e, n));
     if let Some(rows) = rows.as_ref().filter(|rows| rows.is_along_memory) {
         return by_rows(rows);
     }
-    let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes);
+    let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes, None);
     if let Some(mut split) = split.filter(|s| s.has_few_rows(analysis)) {
         return blocks::alone(analysis, Mapping::Blocks { threads: THREADS }, |emitter, numbers| {
             split.prepare(emitter, numbers)?;
             split.alone(emitter, numbers)
         });
     }
-    if let Some(function) = contraction::schedule(analysis, block)? {
+    if let Some(function) = contraction::schedule(analysis, block, limits, rounding)? {
         return Ok(function);
     }
     match rows {

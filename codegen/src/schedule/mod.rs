@@ -44,7 +44,7 @@ mod vectors;
 
 use fuse_ir::kernel::{Kernel, KernelGraph, Step};
 
-use crate::kernel_ir::Function;
+use crate::kernel_ir::{Function, MatrixFactors};
 use analysis::Analysis;
 
 pub use plan::{LoopPlan, PhaseForm, PhasePlan, loop_plan};
@@ -68,8 +68,14 @@ pub enum ScheduleTarget {
         block: u32,
         /// What the GPU has.
         limits: GpuLimits,
+        /// What factors may be rounded to.
+        rounding: Rounding,
     },
 }
+
+/// What the factors of products of f32 may be rounded to where tensor cores sum them up, in f32; `None` where they stay as
+/// they are.
+pub type Rounding = Option<MatrixFactors>;
 
 impl ScheduleTarget {
     /// The CPU's fast tier: 128-bit vectors. Eight accumulators are what stays in the 16 vector registers of x86-64
@@ -92,9 +98,9 @@ impl ScheduleTarget {
         ScheduleTarget::gpu_of(GpuLimits::h100())
     }
 
-    /// A GPU that has so much, with blocks of 256 threads.
+    /// A GPU that has so much, with blocks of 256 threads; factors stay as they are.
     pub fn gpu_of(limits: GpuLimits) -> Self {
-        ScheduleTarget::Gpu { block: 256, limits }
+        ScheduleTarget::Gpu { block: 256, limits, rounding: None }
     }
 }
 
@@ -105,12 +111,14 @@ pub struct GpuLimits {
     pub multiprocessors: u32,
     /// Shared memory that a block may take, in bytes.
     pub shared_bytes: u32,
+    /// Whether it has tensor cores for 16-bit floats and tf32, and copies from memory to shared memory.
+    pub tensor_cores: bool,
 }
 
 impl GpuLimits {
     /// An H100 (SXM5): 132 multiprocessors, 227 KiB a block (NVIDIA's H100 data sheet, CUDA programming guide).
     pub fn h100() -> Self {
-        GpuLimits { multiprocessors: 132, shared_bytes: 227 << 10 }
+        GpuLimits { multiprocessors: 132, shared_bytes: 227 << 10, tensor_cores: true }
     }
 
     /// What blocks may take on a GPU of a compute capability (times ten; CUDA programming guide), taken to have as many
@@ -123,7 +131,14 @@ impl GpuLimits {
             90..=119 => (132, 227),
             _ => (132, 99),
         };
-        GpuLimits { multiprocessors, shared_bytes: kib << 10 }
+        let tensor_cores = GpuLimits::has_tensor_cores(capability);
+        GpuLimits { multiprocessors, shared_bytes: kib << 10, tensor_cores }
+    }
+
+    /// Whether GPUs of a compute capability (times ten) have what [`GpuLimits::tensor_cores`] says. The tensor cores of
+    /// Turing take smaller matrices of f16 alone, and only from a later version of PTX on than the rest of the code needs.
+    pub fn has_tensor_cores(capability: u32) -> bool {
+        capability >= 80
     }
 }
 
@@ -132,9 +147,13 @@ impl GpuLimits {
 ///
 /// # Errors
 /// As [`schedule`].
-pub fn schedule_for_gpu(graph: &KernelGraph, limits: GpuLimits) -> Result<Vec<Function>, ScheduleError> {
+pub fn schedule_for_gpu(
+    graph: &KernelGraph,
+    limits: GpuLimits,
+    rounding: Rounding,
+) -> Result<Vec<Function>, ScheduleError> {
     let mut functions = Vec::new();
-    steps_for_gpu(graph, &graph.steps, limits, &mut functions)?;
+    steps_for_gpu(graph, &graph.steps, limits, rounding, &mut functions)?;
     Ok(functions)
 }
 
@@ -142,14 +161,16 @@ fn steps_for_gpu(
     graph: &KernelGraph,
     steps: &[Step],
     limits: GpuLimits,
+    rounding: Rounding,
     functions: &mut Vec<Function>,
 ) -> Result<(), ScheduleError> {
+    let target = ScheduleTarget::Gpu { block: 256, limits, rounding };
     for step in steps {
         match step {
-            Step::Kernel(kernel) => functions.push(schedule(graph, kernel, ScheduleTarget::gpu_of(limits))?),
-            Step::Loop(l) => match resident::schedule(graph, l, limits)? {
+            Step::Kernel(kernel) => functions.push(schedule(graph, kernel, target)?),
+            Step::Loop(l) => match resident::schedule(graph, l, limits, rounding)? {
                 Some(function) => functions.push(function),
-                None => steps_for_gpu(graph, &l.body, limits, functions)?,
+                None => steps_for_gpu(graph, &l.body, limits, rounding, functions)?,
             },
         }
     }
@@ -205,7 +226,7 @@ pub fn schedule(
             let accumulators = accumulators.max(1) as usize;
             cpu::schedule(&analysis, Registers { vector_bits, accumulators, prefetches })
         }
-        ScheduleTarget::Gpu { block, limits } => gpu::schedule(&analysis, block, limits),
+        ScheduleTarget::Gpu { block, limits, rounding } => gpu::schedule(&analysis, block, limits, rounding),
     }?;
     #[cfg(debug_assertions)]
     if let Err(error) = crate::verify::verify(&function) {

@@ -2,7 +2,7 @@
 
 use fuse_ir::kernel::{BufferId, KernelGraph, Loop};
 
-use super::{GpuLimits, ScheduleError, resident};
+use super::{GpuLimits, Rounding, ScheduleError, resident};
 
 /// A loop over time as one launch.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +40,8 @@ pub enum PhaseForm {
     Split {
         /// Blocks with columns.
         blocks: u32,
+        /// Whether tensor cores multiply.
+        tensor_cores: bool,
     },
     /// A row with statistics is computed by threads of one block together.
     Rows,
@@ -56,6 +58,7 @@ pub fn loop_plan(
     graph: &KernelGraph,
     l: &Loop,
     limits: GpuLimits,
+    rounding: Rounding,
 ) -> Result<Option<LoopPlan>, ScheduleError> {
-    resident::plan(graph, l, limits)
+    resident::plan(graph, l, limits, rounding)
 }

@@ -20,7 +20,7 @@ use super::emitter::{Emitted, Emitter};
 use super::plan::{LoopPlan, PhaseForm, PhasePlan};
 use super::rows::Rows;
 use super::split::Split;
-use super::{GpuLimits, ScheduleError};
+use super::{GpuLimits, Rounding, ScheduleError};
 use crate::builder::FunctionBuilder;
 use crate::kernel_ir::{Access, BufferParameter, Function, Mapping, ParameterId};
 
@@ -35,8 +35,9 @@ pub(super) fn schedule(
     graph: &KernelGraph,
     l: &Loop,
     limits: GpuLimits,
+    rounding: Rounding,
 ) -> Result<Option<Function>, ScheduleError> {
-    let Some(resident) = Resident::new(graph, l, limits)? else { return Ok(None) };
+    let Some(resident) = Resident::new(graph, l, (limits, rounding))? else { return Ok(None) };
     let Resident { analyses, phases, parameters, symbols } = resident;
     let builder = emit(&analyses, phases, l, &parameters, limits)?;
     let work = Dim::constant(i64::from(limits.multiprocessors));
@@ -49,8 +50,9 @@ pub(super) fn plan(
     graph: &KernelGraph,
     l: &Loop,
     limits: GpuLimits,
+    rounding: Rounding,
 ) -> Result<Option<LoopPlan>, ScheduleError> {
-    let Some(resident) = Resident::new(graph, l, limits)? else { return Ok(None) };
+    let Some(resident) = Resident::new(graph, l, (limits, rounding))? else { return Ok(None) };
     let pairs = resident.analyses.iter().zip(&resident.phases);
     Ok(Some(LoopPlan {
         name: resident_name(l),
@@ -70,7 +72,11 @@ struct Resident<'a> {
 }
 
 impl<'a> Resident<'a> {
-    fn new(graph: &'a KernelGraph, l: &'a Loop, limits: GpuLimits) -> Result<Option<Self>, ScheduleError> {
+    fn new(
+        graph: &'a KernelGraph,
+        l: &'a Loop,
+        (limits, rounding): (GpuLimits, Rounding),
+    ) -> Result<Option<Self>, ScheduleError> {
         let mut kernels: Vec<&Kernel> = Vec::with_capacity(l.body.len());
         for step in &l.body {
             match step {
@@ -96,7 +102,8 @@ impl<'a> Resident<'a> {
         let mut phases = Vec::with_capacity(analyses.len());
         let mut free = limits.shared_bytes;
         for analysis in &analyses {
-            let phase = Phase::new(analysis, &l.counter, limits.multiprocessors, free);
+            let left = GpuLimits { shared_bytes: free, ..limits };
+            let phase = Phase::new(analysis, &l.counter, left, rounding);
             free -= phase.shared_bytes(analysis).min(free);
             phases.push(phase);
         }
@@ -140,11 +147,14 @@ enum Phase {
 }
 
 impl Phase {
-    fn new(analysis: &Analysis, counter: &Symbol, blocks: u32, shared_bytes: u32) -> Phase {
-        if let Some(split) = Split::new(analysis, Some(counter), blocks, shared_bytes) {
+    fn new(analysis: &Analysis, counter: &Symbol, limits: GpuLimits, rounding: Rounding) -> Phase {
+        let GpuLimits { multiprocessors, shared_bytes, tensor_cores } = limits;
+        let products = tensor_cores.then_some(rounding);
+        if let Some(split) = Split::new(analysis, Some(counter), multiprocessors, shared_bytes, products) {
             return Phase::Split(split);
         }
-        let rows = Rows::phase_of(analysis, blocks).filter(|r| r.shared_bytes(analysis) <= shared_bytes);
+        let rows =
+            Rows::phase_of(analysis, multiprocessors).filter(|r| r.shared_bytes(analysis) <= shared_bytes);
         rows.map_or(Phase::Points, Phase::Rows)
     }
 
@@ -159,7 +169,7 @@ impl Phase {
     /// Where its operands lie that are the same at every step.
     fn plan(&self, analysis: &Analysis, counter: &Symbol) -> PhasePlan {
         let staged: &[ElementId] = match self {
-            Phase::Split(split) => &split.staged_elements(),
+            Phase::Split(split) => &split.staged_elements(analysis),
             Phase::Rows(_) | Phase::Points => &[],
         };
         let (mut shared, mut memory) = (BTreeSet::new(), BTreeSet::new());
@@ -172,7 +182,9 @@ impl Phase {
             }
         }
         let form = match self {
-            Phase::Split(split) => PhaseForm::Split { blocks: split.blocks_at_work() },
+            Phase::Split(split) => {
+                PhaseForm::Split { blocks: split.blocks_at_work(), tensor_cores: split.is_on_tensor_cores() }
+            }
             Phase::Rows(_) => PhaseForm::Rows,
             Phase::Points => PhaseForm::Points,
         };

@@ -5,6 +5,8 @@
 //! warps, or more. What the threads of a slice sum up goes through shared memory, where one thread a sum adds the slices
 //! up; then one thread a point computes and stores what the kernel stores there.
 //!
+//! Sums of products that tensor cores take are slices of matrices ([`products`]); the rest stays as it is.
+//!
 //! What the sums need of the columns' own operands (the weights) is the same at every step. As much of that as fits is
 //! staged in shared memory before the first.
 //!
@@ -14,12 +16,14 @@
 //! sums    [slice][sum][row and column]
 //! ```
 
+mod products;
 mod tile;
 
 use fuse_ir::ReduceOp;
 use fuse_ir::expr::{Axis, Dim, Symbol};
 use fuse_ir::kernel::{Element, ElementId};
 
+use super::Rounding;
 use super::analysis::{Analysis, axis_bit};
 use super::block::{Numbers, THREADS, WARP, WARPS};
 use super::contraction::assumed;
@@ -28,6 +32,7 @@ use super::reduction::Reduction;
 use crate::builder::FunctionBuilder;
 use crate::decompose::register_type;
 use crate::kernel_ir::{BinaryOp, LaneType, SharedId, ValueId};
+use products::Products;
 use tile::Tile;
 
 /// Rows that it serves better than large tiles do.
@@ -67,6 +72,8 @@ pub(super) struct Split {
     /// Blocks of the launch.
     blocks: i64,
     staged: Vec<StagedOperand>,
+    /// The sums as products on tensor cores.
+    products: Option<Products>,
     arrays: Option<Arrays>,
 }
 
@@ -92,16 +99,20 @@ struct Arrays {
     slices: SharedId,
     sums: SharedId,
     staged: Vec<SharedId>,
+    /// Of products on tensor cores.
+    weights: Vec<SharedId>,
 }
 
 impl Split {
     /// Where every sum of the kernel has a value for each column and is long; `shared_bytes` are left. With the counter
-    /// of a loop, whose steps it is computed at, operands stay in shared memory.
+    /// of a loop, whose steps it is computed at, operands stay in shared memory. With tensor cores, which round factors if
+    /// they may, `products` of them do.
     pub(super) fn new(
         analysis: &Analysis,
         counter: Option<&Symbol>,
         blocks: u32,
         shared_bytes: u32,
+        products: Option<Rounding>,
     ) -> Option<Split> {
         let axes = analysis.space_axes();
         let (column, rows) = axes.split_last()?;
@@ -146,8 +157,14 @@ impl Split {
             rows_a_thread,
             blocks,
             staged: Vec::new(),
+            products: None,
             arrays: None,
         };
+        if let Some((counter, rounding)) = counter.zip(products).filter(|_| split.tiles() <= blocks)
+            && split.multiply(analysis, known_rows, counter, rounding, shared_bytes)
+        {
+            return Some(split);
+        }
         if split.shared_bytes() > shared_bytes {
             return None;
         }
@@ -155,6 +172,28 @@ impl Split {
             split.stage(analysis, counter, shared_bytes);
         }
         Some(split)
+    }
+
+    /// Computes the sums on tensor cores, if these take them and there is the shared memory.
+    fn multiply(
+        &mut self,
+        analysis: &Analysis,
+        rows: Option<i64>,
+        counter: &Symbol,
+        rounding: Rounding,
+        shared_bytes: u32,
+    ) -> bool {
+        let before = (self.row_groups, self.rows_a_thread);
+        self.products = Products::new(analysis, self, rows, counter, rounding);
+        if self.products.is_some() {
+            self.row_groups = products::ROWS.min(WARP / self.slots);
+            self.rows_a_thread = products::ROWS / self.row_groups;
+        }
+        if self.shared_bytes() > shared_bytes {
+            self.products = None;
+            (self.row_groups, self.rows_a_thread) = before;
+        }
+        self.products.is_some()
     }
 
     /// Finds operands that stay in shared memory as long as the loop runs, as many as fit.
@@ -187,8 +226,14 @@ impl Split {
     }
 
     /// The loads that are of shared memory from the first step on.
-    pub(super) fn staged_elements(&self) -> Vec<ElementId> {
-        self.staged.iter().map(|s| s.element).collect()
+    pub(super) fn staged_elements(&self, analysis: &Analysis) -> Vec<ElementId> {
+        let products = self.products.iter().flat_map(|p| p.weights(analysis));
+        self.staged.iter().map(|s| s.element).chain(products).collect()
+    }
+
+    /// Whether tensor cores compute its sums.
+    pub(super) fn is_on_tensor_cores(&self) -> bool {
+        self.products.is_some()
     }
 
     /// Blocks that have columns.
@@ -222,7 +267,8 @@ impl Split {
         let element = self.sums.first().map_or(4, |s| i64::from(s.lane.bytes()));
         let staged: i64 =
             self.staged.iter().map(|s| s.elements(self.units) * i64::from(s.lane.bytes())).sum();
-        u32::try_from((WARPS + 1) * sums * element + staged).unwrap_or(u32::MAX)
+        let products = self.products.as_ref().map_or(0, |p| p.shared_bytes(self.slots));
+        u32::try_from((WARPS + 1) * sums * element + staged + products).unwrap_or(u32::MAX)
     }
 
     /// Allocates shared memory, and fills it with what stays there. The threads have not met since.
@@ -244,7 +290,11 @@ impl Split {
         for (operand, array) in self.staged.iter().zip(&staged) {
             self.fill(emitter, numbers, operand, *array)?;
         }
-        self.arrays = Some(Arrays { slices, sums: totals, staged });
+        let weights = match &self.products {
+            Some(products) => products.fill(emitter, self, numbers)?,
+            None => Vec::new(),
+        };
+        self.arrays = Some(Arrays { slices, sums: totals, staged, weights });
         Ok(())
     }
 
@@ -325,7 +375,10 @@ impl Split {
         let tile = Tile { split: self, arrays, numbers, tile, first_row, rows };
         let point = tile.own_point(emitter)?;
         tile.load_early(emitter, &point)?;
-        tile.slices(emitter)?;
+        match &self.products {
+            Some(products) => products.slices(emitter, &tile, &arrays.weights)?,
+            None => tile.slices(emitter)?,
+        }
         emitter.b.meet();
         tile.totals(emitter);
         emitter.b.meet();

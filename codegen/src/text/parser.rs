@@ -9,7 +9,7 @@ use super::printer::Names;
 use crate::builder::memory_type;
 use crate::kernel_ir::{
     Access, BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, LaneType, Mapping,
-    Operation, ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp, ValueId,
+    MatrixFactors, Operation, ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp, ValueId,
 };
 
 /// Blocks and expressions nest no deeper, so that a hostile text cannot exhaust the stack.
@@ -256,11 +256,7 @@ impl Parser {
             }
             let name = self.name("a name")?;
             self.expect(':')?;
-            let dtype = self.word("an element type")?;
-            let Some(dtype) = DType::from_name(&dtype) else {
-                self.at -= 1;
-                return self.error(format!("`{dtype}` is not an element type"));
-            };
+            let dtype = self.dtype()?;
             self.expect('=')?;
             let buffer = BufferId(self.numbered('b', "a buffer such as `b0`")?);
             let mut divisor = 1;
@@ -310,6 +306,21 @@ impl Parser {
         }
         if self.accept_word("prefetch") {
             return Ok(Statement::Prefetch { buffer: self.parameter()?, index: self.position()? });
+        }
+        if self.accept_word("copy") {
+            let (array, to) = (self.shared_id()?, self.position()?);
+            self.expect('=')?;
+            let (buffer, from) = (self.parameter()?, self.position()?);
+            self.expect(',')?;
+            let bytes = self.number("the number of bytes")?;
+            self.expect_word("if")?;
+            return Ok(Statement::StartCopy { array, to, buffer, from, bytes, inside: self.value()? });
+        }
+        if self.accept_word("commit_copies") {
+            return Ok(Statement::CommitCopies);
+        }
+        if self.accept_word("await_copies") {
+            return Ok(Statement::AwaitCopies { pending: self.number("the number of groups")? });
         }
         if self.accept_word("barrier") {
             return Ok(Statement::Barrier);
@@ -417,6 +428,21 @@ impl Parser {
                 let (x, y, z) = self.triple()?;
                 Operation::Fma(x, y, z)
             }
+            "load_matrices" | "load_transposed" => {
+                let transposed = name == "load_transposed";
+                Operation::LoadMatrices { array: self.shared_id()?, index: self.position()?, transposed }
+            }
+            "matrix_fma" => {
+                let factors = self.named::<MatrixFactors>("a type of factors")?;
+                let (left, right, sum) = self.triple()?;
+                Operation::MatrixFma { factors, left, right, sum }
+            }
+            "pair" => {
+                let dtype = self.dtype()?;
+                let (x, y) = self.pair()?;
+                Operation::Pair(dtype, x, y)
+            }
+            "tf32" => Operation::Tf32(self.value()?),
             "select" => {
                 let (x, y, z) = self.triple()?;
                 Operation::Select(x, y, z)
@@ -446,6 +472,17 @@ impl Parser {
                 return self.error(format!("`{name}` is not an operation"));
             }
         })
+    }
+
+    fn dtype(&mut self) -> Parsed<DType> {
+        let name = self.word("an element type")?;
+        match DType::from_name(&name) {
+            Some(dtype) => Ok(dtype),
+            None => {
+                self.at -= 1;
+                self.error(format!("`{name}` is not an element type"))
+            }
+        }
     }
 
     fn named<T: Names>(&mut self, what: &str) -> Parsed<T> {

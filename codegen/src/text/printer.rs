@@ -5,8 +5,8 @@ use std::fmt::{self, Write};
 use fuse_ir::expr::{Atom, Expr};
 
 use crate::kernel_ir::{
-    Access, BinaryOp, Condition, Conversion, Function, Mapping, Operation, ParameterId, SharedId, Statement,
-    Type, UnaryOp, ValueId,
+    Access, BinaryOp, Condition, Conversion, Function, Mapping, MatrixFactors, Operation, ParameterId,
+    SharedId, Statement, Type, UnaryOp, ValueId,
 };
 
 /// The spelling of a closed set of operations, for both directions.
@@ -68,6 +68,11 @@ impl Names for Condition {
     ];
 }
 
+impl Names for MatrixFactors {
+    const NAMES: &'static [(Self, &'static str)] =
+        &[(MatrixFactors::F16, "f16"), (MatrixFactors::Bf16, "bf16"), (MatrixFactors::Tf32, "tf32")];
+}
+
 impl Names for Conversion {
     const NAMES: &'static [(Self, &'static str)] = &[
         (Conversion::FloatToFloat, "float_to_float"),
@@ -119,6 +124,15 @@ impl fmt::Display for Operation {
             Operation::Thread => f.write_str("thread"),
             Operation::Load { buffer, index } => write!(f, "load {buffer}[{index}]"),
             Operation::LoadShared { array, index } => write!(f, "load {array}[{index}]"),
+            Operation::LoadMatrices { array, index, transposed } => {
+                let name = if *transposed { "load_transposed" } else { "load_matrices" };
+                write!(f, "{name} {array}[{index}]")
+            }
+            Operation::MatrixFma { factors, left, right, sum } => {
+                write!(f, "matrix_fma {} {left}, {right}, {sum}", factors.name())
+            }
+            Operation::Pair(dtype, x, y) => write!(f, "pair {dtype} {x}, {y}"),
+            Operation::Tf32(x) => write!(f, "tf32 {x}"),
             Operation::Butterfly(x, distance) => write!(f, "butterfly {x}, {distance}"),
             Operation::Unary(op, x) => write!(f, "{} {x}", op.name()),
             Operation::Binary(op, x, y) => write!(f, "{} {x}, {y}", op.name()),
@@ -183,6 +197,11 @@ pub(crate) fn statement_head(function: &Function, statement: &Statement) -> Stri
         Statement::Let { value, operation } => format!("{value}: {} = {operation}", ty(function, *value)),
         Statement::Store { buffer, index, value } => format!("store {buffer}[{index}] = {value}"),
         Statement::StoreShared { array, index, value } => format!("store {array}[{index}] = {value}"),
+        Statement::StartCopy { array, to, buffer, from, bytes, inside } => {
+            format!("copy {array}[{to}] = {buffer}[{from}], {bytes} if {inside}")
+        }
+        Statement::CommitCopies => "commit_copies".into(),
+        Statement::AwaitCopies { pending } => format!("await_copies {pending}"),
         Statement::Barrier => "barrier".into(),
         Statement::GridBarrier => "grid_barrier".into(),
         Statement::Prefetch { buffer, index } => format!("prefetch {buffer}[{index}]"),

@@ -147,7 +147,7 @@ pub fn check_against(
 
 /// An H100 with blocks of so many threads.
 fn gpu_of(block: u32) -> ScheduleTarget {
-    ScheduleTarget::Gpu { block, limits: GpuLimits::h100() }
+    ScheduleTarget::Gpu { block, limits: GpuLimits::h100(), rounding: None }
 }
 
 /// Holds the schedule for large blocks of GPU threads to the interpreter of kernel graphs.

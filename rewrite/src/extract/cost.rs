@@ -1,5 +1,7 @@
 //! What kernels cost on a device.
 
+use std::ops::AddAssign;
+
 use fuse_ir::device::DeviceModel;
 use fuse_ir::expr::{Atom, Symbol};
 use fuse_ir::ops::ScalarOp;
@@ -40,16 +42,42 @@ pub struct Work {
     pub flops: f64,
     /// Transcendental functions.
     pub transcendentals: f64,
+    /// 16-bit floats that become f32.
+    pub widenings: f64,
 }
 
 impl Work {
     const fn new(flops: f64, transcendentals: f64) -> Self {
-        Work { flops, transcendentals }
+        Work { flops, transcendentals, widenings: 0.0 }
+    }
+
+    /// Operations that take one issue slot.
+    pub const fn of_flops(flops: f64) -> Self {
+        Work::new(flops, 0.0)
     }
 
     /// One number for comparing terms when nothing is known of placement.
     pub fn weight(self) -> f64 {
-        self.flops + 16.0 * self.transcendentals
+        self.flops + 16.0 * self.transcendentals + self.widenings
+    }
+
+    /// Every number as `f` of it.
+    pub fn map(self, f: impl Fn(f64) -> f64) -> Self {
+        let Work { flops, transcendentals, widenings } = self;
+        Work { flops: f(flops), transcendentals: f(transcendentals), widenings: f(widenings) }
+    }
+
+    /// The operations that take one issue slot on a device.
+    pub fn flops_on(self, device: &DeviceModel) -> f64 {
+        self.flops + self.widenings * device.widening_flops
+    }
+}
+
+impl AddAssign for Work {
+    fn add_assign(&mut self, other: Work) {
+        self.flops += other.flops;
+        self.transcendentals += other.transcendentals;
+        self.widenings += other.widenings;
     }
 }
 
@@ -70,8 +98,11 @@ pub fn scalar_work(op: ScalarOp) -> Work {
 }
 
 /// What a conversion costs.
-pub fn cast_work(_from: DType, _to: DType) -> Work {
-    Work::new(1.0, 0.0)
+pub fn cast_work(from: DType, to: DType) -> Work {
+    match (from, to) {
+        (DType::F16 | DType::Bf16, DType::F32) => Work { widenings: 1.0, ..Work::default() },
+        _ => Work::of_flops(1.0),
+    }
 }
 
 /// What a reduction costs by its mere presence, as a part of a launch: the latency of its dependent chain and
@@ -148,7 +179,7 @@ impl KernelCost {
         // threads with a gate each, until the latency of a multiply-add is hidden.
         let parallel = self.points * accumulations.clamp(1.0, ACCUMULATIONS_IN_FLIGHT);
         let busy = parallel / (parallel + device.parallel_points);
-        let compute = (self.work.flops / device.flops_per_second
+        let compute = (self.work.flops_on(device) / device.flops_per_second
             + self.work.transcendentals / device.transcendentals_per_second)
             / busy;
         let in_sequence = self.steps > 0.0 && self.reductions.count > 0;

@@ -218,9 +218,7 @@ impl Points {
         };
         let evaluations = self.evaluations(&mut point);
         point.repetitions = evaluations / point.distinct.max(1.0);
-        let work = own_work(dense, class);
-        point.work =
-            Work { flops: work.flops * evaluations, transcendentals: work.transcendentals * evaluations };
+        point.work = own_work(dense, class).map(|n| n * evaluations);
         let id = self.points.len() as PointId;
         self.points.push(point);
         self.known.insert((class, at), id);
@@ -386,7 +384,7 @@ fn own_work(dense: &Dense<'_>, class: Class) -> Work {
     match node.head {
         Head::Scalar(op) => scalar_work(op),
         Head::Cast(to) => cast_work(dense.data[node.children[0] as usize].dtype, to),
-        Head::Gather(_) | Head::Recurrence { .. } => Work { flops: 2.0, transcendentals: 0.0 },
+        Head::Gather(_) | Head::Recurrence { .. } => Work::of_flops(2.0),
         // A reduction's work is its body's; see its expansion.
         Head::Leaf(_)
         | Head::Constant(_)

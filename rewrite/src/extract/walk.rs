@@ -230,8 +230,7 @@ impl<'a> Walker<'a> {
             if matches!(self.dense.chosen(point.class).head, Head::Reduce(..)) {
                 reductions.add(point.work.flops / launches);
             }
-            work.flops += point.work.flops / launches;
-            work.transcendentals += point.work.transcendentals / launches;
+            work += point.work.map(|n| n / launches);
         }
         let mut loads: Vec<(Class, f64)> = Vec::with_capacity(walk.loaded.len());
         for id in &walk.loaded {

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use fuse_codegen::schedule::{GpuLimits, LoopPlan, PhaseForm, PhasePlan, loop_plan};
+use fuse_codegen::kernel_ir::MatrixFactors;
+use fuse_codegen::schedule::{GpuLimits, LoopPlan, PhaseForm, PhasePlan, Rounding, loop_plan};
 use fuse_ir::DimEnv;
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::{BufferId, KernelGraph, Loop, Step};
@@ -67,15 +68,18 @@ pub fn loops(
     program: &KernelGraph,
     cost: &ProgramCost,
     device: &DeviceModel,
-    limits: GpuLimits,
+    (limits, rounding): (GpuLimits, Rounding),
     dims: &DimEnv,
 ) -> Result<Vec<LoopReport>, CliError> {
     let mut found = Vec::new();
     innermost(&program.steps, &mut found);
     let mut reports = Vec::new();
     for l in found {
-        if let Some(plan) = loop_plan(program, l, limits).map_err(CliError::bug)? {
-            reports.push(LoopReport::new(program, &plan, cost, (device, limits), dims));
+        if let Some(plan) = loop_plan(program, l, limits, rounding).map_err(CliError::bug)? {
+            let tf32 = rounding == Some(MatrixFactors::Tf32);
+            let matrix_rate = device.matrix_flops_per_second / if tf32 { 2.0 } else { 1.0 };
+            let of_matrices = DeviceModel { flops_per_second: matrix_rate, ..device.clone() };
+            reports.push(LoopReport::new(program, &plan, cost, ([device, &of_matrices], limits), dims));
         }
     }
     Ok(reports)
@@ -95,14 +99,16 @@ impl LoopReport {
         program: &KernelGraph,
         plan: &LoopPlan,
         cost: &ProgramCost,
-        (device, limits): (&DeviceModel, GpuLimits),
+        ([device, of_matrices], limits): ([&DeviceModel; 2], GpuLimits),
         dims: &DimEnv,
     ) -> LoopReport {
         let kernels: Vec<_> = plan.phases.iter().map(|p| PhaseReport::new(program, p, dims)).collect();
         let mut step = StepTime { modelled: 0.0, exchange: 0.0, memory: 0.0, arithmetic: 0.0 };
-        for phase in &kernels {
-            let Some(used) = cost.kernels.iter().find(|k| k.name == phase.name) else { continue };
-            step.add(used, phase.shared.iter().map(|o| o.bytes).sum(), device);
+        for (phase, report) in plan.phases.iter().zip(&kernels) {
+            let Some(used) = cost.kernels.iter().find(|k| k.name == report.name) else { continue };
+            let shared = report.shared.iter().map(|o| o.bytes).sum();
+            let on_tensor_cores = matches!(phase.form, PhaseForm::Split { tensor_cores: true, .. });
+            step.add(used, shared, if on_tensor_cores { of_matrices } else { device });
         }
         LoopReport {
             name: plan.name.clone(),
@@ -158,8 +164,9 @@ impl PhaseReport {
             buffers.iter().map(operand).collect()
         };
         let form = match phase.form {
-            PhaseForm::Split { blocks } => {
-                format!("sums split among the threads of a block, {blocks} blocks with columns of their own")
+            PhaseForm::Split { blocks, tensor_cores } => {
+                let place = if tensor_cores { "on the tensor cores" } else { "among the threads" };
+                format!("sums split {place} of a block, {blocks} blocks with columns of their own")
             }
             PhaseForm::Rows => "statistics of a row by threads of one block together".to_owned(),
             PhaseForm::Points => "a thread a point".to_owned(),

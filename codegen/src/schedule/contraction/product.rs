@@ -4,16 +4,23 @@ use std::rc::Rc;
 
 use fuse_ir::expr::{Atom, Axis, Dim, Expr};
 use fuse_ir::kernel::{Element, ElementId};
-use fuse_ir::{ReduceOp, ScalarOp};
+use fuse_ir::{DType, ReduceOp, ScalarOp};
 
+use super::super::Rounding;
 use super::super::analysis::{Analysis, AxisSet, axis_bit};
 use super::super::emitter::{Emitted, Emitter, Point, floor_division};
 use super::super::vectors::Classes;
 use crate::decompose::register_type;
-use crate::kernel_ir::{LaneType, ValueId};
+use crate::kernel_ir::{LaneType, MatrixFactors, ValueId};
 
 /// What a symbol is taken to be worth where the choice of a schedule depends on it.
 const ASSUMED: i64 = 64;
+
+/// Rows or columns that one thread a point serves as well.
+const FEW: i64 = 16;
+
+/// Products that are too few to fill tiles.
+const LITTLE_WORK: i64 = 1 << 17;
 
 /// Sums of products over one axis: each of a factor of the row and one of the column.
 pub(super) struct Contraction {
@@ -40,9 +47,9 @@ pub(super) struct Member {
 
 /// A factor, and the summed axis by the name it has there.
 #[derive(Clone, Copy)]
-pub(super) struct Factor {
-    pub(super) element: ElementId,
-    pub(super) axis: Axis,
+pub(in super::super) struct Factor {
+    pub(in super::super) element: ElementId,
+    pub(in super::super) axis: Axis,
 }
 
 /// The rows or the columns: the points of some axes, the last one fastest.
@@ -88,6 +95,78 @@ impl Contraction {
     }
 }
 
+impl Contraction {
+    /// What tensor cores take its factors as: what all of them are, or what those of f32 may be rounded to. `None` where
+    /// that would round a factor otherwise.
+    pub(super) fn matrix_factors(&self, analysis: &Analysis, rounding: Rounding) -> Option<MatrixFactors> {
+        matrix_factors(analysis, self.left.iter().chain(&self.right), rounding)
+    }
+
+    /// The number of tiles of so many rows and columns.
+    pub(super) fn blocks(&self, rows: i64, columns: i64) -> Dim {
+        let tiles = |side: &Side, size| side.extent.ceil_div(&Dim::constant(size));
+        let tiles = tiles(&self.rows, rows) * tiles(&self.columns, columns);
+        self.batch_extents.iter().fold(tiles, |blocks, extent| blocks * extent.clone())
+    }
+
+    /// All products that are summed up, with what symbols are assumed to be worth.
+    fn work(&self) -> i64 {
+        let (rows, columns) = (assumed(&self.rows.extent), assumed(&self.columns.extent));
+        let others = self.batch_extents.iter().chain([&self.depth]);
+        others.fold(rows.saturating_mul(columns), |n, extent| n.saturating_mul(assumed(extent)))
+    }
+
+    /// Whether there are rows, columns and products enough for tiles.
+    pub(super) fn is_large(&self) -> bool {
+        let (rows, columns) = (assumed(&self.rows.extent), assumed(&self.columns.extent));
+        rows > FEW && columns > FEW && self.work() >= LITTLE_WORK
+    }
+}
+
+impl Factor {
+    /// The 16-bit float type that all its values are of, if there is one.
+    pub(super) fn narrow_type(&self, analysis: &Analysis) -> Option<DType> {
+        let own = match analysis.element(self.element) {
+            Element::Cast(operand) if analysis.dtype(self.element) == DType::F32 => analysis.dtype(*operand),
+            _ => analysis.dtype(self.element),
+        };
+        matches!(own, DType::F16 | DType::Bf16).then_some(own)
+    }
+
+    /// What it is the same values of in another type, or itself.
+    pub(in super::super) fn load(&self, analysis: &Analysis) -> ElementId {
+        match analysis.element(self.element) {
+            Element::Cast(operand) => *operand,
+            _ => self.element,
+        }
+    }
+
+    /// The load whose elements it is as they are in memory, if it is one of a 16-bit float type.
+    pub(super) fn narrow_load(&self, analysis: &Analysis) -> Option<ElementId> {
+        let dtype = self.narrow_type(analysis)?;
+        let load = self.load(analysis);
+        let is_load = matches!(analysis.element(load), Element::Load { .. });
+        (is_load && analysis.dtype(load) == dtype).then_some(load)
+    }
+
+    /// Whether what it loads are neighbours in memory along the summed axis.
+    pub(super) fn is_contiguous(&self, analysis: &Analysis) -> bool {
+        let mut pending = vec![self.element];
+        while let Some(id) = pending.pop() {
+            let depends = |e: &ElementId| analysis.free[e.index()] & axis_bit(self.axis) != 0;
+            if !depends(&id) {
+                continue;
+            }
+            let access = analysis.loads.get(&id);
+            if access.is_some_and(|a| a.is_unit_stride(&[self.axis])) {
+                return true;
+            }
+            pending.extend(analysis.element(id).operands());
+        }
+        false
+    }
+}
+
 impl Side {
     fn new(analysis: &Analysis, axes: Vec<Axis>) -> Side {
         let extent = analysis.points(&axes);
@@ -123,8 +202,31 @@ impl Side {
     }
 }
 
+/// What tensor cores take factors as: what all of them are, or what those of f32 may be rounded to. `None` where that would
+/// round a factor otherwise.
+pub(in super::super) fn matrix_factors<'f>(
+    analysis: &Analysis,
+    factors: impl Iterator<Item = &'f Factor>,
+    rounding: Rounding,
+) -> Option<MatrixFactors> {
+    let types: Vec<Option<DType>> = factors.map(|f| f.narrow_type(analysis)).collect();
+    let first = types.first().copied().flatten();
+    if let Some(dtype) = first.filter(|_| types.iter().all(|d| *d == first)) {
+        return MatrixFactors::of(dtype);
+    }
+    // Every f16 and every bf16 is a tf32, but not the other way round.
+    let holds = |into: MatrixFactors, dtype: &DType| {
+        into == MatrixFactors::Tf32 || MatrixFactors::of(*dtype) == Some(into)
+    };
+    rounding.filter(|into| types.iter().flatten().all(|dtype| holds(*into, dtype)))
+}
+
 /// The factors of a sum of products, the second of which depends on the innermost axis if one of them does.
-fn product(analysis: &Analysis, reduction: ElementId, innermost: AxisSet) -> Option<(Factor, Factor)> {
+pub(in super::super) fn product(
+    analysis: &Analysis,
+    reduction: ElementId,
+    innermost: AxisSet,
+) -> Option<(Factor, Factor)> {
     let Element::Reduce { op: ReduceOp::Sum, axes, body } = analysis.element(reduction) else { return None };
     let [axis] = axes.as_slice() else { return None };
     let Element::Scalar(ScalarOp::Mul, factors) = analysis.element(*body) else { return None };
@@ -149,7 +251,7 @@ fn position(analysis: &Analysis, known: &mut Vec<Factor>, factor: Factor) -> usi
 }
 
 /// Whether two elements have the same value wherever the first of two axes is where the second is.
-fn is_same(analysis: &Analysis, x: ElementId, y: ElementId, axes: (Axis, Axis)) -> bool {
+pub(in super::super) fn is_same(analysis: &Analysis, x: ElementId, y: ElementId, axes: (Axis, Axis)) -> bool {
     let renamed = |e: &Expr| {
         e.substitute(&|atom: &Atom| (*atom == Atom::Axis(axes.0)).then(|| Expr::axis(axes.1.index())))
     };

@@ -1,11 +1,7 @@
-//! The sizes of a tile.
+//! The sizes of a tile of multiply-adds.
 
-use fuse_ir::expr::Dim;
-
+use super::THREADS;
 use super::product::{Contraction, assumed};
-
-/// Threads of a block.
-pub(super) const THREADS: i64 = 256;
 
 /// Threads that share the factors of a row, and as many those of a column.
 pub(super) const ACROSS: i64 = 16;
@@ -31,12 +27,6 @@ const SHARED_BYTES: i64 = 48 << 10;
 /// the summed axis then go to different banks, and quads stay aligned.
 pub(super) const PADDING: i64 = 4;
 
-/// Rows or columns that one thread a point serves as well.
-const FEW: i64 = 16;
-
-/// Products that are too few to fill tiles.
-const LITTLE_WORK: i64 = 1 << 17;
-
 /// The rows and columns of a thread. Each is a power of two; from 4 on they are quads that other threads' lie between.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
@@ -46,18 +36,14 @@ pub(super) struct Tile {
 
 impl Tile {
     /// The tile for a contraction: the first whose blocks fill a GPU, or else the one of which there are most. `None`
-    /// where tiles do not pay.
+    /// where none fits.
     pub(super) fn of(contraction: &Contraction) -> Option<Tile> {
         let (rows, columns) = (assumed(&contraction.rows.extent), assumed(&contraction.columns.extent));
-        let others = contraction.batch_extents.iter().chain([&contraction.depth]);
-        let work = others.fold(rows.saturating_mul(columns), |n, extent| n.saturating_mul(assumed(extent)));
-        if rows <= FEW || columns <= FEW || work < LITTLE_WORK {
-            return None;
-        }
         let is_used = |t: &Tile| t.block_rows() < 2 * rows && t.block_columns() < 2 * columns;
         let possible = SHAPES.into_iter().filter(|t| t.fits(contraction) && is_used(t));
         let possible: Vec<Tile> = possible.collect();
-        let fills = |t: &&Tile| assumed(&t.blocks(contraction)) >= MULTIPROCESSORS;
+        let fills =
+            |t: &&Tile| assumed(&contraction.blocks(t.block_rows(), t.block_columns())) >= MULTIPROCESSORS;
         possible.iter().find(fills).or(possible.last()).copied()
     }
 
@@ -91,13 +77,5 @@ impl Tile {
     /// Columns of a thread that are neighbours.
     pub(super) fn column_width(&self) -> i64 {
         self.columns.min(4)
-    }
-
-    /// The number of blocks of a launch.
-    pub(super) fn blocks(&self, contraction: &Contraction) -> Dim {
-        let tiles = |extent: &Dim, size| extent.ceil_div(&Dim::constant(size));
-        let tiles = tiles(&contraction.rows.extent, self.block_rows())
-            * tiles(&contraction.columns.extent, self.block_columns());
-        contraction.batch_extents.iter().fold(tiles, |blocks, extent| blocks * extent.clone())
     }
 }

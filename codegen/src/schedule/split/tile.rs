@@ -152,7 +152,7 @@ impl Tile<'_> {
         Ok(())
     }
 
-    fn point(&self, emitter: &mut Emitter, row: ValueId, column: ValueId) -> Emitted<Point> {
+    pub(super) fn point(&self, emitter: &mut Emitter, row: ValueId, column: ValueId) -> Emitted<Point> {
         let (analysis, rows) = (emitter.analysis, &self.split.rows);
         let mut point = emitter.origin().with(self.split.column, column);
         let extents = rows.iter().map(|a| analysis.extent(*a));

@@ -1,4 +1,4 @@
-//! How factors get to shared memory.
+//! How factors get to shared memory for multiply-adds.
 //!
 //! A staged array has two halves of as many lines as a step has positions; a line has the factors of all rows (or
 //! columns) of the tile. A thread moves quads: neighbours along the axis that is contiguous in memory, as one vector
@@ -6,27 +6,15 @@
 
 use std::rc::Rc;
 
-use fuse_ir::kernel::ElementId;
-
-use super::super::analysis::{Analysis, axis_bit};
 use super::super::emitter::{Emitted, Emitter, Point};
 use super::super::vectors::{Class, Classes};
 use super::product::{Contraction, Factor, Side, is_multiple};
-use super::tile::{ACROSS, PADDING, THREADS};
-use super::{Extent, bits};
-use crate::kernel_ir::{BinaryOp, Condition, LaneType, Operation, SharedId, Type, ValueId};
+use super::tile::{ACROSS, PADDING};
+use super::{Along, Span, THREADS, bits, clamped};
+use crate::kernel_ir::{Condition, LaneType, Operation, SharedId, Type, ValueId};
 
 /// Neighbours that move together.
 const QUAD: i64 = 4;
-
-/// The axis along which the elements of a quad are neighbours.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Along {
-    /// The summed one.
-    Depth,
-    /// The innermost one of the rows or columns.
-    Side,
-}
 
 /// A factor in shared memory.
 pub(super) struct Staged {
@@ -48,6 +36,8 @@ pub(super) struct Quad {
     values: Vec<ValueId>,
     /// Where it goes: the row or column, and the position of the step.
     place: Place,
+    /// Its position along the summed axis.
+    depth: ValueId,
 }
 
 /// A row or column of the tile and a position of the step.
@@ -67,7 +57,7 @@ impl Staged {
         step: i64,
     ) -> Staged {
         let analysis = emitter.analysis;
-        let along = if is_contiguous(analysis, factor) { Along::Depth } else { Along::Side };
+        let along = if factor.is_contiguous(analysis) { Along::Depth } else { Along::Side };
         let axis = match along {
             Along::Depth => Some(factor.axis),
             Along::Side => side.innermost(),
@@ -85,15 +75,14 @@ impl Staged {
         Staged { factor, array, along, vector, size, step, whole_tiles, whole_steps }
     }
 
-    /// The quads of this thread in the step that begins at the origin of `depth`. Where there are no factors, those of
-    /// other rows or columns, and zeros behind the end of the summed axis.
+    /// The quads of this thread in the step that begins at the origin of `depth`. Where there are no factors, other ones.
     pub(super) fn fetch(
         &self,
         emitter: &mut Emitter,
         point: &Point,
         side: &Side,
-        extent: Extent,
-        depth: Extent,
+        extent: Span,
+        depth: Span,
     ) -> Emitted<Vec<Quad>> {
         let quads = self.size * self.step / QUAD / THREADS;
         let mut fetched = Vec::new();
@@ -108,7 +97,7 @@ impl Staged {
             } else {
                 self.scalar_quad(emitter, point, side, at, [extent.end, depth.end])?
             };
-            fetched.push(Quad { values, place });
+            fetched.push(Quad { values, place, depth: at.depth });
         }
         Ok(fetched)
     }
@@ -165,9 +154,7 @@ impl Staged {
             }
         };
         let vector = self.value(emitter, &point)?;
-        let lanes: Vec<_> = (0..QUAD).map(|lane| emitter.b.extract(vector, lane as u8)).collect();
-        // Steps end with whole quads here.
-        Ok(lanes.into_iter().map(|v| self.masked(emitter, v, at.depth, ends[1])).collect())
+        Ok((0..QUAD).map(|lane| emitter.b.extract(vector, lane as u8)).collect())
     }
 
     fn scalar_quad(
@@ -188,8 +175,7 @@ impl Staged {
             }
             let Place { side: index, depth: position } = self.within(emitter, at, ends, [1, 1]);
             let point = side.bind(emitter, point.with(self.factor.axis, position), index, None)?;
-            let value = self.value(emitter, &point)?;
-            values.push(self.masked(emitter, value, at.depth, ends[1]));
+            values.push(self.value(emitter, &point)?);
         }
         Ok(values)
     }
@@ -205,30 +191,39 @@ impl Staged {
         emitter.value(self.factor.element, point)
     }
 
-    /// A factor, or 0 behind the end of the summed axis.
-    fn masked(&self, emitter: &mut Emitter, value: ValueId, depth: ValueId, end: ValueId) -> ValueId {
+    /// The factors of a quad, and zeros behind the end of the summed axis. Not until they are put: before, they are on
+    /// their way.
+    fn masked(&self, emitter: &mut Emitter, quad: &Quad, end: ValueId) -> Vec<ValueId> {
         if self.whole_steps {
-            return value;
+            return quad.values.clone();
         }
-        let inside = emitter.b.compare(Condition::Lt, depth, end);
-        let nothing = emitter.b.number_like(value, 0.0);
-        emitter.b.select(inside, value, nothing)
+        // Where quads are vectors, the axis ends with a whole one.
+        let ends_within = self.along == Along::Depth && self.vector.is_none();
+        let masked = (0..).zip(&quad.values).map(|(number, value)| {
+            let offset = emitter.b.index(if ends_within { number } else { 0 });
+            let depth = emitter.b.add(quad.depth, offset);
+            let inside = emitter.b.compare(Condition::Lt, depth, end);
+            let nothing = emitter.b.number_like(*value, 0.0);
+            emitter.b.select(inside, *value, nothing)
+        });
+        masked.collect()
     }
 
     /// Puts quads into the half that begins at line `half`.
-    pub(super) fn put(&self, emitter: &mut Emitter, half: ValueId, quads: &[Quad]) {
+    pub(super) fn put(&self, emitter: &mut Emitter, half: ValueId, end: ValueId, quads: &[Quad]) {
         let pitch = emitter.b.index(self.pitch());
         for quad in quads {
+            let values = self.masked(emitter, quad, end);
             let line = emitter.b.add(half, quad.place.depth);
             let line = emitter.b.mul(line, pitch);
             let first = emitter.b.add(line, quad.place.side);
             match self.along {
                 Along::Side => {
-                    let vector = emitter.b.pack(&quad.values);
+                    let vector = emitter.b.pack(&values);
                     emitter.b.store_shared(self.array, first, vector);
                 }
                 Along::Depth => {
-                    for (number, value) in (0..).zip(&quad.values) {
+                    for (number, value) in (0..).zip(&values) {
                         let offset = emitter.b.index(number * self.pitch());
                         let index = emitter.b.add(first, offset);
                         emitter.b.store_shared(self.array, index, *value);
@@ -265,28 +260,4 @@ impl Staged {
     fn pitch(&self) -> i64 {
         self.size + PADDING
     }
-}
-
-/// The first of `run` neighbours that all are below `end`.
-fn clamped(emitter: &mut Emitter, first: ValueId, end: ValueId, run: i64) -> ValueId {
-    let run = emitter.b.index(run);
-    let last = emitter.b.sub(end, run);
-    emitter.b.binary(BinaryOp::Min, first, last)
-}
-
-/// Whether what a factor loads are neighbours in memory along the summed axis.
-fn is_contiguous(analysis: &Analysis, factor: Factor) -> bool {
-    let mut pending = vec![factor.element];
-    while let Some(id) = pending.pop() {
-        let depends = |e: &ElementId| analysis.free[e.index()] & axis_bit(factor.axis) != 0;
-        if !depends(&id) {
-            continue;
-        }
-        let access = analysis.loads.get(&id);
-        if access.is_some_and(|a| a.is_unit_stride(&[factor.axis])) {
-            return true;
-        }
-        pending.extend(analysis.element(id).operands());
-    }
-    false
 }

@@ -1,0 +1,498 @@
+//! The slices of a recurrent step's sums on tensor cores.
+//!
+//! Where every sum is one of products of what a row has (the state) and what stays with the columns (the weights), a warp
+//! multiplies matrices: 16 rows by its slice of the summed axis, and that by 8 sums of columns. The weights wait in shared
+//! memory as words that tensor cores take; what the rows have comes from memory at every step, straight to the threads
+//! that the fragments of a product want it from.
+//!
+//! ```text
+//! line     sum · slots + slot, of the sums that share what the rows have; padded to whole products
+//! words    of thread c of four: words c and c + 4 of a product hold neighbouring elements, 2 of 16 bits or 1 of tf32 each
+//! slices   products along the summed axis take turns: the first is the first warp's, the next the next one's
+//! ```
+
+use std::rc::Rc;
+
+use fuse_ir::DType;
+use fuse_ir::expr::Symbol;
+use fuse_ir::kernel::ElementId;
+
+use super::super::Rounding;
+use super::super::analysis::{Analysis, axis_bit};
+use super::super::block::{Numbers, THREADS, WARPS, bits, low_bits};
+use super::super::contraction::product::{Factor, is_same, matrix_factors, product};
+use super::super::emitter::{Emitted, Emitter, Point, floor_division};
+use super::super::vectors::{Class, Classes};
+use super::tile::Tile;
+use super::{Split, ceil_div};
+use crate::kernel_ir::{BinaryOp, Condition, LaneType, MatrixFactors, SharedId, Type, ValueId};
+
+/// Rows of a product.
+pub(super) const ROWS: i64 = 16;
+
+/// Sums of a product side by side.
+const SIDE: i64 = 8;
+
+/// Words of a product along the summed axis.
+const WORDS: i64 = 8;
+
+/// Words between lines beyond those of the factors: an odd number of four words from line to line puts the lines of a matrix
+/// in different banks.
+const PADDING: i64 = 4;
+
+/// Products along the summed axis that a warp has registers for.
+const DEEP: i64 = 8;
+
+/// Rows for which there are too few to fill products.
+const FEW_ROWS: i64 = 4;
+
+/// The sums of a step as products of matrices.
+pub(super) struct Products {
+    factors: MatrixFactors,
+    groups: Vec<Group>,
+}
+
+/// Sums that share what the rows have.
+struct Group {
+    left: Factor,
+    /// Of the summed axis.
+    extent: i64,
+    /// What the columns have, a factor a sum.
+    right: Vec<Factor>,
+    /// The sums of groups before it.
+    before: i64,
+}
+
+impl Products {
+    /// The sums of a step that is part of a loop with this counter, if all of them are such products. Puts them in order of
+    /// their groups.
+    pub(super) fn new(
+        analysis: &Analysis,
+        split: &mut Split,
+        rows: Option<i64>,
+        counter: &Symbol,
+        rounding: Rounding,
+    ) -> Option<Products> {
+        if rows.is_some_and(|n| n <= FEW_ROWS) {
+            return None;
+        }
+        let mut found = Vec::new();
+        for sum in &split.sums {
+            let (left, right) = product(analysis, sum.reduction.element, axis_bit(split.column))?;
+            let free = |f: &Factor| analysis.free[f.element.index()];
+            let load = right.load(analysis);
+            let stays = split.stays(analysis, counter, load, sum.axis);
+            let is_row = free(&left) & axis_bit(split.column) == 0;
+            if !stays || !is_row || free(&right) != axis_bit(split.column) | axis_bit(sum.axis) {
+                return None;
+            }
+            found.push((left, right, sum.extent));
+        }
+        let factors = matrix_factors(analysis, found.iter().flat_map(|(x, y, _)| [x, y]), rounding)?;
+        let mut groups: Vec<Group> = Vec::new();
+        let mut order: Vec<Vec<usize>> = Vec::new();
+        for (i, (left, right, extent)) in found.iter().enumerate() {
+            let same = |g: &Group| {
+                g.extent == *extent
+                    && is_same(analysis, g.left.element, left.element, (g.left.axis, left.axis))
+            };
+            let at = groups.iter().position(same).unwrap_or_else(|| {
+                groups.push(Group { left: *left, extent: *extent, right: Vec::new(), before: 0 });
+                order.push(Vec::new());
+                groups.len() - 1
+            });
+            groups[at].right.push(*right);
+            order[at].push(i);
+        }
+        let mut before = 0;
+        for group in &mut groups {
+            group.before = before;
+            before += group.right.len() as i64;
+        }
+        let products = Products { factors, groups };
+        if products.groups.iter().any(|g| products.turns(g) > DEEP) {
+            return None;
+        }
+        let mut sums: Vec<_> = std::mem::take(&mut split.sums).into_iter().map(Some).collect();
+        split.sums = order.into_iter().flatten().filter_map(|i| sums[i].take()).collect();
+        Some(products)
+    }
+
+    /// The loads that are of shared memory from the first step on.
+    pub(super) fn weights(&self, analysis: &Analysis) -> Vec<ElementId> {
+        self.groups.iter().flat_map(|g| &g.right).map(|factor| factor.load(analysis)).collect()
+    }
+
+    /// The bytes of shared memory that the weights take, for so many slots.
+    pub(super) fn shared_bytes(&self, slots: i64) -> i64 {
+        self.groups.iter().map(|g| self.words(g, slots) * 4).sum()
+    }
+
+    /// Elements of the summed axis that one product has.
+    fn depth(&self) -> i64 {
+        WORDS * self.factors.per_word()
+    }
+
+    /// Neighbouring elements that a thread has of a row in one product.
+    fn run(&self) -> i64 {
+        2 * self.factors.per_word()
+    }
+
+    /// Products along the summed axis.
+    fn deep(&self, group: &Group) -> i64 {
+        ceil_div(group.extent, self.depth())
+    }
+
+    /// How often the warps take turns.
+    fn turns(&self, group: &Group) -> i64 {
+        ceil_div(self.deep(group), WARPS)
+    }
+
+    /// Words from one line to the next.
+    fn pitch(&self, group: &Group) -> i64 {
+        self.deep(group) * WORDS + PADDING
+    }
+
+    fn words(&self, group: &Group, slots: i64) -> i64 {
+        group.products(slots) * SIDE * self.pitch(group)
+    }
+
+    /// Allocates the weights' arrays and fills them. The threads have not met since.
+    pub(super) fn fill(
+        &self,
+        emitter: &mut Emitter,
+        split: &Split,
+        numbers: Numbers,
+    ) -> Emitted<Vec<SharedId>> {
+        let mut arrays = Vec::new();
+        for group in &self.groups {
+            let name = format!("{}.weights", emitter.analysis.kernel.name);
+            let words = u32::try_from(self.words(group, split.slots)).unwrap_or(u32::MAX);
+            let array = emitter.b.shared_array(name, LaneType::I32, words);
+            for (i, right) in (0..).zip(&group.right) {
+                self.fill_sum(emitter, split, numbers, (group, array), i, *right)?;
+            }
+            self.fill_rest(emitter, split, numbers, (group, array));
+            arrays.push(array);
+        }
+        Ok(arrays)
+    }
+
+    /// The lines of one sum, zeros behind the end of the summed axis.
+    fn fill_sum(
+        &self,
+        emitter: &mut Emitter,
+        split: &Split,
+        numbers: Numbers,
+        (group, array): (&Group, SharedId),
+        number: i64,
+        right: Factor,
+    ) -> Emitted<()> {
+        let line_words = self.deep(group) * WORDS;
+        let end = emitter.b.index(split.slots * line_words);
+        let each = emitter.b.open_loop(&[], true);
+        let words = emitter.b.index(line_words);
+        let (slot, word) = floor_division(&mut emitter.b, each.counter, words, true);
+        let unit = split.unit_of(&mut emitter.b, slot);
+        let column = split.column_of(emitter, numbers.block, unit);
+        let within = low_bits(&mut emitter.b, word, WORDS);
+        let first = emitter.b.sub(word, within);
+        let per_word = emitter.b.index(self.factors.per_word());
+        let first = emitter.b.mul(first, per_word);
+        // Words c and c + 4 are neighbours.
+        let thread = low_bits(&mut emitter.b, within, WORDS / 2);
+        let half = emitter.b.shift_right_logical(within, bits(WORDS / 2));
+        let neighbour = emitter.b.shift_left(thread, 1);
+        let neighbour = emitter.b.add(neighbour, half);
+        let neighbour = emitter.b.mul(neighbour, per_word);
+        let first = emitter.b.add(first, neighbour);
+        let point = emitter.origin().with(split.column, column);
+        let mut values = Vec::new();
+        for element in 0..self.factors.per_word() {
+            let element = emitter.b.index(element);
+            let position = emitter.b.add(first, element);
+            let is_whole = group.extent % self.depth() == 0;
+            values.push(self.value(emitter, right, &point, (position, group.extent, is_whole))?);
+        }
+        let value = self.word_of(emitter, &values);
+        let line = emitter.b.index(number * split.slots);
+        let line = emitter.b.add(line, slot);
+        let pitch = emitter.b.index(self.pitch(group));
+        let line = emitter.b.mul(line, pitch);
+        let at = emitter.b.add(line, word);
+        emitter.b.store_shared(array, at, value);
+        emitter.b.close_loop(each, numbers.thread, end, i64::from(THREADS), &[]);
+        Ok(())
+    }
+
+    /// Zeros in the lines behind those of the last sum.
+    fn fill_rest(
+        &self,
+        emitter: &mut Emitter,
+        split: &Split,
+        numbers: Numbers,
+        (group, array): (&Group, SharedId),
+    ) {
+        let used = group.right.len() as i64 * split.slots * self.pitch(group);
+        let end = self.words(group, split.slots);
+        if used == end {
+            return;
+        }
+        let (used, end) = (emitter.b.index(used), emitter.b.index(end));
+        let first = emitter.b.add(used, numbers.thread);
+        let each = emitter.b.open_loop(&[], true);
+        let nothing = emitter.b.integer(Type::scalar(LaneType::I32), 0);
+        emitter.b.store_shared(array, each.counter, nothing);
+        emitter.b.close_loop(each, first, end, i64::from(THREADS), &[]);
+    }
+
+    /// One factor, or 0 behind the end of the summed axis, which no position is if the axis is whole.
+    fn value(
+        &self,
+        emitter: &mut Emitter,
+        factor: Factor,
+        point: &Point,
+        (position, extent, is_whole): (ValueId, i64, bool),
+    ) -> Emitted<ValueId> {
+        let clamped = if is_whole { position } else { self.clamped(emitter, position, extent, 1) };
+        let point = point.with(factor.axis, clamped);
+        emitter.evaluate(&[factor.element], &point)?;
+        let value = emitter.value(factor.element, &point)?;
+        if is_whole {
+            return Ok(value);
+        }
+        let end = emitter.b.index(extent);
+        let inside = emitter.b.compare(Condition::Lt, position, end);
+        let nothing = emitter.b.number_like(value, 0.0);
+        Ok(emitter.b.select(inside, value, nothing))
+    }
+
+    /// The first of a run that ends with the summed axis at the latest.
+    fn clamped(&self, emitter: &mut Emitter, position: ValueId, extent: i64, run: i64) -> ValueId {
+        let last = emitter.b.index((extent - run).max(0));
+        emitter.b.binary(BinaryOp::Min, position, last)
+    }
+
+    /// As many factors as a word holds.
+    fn word_of(&self, emitter: &mut Emitter, values: &[ValueId]) -> ValueId {
+        match (self.factors, values) {
+            (MatrixFactors::F16, [low, high]) => emitter.b.pair(DType::F16, *low, *high),
+            (MatrixFactors::Bf16, [low, high]) => emitter.b.pair(DType::Bf16, *low, *high),
+            (_, values) => emitter.b.tf32(values[0]),
+        }
+    }
+
+    /// The slices of all sums of a tile, a slice a warp.
+    pub(super) fn slices(&self, emitter: &mut Emitter, tile: &Tile, weights: &[SharedId]) -> Emitted<()> {
+        let warp = tile.numbers.warp(&mut emitter.b);
+        let rows = self.row_points(emitter, tile)?;
+        for (group, array) in self.groups.iter().zip(weights) {
+            let mut left = Vec::new();
+            for turn in 0..self.turns(group) {
+                left.push(self.left_operand(emitter, tile, group, &rows, (warp, turn))?);
+            }
+            let nothing = emitter.b.number(Type { lane: LaneType::F32, lanes: 4 }, 0.0);
+            let mut sums = vec![nothing; group.products(tile.split.slots) as usize];
+            for (turn, x) in (0..).zip(left) {
+                let right = self.right_operands(emitter, tile, group, *array, (warp, turn));
+                for (sum, y) in sums.iter_mut().zip(right) {
+                    *sum = emitter.b.matrix_fma(self.factors, x, y, *sum);
+                }
+            }
+            self.store(emitter, tile, group, &sums);
+        }
+        Ok(())
+    }
+
+    /// The two rows that a thread has fragments of.
+    fn row_points(&self, emitter: &mut Emitter, tile: &Tile) -> Emitted<[Point; 2]> {
+        let lane = tile.numbers.lane(&mut emitter.b);
+        let row = emitter.b.shift_right_logical(lane, 2);
+        let first = emitter.b.add(tile.first_row, row);
+        let one = emitter.b.index(1);
+        let last = emitter.b.sub(tile.rows, one);
+        let zero = emitter.b.index(0);
+        let column = tile.split.column_of(emitter, tile.tile, zero);
+        let mut point = |further: i64| {
+            let further = emitter.b.index(further);
+            let row = emitter.b.add(first, further);
+            let row = emitter.b.binary(BinaryOp::Min, row, last);
+            tile.point(emitter, row, column)
+        };
+        Ok([point(0)?, point(ROWS / 2)?])
+    }
+
+    /// The number of the product along the summed axis that a warp multiplies in a turn; behind the last one, where there is
+    /// none left.
+    fn number(&self, emitter: &mut Emitter, (warp, turn): (ValueId, i64)) -> ValueId {
+        let before = emitter.b.index(turn * WARPS);
+        emitter.b.add(warp, before)
+    }
+
+    fn left_operand(
+        &self,
+        emitter: &mut Emitter,
+        tile: &Tile,
+        group: &Group,
+        rows: &[Point; 2],
+        place: (ValueId, i64),
+    ) -> Emitted<ValueId> {
+        let number = self.number(emitter, place);
+        let depth = emitter.b.index(self.depth());
+        let first = emitter.b.mul(number, depth);
+        let lane = tile.numbers.lane(&mut emitter.b);
+        let thread = low_bits(&mut emitter.b, lane, 4);
+        let run = emitter.b.index(self.run());
+        let thread = emitter.b.mul(thread, run);
+        let first = emitter.b.add(first, thread);
+        let per_word = self.factors.per_word() as usize;
+        let mut halves: [Vec<ValueId>; 2] = [Vec::new(), Vec::new()];
+        for row in rows {
+            let values = self.run_of(emitter, group, row, first)?;
+            for (half, values) in halves.iter_mut().zip(values.chunks(per_word)) {
+                half.push(self.word_of(emitter, values));
+            }
+        }
+        let [low, high] = halves;
+        Ok(emitter.b.pack(&[low, high].concat()))
+    }
+
+    /// Neighbouring factors of a row, zeros behind the end of the summed axis.
+    fn run_of(
+        &self,
+        emitter: &mut Emitter,
+        group: &Group,
+        row: &Point,
+        first: ValueId,
+    ) -> Emitted<Vec<ValueId>> {
+        let (extent, run) = (group.extent, self.run());
+        // Then every warp has a product in every turn.
+        let is_whole = extent % (self.depth() * WARPS) == 0;
+        let Some(vector) = run_vector(emitter.analysis, group.left, extent, run) else {
+            let value = |number: i64| {
+                let number = emitter.b.index(number);
+                let position = emitter.b.add(first, number);
+                self.value(emitter, group.left, row, (position, extent, is_whole))
+            };
+            return (0..run).map(value).collect();
+        };
+        let position = if is_whole { first } else { self.clamped(emitter, first, extent, run) };
+        let point = row.with_lanes(&vector, position);
+        emitter.evaluate(&[group.left.element], &point)?;
+        let values = emitter.value(group.left.element, &point)?;
+        let mut values: Vec<_> = (0..run).map(|lane| emitter.b.extract(values, lane as u8)).collect();
+        if !is_whole {
+            let end = emitter.b.index(extent);
+            let inside = emitter.b.compare(Condition::Lt, first, end);
+            let nothing = emitter.b.number_like(values[0], 0.0);
+            values.iter_mut().for_each(|v| *v = emitter.b.select(inside, *v, nothing));
+        }
+        Ok(values)
+    }
+
+    /// The right operands of a turn's products.
+    fn right_operands(
+        &self,
+        emitter: &mut Emitter,
+        tile: &Tile,
+        group: &Group,
+        array: SharedId,
+        place: (ValueId, i64),
+    ) -> Vec<ValueId> {
+        let number = self.number(emitter, place);
+        let last = emitter.b.index(self.deep(group) - 1);
+        let number = emitter.b.binary(BinaryOp::Min, number, last);
+        let words = emitter.b.index(WORDS);
+        let first = emitter.b.mul(number, words);
+        let lane = tile.numbers.lane(&mut emitter.b);
+        let line = low_bits(&mut emitter.b, lane, SIDE);
+        // Matrices by their number: the next four words, then the next eight lines.
+        let matrix = emitter.b.shift_right_logical(lane, 3);
+        let half = low_bits(&mut emitter.b, matrix, 2);
+        let half = emitter.b.shift_left(half, 2);
+        let next = emitter.b.shift_right_logical(matrix, 1);
+        let next = emitter.b.shift_left(next, 3);
+        let pair_line = emitter.b.add(line, next);
+        let pitch = emitter.b.index(self.pitch(group));
+        let count = group.products(tile.split.slots);
+        let mut operands = Vec::new();
+        for product in (0..count).step_by(2) {
+            let is_pair = product + 1 < count;
+            let line = emitter.b.mul(if is_pair { pair_line } else { line }, pitch);
+            let offset = emitter.b.index(product * SIDE * self.pitch(group));
+            let mut at = emitter.b.add(line, first);
+            for further in [half, offset] {
+                at = emitter.b.add(at, further);
+            }
+            let matrices = if is_pair { 4 } else { 2 };
+            let loaded = emitter.b.load_matrices(array, matrices, at, false);
+            let words: Vec<_> = (0..matrices).map(|matrix| emitter.b.extract(loaded, matrix)).collect();
+            operands.extend(words.chunks(2).map(|pair| emitter.b.pack(pair)));
+        }
+        operands
+    }
+
+    /// Puts what a warp has of the sums of a group where one thread a sum adds the slices up.
+    fn store(&self, emitter: &mut Emitter, tile: &Tile, group: &Group, sums: &[ValueId]) {
+        let split = tile.split;
+        let (lane, warp) = (tile.numbers.lane(&mut emitter.b), tile.numbers.warp(&mut emitter.b));
+        let row = emitter.b.shift_right_logical(lane, 2);
+        let column = low_bits(&mut emitter.b, lane, 4);
+        let column = emitter.b.shift_left(column, 1);
+        let used = group.right.len() as i64 * split.slots;
+        let slice = emitter.b.index(split.sums.len() as i64 * split.points());
+        let slice = emitter.b.mul(warp, slice);
+        let before = emitter.b.index(group.before * split.points());
+        let slice = emitter.b.add(slice, before);
+        // Neighbouring columns are neighbours there unless each is of another sum.
+        let together = if split.slots > 1 { 2 } else { 1 };
+        for (product, sum) in (0..).zip(sums) {
+            for first in (0..2).step_by(together) {
+                let line = emitter.b.index(product * SIDE + first);
+                let line = emitter.b.add(line, column);
+                let is_partial = (product + 1) * SIDE > used;
+                let inside = emitter.b.compare_integer(Condition::Lt, line, used);
+                if is_partial {
+                    emitter.b.open_if();
+                }
+                let number = emitter.b.shift_right_logical(line, bits(split.slots));
+                let slot = low_bits(&mut emitter.b, line, split.slots);
+                let points = emitter.b.index(split.points());
+                let number = emitter.b.mul(number, points);
+                let place = emitter.b.add(slice, number);
+                let place = emitter.b.add(place, slot);
+                for (half, further) in [(0, 0), (2, ROWS / 2)] {
+                    let further = emitter.b.index(further);
+                    let row = emitter.b.add(row, further);
+                    let slots = emitter.b.index(split.slots);
+                    let row = emitter.b.mul(row, slots);
+                    let at = emitter.b.add(place, row);
+                    let lanes = (0..together as u8).map(|i| emitter.b.extract(*sum, half + first as u8 + i));
+                    let lanes: Vec<_> = lanes.collect();
+                    let value = emitter.b.pack(&lanes);
+                    emitter.b.store_shared(tile.arrays.slices, at, value);
+                }
+                if is_partial {
+                    emitter.b.close_if(inside);
+                }
+            }
+        }
+    }
+}
+
+impl Group {
+    /// Products side by side.
+    fn products(&self, slots: i64) -> i64 {
+        ceil_div(self.right.len() as i64 * slots, SIDE)
+    }
+}
+
+/// The classes along the summed axis, where a run of a factor is one aligned vector.
+fn run_vector(analysis: &Analysis, factor: Factor, extent: i64, run: i64) -> Option<Rc<Classes>> {
+    if extent % run != 0 {
+        return None;
+    }
+    let classes = Classes::new(analysis, vec![factor.axis], run as u8, 32 * run as u32);
+    let is_vector = classes.of(factor.element) == Class::Vector;
+    (is_vector && classes.is_fully_vector(analysis, factor.element)).then(|| Rc::new(classes))
+}

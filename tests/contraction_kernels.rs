@@ -1,0 +1,521 @@
+//! Kernels that are scheduled as tiled contractions, whatever graphs they may come from, on the simulated GPU, which
+//! reports races, accesses out of bounds and reads of what was never written, against the interpreter of kernel graphs.
+//! With tensor cores and without.
+#![cfg(feature = "llvm")]
+
+use fuse_codegen::kernel_ir::{Function, MatrixFactors};
+use fuse_codegen::llvm::ptx::ptx;
+use fuse_codegen::llvm::{Arch, PtxKernel, PtxOptions};
+use fuse_codegen::schedule::{GpuLimits, Rounding, ScheduleTarget, schedule};
+use fuse_codegen::text;
+use fuse_ir::compare::{Tolerance, compare};
+use fuse_ir::expr::DimEnv;
+use fuse_ir::kernel::{BufferKind, KernelGraph};
+use fuse_ir::kernel_interp::interpret_kernels;
+use fuse_ir::{DType, Literal, Tensor, parse_kernels};
+use fuse_runtime::sim::{Content, Launch, Memory, Module};
+
+const CLOSE: Tolerance = Tolerance { ulp: 8.0, absolute: 1e-4, relative: 1e-5 };
+
+/// `M` rows, `N` columns, `K` products a sum: odd ones, few, none, and whole tiles.
+const SIZES: [[i64; 3]; 9] = [
+    [130, 67, 33],
+    [1, 1, 1],
+    [5, 7, 0],
+    [64, 64, 16],
+    [65, 3, 17],
+    [2, 129, 8],
+    [128, 128, 64],
+    [0, 9, 5],
+    [9, 0, 5],
+];
+
+fn graph(buffers: &str, kernel: &str) -> KernelGraph {
+    let text = format!("kernels contraction {{\n{buffers}\n{kernel}\n}}");
+    parse_kernels(&text).unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
+fn function(graph: &KernelGraph, target: ScheduleTarget) -> Function {
+    let (kernel, _) = graph.kernels()[0];
+    let function = schedule(graph, kernel, target).unwrap_or_else(|e| panic!("{e}\n{graph}"));
+    let is_tiled = function.shared.iter().any(|array| array.name.starts_with("factor_"));
+    assert!(is_tiled, "{graph} is not tiled");
+    function
+}
+
+fn shape(graph: &KernelGraph, buffer: usize, dims: &DimEnv) -> Vec<usize> {
+    let extents = graph.buffers[buffer].ty.shape.iter();
+    extents.map(|d| usize::try_from(d.eval_dim(dims).expect("a bound symbol")).expect("a size")).collect()
+}
+
+/// Values in about -1 to 1; indices in about 0 to 100.
+fn values(dtype: DType, shape: &[usize], seed: usize) -> Tensor {
+    let noise = |i: usize| (i.wrapping_mul(2_654_435_761).wrapping_add(seed * 977) >> 7) % 199;
+    let value = |i: usize| match dtype {
+        DType::I32 => Literal::from_i64(dtype, noise(i) as i64 / 2),
+        _ => Literal::from_f64(dtype, noise(i) as f64 / 99.0 - 1.0),
+    };
+    let bytes = (0..shape.iter().product()).flat_map(|i| {
+        let bytes = value(i).bits().to_le_bytes();
+        bytes.into_iter().take(dtype.size())
+    });
+    Tensor::from_bytes(dtype, shape, bytes.collect()).expect("a tensor")
+}
+
+fn run(
+    graph: &KernelGraph,
+    function: &Function,
+    module: &Module,
+    inputs: &[Tensor],
+    dims: &DimEnv,
+) -> Vec<Tensor> {
+    let mut memory = Memory::new();
+    let addresses: Vec<u64> = (0..graph.buffers.len())
+        .map(|i| {
+            let buffer = &graph.buffers[i];
+            let size = buffer.ty.dtype.size();
+            match buffer.kind {
+                BufferKind::Input(input) => {
+                    let mut bytes = inputs[input].bytes().to_vec();
+                    bytes.resize(bytes.len().max(size), 0);
+                    memory.allocate_with(&buffer.name, &bytes, size as u64, Content::Constant)
+                }
+                _ => {
+                    let bytes = shape(graph, i, dims).iter().product::<usize>().max(1) * size;
+                    memory.allocate(&buffer.name, bytes as u64, size as u64, Content::Unwritten)
+                }
+            }
+        })
+        .collect();
+    let kernel = PtxKernel::of(function).expect("a kernel");
+    let shape_of_launch = kernel.launch(dims).expect("a launch");
+    if !shape_of_launch.is_empty() {
+        let mut arguments: Vec<u64> = function.buffers.iter().map(|b| addresses[b.buffer.index()]).collect();
+        arguments.extend(kernel.symbol_values(dims).expect("symbols").iter().map(|v| *v as u64));
+        let launch = Launch {
+            kernel: &function.name,
+            grid: shape_of_launch.grid,
+            block: shape_of_launch.block,
+            shared_bytes: shape_of_launch.shared_bytes,
+            arguments: &arguments,
+            cooperative: false,
+            threads: 2,
+        };
+        module.launch(&memory, &launch).unwrap_or_else(|e| panic!("{e} at {dims:?}\n{graph}"));
+    }
+    let outputs =
+        (0..graph.buffers.len()).filter(|i| matches!(graph.buffers[*i].kind, BufferKind::Output(_)));
+    outputs
+        .map(|i| {
+            let (dtype, shape) = (graph.buffers[i].ty.dtype, shape(graph, i, dims));
+            let mut bytes = vec![0; shape.iter().product::<usize>() * dtype.size()];
+            memory.read(addresses[i], &mut bytes);
+            Tensor::from_bytes(dtype, &shape, bytes).expect("a tensor")
+        })
+        .collect()
+}
+
+/// Holds a kernel to the interpreter at sizes of `M`, `N` and `K`.
+fn check_at(graph: &KernelGraph, sizes: &[[i64; 3]]) {
+    check_function(graph, &function(graph, ScheduleTarget::gpu()), sizes, &|input| input.clone());
+}
+
+/// The same for a function that computes with inputs that are `rounded`.
+fn check_function(
+    graph: &KernelGraph,
+    function: &Function,
+    sizes: &[[i64; 3]],
+    rounded: &dyn Fn(&Tensor) -> Tensor,
+) {
+    let text = ptx(std::slice::from_ref(function), &PtxOptions::new(Arch::Sm90)).expect("PTX");
+    let module = Module::parse(&text).expect("the simulator takes it");
+    for [rows, columns, depth] in sizes {
+        let dims = DimEnv::new().with("M", *rows).with("N", *columns).with("K", *depth);
+        let inputs: Vec<Tensor> = (0..graph.buffers.len())
+            .filter(|i| matches!(graph.buffers[*i].kind, BufferKind::Input(_)))
+            .map(|i| values(graph.buffers[i].ty.dtype, &shape(graph, i, &dims), i))
+            .collect();
+        let seen: Vec<Tensor> = inputs.iter().map(rounded).collect();
+        let expected = interpret_kernels(graph, &seen, &dims).expect("interprets");
+        let got = run(graph, function, &module, &inputs, &dims);
+        for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            compare(got, expected, CLOSE).unwrap_or_else(|e| panic!("output {i} at {dims:?}: {e}\n{graph}"));
+        }
+    }
+}
+
+fn check(graph: &KernelGraph) {
+    check_at(graph, &SIZES);
+}
+
+#[test]
+fn products_of_every_layout_agree() {
+    for (left, at_left) in [("M, K", "i0, i2"), ("K, M", "i2, i0")] {
+        for (right, at_right) in [("N, K", "i1, i2"), ("K, N", "i2, i1")] {
+            check(&graph(
+                &format!(
+                    "buffer x: f32[{left}] input 0 buffer w: f32[{right}] input 1 buffer y: f32[M, N] output 0"
+                ),
+                &format!(
+                    "kernel product [i0 < M, i1 < N] {{
+                       x: f32 = load x[{at_left}]  w: f32 = load w[{at_right}]
+                       p: f32 = mul x, w  sum: f32 = sum [i2 < K] p
+                       store y[i0, i1] = sum }}"
+                ),
+            ));
+        }
+    }
+}
+
+#[test]
+fn known_extents_are_loaded_and_stored_in_vectors() {
+    // Whole quads but not whole steps or tiles, and whole ones; rows enough not to be split among warps.
+    for (rows, columns, depth) in [("2*M", 68, 100), ("2*M", 64, 64), ("2*M", 4 * 97, 60), ("128", 256, 64)] {
+        for (left, at_left) in [("M, K", "i0, i2"), ("K, M", "i2, i0")] {
+            for (right, at_right) in [("N, K", "i1, i2"), ("K, N", "i2, i1")] {
+                let sized = |text: &str| {
+                    text.replace('M', rows)
+                        .replace('N', &columns.to_string())
+                        .replace('K', &depth.to_string())
+                };
+                let graph = graph(
+                    &sized(&format!(
+                        "buffer x: f32[{left}] input 0 buffer w: f32[{right}] input 1
+                         buffer b: f32[N] input 2 buffer y: f32[M, N] output 0"
+                    )),
+                    &sized(&format!(
+                        "kernel product [i0 < M, i1 < N] {{
+                           x: f32 = load x[{at_left}]  w: f32 = load w[{at_right}]
+                           p: f32 = mul x, w  sum: f32 = sum [i2 < K] p
+                           b: f32 = load b[i1]  a: f32 = add sum, b  t: f32 = tanh a
+                           store y[i0, i1] = t }}"
+                    )),
+                );
+                check_at(&graph, &[[70, 0, 0], [1, 0, 0], [128, 0, 0]]);
+            }
+        }
+    }
+}
+
+#[test]
+fn gates_share_their_input_and_meet_in_the_cell() {
+    for gates in 2..=4 {
+        let weights: String =
+            (0..gates).map(|g| format!("buffer w{g}: f32[N, K] input {}\n", g + 1)).collect();
+        let sums: String = (0..gates)
+            .map(|g| {
+                let k = g + 2;
+                format!(
+                    "x{g}: f32 = load x[i0, i{k}]  l{g}: f32 = load w{g}[i1, i{k}]  p{g}: f32 = mul x{g}, l{g}
+                     s{g}: f32 = sum [i{k} < K] p{g}  a{g}: f32 = sigmoid s{g}\n"
+                )
+            })
+            .collect();
+        let joined = (1..gates).fold(String::new(), |text, g| {
+            let before = if g == 1 { "a0".to_string() } else { format!("m{}", g - 1) };
+            format!("{text} m{g}: f32 = mul {before}, a{g}\n")
+        });
+        check(&graph(
+            &format!(
+                "buffer x: f32[M, K] input 0\n{weights} buffer y: f32[M, N] output 0 buffer z: f32[N, M] output 1"
+            ),
+            &format!(
+                "kernel gates [i0 < M, i1 < N] {{ {sums} {joined}
+                   store y[i0, i1] = m{}  store z[i1, i0] = s0 }}",
+                gates - 1
+            ),
+        ));
+    }
+}
+
+#[test]
+fn factors_may_be_computed_and_gathered() {
+    check(&graph(
+        "buffer x: bf16[100, K] input 0 buffer at: i32[M] input 1 buffer w: f16[N, K] input 2
+         buffer scale: f32[K] input 3 buffer y: bf16[M, N] output 0",
+        "kernel product [i0 < M, i1 < N] {
+           at: i32 = load at[i0]  x: bf16 = load x[@at, i2]  f: f32 = cast x  s: f32 = load scale[i2]
+           left: f32 = mul f, s  w: f16 = load w[i1, i2]  g: f32 = cast w  right: f32 = relu g
+           p: f32 = mul left, right  sum: f32 = sum [i2 < K] p  y: bf16 = cast sum
+           store y[i0, i1] = y }",
+    ));
+}
+
+#[test]
+fn rows_and_batches_may_have_several_axes() {
+    check(&graph(
+        "buffer x: f32[3, M, K] input 0 buffer w: f32[K, 5, N] input 1 buffer y: f32[M, N, 3, 5] output 0",
+        "kernel product [i0 < 3, i1 < M, i2 < 5, i3 < N] {
+           x: f32 = load x[i0, i1, i4]  w: f32 = load w[i4, i2, i3]
+           p: f32 = mul x, w  sum: f32 = sum [i4 < K] p
+           store y[i1, i3, i0, i2] = sum }",
+    ));
+    check(&graph(
+        "buffer x: f32[3, M, K] input 0 buffer w: f32[3, N, K] input 1 buffer y: f32[3, M, N] output 0",
+        "kernel product [i0 < 3, i1 < M, i2 < N] {
+           x: f32 = load x[i0, i1, i3]  w: f32 = load w[i0, i2, i3]
+           p: f32 = mul x, w  sum: f32 = sum [i3 < K] p
+           store y[i0, i1, i2] = sum }",
+    ));
+}
+
+/// The four layouts of two factors: shape and coordinates of the left, then of the right one.
+const LAYOUTS: [[&str; 4]; 4] = [
+    ["M, K", "i0, i2", "N, K", "i1, i2"],
+    ["M, K", "i0, i2", "K, N", "i2, i1"],
+    ["K, M", "i2, i0", "N, K", "i1, i2"],
+    ["K, M", "i2, i0", "K, N", "i2, i1"],
+];
+
+/// A product of factors of a type, with a bias and an activation.
+fn product(dtype: &str, layout: [&str; 4], sizes: [&str; 3]) -> KernelGraph {
+    let [left, at_left, right, at_right] = layout;
+    let cast = |name: &str| match dtype {
+        "f32" => format!("{name}: f32 = load"),
+        _ => format!("{name}_narrow: {dtype} = load"),
+    };
+    let widen = |name: &str| match dtype {
+        "f32" => String::new(),
+        _ => format!("{name}: f32 = cast {name}_narrow"),
+    };
+    let sized = |text: &str| text.replace('M', sizes[0]).replace('N', sizes[1]).replace('K', sizes[2]);
+    graph(
+        &sized(&format!(
+            "buffer x: {dtype}[{left}] input 0 buffer w: {dtype}[{right}] input 1
+             buffer b: f32[N] input 2 buffer y: f32[M, N] output 0"
+        )),
+        &sized(&format!(
+            "kernel product [i0 < M, i1 < N] {{
+               {} x[{at_left}] {}  {} w[{at_right}] {}
+               p: f32 = mul x, w  sum: f32 = sum [i2 < K] p
+               b: f32 = load b[i1]  a: f32 = add sum, b  t: f32 = tanh a
+               store y[i0, i1] = t }}",
+            cast("x"),
+            widen("x"),
+            cast("w"),
+            widen("w"),
+        )),
+    )
+}
+
+/// Schedules a kernel for tensor cores; how its factors get to shared memory is told by what Kernel IR has.
+fn on_tensor_cores(graph: &KernelGraph, rounding: Rounding, copies: &str) -> Function {
+    let target = ScheduleTarget::Gpu { block: 256, limits: GpuLimits::h100(), rounding };
+    let function = function(graph, target);
+    let text = text::print(&function);
+    assert!(text.contains("matrix_fma"), "no products of matrices: {graph}");
+    let bytes = |line: &str| Some(line.trim().strip_prefix("copy ")?.split(' ').nth(3)?.to_owned());
+    let copied = text.lines().find_map(bytes).unwrap_or_else(|| "none".into());
+    assert_eq!(copied, copies, "bytes that are copied at once: {graph}");
+    function
+}
+
+fn check_matrices(graph: &KernelGraph, copies: &str, sizes: &[[i64; 3]]) {
+    check_function(graph, &on_tensor_cores(graph, None, copies), sizes, &|input| input.clone());
+}
+
+#[test]
+fn matrices_of_every_layout_agree() {
+    for dtype in ["f16", "bf16"] {
+        for layout in LAYOUTS {
+            check_matrices(&product(dtype, layout, ["M", "N", "K"]), "none", &SIZES);
+        }
+    }
+}
+
+#[test]
+fn factors_are_copied_where_their_runs_are_aligned() {
+    // Eight, four and two elements at a time; steps enough to go round all stages; whole tiles and steps.
+    for (sizes, bytes, rows) in [
+        (["8*M", "72", "264"], "16", 9),
+        (["4*M", "68", "60"], "8", 17),
+        (["2*M", "66", "34"], "4", 33),
+        (["64*M", "256", "128"], "16", 2),
+    ] {
+        for layout in LAYOUTS {
+            check_matrices(&product("bf16", layout, sizes), bytes, &[[rows, 0, 0], [1, 0, 0]]);
+        }
+    }
+}
+
+#[test]
+fn tiles_of_every_size_agree() {
+    // Products of 4 by 4, 4 by 2, 2 by 2 and 1 by 1 a warp: the largest of which there are as many as multiprocessors.
+    for (rows, columns, tile) in [
+        ("40*M", "16*N", [128, 128]),
+        ("32*M", "16*N", [128, 64]),
+        ("16*M", "16*N", [64, 64]),
+        ("8*M", "8*N", [32, 32]),
+    ] {
+        let graph = product("f16", LAYOUTS[3], [rows, columns, "200"]);
+        let function = on_tensor_cores(&graph, None, "16");
+        let dims = DimEnv::new().with("M", 64).with("N", 64);
+        let side = |text: &str| 64 * text.split('*').next().map_or(0, |n| n.parse().unwrap_or(0));
+        let tiles = side(rows) / tile[0] * (side(columns) / tile[1]);
+        assert_eq!(function.work.eval_dim(&dims).ok(), Some(tiles), "blocks of {rows} by {columns}");
+        check_function(&graph, &function, &[[5, 9, 0]], &|input| input.clone());
+    }
+}
+
+#[test]
+fn gates_of_matrices_share_their_input_and_meet_in_the_cell() {
+    for gates in 2..=4 {
+        let weights: String =
+            (0..gates).map(|g| format!("buffer w{g}: bf16[N, 72] input {}\n", g + 1)).collect();
+        let sums: String = (0..gates)
+            .map(|g| {
+                let k = g + 2;
+                format!(
+                    "x{g}: bf16 = load x[i0, i{k}]  f{g}: f32 = cast x{g}
+                     l{g}: bf16 = load w{g}[i1, i{k}]  h{g}: f32 = cast l{g}  p{g}: f32 = mul f{g}, h{g}
+                     s{g}: f32 = sum [i{k} < 72] p{g}  a{g}: f32 = sigmoid s{g}\n"
+                )
+            })
+            .collect();
+        let joined = (1..gates).fold(String::new(), |text, g| {
+            let before = if g == 1 { "a0".to_string() } else { format!("m{}", g - 1) };
+            format!("{text} m{g}: f32 = mul {before}, a{g}\n")
+        });
+        check_matrices(
+            &graph(
+                &format!(
+                    "buffer x: bf16[M, 72] input 0\n{weights} buffer y: f32[M, N] output 0
+                     buffer z: f32[N, M] output 1"
+                ),
+                &format!(
+                    "kernel gates [i0 < M, i1 < N] {{ {sums} {joined}
+                       store y[i0, i1] = m{}  store z[i1, i0] = s0 }}",
+                    gates - 1
+                ),
+            ),
+            "16",
+            &[[130, 67, 0], [1, 1, 0], [64, 64, 0]],
+        );
+    }
+}
+
+#[test]
+fn factors_of_matrices_may_be_gathered_computed_and_rounded_by_the_model() {
+    // One factor is copied, row by gathered row; the other is rounded because the model says so, and computed.
+    let graph = graph(
+        "buffer x: bf16[100, 88] input 0 buffer at: i32[M] input 1 buffer w: f32[N, 88] input 2
+         buffer y: bf16[M, N] output 0",
+        "kernel product [i0 < M, i1 < N] {
+           at: i32 = load at[i0]  x: bf16 = load x[@at, i2]  left: f32 = cast x
+           w: f32 = load w[i1, i2]  narrow: bf16 = cast w  positive: bf16 = relu narrow  right: f32 = cast positive
+           p: f32 = mul left, right  sum: f32 = sum [i2 < 88] p  y: bf16 = cast sum
+           store y[i0, i1] = y }",
+    );
+    let function = on_tensor_cores(&graph, None, "16");
+    let as_the_model_rounds = |input: &Tensor| match input.dtype() {
+        DType::F32 => rounded(input, MatrixFactors::Bf16),
+        _ => input.clone(),
+    };
+    check_function(&graph, &function, &[[130, 67, 0], [1, 1, 0], [64, 64, 0]], &as_the_model_rounds);
+}
+
+#[test]
+fn rows_and_batches_of_matrices_may_have_several_axes() {
+    check_matrices(
+        &graph(
+            "buffer x: f16[3, M, 40] input 0 buffer w: f16[40, 6, 8] input 1 buffer y: f32[M, 8, 3, 6] output 0",
+            "kernel product [i0 < 3, i1 < M, i2 < 6, i3 < 8] {
+               x: f16 = load x[i0, i1, i4]  f: f32 = cast x  w: f16 = load w[i4, i2, i3]  g: f32 = cast w
+               p: f32 = mul f, g  sum: f32 = sum [i4 < 40] p
+               store y[i1, i3, i0, i2] = sum }",
+        ),
+        "16",
+        &[[50, 0, 0], [1, 0, 0]],
+    );
+    check_matrices(
+        &graph(
+            "buffer x: bf16[3, M, K] input 0 buffer w: bf16[3, N, K] input 1 buffer y: f32[3, M, N] output 0",
+            "kernel product [i0 < 3, i1 < M, i2 < N] {
+               x: bf16 = load x[i0, i1, i3]  f: f32 = cast x  w: bf16 = load w[i0, i2, i3]  g: f32 = cast w
+               p: f32 = mul f, g  sum: f32 = sum [i3 < K] p
+               store y[i0, i1, i2] = sum }",
+        ),
+        "none",
+        &SIZES,
+    );
+}
+
+/// An input of f32 as tensor cores see it.
+fn rounded(input: &Tensor, factors: MatrixFactors) -> Tensor {
+    let round = |x: f32| match factors {
+        MatrixFactors::F16 => Literal::from_f64(DType::F16, f64::from(x)).as_f64() as f32,
+        MatrixFactors::Bf16 => Literal::from_f64(DType::Bf16, f64::from(x)).as_f64() as f32,
+        // To nearest, ties away from zero, by what is added below the last of 10 bits behind the first.
+        MatrixFactors::Tf32 => f32::from_bits(x.to_bits().wrapping_add(1 << 12) & !((1 << 13) - 1)),
+    };
+    let bytes = input.to_f64().into_iter().flat_map(|x| round(x as f32).to_le_bytes());
+    Tensor::from_bytes(DType::F32, input.shape(), bytes.collect()).expect("a tensor")
+}
+
+/// A product of f32 without anything beside it that rounding its inputs would change.
+fn bare_product(layout: [&str; 4], sizes: [&str; 3]) -> KernelGraph {
+    let [left, at_left, right, at_right] = layout;
+    let sized = |text: &str| text.replace('M', sizes[0]).replace('N', sizes[1]).replace('K', sizes[2]);
+    graph(
+        &sized(&format!(
+            "buffer x: f32[{left}] input 0 buffer w: f32[{right}] input 1 buffer y: f32[M, N] output 0"
+        )),
+        &sized(&format!(
+            "kernel product [i0 < M, i1 < N] {{
+               x: f32 = load x[{at_left}]  w: f32 = load w[{at_right}]
+               p: f32 = mul x, w  sum: f32 = sum [i2 < K] p  store y[i0, i1] = sum }}"
+        )),
+    )
+}
+
+#[test]
+fn factors_of_f32_are_rounded_to_what_was_asked_for_and_no_further() {
+    for factors in [MatrixFactors::Tf32, MatrixFactors::Bf16, MatrixFactors::F16] {
+        for layout in LAYOUTS {
+            for (sizes, at) in [
+                (["M", "N", "K"], &SIZES[..4]),
+                // In vectors; steps enough to go round.
+                (["8*M", "72", "136"], &[[9, 0, 0], [1, 0, 0]][..]),
+                (["256", "256", "64"], &[[0, 0, 0]][..]),
+            ] {
+                let graph = bare_product(layout, sizes);
+                let function = on_tensor_cores(&graph, Some(factors), "none");
+                check_function(&graph, &function, at, &|input| rounded(input, factors));
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_rounded_that_would_lose_more_than_was_asked_for() {
+    let graph = |left: &str, right: &str| {
+        graph(
+            &format!(
+                "buffer x: {left}[M, K] input 0 buffer w: {right}[N, K] input 1 buffer y: f32[M, N] output 0"
+            ),
+            "kernel product [i0 < M, i1 < N] {
+               x: LEFT = load x[i0, i2]  f: f32 = cast x  w: RIGHT = load w[i1, i2]  g: f32 = cast w
+               p: f32 = mul f, g  sum: f32 = sum [i2 < K] p  store y[i0, i1] = sum }"
+                .replace("LEFT", left)
+                .replace("RIGHT", right)
+                .as_str(),
+        )
+    };
+    let is_on_tensor_cores = |left: &str, right: &str, rounding: Rounding| {
+        let graph = graph(left, right);
+        let target = ScheduleTarget::Gpu { block: 256, limits: GpuLimits::h100(), rounding };
+        text::print(&function(&graph, target)).contains("matrix_fma")
+    };
+    assert!(!is_on_tensor_cores("f16", "bf16", None));
+    assert!(!is_on_tensor_cores("f16", "bf16", Some(MatrixFactors::Bf16)));
+    assert!(!is_on_tensor_cores("bf16", "f16", Some(MatrixFactors::F16)));
+    // Both are tf32 as they are.
+    assert!(is_on_tensor_cores("f16", "bf16", Some(MatrixFactors::Tf32)));
+    check_function(
+        &graph("f16", "bf16"),
+        &on_tensor_cores(&graph("f16", "bf16"), Some(MatrixFactors::Tf32), "none"),
+        &SIZES,
+        &|input| input.clone(),
+    );
+    assert!(is_on_tensor_cores("f16", "f16", Some(MatrixFactors::Bf16)), "f16 stays f16");
+}
