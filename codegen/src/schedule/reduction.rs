@@ -214,7 +214,11 @@ impl Emitter<'_> {
         let classes = self.reduced_lanes(chains, 0);
         let lanes = classes.as_ref().map_or(1, |v| i64::from(v.lanes));
         let turns = extent / lanes;
-        let identities: Vec<State> = chains.iter().map(|c| self.identity(c, lanes as u8)).collect();
+        // In a loop over time vectors are summed up lane by lane: an accumulator takes one register, and there are enough
+        // other sums for none to wait. What that leaves, ptxas fills with loads on their way, and outside of loops it
+        // then takes more than there are.
+        let width = if self.counter.is_some() { 1 } else { lanes as u8 };
+        let identities: Vec<State> = chains.iter().map(|c| self.identity(c, width)).collect();
         let zero = self.b.index(0);
         let even = turns % slices == 0;
         let (begin, end, step) =
@@ -550,8 +554,9 @@ impl Emitter<'_> {
             let needed = |e| uses.get(&self.key(e, point)).copied().unwrap_or(0);
             let (x, y) = if needed(x) <= needed(y) { (x, y) } else { (y, x) };
             let (x, y) = (self.value(x, point)?, self.value(y, point)?);
-            let (x, y) = (self.b.splat(x, lanes), self.b.splat(y, lanes));
-            state[0] = self.b.fma(x, y, state[0]);
+            for [x, y] in self.parts_of([x, y], lanes) {
+                state[0] = self.b.fma(x, y, state[0]);
+            }
             return Ok(());
         }
         self.evaluate(&[body], point)?;
@@ -567,9 +572,23 @@ impl Emitter<'_> {
             }
             return Ok(());
         }
-        let value = self.b.splat(value, lanes);
-        state[0] = merge(&mut self.b, op, state[0], value);
+        for [value] in self.parts_of([value], lanes) {
+            state[0] = merge(&mut self.b, op, state[0], value);
+        }
         Ok(())
+    }
+
+    /// Values with as many lanes as an accumulator has: itself, a scalar in all of them, or one lane after the other.
+    fn parts_of<const N: usize>(&mut self, values: [ValueId; N], lanes: u8) -> Vec<[ValueId; N]> {
+        let most = values.iter().map(|v| self.b.ty(*v).lanes).max().unwrap_or(1);
+        if lanes > 1 || most == 1 {
+            return vec![values.map(|v| self.b.splat(v, lanes))];
+        }
+        let lane_of = |b: &mut FunctionBuilder, value, lane| match b.ty(value).lanes {
+            1 => value,
+            _ => b.extract(value, lane),
+        };
+        (0..most).map(|lane| values.map(|v| lane_of(&mut self.b, v, lane))).collect()
     }
 
     /// The lanes of an accumulator as one.
