@@ -266,6 +266,28 @@ fn the_last_element_of_nothing_is_not_read() {
     }
 }
 
+/// Every second element of what there may be none of: fewer than none cannot be stored.
+#[test]
+fn strides_over_nothing_need_nothing() {
+    let graph = fuse_ir::parse(
+        "graph g(x: f64[T, B]) -> (y: f64[floordiv(3*T + 1, 2), floordiv(3*T + 1, 2)]) {
+           %1 = exp x
+           %2 = concat x, %1, x axis=0
+           %3 = slice %2 start=[0, 0] length=[floordiv(3*T + 1, 2), floordiv(B + 1, 2)] step=[2, 2]
+           %4 = add %3, %3
+           %5 = contract %3, %4 axes=[1:1]
+           return y = %5
+         }",
+    )
+    .expect("the graph is well-formed");
+    for (steps, batch) in [(0, 1), (1, 0), (0, 0), (1, 1), (2, 3), (3, 4)] {
+        let dims = DimEnv::new().with("T", steps).with("B", batch);
+        for way in [Way::Cpu(Mode::On), Way::Strips, Way::SlowLaunches] {
+            agrees(&graph, &dims, way, Rounding::F64).unwrap_or_else(|e| panic!("{dims:?}: {e}"));
+        }
+    }
+}
+
 /// The product over no axis of -1 and 0 is -0 where it is a product, and 0 where it is a sum: 1 / sqrt of it has
 /// either sign.
 #[test]

@@ -156,7 +156,12 @@ fn fewer(extent: &Dim, needed: &Expr) -> Dim {
             bounded |= (**a == *extent || **b == *extent) && a.minimum(b) == *needed;
         }
     });
-    if bounded { needed.clone() } else { extent.minimum(needed) }
+    if bounded {
+        return needed.clone();
+    }
+    // Of every second of no elements, one less than none would be needed.
+    let needed = if needed.is_nonnegative(&[]) { needed.clone() } else { needed.maximum(&Expr::constant(0)) };
+    extent.minimum(&needed)
 }
 
 fn collect_stores(steps: &[Step], out: &mut Vec<(BufferId, Vec<Expr>)>) {
