@@ -11,7 +11,7 @@
 //! | `access.rs` | the row-major position of each load and store |
 //! | `vectors.rs` | which elements are vectors along an axis |
 //! | `emitter.rs` | elements as operations |
-//! | `reduction.rs` | reduction loops and their accumulators |
+//! | `reduction.rs` | reduction loops and their accumulators, or slices of them |
 //! | `recurrence.rs` | the loop along the axis of the recurrences, and their states |
 //! | `tiling.rs` | rows, columns and tiles of a CPU's work items |
 //! | `cpu.rs`, `gpu.rs` | work items and loops of each target |

@@ -1,5 +1,8 @@
 //! Reduction loops: which accumulators they carry and how these are combined.
 
+mod slices;
+mod states;
+
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -15,7 +18,9 @@ use super::emitter::{Emitted, Emitter, Key, Point};
 use super::vectors::{Class, Classes};
 use crate::builder::FunctionBuilder;
 use crate::decompose::register_type;
-use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Operation, Type, ValueId};
+use crate::kernel_ir::{Condition, Conversion, LaneType, Operation, Type, ValueId};
+use states::is_better;
+pub(super) use states::{flatten, join, join_all, merge, merge_all, reshape};
 
 /// Elements that an accumulator takes an iteration where there are accumulators enough.
 const REPEAT: usize = 2;
@@ -175,87 +180,6 @@ impl Emitter<'_> {
             self.remember(member, point, vector);
         }
         Ok(())
-    }
-
-    /// Of each reduction, which are of the given extents, what slice number `slice` of `slices` comes to at each point:
-    /// the results in order of reductions, then of points.
-    pub(super) fn partial_sums(
-        &mut self,
-        reductions: &[(Reduction, i64)],
-        points: &[Point],
-        slice: ValueId,
-        slices: i64,
-    ) -> Emitted<Vec<ValueId>> {
-        let together = (self.accumulators / points.len().max(1)).max(1);
-        let mut results = Vec::with_capacity(reductions.len() * points.len());
-        for same in reductions.chunk_by(|(_, a), (_, b)| a == b) {
-            for some in same.chunks(together) {
-                let each = |(reduction, _): &(Reduction, i64)| {
-                    let chain = |point| Chain { reduction: *reduction, point, lanes: 1 };
-                    (0..points.len()).map(chain).collect::<Vec<_>>()
-                };
-                let chains: Vec<Chain> = some.iter().flat_map(each).collect();
-                let extent = some.first().map_or(0, |(_, extent)| *extent);
-                results.extend(self.partial_sums_together(&chains, points, extent, slice, slices)?);
-            }
-        }
-        Ok(results)
-    }
-
-    /// Vectors take turns among the slices, and what elements are left over behind the last whole one.
-    fn partial_sums_together(
-        &mut self,
-        chains: &[Chain],
-        points: &[Point],
-        extent: i64,
-        slice: ValueId,
-        slices: i64,
-    ) -> Emitted<Vec<ValueId>> {
-        let classes = self.reduced_lanes(chains, 0);
-        let lanes = classes.as_ref().map_or(1, |v| i64::from(v.lanes));
-        let turns = extent / lanes;
-        // In a loop over time vectors are summed up lane by lane: an accumulator takes one register, and there are enough
-        // other sums for none to wait. What that leaves, ptxas fills with loads on their way, and outside of loops it
-        // then takes more than there are.
-        let width = if self.counter.is_some() { 1 } else { lanes as u8 };
-        let identities: Vec<State> = chains.iter().map(|c| self.identity(c, width)).collect();
-        let zero = self.b.index(0);
-        let even = turns % slices == 0;
-        let (begin, end, step) =
-            if even { (zero, self.b.index(turns / slices), 1) } else { (slice, self.b.index(turns), slices) };
-        let open = self.b.open_loop(&flatten(&identities), true);
-        let number = if even {
-            let slices = self.b.index(slices);
-            let number = self.b.mul(open.counter, slices);
-            self.b.add(number, slice)
-        } else {
-            open.counter
-        };
-        let width = self.b.index(lanes);
-        let position = self.b.mul(number, width);
-        let bound = self.bind(chains, points, 0, &mut |p, axis| match &classes {
-            Some(classes) => p.with_lanes(classes, position),
-            None => p.with(axis, position),
-        });
-        let mut next = reshape(&identities, &open.current);
-        self.steps(chains, &bound, position, &mut next)?;
-        let sums = reshape(&identities, &self.b.close_loop(open, begin, end, step, &flatten(&next)));
-        let mut states = Vec::with_capacity(chains.len());
-        for (chain, sum) in chains.iter().zip(sums) {
-            states.push(self.one_lane(chain, sum));
-        }
-        if turns * lanes < extent {
-            let first = self.b.index(turns * lanes);
-            let first = self.b.add(first, slice);
-            let end = self.b.index(extent);
-            let open = self.b.open_loop(&flatten(&states), true);
-            let counter = open.counter;
-            let bound = self.bind(chains, points, 0, &mut |p, axis| p.with(axis, counter));
-            let mut next = reshape(&states, &open.current);
-            self.steps(chains, &bound, counter, &mut next)?;
-            states = reshape(&states, &self.b.close_loop(open, first, end, slices, &flatten(&next)));
-        }
-        Ok(states.into_iter().map(|state| state[0]).collect())
     }
 
     /// Reduces at the points of one loop.
@@ -640,76 +564,6 @@ struct Body<'a> {
     points: &'a [Point],
     level: usize,
     extent: &'a fuse_ir::Dim,
-}
-
-/// Values as one, pair by pair; there is one at least.
-pub(super) fn merge_all(b: &mut FunctionBuilder, op: ReduceOp, values: Vec<ValueId>) -> ValueId {
-    pairwise(values, |x, y| merge(b, op, *x, *y))
-}
-
-/// States as one, pair by pair; there is one at least.
-pub(super) fn join_all(b: &mut FunctionBuilder, reduction: Reduction, states: Vec<State>) -> State {
-    pairwise(states, |x, y| join(b, reduction, x, y))
-}
-
-/// Neighbours together, then the neighbours among these, and so on, until one is left of at least one.
-fn pairwise<T: Clone>(mut values: Vec<T>, mut join: impl FnMut(&T, &T) -> T) -> T {
-    while values.len() > 1 {
-        let joined = values.chunks(2).map(|pair| match pair {
-            [x, y] => join(x, y),
-            _ => pair[0].clone(),
-        });
-        values = joined.collect();
-    }
-    values.swap_remove(0)
-}
-
-/// Two states as one. Of equal extremes, and of NaNs, the first in the row counts.
-pub(super) fn join(b: &mut FunctionBuilder, reduction: Reduction, x: &State, y: &State) -> State {
-    let Reduction { op, dtype, .. } = reduction;
-    let ([x_value, x_position], [y_value, y_position]) = (&x[..], &y[..]) else {
-        return State::from_slice(&[merge(b, op, x[0], y[0])]);
-    };
-    let beyond = is_better(b, op, dtype, *y_value, *x_value);
-    let short = is_better(b, op, dtype, *x_value, *y_value);
-    let either = b.or(beyond, short);
-    let alike = b.not(either);
-    let earlier = b.compare(Condition::Lt, *y_position, *x_position);
-    let earlier = b.and(alike, earlier);
-    let takes = b.or(beyond, earlier);
-    State::from_slice(&[b.select(takes, *y_value, *x_value), b.select(takes, *y_position, *x_position)])
-}
-
-pub(super) fn merge(b: &mut FunctionBuilder, op: ReduceOp, x: ValueId, y: ValueId) -> ValueId {
-    match op {
-        ReduceOp::Sum => b.add(x, y),
-        ReduceOp::Prod => b.mul(x, y),
-        ReduceOp::Max | ReduceOp::ArgMax => b.binary(BinaryOp::Max, x, y),
-        ReduceOp::Min | ReduceOp::ArgMin => b.binary(BinaryOp::Min, x, y),
-    }
-}
-
-/// Whether `value` replaces `best`: beyond it, or the first NaN.
-fn is_better(b: &mut FunctionBuilder, op: ReduceOp, dtype: DType, value: ValueId, best: ValueId) -> ValueId {
-    let condition = if op == ReduceOp::ArgMax { Condition::Gt } else { Condition::Lt };
-    let beyond = b.compare(condition, value, best);
-    if !dtype.is_float() {
-        return beyond;
-    }
-    let is_nan = b.compare(Condition::Ne, value, value);
-    let was_number = b.compare(Condition::Eq, best, best);
-    let first_nan = b.and(is_nan, was_number);
-    b.or(beyond, first_nan)
-}
-
-pub(super) fn flatten(states: &[State]) -> Vec<ValueId> {
-    states.iter().flatten().copied().collect()
-}
-
-/// Values in the arrangement of `like`.
-pub(super) fn reshape(like: &[State], values: &[ValueId]) -> Vec<State> {
-    let mut values = values.iter().copied();
-    like.iter().map(|state| values.by_ref().take(state.len()).collect()).collect()
 }
 
 /// The order in which a loop takes members at points, of which `rows` stand together. A member has an operand for
