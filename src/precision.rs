@@ -3,9 +3,8 @@
 use fuse_codegen::kernel_ir::MatrixFactors;
 use fuse_codegen::schedule::Rounding;
 
-/// What the factors of products of f32 are rounded to on a GPU, where they are large or in loops: tensor cores then sum them
-/// up in f32.
-/// Everything else is computed in the model's own types.
+/// What the factors of products of f32 are rounded to on a GPU, where they are large or in loops: tensor cores then sum
+/// them up in f32. Everything else is computed in the model's own types.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ProductPrecision {
     /// Nothing: fused multiply-adds of f32.
