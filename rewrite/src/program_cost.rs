@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fuse_ir::device::DeviceModel;
 use fuse_ir::expr::Atom;
-use fuse_ir::kernel::{BufferId, Coordinate, Element, Kernel, KernelGraph, Loop, Step, Store};
+use fuse_ir::kernel::{BufferId, Coordinate, Element, Kernel, KernelGraph, Loop, Step, Store, byte_size};
 use fuse_ir::{Dim, DimEnv, Expr, TensorType};
 
 use crate::extract::cost::{KernelCost, Work, assumed_symbol, cast_work, scalar_work};
@@ -70,8 +70,7 @@ pub fn kernel_seconds(graph: &KernelGraph, kernel: &Kernel, device: &DeviceModel
 
 /// The bytes of a tensor. Dimensions have values as in [`cost_of`].
 pub fn bytes_of(ty: &TensorType, dims: &DimEnv) -> f64 {
-    let elements: f64 = ty.shape.iter().map(|n| Sizes(dims).of(n)).product();
-    elements * ty.dtype.size() as f64
+    Sizes(dims).of(&byte_size(ty))
 }
 
 /// The bytes that every step of a loop reads and none changes: weights. Dimensions have values as in [`cost_of`].

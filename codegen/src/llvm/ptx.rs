@@ -191,7 +191,8 @@ fn kernel<'s>(
     arch: Arch,
 ) -> Result<(), LlvmError> {
     let block = block_size(function)?;
-    if needs_matrices(function) && !GpuLimits::has_tensor_cores(arch.capability()) {
+    let has_matrices = needs_matrices(function);
+    if has_matrices && !GpuLimits::has_tensor_cores(arch.capability()) {
         return Err(LlvmError::Architecture { function: function.name.clone(), arch });
     }
     let context = session.context();
@@ -206,7 +207,7 @@ fn kernel<'s>(
     add_string(context, entry, "nvvm.maxntid", &format!("{block},1,1"));
     add_enum(context, entry, AttributeLoc::Function, "nounwind", 0);
     // Before sm_90, products of matrices want a few registers more (`codegen/tests/llvm_ptxas.rs`).
-    let is_short = arch.capability() < 90 && needs_matrices(function);
+    let is_short = has_matrices && arch.capability() < 90;
     match function.mapping {
         // While the threads of one block wait for each other, those of another compute: 128 registers each. Where
         // elements move one by one or are widened, that does not suffice.

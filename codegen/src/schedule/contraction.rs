@@ -27,6 +27,7 @@ mod tile;
 use fuse_ir::expr::Dim;
 
 use super::analysis::Analysis;
+use super::block::low_bits;
 use super::coordinates::coordinate;
 use super::emitter::{Emitted, Emitter, Point};
 use super::{GpuLimits, Rounding};
@@ -166,8 +167,7 @@ fn tile_origin(
 /// Some bits of a number that is not negative.
 fn bits(emitter: &mut Emitter, number: ValueId, first: i64, count: i64) -> ValueId {
     let moved = if first == 0 { number } else { emitter.b.shift_right_logical(number, first) };
-    let mask = emitter.b.index((1 << count) - 1);
-    emitter.b.and(moved, mask)
+    low_bits(&mut emitter.b, moved, 1 << count)
 }
 
 /// The first of `run` neighbours that all are below `end`.

@@ -6,8 +6,6 @@ use std::rc::Rc;
 
 use fuse_ir::expr::{Axis, Dim};
 
-use super::GpuLimits;
-use super::Rounding;
 use super::analysis::Analysis;
 use super::block::{self as blocks, THREADS};
 use super::contraction::{self, is_multiple};
@@ -16,6 +14,7 @@ use super::emitter::{Emitted, Emitter, Point};
 use super::rows::Rows;
 use super::split::Split;
 use super::vectors::Classes;
+use super::{GpuLimits, Rounding};
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 
 /// Accumulators that the loop of a thread carries.

@@ -42,6 +42,7 @@ mod split;
 mod tiling;
 mod vectors;
 
+use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::{Kernel, KernelGraph, Step};
 
 use crate::kernel_ir::{Function, MatrixFactors};
@@ -116,23 +117,20 @@ pub struct GpuLimits {
 }
 
 impl GpuLimits {
-    /// An H100 (SXM5): 132 multiprocessors, 227 KiB a block (NVIDIA's H100 data sheet, CUDA programming guide).
+    /// An H100 (SXM5).
     pub fn h100() -> Self {
-        GpuLimits { multiprocessors: 132, shared_bytes: 227 << 10, tensor_cores: true }
+        GpuLimits::of_capability(90)
     }
 
-    /// What blocks may take on a GPU of a compute capability (times ten; CUDA programming guide), taken to have as many
-    /// multiprocessors as the least of its data centre GPUs: 40 on a T4, 108 on an A100, 58 on an L4, 132 on an H100.
+    /// What blocks may take on a GPU of a compute capability (times ten), as [`DeviceModel::gpu`] has it; later ones than
+    /// the H100 are taken to have no more multiprocessors, for not all of them have.
     pub fn of_capability(capability: u32) -> Self {
-        let (multiprocessors, kib) = match capability {
-            ..=79 => (40, 64),
-            80 | 87 => (108, 163),
-            81..=89 => (58, 99),
-            90..=119 => (132, 227),
-            _ => (132, 99),
-        };
-        let tensor_cores = GpuLimits::has_tensor_cores(capability);
-        GpuLimits { multiprocessors, shared_bytes: kib << 10, tensor_cores }
+        let device = DeviceModel::gpu(capability);
+        GpuLimits {
+            multiprocessors: device.cores.min(132),
+            shared_bytes: u32::try_from(device.on_chip_bytes).unwrap_or(u32::MAX),
+            tensor_cores: GpuLimits::has_tensor_cores(capability),
+        }
     }
 
     /// Whether GPUs of a compute capability (times ten) have what [`GpuLimits::tensor_cores`] says. The tensor cores of

@@ -72,7 +72,7 @@ pub fn loops(
     dims: &DimEnv,
 ) -> Result<Vec<LoopReport>, CliError> {
     let mut found = Vec::new();
-    innermost(&program.steps, &mut found);
+    collect_loops(&program.steps, &mut found);
     let mut reports = Vec::new();
     for l in found {
         if let Some(plan) = loop_plan(program, l, limits, rounding).map_err(CliError::bug)? {
@@ -85,11 +85,11 @@ pub fn loops(
     Ok(reports)
 }
 
-fn innermost<'p>(steps: &'p [Step], found: &mut Vec<&'p Loop>) {
+fn collect_loops<'p>(steps: &'p [Step], found: &mut Vec<&'p Loop>) {
     for step in steps {
         if let Step::Loop(l) = step {
             found.push(l);
-            innermost(&l.body, found);
+            collect_loops(&l.body, found);
         }
     }
 }

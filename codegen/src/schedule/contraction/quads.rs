@@ -10,8 +10,8 @@ use super::super::emitter::{Emitted, Emitter, Point};
 use super::super::vectors::{Class, Classes};
 use super::product::{Contraction, Factor, Side, is_multiple};
 use super::tile::{ACROSS, PADDING};
-use super::{Along, Span, THREADS, bits, clamped};
-use crate::kernel_ir::{Condition, LaneType, Operation, SharedId, Type, ValueId};
+use super::{Along, Span, THREADS, bits, clamped, thread};
+use crate::kernel_ir::{Condition, LaneType, SharedId, ValueId};
 
 /// Neighbours that move together.
 const QUAD: i64 = 4;
@@ -104,7 +104,7 @@ impl Staged {
 
     /// Where the quads of this thread begin.
     fn place(&self, emitter: &mut Emitter, number: i64) -> Place {
-        let thread = emitter.b.operation(Type::scalar(LaneType::I64), Operation::Thread);
+        let thread = thread(emitter);
         let before = emitter.b.index(number * THREADS);
         let number = emitter.b.add(thread, before);
         let size_bits = i64::from(self.size.trailing_zeros());
