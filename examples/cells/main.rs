@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! cells [--json] [NAME…]       kernels, launches and search time, for both targets
-//! cells --bench [NAME…]        time on the CPU, fused against one kernel per operation
+//! cells --bench [NAME…]        time on the CPU, fused against one kernel per operation, and the most that any program
+//!                              could be ahead of the latter at the machine's peak
 //! cells --write DIR [NAME…]    writes DIR/NAME.fuse
 //! ```
 //!
@@ -15,6 +16,7 @@ mod speed;
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use fuse::frontend::zoo::{BenchmarkModel, Scale, benchmark};
 use fuse::{DimEnv, Target};
@@ -105,10 +107,12 @@ fn bench(models: &[BenchmarkModel], json: bool) -> Result<(), Box<dyn Error>> {
     if !json {
         Speed::print_header();
     }
-    for threads in [1, 2] {
+    let machine = fuse::runtime::machine::measure(2, Duration::from_secs(3), &mut |_| ())?;
+    let widest = machine.arithmetic.last().ok_or("no vectors were measured")?.gflops;
+    for (threads, peak) in [(1, widest.one), (2, widest.all)] {
         let mut logarithms = 0.0;
         for model in models {
-            let speed = Speed::of(model, threads)?;
+            let speed = Speed::of(model, threads, peak)?;
             logarithms += speed.speedup.ln();
             if json {
                 println!("{}", serde_json::to_string(&speed)?);
