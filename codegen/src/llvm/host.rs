@@ -218,9 +218,14 @@ fn has_half() -> bool {
     has("f16c") || has("avx512f") || has("neon")
 }
 
+/// Whether this CPU has 32 vector registers of 512 bits.
+pub(super) fn has_wide_vectors() -> bool {
+    has("avx512f") && has("avx512vl") && has("avx512dq")
+}
+
 /// What to schedule for so that the code uses this CPU's widest vectors and all its vector registers.
 pub fn schedule_target() -> ScheduleTarget {
-    let (vector_bits, accumulators) = if has("avx512f") && has("avx512vl") && has("avx512dq") {
+    let (vector_bits, accumulators) = if has_wide_vectors() {
         // Of 32 registers. Up to 24 stay in registers too, but tiles of 16 suit more batch sizes.
         (512, 16)
     } else if has("avx2") && has("fma") {

@@ -10,6 +10,7 @@ use inkwell::context::Context;
 use inkwell::llvm_sys::core::{
     LLVMContextSetDiagnosticHandler, LLVMDisposeMessage, LLVMGetDiagInfoDescription, LLVMGetDiagInfoSeverity,
 };
+use inkwell::llvm_sys::support::LLVMParseCommandLineOptions;
 use inkwell::llvm_sys::{LLVMDiagnosticSeverity, prelude::LLVMDiagnosticInfoRef};
 use inkwell::module::Module;
 use inkwell::passes::PassBuilderOptions;
@@ -17,6 +18,7 @@ use inkwell::targets::{InitializationConfig, Target, TargetMachine};
 use inkwell::values::FunctionValue;
 
 use super::gpu::SHARED_MEMORY;
+use super::host;
 use super::{LlvmError, Optimization};
 use crate::kernel_ir::{Access, Function};
 use crate::verify::verify;
@@ -29,7 +31,22 @@ pub(super) fn initialize() {
         Target::initialize_nvptx(&config);
         Target::initialize_x86(&config);
         Target::initialize_aarch64(&config);
+        if host::has_wide_vectors() {
+            keep_order();
+        }
     });
+}
+
+/// Keeps LLVM from reordering instructions before it assigns registers. Schedules put them in an order that suits the
+/// processor, as chains of operations side by side; LLVM puts each chain together, so that a core waits for one after
+/// the other, which made elementwise kernels a half slower (`docs/perf/cpu-log.md`). With 16 vector registers it makes up
+/// for reorderings before, without which products spill. The setting is of the process, and LLVM for GPUs has none to
+/// turn off.
+fn keep_order() {
+    let arguments = [c"fuse".as_ptr(), c"-enable-misched=false".as_ptr()];
+    // SAFETY: the arguments are strings that end with a zero byte, as many as said; no other thread compiles yet, since
+    // they all wait for `initialize`.
+    unsafe { LLVMParseCommandLineOptions(2, arguments.as_ptr(), std::ptr::null()) };
 }
 
 /// A context with what LLVM reported through it.

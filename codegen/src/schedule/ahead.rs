@@ -34,14 +34,15 @@ pub(super) struct Stream {
 }
 
 impl Emitter<'_> {
-    /// Brings closer what a point needs outside of its reductions, which are long enough meanwhile. The point need not
-    /// be one of the space.
-    pub(super) fn prefetch(&mut self, point: &Point) -> Emitted<()> {
+    /// Brings closer what a point needs outside of its reductions, which are long enough meanwhile, and what those on the
+    /// other side of it along `rows` do not need. The point need not be one of the space.
+    pub(super) fn prefetch(&mut self, point: &Point, rows: Axis) -> Emitted<()> {
         let analysis = self.analysis;
         let Some(columns) = point.vector.as_ref().map(|v| v.set) else { return Ok(()) };
         for id in analysis.ids().filter(|id| analysis.needed[id.index()]) {
             let (free, Some(access)) = (analysis.free[id.index()], analysis.loads.get(&id)) else { continue };
-            let each = free & columns != 0 && self.class(id, point) == Class::Vector;
+            let each =
+                free & columns != 0 && free & axis_bit(rows) != 0 && self.class(id, point) == Class::Vector;
             if each && free >> analysis.kernel.rank == 0 && access.dynamic.is_empty() {
                 let position = self.position(access, point)?;
                 self.b.prefetch(access.buffer, position);

@@ -72,7 +72,7 @@ fn item(emitter: &mut Emitter, tiling: &Tiling, item: ValueId) -> Emitted<()> {
     let range = column_range(emitter, columns, chunk_number)?;
     let Some((rows, RowBlock { block, .. })) = tiling.rows.zip(row_block) else {
         let point = std::slice::from_ref(&point);
-        return walk_columns(emitter, columns, &range, point, &[], columns.single_tile);
+        return walk_columns(emitter, columns, &range, point, None, columns.single_tile);
     };
     walk_rows(emitter, columns, &range, &point, &rows, block)
 }
@@ -144,6 +144,12 @@ fn greatest_common_divisor(a: i64, b: i64) -> i64 {
     if b == 0 { a.saturating_abs() } else { greatest_common_divisor(b, a.wrapping_rem(b)) }
 }
 
+/// The rows of the tile that is likely to come next.
+struct RowsAhead {
+    axis: Axis,
+    points: Vec<Point>,
+}
+
 /// The points of `count` consecutive rows.
 fn rows_from(emitter: &mut Emitter, point: &Point, axis: Axis, first: ValueId, count: i64) -> Vec<Point> {
     let row = |row| {
@@ -212,14 +218,13 @@ impl RowWalk<'_> {
     /// The columns of `count` rows.
     fn tile(&self, emitter: &mut Emitter, first: ValueId, count: i64) -> Emitted<()> {
         let points = rows_from(emitter, self.point, self.rows.axis, first, count);
-        let mut ahead = Vec::new();
-        if self.rows.prefetches {
-            // The rows of the tile that is likely to come next.
+        let ahead = self.rows.prefetches.then(|| {
             let length = emitter.b.index(count);
             let next = emitter.b.add(first, length);
-            ahead = rows_from(emitter, self.point, self.rows.axis, next, count);
-        }
-        walk_columns(emitter, self.columns, self.range, &points, &ahead, self.columns.tile)
+            let axis = self.rows.axis;
+            RowsAhead { axis, points: rows_from(emitter, self.point, axis, next, count) }
+        });
+        walk_columns(emitter, self.columns, self.range, &points, ahead.as_ref(), self.columns.tile)
     }
 
     /// A tile, and behind the last one the rows that are left over together with some that were computed already.
@@ -261,7 +266,7 @@ impl RowWalk<'_> {
                 let row = emitter.b.binary(BinaryOp::Min, row, last);
                 points.push(self.point.with(self.rows.axis, row));
             }
-            walk_columns(emitter, self.columns, self.range, &points, &[], self.columns.tile)?;
+            walk_columns(emitter, self.columns, self.range, &points, None, self.columns.tile)?;
             emitter.b.close_if(several);
         }
         let single = emitter.b.compare_integer(Condition::Eq, left, 1);
@@ -275,7 +280,7 @@ impl RowWalk<'_> {
         let each = emitter.b.open_loop(&[], false);
         let row = self.point.with(self.rows.axis, each.counter);
         let vectors = self.columns.single_tile;
-        walk_columns(emitter, self.columns, self.range, std::slice::from_ref(&row), &[], vectors)?;
+        walk_columns(emitter, self.columns, self.range, std::slice::from_ref(&row), None, vectors)?;
         emitter.b.close_loop(each, begin, end, 1, &[]);
         Ok(())
     }
@@ -287,7 +292,7 @@ fn walk_columns(
     columns: &Columns,
     range: &Range,
     rows: &[Point],
-    ahead: &[Point],
+    ahead: Option<&RowsAhead>,
     tile: i64,
 ) -> Emitted<()> {
     let lanes = columns.vector.as_ref().map_or(1, |v| i64::from(v.lanes));
@@ -335,13 +340,15 @@ fn one_tile(
     emitter: &mut Emitter,
     columns: &Columns,
     rows: &[Point],
-    ahead: &[Point],
+    ahead: Option<&RowsAhead>,
     first: ValueId,
     size: i64,
 ) -> Emitted<()> {
     let points = tile_points(emitter, columns, rows, first, size);
-    for point in tile_points(emitter, columns, ahead, first, size) {
-        emitter.prefetch(&point)?;
+    if let Some(ahead) = ahead {
+        for point in tile_points(emitter, columns, &ahead.points, first, size) {
+            emitter.prefetch(&point, ahead.axis)?;
+        }
     }
     emitter.tile(&points, rows.len())
 }

@@ -20,8 +20,9 @@ use crate::decompose;
 use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Operation, SharedId, Type, ValueId};
 
 /// Points whose operations alternate. A point of several transcendental functions is one long chain of dependent
-/// operations, and the next point's stands too far behind it to run meanwhile.
-pub(super) const INTERLEAVED_POINTS: usize = 4;
+/// operations, and the next point's stands too far behind it to run meanwhile. Two multiply-adds at a time, of four cycles
+/// each, take eight chains; what then finds no register costs less than waiting.
+pub(super) const INTERLEAVED_POINTS: usize = 8;
 
 /// Accumulators that the loop of a thread of a GPU carries, each of them perhaps a vector of four.
 const GPU_ACCUMULATORS: usize = 16;

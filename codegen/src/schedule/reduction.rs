@@ -401,6 +401,7 @@ impl Emitter<'_> {
         self.guard(body.extent.symbols());
         let depth = self.b.depth();
         let mut next = reshape(&inits, &open.current);
+        let mut asked = Vec::new();
         for step in 0..plan.unroll * plan.repeat {
             let offset = self.b.index(step as i64 * lanes);
             let position = self.b.add(open.counter, offset);
@@ -408,12 +409,14 @@ impl Emitter<'_> {
                 Some(classes) => p.with_lanes(classes, position),
                 None => p.with(axis, position),
             });
-            if let Some(stream) = &stream {
-                self.ask(stream, &points)?;
-            }
             let first = step % plan.unroll * body.chains.len();
             let states = &mut next[first..first + body.chains.len()];
             self.steps(body.chains, &points, position, states)?;
+            asked.push(points);
+        }
+        // Behind the loads: compilers keep these on their side of a prefetch, and so together.
+        if let Some(stream) = &stream {
+            asked.iter().try_for_each(|points| self.ask(stream, points))?;
         }
         self.set_guards_aside(depth - 1);
         let span = plan.span();

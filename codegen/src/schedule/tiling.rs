@@ -21,9 +21,11 @@ const ELEMENTWISE_CHUNK: i64 = 1024;
 /// Points of a chunk where each point is a reduction.
 const REDUCTION_CHUNK: i64 = 16;
 
-/// The vectors that a tile may have: up to what hides the latency of a fused multiply-add where each carries the
-/// state of a recurrence; powers of two, so that whole tiles are counted with a mask.
-const VECTORS: [i64; 3] = [1, 2, 4];
+/// The vectors that a tile may have: powers of two, so that whole tiles are counted with a mask.
+const VECTORS: [i64; 4] = [1, 2, 4, 8];
+
+/// The most vectors of a tile where each has accumulators or states, of which one loop carries all.
+const ACCUMULATED_VECTORS: i64 = 4;
 
 /// Instructions of a point from which on the next point's are too far behind for a core to run both at once.
 const LONG_POINT: u32 = 60;
@@ -102,8 +104,8 @@ impl Kind {
             Kind::Elementwise(instructions) if instructions >= LONG_POINT => INTERLEAVED_POINTS as i64,
             Kind::Elementwise(_) | Kind::ByLane(_) => 1,
             // Each state of each vector is carried by the one loop that there is.
-            Kind::Recurrence(states) => accumulators / states as i64,
-            Kind::ByColumn(_) => accumulators,
+            Kind::Recurrence(states) => (accumulators / states as i64).min(ACCUMULATED_VECTORS),
+            Kind::ByColumn(_) => accumulators.min(ACCUMULATED_VECTORS),
         }
     }
 
