@@ -410,6 +410,35 @@ fn bench_measures_the_error_against_expected_outputs() {
 }
 
 #[test]
+fn bench_profiles_each_kernel() {
+    let args = ["bench", LSTM, "--dim", "T=5", "--dim", "B=2", "--seconds", "0.05", "--profile"];
+    let value: serde_json::Value =
+        serde_json::from_str(&succeeds(&[&args[..], &["--json", "-"]].concat())).expect("JSON");
+    let kernels = value["profile"].as_array().expect("a row a kernel");
+    assert_eq!(kernels.len() as u64, value["kernels"].as_u64().expect("a number"));
+    let launches: u64 = kernels.iter().filter_map(|k| k["launches"].as_u64()).sum();
+    assert_eq!(launches, value["launches"].as_u64().expect("a number"));
+    let step = kernels.iter().find(|k| k["launches"] == 5).expect("a kernel in the loop of 5 steps");
+    let of_threads = |key: &str| step[key].as_array().expect("a time a thread").len();
+    assert_eq!(of_threads("running_ms"), of_threads("waiting_ms"));
+    assert!(step["running_ms"][0].as_f64().is_some_and(|ms| ms > 0.0), "{step}");
+    let table = succeeds(&args);
+    assert!(table.contains("launches  ms, by thread  waiting before it, ms"), "{table}");
+    assert!(kernels.iter().all(|k| table.contains(k["kernel"].as_str().expect("a name"))), "{table}");
+}
+
+#[cfg(feature = "llvm")]
+#[test]
+fn both_tiers_can_be_dumped() {
+    let dump = |stage, tier| succeeds(&["dump", LSTM, "--stage", stage, "--tier", tier]);
+    for stage in ["kernels", "kernel-ir", "asm"] {
+        assert_ne!(dump(stage, "fast"), dump(stage, "peak"), "--stage {stage}");
+    }
+    let code = dump("llvm", "peak");
+    assert!(code.contains("target triple") && !code.contains("nvptx"), "LLVM IR for this CPU:\n{code}");
+}
+
+#[test]
 fn every_stage_can_be_dumped() {
     let stages: &[(&str, &str)] = &[
         ("graph", "graph g("),

@@ -68,7 +68,7 @@ pub struct Buffer {
 }
 
 /// One coordinate of a load.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Coordinate {
     /// An expression over axes and symbols.
     Static(Expr),

@@ -18,6 +18,7 @@ pub mod infer;
 pub mod interp;
 pub mod kernel;
 pub mod kernel_interp;
+pub mod kernel_parts;
 pub mod kernel_text;
 pub mod limits;
 pub mod ops;

@@ -13,6 +13,7 @@ use fuse_ir::kernel::{
     Buffer, BufferId, BufferKind, Coordinate, Element, ElementId, Kernel, KernelGraph, Step, Store,
     TypedElement,
 };
+use fuse_ir::kernel_parts::Shared;
 use fuse_ir::types::Shape;
 use fuse_ir::{Axis, Dim, Expr, Graph, InputKind, TensorType};
 use smallvec::SmallVec;
@@ -172,8 +173,8 @@ impl Paneler {
         if wishes.is_empty() || !is_linear_in(kernel, Axis(last as u32)) {
             return;
         }
-        // Several products share a loop, and their vectors the registers.
-        let most_vectors = MOST_VECTORS / wishes.len().clamp(1, MOST_VECTORS);
+        // Products that share an operand share a loop, and their vectors the registers.
+        let most_vectors = MOST_VECTORS / most_together(kernel, &wishes).clamp(1, MOST_VECTORS);
         let count = kernel.extents[last].as_constant();
         let Some(panels) = count.and_then(|n| Panels::choose(n, self.lanes, most_vectors as i64)) else {
             return;
@@ -292,6 +293,15 @@ impl Paneler {
             ops: vec!["panels".into()],
         }
     }
+}
+
+/// The most loads that are for one part of the kernel.
+fn most_together(kernel: &Kernel, wishes: &[Wish]) -> usize {
+    let loads = |reductions: &BTreeSet<ElementId>| {
+        let inside: Vec<Vec<bool>> = reductions.iter().map(|r| kernel.computed_from(*r)).collect();
+        wishes.iter().filter(|w| inside.iter().any(|i| i[w.element])).count()
+    };
+    kernel.parts(Shared::Operands).iter().map(|part| loads(&part.reductions)).max().unwrap_or(0)
 }
 
 /// Whether an axis is in no quotient, remainder, minimum or maximum, where it would not split, and is not the one of

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use fuse_ir::expr::{Atom, Axis, Dim, Expr, Symbol};
 use fuse_ir::kernel::{BufferId, Coordinate, Element, ElementId, Kernel, KernelGraph, Recurrence};
+use fuse_ir::kernel_parts::Shared;
 use fuse_ir::{DType, ReduceOp};
 
 use super::ScheduleError;
@@ -108,10 +109,16 @@ impl<'a> Analysis<'a> {
         analysis.accesses(graph);
         analysis.collapse();
         analysis.dependencies()?;
-        analysis.parts = parts::parts(&analysis);
+        analysis.parts = parts::parts(&analysis, None);
         analysis.group();
         analysis.collect_symbols();
         Ok(analysis)
+    }
+
+    /// Parts stores that have no operand of a reduction in common: nothing that one loads is of use to the other.
+    pub(super) fn part_by_operands(&mut self) {
+        self.parts = parts::parts(self, Some(Shared::Operands));
+        self.group();
     }
 
     /// Makes the parameters those of a function that other kernels are part of, too.
@@ -425,6 +432,7 @@ impl<'a> Analysis<'a> {
             symbols.push(used);
         }
         self.groups = groups.into_values().collect();
+        self.group_of.clear();
         for (i, group) in self.groups.iter().enumerate() {
             self.group_of.extend(group.members.iter().map(|m| (*m, i)));
         }

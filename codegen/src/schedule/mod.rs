@@ -218,9 +218,10 @@ pub fn schedule(
     kernel: &Kernel,
     target: ScheduleTarget,
 ) -> Result<Function, ScheduleError> {
-    let analysis = Analysis::new(graph, kernel)?;
+    let mut analysis = Analysis::new(graph, kernel)?;
     let function = match target {
         ScheduleTarget::Cpu { vector_bits, accumulators, prefetches } => {
+            analysis.part_by_operands();
             let accumulators = accumulators.max(1) as usize;
             cpu::schedule(&analysis, Registers { vector_bits, accumulators, prefetches })
         }
