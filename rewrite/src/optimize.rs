@@ -15,7 +15,7 @@ use crate::extract::dense::{Dense, States, has_recurrences};
 #[cfg(feature = "exact")]
 use crate::extract::exact::Exact;
 use crate::extract::greedy::Greedy;
-use crate::extract::{Evaluator, ExtractionStats, Extractor, Plan, Problem, Region};
+use crate::extract::{Evaluator, ExtractionStats, Extractor, Plan, Problem};
 use crate::ingest::{Ingested, ingest};
 use crate::lower::{Lowered, lower};
 use crate::pack::pack_parameters;
@@ -355,7 +355,7 @@ fn decide(graph: &Graph, problem: &Problem<'_>, options: &Options) -> Result<Dec
         }
     };
     let decisions = options.record.then(|| Decisions::of(graph.name(), problem, &plan));
-    let plan = merge_siblings(&mut Evaluator::new(problem, &Region::default()), plan);
+    let plan = merge_siblings(&mut Evaluator::new(problem), plan);
     stats.seconds = plan.seconds;
     Ok(Decided { extractor, plan, stats, decisions })
 }
