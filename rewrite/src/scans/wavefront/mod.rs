@@ -139,30 +139,30 @@ fn attempt(
     loops: &[usize],
     device: &DeviceModel,
 ) -> Option<Attempt> {
-    let stack = Stack::new(graph, accesses, loops)?;
+    let mut stack = Stack::new(graph, accesses, loops)?;
     let woven = weave(graph, &stack)?;
     // Steps must be what gains: a stored projection that is not read back counts only where moving takes longest.
     let between_steps = device.seconds_between_steps();
     let device = &DeviceModel { launch_seconds: between_steps, exposed: 0.0, ..device.clone() };
     let dims = DimEnv::new();
-    let program =
-        |steps: Vec<Step>| KernelGraph { name: graph.name.clone(), buffers: stack.buffers.clone(), steps };
-    let one_after_another = program(graph.steps[stack.range.clone()].to_vec());
+    let steps = graph.steps[stack.range.clone()].to_vec();
+    let mut program = KernelGraph { name: String::new(), buffers: std::mem::take(&mut stack.buffers), steps };
+    let before = cost_of(&program, device, &dims).seconds;
     let beside = stack.before.iter().chain(&stack.after).cloned();
-    let beside = program(beside.chain(woven.loops.iter().cloned().map(Step::Loop)).collect());
-    let before = cost_of(&one_after_another, device, &dims).seconds;
-    let gain = before - cost_of(&beside, device, &dims).seconds;
+    program.steps = beside.chain(woven.loops.iter().cloned().map(Step::Loop)).collect();
+    let gain = before - cost_of(&program, device, &dims).seconds;
     // Weights may fit the chip with one layer, and not with all.
-    let resident = |program: &KernelGraph, l: &Loop| resident_bytes(program, l, &dims);
+    let resident = |l: &Loop| resident_bytes(&program, l, &dims);
     let capacity = device.on_chip_total_bytes();
-    let together = woven.loops.iter().map(|l| resident(&beside, l)).fold(0.0, f64::max);
+    let together = woven.loops.iter().map(resident).fold(0.0, f64::max);
     let lost: f64 = if together <= capacity {
         0.0
     } else {
         let layers = loops.iter().filter_map(|at| layer(&graph.steps[*at]));
-        let bytes = layers.map(|l| resident(&one_after_another, l)).filter(|bytes| *bytes <= capacity);
+        let bytes = layers.map(resident).filter(|bytes| *bytes <= capacity);
         bytes.map(|bytes| assumed(&stack.trip) * bytes).sum()
     };
+    stack.buffers = program.buffers;
     let seconds = gain - lost / device.memory_bytes_per_second;
     Some(Attempt { stack, woven, seconds, share: seconds / before })
 }

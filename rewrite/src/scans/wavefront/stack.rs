@@ -136,8 +136,7 @@ impl Stack {
     /// Lets each layer read what the one below it hands up.
     fn link(&mut self, elsewhere: &BTreeSet<BufferId>) -> Option<()> {
         let made: Vec<Access> = self.layers.iter().map(Layer::access).collect();
-        let mut names = Names::default();
-        self.buffers.iter().for_each(|b| _ = names.unique(&b.name));
+        let mut names = None;
         for upper in 1..self.layers.len() {
             for (lower, below) in made[..upper].iter().enumerate() {
                 if made[upper].writes.iter().any(|b| below.reads.contains(b) || below.writes.contains(b)) {
@@ -168,7 +167,7 @@ impl Stack {
     /// The state of a layer that holds what it stored last in a history.
     fn handed_up(
         &mut self,
-        names: &mut Names,
+        names: &mut Option<Names>,
         lower: usize,
         history: BufferId,
         axis: usize,
@@ -181,6 +180,12 @@ impl Stack {
         if let Some(known) = known.filter(|c| self.buffers[c.next.index()].ty == ty) {
             return Some(known.current);
         }
+        let taken = || {
+            let mut names = Names::default();
+            self.buffers.iter().for_each(|b| _ = names.unique(&b.name));
+            names
+        };
+        let names = names.get_or_insert_with(taken);
         let mut state = |suffix: &str| {
             let name = names.unique(&format!("{name}_{suffix}"));
             self.buffers.push(Buffer { name, ty: ty.clone(), kind: BufferKind::State });
