@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
 use fuse_ir::device::DeviceModel;
 
@@ -107,9 +108,18 @@ impl<'a> Evaluator<'a> {
         place(dense, roots, region, placer, placement).map_err(Illegal::Misplaced)?;
         levels.set(roots, placement);
         let arranged = levels.arrange(dense, roots, &[]).map_err(Illegal::Misplaced)?;
+        // What is known already may be too much.
+        let mut known = 0.0;
+        let all_known = arranged.kernels(dense, &[], |members, time| {
+            known += self.pricer.known_seconds((roots, members), time).unwrap_or(0.0);
+            if known >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if all_known.is_break() {
+            return Ok(known);
+        }
         let mut sum = 0.0;
         _ = arranged.kernels(dense, &[], |members, time| {
-            sum += self.pricer.seconds(&mut self.walker, self.problem.device, (roots, members), memory, time);
+            sum += self.pricer.seconds(&mut self.walker, self.problem.device, (roots, members), time);
             // No kernel takes less than nothing.
             if sum >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -161,9 +171,8 @@ impl<'a> Evaluator<'a> {
                 continue;
             }
             let (computed, last) = dense.computed(class);
-            let inside = [computed];
-            let inside = if kind == RootKind::Value || last.is_some() { &inside[..] } else { &[] };
-            let walk = self.walker.walk(&[computed], inside, memory);
+            let inside = kind == RootKind::Value || last.is_some();
+            let walk = self.walker.walk(computed, inside, memory);
             // Neither can the recurrence of a state's kernel run along the axis of the state's loop.
             if walk.recurrence.is_some_and(|axis| axis < loops_of(dense, kind)) {
                 let is_state = |c: &Class| matches!(dense.chosen(*c).head, Head::Recurrence { .. });
@@ -186,34 +195,22 @@ impl<'a> Evaluator<'a> {
     }
 
     /// The time of all kernels of a level, in loops over the axes `time`.
-    pub fn seconds(
-        &mut self,
-        roots: &Roots,
-        arranged: Arranged<'_>,
-        memory: &Materialised,
-        time: &[usize],
-    ) -> f64 {
+    pub fn seconds(&mut self, roots: &Roots, arranged: Arranged<'_>, time: &[usize]) -> f64 {
         let mut sum = 0.0;
         _ = arranged.kernels(self.problem.dense, time, |members, time| {
-            sum += self.pricer.seconds(&mut self.walker, self.problem.device, (roots, members), memory, time);
+            sum += self.pricer.seconds(&mut self.walker, self.problem.device, (roots, members), time);
             ControlFlow::Continue(())
         });
         sum
     }
 
     /// The bytes that the kernels of a level read and no step of the loops over the axes `time` changes.
-    pub fn invariant_bytes(
-        &mut self,
-        roots: &Roots,
-        arranged: Arranged<'_>,
-        memory: &Materialised,
-        time: &[usize],
-    ) -> f64 {
+    pub fn invariant_bytes(&mut self, roots: &Roots, arranged: Arranged<'_>, time: &[usize]) -> f64 {
         let dense = self.problem.dense;
         let mut bytes: HashMap<Class, f64> = HashMap::new();
         _ = arranged.kernels(dense, time, |members, time| {
             let space = dense.data[roots.roots[members[0]].computed as usize].space;
-            let walk = kernel_walk(&mut self.walker, roots, members, memory);
+            let walk = kernel_walk(&mut self.walker, roots, members);
             for (class, size) in self.walker.invariant_loads(space, &walk, time) {
                 let known = bytes.entry(class).or_default();
                 *known = known.max(size);
@@ -252,18 +249,15 @@ fn require_state(
 }
 
 /// What lies between the roots of a kernel and memory.
-fn kernel_walk(
-    walker: &mut Walker<'_>,
-    roots: &Roots,
-    members: &[RootId],
-    memory: &Materialised,
-) -> std::rc::Rc<Walk> {
+fn kernel_walk(walker: &mut Walker<'_>, roots: &Roots, members: &[RootId]) -> Rc<Walk> {
     match members {
         [one] => roots.roots[*one].walk.clone(),
         _ => {
-            let classes: Vec<Class> = members.iter().map(|r| roots.roots[*r].computed).collect();
-            let inside: Vec<Class> = roots.computed_here(members).collect();
-            walker.walk(&classes, &inside, memory)
+            let walk = |r: &RootId| {
+                let root = &roots.roots[*r];
+                (root.computed, root.is_inside(), &*root.walk)
+            };
+            Rc::new(walker.joined(members.iter().map(walk)))
         }
     }
 }
@@ -275,17 +269,8 @@ struct Pricer {
 }
 
 impl Pricer {
-    /// Seconds of all launches of a kernel with these roots in loops over the axes `time`.
-    fn seconds(
-        &mut self,
-        walker: &mut Walker<'_>,
-        device: &DeviceModel,
-        (roots, members): (&Roots, &[RootId]),
-        memory: &Materialised,
-        time: &[usize],
-    ) -> f64 {
-        // The walks of the members ask memory whatever that of the kernel does, so that their numbers say which it
-        // is.
+    /// Seconds of all launches of a kernel with these roots in loops over the axes `time`, if they were worked out.
+    fn known_seconds(&mut self, (roots, members): (&Roots, &[RootId]), time: &[usize]) -> Option<f64> {
         self.known.key.clear();
         let axes = time.iter().fold(0u64, |bits, axis| bits | 1 << axis);
         self.known.key.extend([axes as u32, (axes >> 32) as u32]);
@@ -297,11 +282,22 @@ impl Pricer {
             };
             self.known.key.extend([root.walk.id, root.class, stored]);
         }
-        if let Some(seconds) = self.known.get() {
+        self.known.get()
+    }
+
+    /// Seconds of all launches of a kernel with these roots in loops over the axes `time`.
+    fn seconds(
+        &mut self,
+        walker: &mut Walker<'_>,
+        device: &DeviceModel,
+        (roots, members): (&Roots, &[RootId]),
+        time: &[usize],
+    ) -> f64 {
+        if let Some(seconds) = self.known_seconds((roots, members), time) {
             return seconds;
         }
         let space = walker.dense.data[roots.roots[members[0]].computed as usize].space;
-        let walk = kernel_walk(walker, roots, members, memory);
+        let walk = kernel_walk(walker, roots, members);
         let cost = walker.cost(space, &walk, &roots.stored_by(members), time);
         let seconds = walker.trips(space, time) * cost.seconds(device);
         self.known.insert(seconds);

@@ -304,7 +304,7 @@ fn check(dense: &Dense<'_>, roots: &Roots, placement: &Placement, region: &Regio
             for read in &root.walk.reads {
                 let Some(value) = roots.value(read.class) else { continue };
                 let shared = chain.iter().zip(placement.chain(value)).take_while(|(a, b)| a == b);
-                if shared.map(|(s, _)| *s).any(|s| read.steps <= depth(s)) {
+                if shared.map(|(s, _)| *s).any(|s| read.steps as usize <= depth(s)) {
                     return fail("a loop reads another step of a value made in it".into());
                 }
             }
@@ -312,7 +312,7 @@ fn check(dense: &Dense<'_>, roots: &Roots, placement: &Placement, region: &Regio
         if root.walk.recurrence.is_some_and(|axis| chain.iter().any(|s| depth(*s) == axis)) {
             return fail("a recurrence runs along the axis of a loop around it".into());
         }
-        if root.walk.carries.iter().any(|c| c.steps <= depth(c.scan) || !chain.contains(&c.scan)) {
+        if root.walk.carries.iter().any(|c| c.steps as usize <= depth(c.scan) || !chain.contains(&c.scan)) {
             return fail("a state is read outside its step".into());
         }
         for state in &root.walk.finals {
@@ -320,8 +320,8 @@ fn check(dense: &Dense<'_>, roots: &Roots, placement: &Placement, region: &Regio
                 continue;
             }
             let around = placement.around(state.scan);
-            let reachable =
-                around.is_some_and(|p| p.iter().all(|q| chain.contains(q) && state.steps > depth(*q)));
+            let reachable = around
+                .is_some_and(|p| p.iter().all(|q| chain.contains(q) && state.steps as usize > depth(*q)));
             if !reachable || chain.contains(&state.scan) {
                 return fail("a final state is read where it no longer is".into());
             }

@@ -37,6 +37,13 @@ pub struct Root {
     pub walk: Rc<Walk>,
 }
 
+impl Root {
+    /// Whether it computes a class that may be in memory rather than read it from there.
+    pub fn is_inside(&self) -> bool {
+        self.kind == RootKind::Value || self.computed != self.class
+    }
+}
+
 /// A graph output that is stored where a materialised class is computed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredOutput {
@@ -234,8 +241,7 @@ impl Roots {
     /// The classes in memory that a kernel with these roots computes itself.
     pub fn computed_here<'a>(&'a self, members: &'a [RootId]) -> impl Iterator<Item = Class> + 'a {
         let roots = members.iter().map(|r| &self.roots[*r]);
-        let here = roots.filter(|r| r.kind == RootKind::Value || r.computed != r.class);
-        here.map(|r| r.computed)
+        roots.filter(|r| r.is_inside()).map(|r| r.computed)
     }
 
     /// The classes that a kernel stores, ascending: a materialised class that is also an output or next state is

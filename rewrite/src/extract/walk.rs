@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::dense::{Class, Dense};
 use super::memory::{Answers, Asked, Materialised};
@@ -16,7 +16,7 @@ pub struct Read {
     /// What is read.
     pub class: Class,
     /// How many leading coordinates are the axes of the kernel.
-    pub steps: usize,
+    pub steps: u32,
     /// Whether every point reads its own.
     pub identity: bool,
 }
@@ -29,7 +29,7 @@ pub struct StateRead {
     /// Which state.
     pub carry: u32,
     /// How many leading coordinates are the axes of the kernel.
-    pub steps: usize,
+    pub steps: u32,
 }
 
 /// What lies between some roots and memory.
@@ -38,11 +38,11 @@ pub struct Walk {
     /// Walks with the same number are the same.
     pub id: u32,
     /// Materialised classes that are read.
-    pub reads: Vec<Read>,
+    pub reads: SmallVec<[Read; 4]>,
     /// States read inside the loop.
-    pub carries: Vec<StateRead>,
+    pub carries: SmallVec<[StateRead; 2]>,
     /// States read after the loop.
-    pub finals: Vec<StateRead>,
+    pub finals: SmallVec<[StateRead; 1]>,
     /// Points that are computed.
     pub computed: Vec<PointId>,
     /// The classes of these points; a class can be met at several.
@@ -98,10 +98,11 @@ impl Kept {
     }
 }
 
-/// The points of a space, and for each the last walk that met it.
+/// The points of a space, and for each the last walk that met it, and the last joined one that loaded it.
 struct Space {
     points: Points,
     stamps: Vec<u32>,
+    loaded: Vec<u32>,
 }
 
 /// The points of every space, for walking.
@@ -113,12 +114,8 @@ pub struct Walker<'a> {
     stamp: u32,
     /// For each class the last walk that computed it.
     computed_in: Vec<u32>,
-    /// The walks of kernels with one root, and whether it is computed inside.
+    /// The walks of each class, and whether it is computed inside.
     known: Vec<[Kept; 2]>,
-    /// The walks of kernels with several roots.
-    joined: Vec<Kept>,
-    /// Where they are, by roots and, after these, what is computed inside.
-    joined_at: FxHashMap<Vec<Class>, usize>,
     /// Memory for the next walk.
     scratch: Scratch,
     /// Points visited so far, those of all walks; a walk that is known counts one.
@@ -132,8 +129,6 @@ struct Scratch {
     pending: Vec<(PointId, Cut)>,
     /// Words of classes that were asked for; all zero between walks.
     asked: Vec<u64>,
-    /// A key of joined kernels.
-    key: Vec<Class>,
 }
 
 impl<'a> Walker<'a> {
@@ -146,8 +141,6 @@ impl<'a> Walker<'a> {
             stamp: 0,
             computed_in: vec![0; classes],
             known: vec![Default::default(); classes],
-            joined: Vec::new(),
-            joined_at: FxHashMap::default(),
             scratch: Scratch { asked: vec![0; Materialised::none(classes).words()], ..Scratch::default() },
             visited: 0,
         }
@@ -158,56 +151,67 @@ impl<'a> Walker<'a> {
         self.spaces.get(space.index())?.as_deref().map(|s| &s.points)
     }
 
-    /// Walks from root classes of one space. A materialised class in `inside` is computed here (where every
-    /// point uses its own); any other is read.
-    pub fn walk(&mut self, roots: &[Class], inside: &[Class], memory: &Materialised) -> Rc<Walk> {
+    /// Walks from a class. If it is materialised and computed `inside`, it is not read where every point uses its own;
+    /// any other materialised class is.
+    pub fn walk(&mut self, root: Class, inside: bool, memory: &Materialised) -> Rc<Walk> {
         self.visited += 1;
-        if let Some(walk) = self.known(roots, inside).find(memory) {
+        let known = &mut self.known[root as usize][usize::from(inside)];
+        if let Some(walk) = known.find(memory) {
             return walk.clone();
         }
-        let walk = Rc::new(self.fresh_walk(roots, inside, memory));
-        self.known(roots, inside).keep(walk.clone());
+        let walk = Rc::new(self.fresh_walk(root, inside, memory));
+        self.known[root as usize][usize::from(inside)].keep(walk.clone());
         walk
     }
 
-    fn known(&mut self, roots: &[Class], inside: &[Class]) -> &mut Kept {
-        match (roots, inside) {
-            ([root], []) => &mut self.known[*root as usize][0],
-            ([root], [inside]) if root == inside => &mut self.known[*root as usize][1],
-            _ => {
-                let key = &mut self.scratch.key;
-                key.clear();
-                key.push(roots.len() as u32);
-                key.extend(roots.iter().chain(inside));
-                let at = match self.joined_at.get(&key[..]) {
-                    Some(at) => *at,
-                    None => {
-                        self.joined_at.insert(key.clone(), self.joined.len());
-                        self.joined.push(Kept::default());
-                        self.joined.len() - 1
-                    }
-                };
-                &mut self.joined[at]
+    /// What a kernel computes and loads that computes all of some roots of one space; those that are materialised and
+    /// computed inside by it are not loaded where every point uses its own.
+    pub fn joined<'w>(&mut self, walks: impl Iterator<Item = (Class, bool, &'w Walk)> + Clone) -> Walk {
+        let mut out = Walk::default();
+        let Some((first, ..)) = walks.clone().next() else { return out };
+        let space = self.dense.data[first as usize].space;
+        let Some(Space { points, stamps, loaded }) = self.spaces[space.index()].as_deref_mut() else {
+            return out;
+        };
+        self.stamp += 1;
+        let stamp = self.stamp;
+        loaded.resize(points.len(), 0);
+        stamps.resize(points.len(), 0);
+        for (root, own, walk) in walks.clone() {
+            out.recurrence = out.recurrence.or(walk.recurrence);
+            let fresh = |id: &PointId| std::mem::replace(&mut stamps[*id as usize], stamp) != stamp;
+            out.computed.extend(walk.computed.iter().copied().filter(fresh));
+            // What another of them computes; its own class is loaded only where that is a leaf.
+            let here = |class: Class| {
+                !(own && class == root) && walks.clone().any(|(c, inside, _)| inside && c == class)
+            };
+            for id in &walk.loaded {
+                let met = points.met(*id);
+                if !(met.identity && here(met.class))
+                    && std::mem::replace(&mut loaded[*id as usize], stamp) != stamp
+                {
+                    out.loaded.push(*id);
+                }
             }
         }
+        out
     }
 
-    fn fresh_walk(&mut self, roots: &[Class], inside: &[Class], memory: &Materialised) -> Walk {
-        let Some(first) = roots.first() else { return Walk::default() };
+    fn fresh_walk(&mut self, root: Class, inside: bool, memory: &Materialised) -> Walk {
         let dense = self.dense;
-        let id = dense.data[*first as usize].space;
+        let id = dense.data[root as usize].space;
         if self.spaces.len() <= id.index() {
             self.spaces.resize_with(id.index() + 1, || None);
         }
-        let space = self.spaces[id.index()]
-            .get_or_insert_with(|| Box::new(Space { points: Points::new(dense, id), stamps: Vec::new() }));
-        let Space { points, stamps } = &mut **space;
+        let fresh = || Space { points: Points::new(dense, id), stamps: Vec::new(), loaded: Vec::new() };
+        let space = self.spaces[id.index()].get_or_insert_with(|| Box::new(fresh()));
+        let Space { points, stamps, .. } = &mut **space;
         let Scratch { walk, pending, asked, .. } = &mut self.scratch;
         self.stamp += 1;
         walk.clear();
         pending.clear();
-        pending.extend(roots.iter().rev().map(|r| (points.root(dense, *r), Cut::None)));
-        let loops = roots.iter().map(|r| dense.least_steps[*r as usize]).max().unwrap_or(0);
+        pending.push((points.root(dense, root), Cut::None));
+        let here = inside.then_some(root);
         let mut asked = Asked::new(memory, asked);
         let mut recomputed = 0;
         while let Some((id, cut)) = pending.pop() {
@@ -219,7 +223,7 @@ impl<'a> Walker<'a> {
             }
             self.visited += 1;
             let before = walk.computed.len();
-            visit(dense, points, (id, cut), (inside, loops), &mut asked, walk, pending);
+            visit(dense, points, (id, cut), (root, here), &mut asked, walk, pending);
             if walk.computed.len() > before {
                 let class = points.met(id).class;
                 let last = std::mem::replace(&mut self.computed_in[class as usize], self.stamp);
@@ -248,14 +252,14 @@ fn visit(
     dense: &Dense<'_>,
     points: &mut Points,
     (id, cut): (PointId, Cut),
-    (inside, loops): (&[Class], usize),
+    (root, here): (Class, Option<Class>),
     memory: &mut Asked<'_>,
     walk: &mut Walk,
     pending: &mut Vec<(PointId, Cut)>,
 ) {
     let met = points.met(id);
-    let (class, steps, constant) = (met.class, met.steps as usize, met.constant);
-    if !constant && memory.contains(class) && !(met.identity && inside.contains(&class)) {
+    let (class, steps, constant) = (met.class, met.steps, met.constant);
+    if !constant && memory.contains(class) && !(met.identity && here == Some(class)) {
         walk.loaded.push(id);
         walk.reads.push(Read { class, steps, identity: met.identity });
         return;
@@ -302,7 +306,8 @@ fn visit(
         Expansion::View(source) => pending.push((*source, cut)),
         // The axis of a loop around the kernel has one point here.
         Expansion::Recurrence(along, _)
-            if *along < loops || walk.recurrence.is_some_and(|axis| axis != *along) =>
+            if *along < dense.least_steps[root as usize]
+                || walk.recurrence.is_some_and(|axis| axis != *along) =>
         {
             walk.needs.push(class);
         }
@@ -323,19 +328,19 @@ fn visit(
             walk.classes.push(class);
             walk.loaded.push(id);
             pending.push((*index, cut));
-            read_table(dense, *table, *steps, memory, walk);
+            read_table(dense, *table, *steps as u32, memory, walk);
         }
     }
 }
 
-fn read_table(dense: &Dense<'_>, table: Class, steps: usize, memory: &mut Asked<'_>, walk: &mut Walk) {
+fn read_table(dense: &Dense<'_>, table: Class, steps: u32, memory: &mut Asked<'_>, walk: &mut Walk) {
     if memory.contains(table) {
         walk.reads.push(Read { class: table, steps, identity: false });
         return;
     }
     match dense.chosen(table).head {
         Head::Leaf(_) => {}
-        Head::Carry(scan, carry) if steps > dense.tables.scan(scan).depth() => {
+        Head::Carry(scan, carry) if steps as usize > dense.tables.scan(scan).depth() => {
             walk.carries.push(StateRead { scan, carry, steps });
         }
         Head::ScanFinal(scan, carry) => walk.finals.push(StateRead { scan, carry, steps }),

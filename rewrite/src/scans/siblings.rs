@@ -31,7 +31,7 @@ pub fn merge_siblings(evaluator: &mut Evaluator<'_>, plan: Plan) -> Plan {
         }
         let mut levels = merger.levels(&placement);
         let arranged = levels.arrange(merger.dense(), merger.roots(), &[])?;
-        let seconds = merger.evaluator.seconds(&plan.roots, arranged, &plan.memory, &[]);
+        let seconds = merger.evaluator.seconds(&plan.roots, arranged, &[]);
         Ok(Some((placement, arranged.items(), seconds)))
     });
     match merged {
@@ -156,10 +156,9 @@ impl<'a> Merger<'_, 'a> {
         let arranged = levels.arrange(self.dense(), roots, &inner)?;
         let tables = self.dense().tables;
         let time: Vec<usize> = inner.iter().map(|s| tables.scan(*s).depth()).collect();
-        let memory = &self.plan.memory;
         Ok(LoopCost {
-            seconds: self.evaluator.seconds(roots, arranged, memory, &time),
-            resident_bytes: self.evaluator.invariant_bytes(roots, arranged, memory, &time),
+            seconds: self.evaluator.seconds(roots, arranged, &time),
+            resident_bytes: self.evaluator.invariant_bytes(roots, arranged, &time),
             steps: assumed(&tables.scan(scan).trip),
         })
     }
