@@ -29,6 +29,9 @@ pub enum Part {
     Loop(ScanId),
 }
 
+/// What each part of a level needs directly.
+pub type Operands = BTreeMap<Part, Vec<Part>>;
+
 /// The parts of a level and what they need of each other.
 #[derive(Clone, Debug, Default)]
 struct Level {
@@ -157,7 +160,7 @@ impl Levels {
     ///
     /// # Errors
     /// Where parts need each other.
-    pub fn ordered(&self, level: &[ScanId]) -> Result<(Vec<Part>, BTreeMap<Part, Vec<Part>>), Misplaced> {
+    pub fn ordered(&self, level: &[ScanId]) -> Result<(Vec<Part>, Operands), Misplaced> {
         let Some(level) = self.find(level) else { return Ok(Default::default()) };
         let Level { parts, needs, .. } = &self.levels[level];
         let mut sorter = Sorter::default();

@@ -84,9 +84,9 @@ pub struct Roots {
     /// The roots.
     pub roots: Vec<Root>,
     /// The root of each class, if it is materialised.
-    values: Vec<u32>,
+    value_of: Vec<u32>,
     /// The classes that are.
-    stored: Vec<Class>,
+    values: Vec<Class>,
     /// The graph outputs that are materialised classes, or views of them that are stored with them, by class.
     outputs: Vec<StoredOutput>,
     /// The live states, by scan and number.
@@ -99,9 +99,9 @@ pub struct Roots {
 impl Roots {
     /// No roots, for so many classes; keeps its memory.
     pub fn clear(&mut self, classes: usize) {
-        self.values.resize(classes, NONE);
-        for class in self.stored.drain(..) {
-            self.values[class as usize] = NONE;
+        self.value_of.resize(classes, NONE);
+        for class in self.values.drain(..) {
+            self.value_of[class as usize] = NONE;
         }
         self.roots.clear();
         self.outputs.clear();
@@ -122,23 +122,23 @@ impl Roots {
 
     /// The root of a materialised class.
     pub fn value(&self, class: Class) -> Option<RootId> {
-        let root = self.values[class as usize];
+        let root = self.value_of[class as usize];
         (root < PENDING).then_some(root as RootId)
     }
 
     /// Asks for a root for a materialised class; whether nobody did before.
     pub fn ask_value(&mut self, class: Class) -> bool {
-        let absent = self.values[class as usize] == NONE;
+        let absent = self.value_of[class as usize] == NONE;
         if absent {
-            self.values[class as usize] = PENDING;
-            self.stored.push(class);
+            self.value_of[class as usize] = PENDING;
+            self.values.push(class);
         }
         absent
     }
 
     /// The materialised classes.
     pub fn values(&self) -> &[Class] {
-        &self.stored
+        &self.values
     }
 
     /// The graph outputs that are stored with each materialised class, by class.
@@ -191,7 +191,7 @@ impl Roots {
     pub fn add(&mut self, root: Root) {
         let id = self.roots.len();
         match root.kind {
-            RootKind::Value => self.values[root.class as usize] = id as u32,
+            RootKind::Value => self.value_of[root.class as usize] = id as u32,
             RootKind::Init(scan, carry) => {
                 if let Some(state) = self.state_mut(scan, carry) {
                     state.init = id;
@@ -210,7 +210,7 @@ impl Roots {
     /// Notes which roots' values each root reads; all roots are there.
     pub fn connect(&mut self) {
         for root in &self.roots {
-            let reads = root.walk.reads.iter().map(|read| self.values[read.class as usize]);
+            let reads = root.walk.reads.iter().map(|read| self.value_of[read.class as usize]);
             self.operands.extend(reads.filter(|r| *r < PENDING).map(|r| r as RootId));
             self.operands_end.push(self.operands.len());
         }
