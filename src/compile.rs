@@ -62,6 +62,8 @@ pub struct CompileOptions {
     pub weights_dtype: WeightsDtype,
     /// What a GPU may round the factors of products of f32 to.
     pub precision: ProductPrecision,
+    /// The GPU that loops are scheduled for. Another one can take the program too, and schedules again.
+    pub gpu: GpuLimits,
 }
 
 impl CompileOptions {
@@ -73,6 +75,7 @@ impl CompileOptions {
             tier: Tier::default(),
             weights_dtype: WeightsDtype::default(),
             precision: ProductPrecision::default(),
+            gpu: GpuLimits::h100(),
         }
     }
 
@@ -175,6 +178,8 @@ pub struct Compiled {
     pub tier: Tier,
     /// What a GPU rounds the factors of products of f32 to.
     pub precision: ProductPrecision,
+    /// The GPU that `functions` are scheduled for, where they are for one.
+    pub gpu: GpuLimits,
     /// The parameters that are stored narrower than given, if that was asked for.
     pub narrow_weights: Option<NarrowWeights>,
 }
@@ -201,10 +206,11 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Compiled, Comp
         .map_err(|e| CompileError::Internal { stage: "rewriting", problem: e.to_string() })?;
     let functions = match options.target {
         Target::Cpu => schedule_all(&optimized.kernels, ScheduleTarget::cpu())?,
-        Target::Cuda => schedule_for_gpu(&optimized.kernels, GpuLimits::h100(), precision)?,
+        Target::Cuda => schedule_for_gpu(&optimized.kernels, options.gpu, precision)?,
     };
     let (kernels, report, tier) = (optimized.kernels, optimized.report, options.tier);
-    Ok(Compiled { graph: graph.clone(), kernels, functions, report, tier, precision, narrow_weights })
+    let (graph, gpu) = (graph.clone(), options.gpu);
+    Ok(Compiled { graph, kernels, functions, report, tier, precision, gpu, narrow_weights })
 }
 
 /// The loop nest of each kernel for a target, verified.
@@ -225,22 +231,30 @@ fn schedule_for_gpu(
     verified(fuse_codegen::schedule::schedule_for_gpu(kernels, limits, precision.rounding())?)
 }
 
-/// The kernels that round the factors of their products on a GPU like an H100: those that are scheduled otherwise than
-/// without rounding.
+/// The kernels that round the factors of their products on a GPU: those that are scheduled otherwise than without
+/// rounding.
 ///
 /// # Errors
 /// As [`compile`].
 pub fn rounded_kernels(
     kernels: &KernelGraph,
+    limits: GpuLimits,
     precision: ProductPrecision,
 ) -> Result<Vec<String>, CompileError> {
     if precision == ProductPrecision::F32 {
         return Ok(Vec::new());
     }
-    let [exact, rounded] = [ProductPrecision::F32, precision]
-        .map(|precision| schedule_for_gpu(kernels, GpuLimits::h100(), precision));
-    let (exact, rounded) = (exact?, rounded?);
-    let differ = exact.iter().zip(&rounded).filter(|(exact, rounded)| exact != rounded);
+    different(kernels, limits, &schedule_for_gpu(kernels, limits, precision)?)
+}
+
+/// The names of functions for a GPU that are others than those without rounding.
+fn different(
+    kernels: &KernelGraph,
+    limits: GpuLimits,
+    rounded: &[Function],
+) -> Result<Vec<String>, CompileError> {
+    let exact = schedule_for_gpu(kernels, limits, ProductPrecision::F32)?;
+    let differ = exact.iter().zip(rounded).filter(|(exact, rounded)| exact != rounded);
     Ok(differ.map(|(_, rounded)| rounded.name.clone()).collect())
 }
 
@@ -298,10 +312,21 @@ impl Compiled {
     /// # Errors
     /// As [`compile`].
     pub fn functions_for(&self, limits: GpuLimits) -> Result<Cow<'_, [Function]>, CompileError> {
-        if limits == GpuLimits::h100() {
+        if limits == self.gpu {
             return Ok(Cow::Borrowed(&self.functions));
         }
         Ok(Cow::Owned(schedule_for_gpu(&self.kernels, limits, self.precision)?))
+    }
+
+    /// The kernels that round the factors of their products.
+    ///
+    /// # Errors
+    /// As [`compile`].
+    pub fn rounded_kernels(&self) -> Result<Vec<String>, CompileError> {
+        match self.precision {
+            ProductPrecision::F32 => Ok(Vec::new()),
+            _ => different(&self.kernels, self.gpu, &self.functions),
+        }
     }
 
     fn load_fast(&self, device: &Device) -> Result<Executable, CompileError> {

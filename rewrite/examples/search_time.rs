@@ -5,7 +5,7 @@
 //! cargo run --release -p fuse-rewrite --example search_time [MODEL]
 //! ```
 //!
-//! With a model's name only models whose names contain it run.
+//! With a model's name only models whose names contain it run. Each is searched for both devices.
 
 use std::error::Error;
 
@@ -19,8 +19,9 @@ const RUNS: usize = 20;
 fn main() -> Result<(), Box<dyn Error>> {
     let wanted = std::env::args().nth(1).unwrap_or_default();
     println!(
-        "{:<16} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "{:<16} {:<6} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
         "model",
+        "device",
         "saturate",
         "extract",
         "lower",
@@ -33,21 +34,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         "in loops"
     );
     for (name, graph) in models()? {
-        if name.contains(&wanted) {
-            measure(&name, &graph)?;
+        for device in [DeviceModel::cpu(), DeviceModel::cuda()].iter().filter(|_| name.contains(&wanted)) {
+            measure(&name, &graph, device)?;
         }
     }
     Ok(())
 }
 
-fn measure(name: &str, graph: &Graph) -> Result<(), Box<dyn Error>> {
+fn measure(name: &str, graph: &Graph, device: &DeviceModel) -> Result<(), Box<dyn Error>> {
     let before = processor_nanoseconds();
     let reports: Result<Vec<Report>, _> = (0..RUNS)
-        .map(|_| {
-            Ok::<_, fuse_rewrite::RewriteError>(
-                optimize(graph, &DeviceModel::cpu(), &Options::default())?.report,
-            )
-        })
+        .map(|_| Ok::<_, fuse_rewrite::RewriteError>(optimize(graph, device, &Options::default())?.report))
         .collect();
     let reports = reports?;
     let processor = (processor_nanoseconds() - before) / 1e6 / RUNS as f64;
@@ -60,7 +57,8 @@ fn measure(name: &str, graph: &Graph) -> Result<(), Box<dyn Error>> {
     let total = |r: &Report| r.saturation.milliseconds + r.extraction_milliseconds + r.lowering_milliseconds;
     let last = &reports[RUNS - 1];
     println!(
-        "{name:<16} {:>8.2} {:>8.2} {:>8.2} {:>8.2} {processor:>8.2} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "{name:<16} {:<6} {:>8.2} {:>8.2} {:>8.2} {:>8.2} {processor:>8.2} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        device.name,
         median(&saturation),
         median(&|r| r.extraction_milliseconds),
         median(&|r| r.lowering_milliseconds),

@@ -17,7 +17,7 @@ use fuse_ir::types::ShapeText;
 use crate::analysis::Terms;
 use crate::error::RewriteError;
 use crate::extract::dense::Class;
-use crate::extract::placement::RootId;
+use crate::extract::roots::RootId;
 use crate::extract::{Evaluator, Illegal, Region};
 use crate::language::{Head, Term};
 use crate::lower::Lowered;
@@ -185,8 +185,7 @@ struct Explainer<'a> {
 impl Explainer<'_> {
     fn kernels(&self) -> Vec<KernelExplanation> {
         let Lowered { kernels, roots, .. } = self.found.lowered;
-        let region = Region::default();
-        let mut evaluator = Evaluator::new(self.found.problem, &region);
+        let mut evaluator = Evaluator::new(self.found.problem);
         let explain = |(kernel, depth): (&Kernel, usize)| {
             let roots = &roots[&kernel.name];
             KernelExplanation {
@@ -285,7 +284,7 @@ impl Explainer<'_> {
         let plan = self.found.plan;
         let mut memory = plan.memory.clone();
         memory.set(class, false);
-        match evaluator.plan(&memory) {
+        match evaluator.plan(&Region::default(), &memory) {
             Ok(other) => BoundaryReason::Cheaper { with: plan.seconds, without: other.seconds },
             Err(Illegal::Misplaced(why)) => BoundaryReason::Needed(format!("otherwise {}", why.0)),
             Err(Illegal::Needs(_)) => BoundaryReason::Needed(

@@ -1,6 +1,7 @@
 //! What building kernels takes, fused or not: elements without duplicates, and names.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use fuse_ir::expr::Atom;
 use fuse_ir::kernel::{BufferId, Coordinate, Element, ElementId, Kernel, Store, TypedElement};
@@ -191,17 +192,30 @@ fn fused_ops(elements: &[TypedElement]) -> Vec<String> {
 pub struct Names {
     /// Each with the number to try next where it is asked for again.
     taken: HashMap<String, usize>,
+    /// Names that others gave.
+    others: Option<Rc<Names>>,
 }
 
 impl Names {
+    /// No names beside those taken already.
+    pub fn beside(others: Rc<Names>) -> Self {
+        Names { others: Some(others), ..Names::default() }
+    }
+
+    /// The number that comes next after a name, if that was given before.
+    fn next(&self, name: &str) -> Option<usize> {
+        let others = || self.others.as_ref().and_then(|others| others.next(name));
+        self.taken.get(name).copied().or_else(others)
+    }
+
     /// `name`, with a number if it was given before.
     pub fn unique(&mut self, name: &str) -> String {
-        let Some(mut number) = self.taken.get(name).copied() else {
+        let Some(mut number) = self.next(name) else {
             self.taken.insert(name.to_string(), 1);
             return name.to_string();
         };
         let mut candidate = format!("{name}_{number}");
-        while self.taken.contains_key(&candidate) {
+        while self.next(&candidate).is_some() {
             number += 1;
             candidate = format!("{name}_{number}");
         }

@@ -4,7 +4,7 @@
 //! except where the term says otherwise. Attributes that are not plain data are interned, so that a node is
 //! small and copies cheaply. Inside scans the leading axes of a space are time, outermost loop first.
 
-use std::collections::{HashMap, HashSet};
+use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
 use std::ops::Range;
@@ -13,6 +13,7 @@ use egg::Id;
 use fuse_ir::ops::{ReduceOp, ScalarOp};
 use fuse_ir::types::{Shape, ShapeText};
 use fuse_ir::{DType, Dim, Expr, IndexMap, Literal, TensorType};
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 /// The most axes a space may have: dependences on axes are bits of a word.
@@ -214,12 +215,12 @@ impl ScanInfo {
 #[derive(Clone, Debug)]
 pub struct Interner<T> {
     items: Vec<T>,
-    ids: HashMap<T, u32>,
+    ids: FxHashMap<T, u32>,
 }
 
 impl<T> Default for Interner<T> {
     fn default() -> Self {
-        Interner { items: Vec::new(), ids: HashMap::new() }
+        Interner { items: Vec::new(), ids: FxHashMap::default() }
     }
 }
 
@@ -235,6 +236,14 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         id
     }
 
+    /// The id of a value that has one.
+    pub fn known<Q: Eq + Hash + ?Sized>(&self, item: &Q) -> Option<u32>
+    where
+        T: Borrow<Q>,
+    {
+        self.ids.get(item).copied()
+    }
+
     /// The value of an id.
     pub fn get(&self, id: u32) -> &T {
         &self.items[id as usize]
@@ -245,11 +254,11 @@ impl<T: Clone + Eq + Hash> Interner<T> {
 #[derive(Clone, Debug, Default)]
 pub struct Retired {
     /// Views of classes.
-    pub views: HashSet<(MapId, Id)>,
+    pub views: FxHashSet<(MapId, Id)>,
     /// States after the loop.
-    pub finals: HashSet<(ScanId, u32)>,
+    pub finals: FxHashSet<(ScanId, u32)>,
     /// Terms of any other kind.
-    pub terms: HashSet<Term>,
+    pub terms: FxHashSet<Term>,
 }
 
 /// The attributes of heads.
@@ -273,7 +282,10 @@ pub struct Tables {
 impl Tables {
     /// Interns a space.
     pub fn space(&mut self, space: &[Dim]) -> SpaceId {
-        SpaceId(self.spaces.intern(space.to_vec()))
+        match self.spaces.known(space) {
+            Some(id) => SpaceId(id),
+            None => SpaceId(self.spaces.intern(space.to_vec())),
+        }
     }
 
     /// The extents of a space.

@@ -18,8 +18,9 @@ use fuse_ir::{Axis, DType, Expr, Graph, Literal, TensorType};
 
 use crate::complexity::may_substitute;
 use crate::extract::Plan;
+use crate::extract::arrange::Item;
 use crate::extract::dense::{Class, Dense};
-use crate::extract::placement::{Item, RootId, RootKind, StoredOutput};
+use crate::extract::roots::{RootId, RootKind, StoredOutput};
 use crate::kernel_builder::{KernelBuilder, Names, identifier};
 use crate::language::{Head, ScanId};
 use crate::layout::Layout;
@@ -127,7 +128,7 @@ impl<'a> Lowering<'a> {
         for symbol in graph.symbols() {
             names.unique(symbol.name());
         }
-        for scan in self.plan.placement.parents.keys() {
+        for (scan, _) in self.plan.placement.scans() {
             self.counters.insert(*scan, Symbol::new(names.unique("t")));
         }
     }
@@ -139,19 +140,19 @@ impl<'a> Lowering<'a> {
     /// The two halves of every live state.
     fn place_states(&mut self) {
         let plan = self.plan;
-        for (key, (_, next)) in &plan.roots.states {
-            let (scan, i) = *key;
-            let mut chain = plan.placement.parents.get(&scan).cloned().unwrap_or_default();
+        for state in plan.roots.states() {
+            let (scan, i) = (state.scan, state.carry);
+            let mut chain = plan.placement.around(scan).unwrap_or_default().to_vec();
             chain.push(plan.placement.leader(scan));
             let dropped = self.depth_bits(&chain);
             let name = identifier(&self.dense.tables.scan(scan).carries[i as usize].name);
-            let class = plan.roots.roots[*next].class;
+            let class = plan.roots.roots[state.next].class;
             let next_storage =
                 self.add_class_buffer(&format!("{name}_next"), class, dropped, BufferKind::State);
             let ty = self.buffers[next_storage.buffer.index()].ty.clone();
             let current = self.add_buffer(&format!("{name}_state"), ty, BufferKind::State);
             let current = Storage { buffer: current, layout: next_storage.layout.clone() };
-            self.states.insert(*key, (current, next_storage));
+            self.states.insert((scan, i), (current, next_storage));
         }
     }
 
@@ -175,20 +176,18 @@ impl<'a> Lowering<'a> {
     fn place_value(&mut self, value: RootId, members: &[RootId]) {
         let plan = self.plan;
         let class = plan.roots.roots[value].class;
-        let chain = &plan.placement.chains[value];
+        let chain = plan.placement.chain(value);
         let reads = |r: &RootId| plan.roots.roots[*r].walk.reads.iter().any(|read| read.class == class);
         let readers = (0..plan.roots.roots.len()).filter(|r| reads(r) && !members.contains(r));
         let readers: Vec<RootId> = readers.collect();
-        if let Some(outputs) = plan.roots.outputs.get(&class)
-            && let Some(storage) = self.output_storages(outputs).into_iter().next()
-        {
+        if let Some(storage) = self.output_storages(plan.roots.outputs_of(class)).into_iter().next() {
             self.values.insert(class, storage);
             return;
         }
         if readers.is_empty() {
             return;
         }
-        let inner = |s: &&ScanId| readers.iter().all(|r| plan.placement.chains[*r].contains(s));
+        let inner = |s: &&ScanId| readers.iter().all(|r| plan.placement.chain(*r).contains(s));
         let local: Vec<ScanId> = chain.iter().filter(inner).copied().collect();
         let next_states = members.iter().filter_map(|r| match plan.roots.roots[*r].kind {
             RootKind::Next(scan, i) if plan.roots.roots[*r].class == class => self.states.get(&(scan, i)),
@@ -241,7 +240,7 @@ impl<'a> Lowering<'a> {
         let name = self.kernel_names.unique(&format!("{}_{role}", self.graph_name));
         self.stored.insert(name.clone(), members.to_vec());
         let roots = &self.plan.roots.roots;
-        let inside = self.plan.roots.computed_here(members);
+        let inside = self.plan.roots.computed_here(members).collect();
         let space = self.dense.tables.extents(self.dense.data[roots[members[0]].computed as usize].space);
         let counters: HashMap<usize, Expr> = chain
             .iter()
@@ -308,7 +307,8 @@ impl<'a> Lowering<'a> {
             }
             RootKind::Next(scan, i) => self.states.get(&(scan, i)).map(|s| s.1.clone()).into_iter().collect(),
             RootKind::Value => {
-                if let Some(outputs) = self.plan.roots.outputs.get(&class) {
+                let outputs = self.plan.roots.outputs_of(class);
+                if !outputs.is_empty() {
                     return self.output_storages(outputs);
                 }
                 let Some(storage) = self.values.get(&class) else { return Vec::new() };
@@ -542,7 +542,7 @@ impl Lowered {
 
 impl Lowering<'_> {
     fn final_storage(&self, scan: ScanId, i: u32) -> Storage {
-        let around = self.plan.placement.parents.get(&scan).map_or(&[][..], Vec::as_slice);
+        let around = self.plan.placement.around(scan).unwrap_or_default();
         let (buffer, info) = (self.states[&(scan, i)].0.buffer, self.dense.tables.scan(scan));
         // The initial and final states have no time axis of this scan.
         let rank = info.depth() + info.carries[i as usize].ty.rank();

@@ -15,7 +15,7 @@ use crate::extract::dense::{Dense, States, has_recurrences};
 #[cfg(feature = "exact")]
 use crate::extract::exact::Exact;
 use crate::extract::greedy::Greedy;
-use crate::extract::{Evaluator, ExtractionStats, Extractor, Plan, Problem, Region};
+use crate::extract::{Evaluator, ExtractionStats, Extractor, Plan, Problem};
 use crate::ingest::{Ingested, ingest};
 use crate::lower::{Lowered, lower};
 use crate::pack::pack_parameters;
@@ -209,6 +209,17 @@ pub fn saturate(
     options: &Options,
     record: Record,
 ) -> Result<(Ingested, SaturationStats), RewriteError> {
+    // egg times its rounds by a clock that takes milliseconds to calibrate when it is asked first. Nothing needs these
+    // times.
+    let (still, _) = quanta::Clock::mock();
+    quanta::with_clock(&still, || saturated(graph, options, record))
+}
+
+fn saturated(
+    graph: &Graph,
+    options: &Options,
+    record: Record,
+) -> Result<(Ingested, SaturationStats), RewriteError> {
     let start = Instant::now();
     let mut ingested = ingest(graph)?;
     ingested.terms.analysis.record = record;
@@ -235,12 +246,14 @@ pub fn saturate(
         for (rule, count) in chains::normalise(&mut terms) {
             *stats.applied.entry(rule.to_string()).or_default() += count;
         }
-        let left = options.time_limit.saturating_sub(start.elapsed());
+        let deadline = limits.deadline;
+        let in_time =
+            move || (Instant::now() < deadline).then_some(()).ok_or_else(|| "time limit".to_string());
         let runner = Runner::<_, _, ()>::new(Default::default())
             .with_egraph(terms)
             .with_node_limit(options.node_limit)
             .with_iter_limit(options.iteration_limit)
-            .with_time_limit(left)
+            .with_hook(move |_| in_time())
             .run(rules);
         stats.iterations += runner.iterations.len();
         let mut changed = false;
@@ -355,7 +368,7 @@ fn decide(graph: &Graph, problem: &Problem<'_>, options: &Options) -> Result<Dec
         }
     };
     let decisions = options.record.then(|| Decisions::of(graph.name(), problem, &plan));
-    let plan = merge_siblings(&mut Evaluator::new(problem, &Region::default()), plan);
+    let plan = merge_siblings(&mut Evaluator::new(problem), plan);
     stats.seconds = plan.seconds;
     Ok(Decided { extractor, plan, stats, decisions })
 }

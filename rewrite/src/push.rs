@@ -10,22 +10,27 @@
 //! another step is a read of memory. And never through a view that may have points where what it is of has none: terms
 //! that are equal at all of no points are not where it reads.
 
-use std::collections::HashMap;
-
 use egg::Id;
 use fuse_ir::types::Shape;
 use fuse_ir::{Dim, Expr, IndexMap};
+use rustc_hash::FxHashMap;
 
 use crate::analysis::{Terms, axes_bits, leaves_step};
 use crate::complexity::may_substitute;
-use crate::language::{GatherTerm, Head, MapId, Term};
+use crate::language::{GatherTerm, Head, MapId, SpaceId, Term};
 use crate::provenance::under;
 use crate::ranges::is_nonnegative_at_points;
 
 /// Pushes views; remembers what was pushed already.
 #[derive(Default)]
 pub struct Pusher {
-    known: HashMap<(MapId, Id), Id>,
+    known: FxHashMap<(MapId, Id), Id>,
+    /// Views of views, the inner one first, as one.
+    composed: FxHashMap<(MapId, MapId), MapId>,
+    /// Views with more axes at the end, as many as are reduced of a space.
+    extended: FxHashMap<(MapId, SpaceId, u8), MapId>,
+    /// Whether a view may have points where a tensor over a space has none.
+    may_read_nothing: FxHashMap<(MapId, SpaceId), bool>,
     /// The stacked results of scans.
     stacked: Vec<Id>,
     /// The classes that the walk came through.
@@ -121,10 +126,10 @@ impl Pusher {
     }
 
     /// The term of the class to push through, if that is allowed.
-    fn pushable(&self, terms: &Terms, map: MapId, x: Id) -> Option<Term> {
+    fn pushable(&mut self, terms: &Terms, id: MapId, x: Id) -> Option<Term> {
         let tables = &terms.analysis.tables;
         let data = &terms[x].data;
-        let map = tables.map(map);
+        let map = tables.map(id);
         if leaves_step(tables, &data.inside, map).is_some() {
             return None;
         }
@@ -137,7 +142,8 @@ impl Pusher {
         if data.heavy && drops {
             return None;
         }
-        if may_read_nothing(map, tables.extents(data.space)) {
+        let nothing = || may_read_nothing(map, tables.extents(data.space));
+        if *self.may_read_nothing.entry((id, data.space)).or_insert_with(nothing) {
             return None;
         }
         // A view of a view composes, whatever else the class holds.
@@ -179,17 +185,17 @@ impl Pusher {
     }
 
     fn push_term(&mut self, terms: &mut Terms, id: MapId, term: &Term) -> Id {
-        let map = terms.analysis.tables.map(id).clone();
-        let space = terms.analysis.tables.space(&map.domain);
         match term.head {
             Head::Constant(constant) => {
+                let space = domain_space(terms, id);
                 let value = terms.analysis.tables.constant(constant).value;
                 let head = terms.analysis.tables.constant_head(value, space);
                 terms.add(Term::leaf(head))
             }
             Head::Index(index) => {
+                let space = domain_space(terms, id);
                 let index = terms.analysis.tables.index(index).clone();
-                let value = index.value.substitute_axes(&map.results);
+                let value = index.value.substitute_axes(&terms.analysis.tables.map(id).results);
                 let head = terms.analysis.tables.index_head(&value, index.dtype, space);
                 terms.add(Term::leaf(head))
             }
@@ -198,20 +204,30 @@ impl Pusher {
                 terms.add(Term::new(term.head, &children))
             }
             Head::Reindex(inner) => {
-                let composed = terms.analysis.tables.map(inner).compose(&map);
-                let composed = terms.analysis.tables.map_id(composed);
+                let tables = &mut terms.analysis.tables;
+                let compose = || {
+                    let composed = tables.map(inner).compose(tables.map(id));
+                    tables.map_id(composed)
+                };
+                let composed = *self.composed.entry((inner, id)).or_insert_with(compose);
                 self.push(terms, composed, term.children[0])
             }
             Head::Reduce(op, axes) => {
                 let child = terms.find(term.children[0]);
-                let inner = terms.analysis.tables.extents(terms[child].data.space).clone();
-                let extended = extend(&map, &inner, axes as usize);
-                let extended = terms.analysis.tables.map_id(extended);
+                let inner = terms[child].data.space;
+                let tables = &mut terms.analysis.tables;
+                let extend = || {
+                    let extended = extend(tables.map(id), tables.extents(inner), axes as usize);
+                    tables.map_id(extended)
+                };
+                let extended = *self.extended.entry((id, inner, axes)).or_insert_with(extend);
                 let child = self.push(terms, extended, child);
                 terms.add(Term::new(Head::Reduce(op, axes), &[child]))
             }
             Head::Gather(gather) => {
+                let space = domain_space(terms, id);
                 let gather = terms.analysis.tables.gather(gather).clone();
+                let map = terms.analysis.tables.map(id);
                 let coordinates =
                     gather.coordinates.iter().map(|e| e.substitute_axes(&map.results).simplify(&map.domain));
                 let gather = GatherTerm { space, coordinates: coordinates.collect(), axis: gather.axis };
@@ -227,6 +243,12 @@ impl Pusher {
             | Head::RecurrenceFinal(_) => terms.add(term.clone()),
         }
     }
+}
+
+/// The space that a map is from.
+fn domain_space(terms: &mut Terms, map: MapId) -> SpaceId {
+    let domain = terms.analysis.tables.map(map).domain.clone();
+    terms.analysis.tables.space(&domain)
 }
 
 /// Whether a view may have points where the tensor that it is of, with these extents, has none.

@@ -83,8 +83,18 @@ impl ScanSet {
     /// The scans, ascending.
     pub fn iter(&self) -> impl Iterator<Item = ScanId> + '_ {
         self.words.iter().enumerate().flat_map(|(i, word)| {
-            (0..64).filter(move |bit| word & (1 << bit) != 0).map(move |bit| ScanId::from(i * 64 + bit))
+            let mut word = *word;
+            std::iter::from_fn(move || {
+                let bit = (word != 0).then(|| word.trailing_zeros() as usize)?;
+                word &= word - 1;
+                Some(ScanId::from(i * 64 + bit))
+            })
         })
+    }
+
+    /// Whether there is at most one scan.
+    pub fn is_single(&self) -> bool {
+        self.iter().nth(1).is_none()
     }
 
     fn trim(&mut self) {

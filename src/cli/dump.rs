@@ -4,7 +4,6 @@ use std::path::Path;
 
 use fuse_codegen::kernel_ir::Function;
 use fuse_codegen::text;
-#[cfg(feature = "llvm")]
 use fuse_ir::Graph;
 use fuse_ir::kernel::KernelGraph;
 
@@ -24,7 +23,7 @@ fn stage_text(args: &DumpArgs) -> Result<String, CliError> {
     let graph = model::load(&args.model)?;
     let device: fuse_runtime::DeviceName = args.device.parse().map_err(CliError::usage)?;
     let target = Target::of(device);
-    let compiled = |target| compile_model(&args.model, &args.compile, target);
+    let compiled = |target| compile_graph(&graph, &options(&args.compile, target));
     #[cfg(feature = "llvm")]
     if target == Target::Cpu && args.tier != Tier::Fast {
         return peak_text(args, &graph, &compiled);
@@ -47,9 +46,14 @@ fn stage_text(args: &DumpArgs) -> Result<String, CliError> {
         Stage::Asm => each(&compiled(Target::Cpu)?.functions, |f| {
             fuse_codegen::cranelift::asm(f).map_err(CliError::bug)
         })?,
-        Stage::Llvm => super::ptx::llvm_text(&compiled(Target::Cuda)?, &args.arch)?,
-        Stage::Ptx => super::ptx::ptx_text(&compiled(Target::Cuda)?, &args.arch)?,
+        Stage::Llvm => super::ptx::llvm_text(&for_arch(args, &graph)?, &args.arch)?,
+        Stage::Ptx => super::ptx::ptx_text(&for_arch(args, &graph)?, &args.arch)?,
     })
+}
+
+/// The model for the least GPU of the architecture.
+fn for_arch(args: &DumpArgs, graph: &Graph) -> Result<Compiled, CliError> {
+    compile_graph(graph, &super::ptx::options_for(&args.compile, &args.arch)?)
 }
 
 /// What the peak tier of the CPU makes.
@@ -110,9 +114,14 @@ pub fn options(args: &CompileArgs, target: Target) -> CompileOptions {
     options
 }
 
+/// Compiles a model.
+fn compile_graph(graph: &Graph, options: &CompileOptions) -> Result<Compiled, CliError> {
+    compile(graph, options).map_err(compile_error)
+}
+
 /// Loads and compiles a model.
-pub fn compile_model(path: &Path, args: &CompileArgs, target: Target) -> Result<Compiled, CliError> {
-    compile(&model::load(path)?, &options(args, target)).map_err(compile_error)
+pub fn compile_model(path: &Path, options: &CompileOptions) -> Result<Compiled, CliError> {
+    compile_graph(&model::load(path)?, options)
 }
 
 /// Tells a compiler bug from a mistake in the model.

@@ -126,7 +126,12 @@ pub fn explain(args: &ExplainArgs) -> Result<(), CliError> {
     if target == Target::Cpu && precision != ProductPrecision::F32 {
         return Err(dump::compile_error(CompileError::Precision(precision)));
     }
-    let rounded = rounded_kernels(&found.after, precision).map_err(dump::compile_error)?;
+    let rounded = match device {
+        ExplainedDevice::Cpu => Vec::new(),
+        ExplainedDevice::Gpu { limits, .. } => {
+            rounded_kernels(&found.after, limits, precision).map_err(dump::compile_error)?
+        }
+    };
     report.rounding = precision.statement(&rounded);
     if args.json {
         let text = serde_json::to_string_pretty(&report).map_err(CliError::bug)?;

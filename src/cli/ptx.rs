@@ -1,16 +1,16 @@
 //! `fuse ptx`: kernels for programs that launch them themselves.
 
-use super::args::PtxArgs;
-use super::dump::compile_model;
+use super::args::{CompileArgs, PtxArgs};
+use super::dump::{compile_model, options};
 use super::error::CliError;
-use crate::compile::{Compiled, Target};
+use crate::compile::{CompileOptions, Compiled, Target};
 
 /// Runs the command.
 pub fn ptx(args: &PtxArgs) -> Result<(), CliError> {
     if args.stats {
         return super::stats::stats(args);
     }
-    let compiled = compile_model(&args.model, &args.compile, Target::Cuda)?;
+    let compiled = compile_model(&args.model, &options_for(&args.compile, &args.arch)?)?;
     if let Some(statement) = super::run::rounding(&compiled)? {
         eprintln!("{statement}");
     }
@@ -18,6 +18,14 @@ pub fn ptx(args: &PtxArgs) -> Result<(), CliError> {
         None => super::print(&ptx_text(&compiled, &args.arch)?),
         Some(dir) => write_files(&compiled, &args.arch, dir),
     }
+}
+
+/// The options that the command line asks for, for the least GPU of an architecture.
+#[cfg(feature = "llvm")]
+pub fn options_for(args: &CompileArgs, arch: &str) -> Result<CompileOptions, CliError> {
+    let capability = ptx_options(arch)?.arch.capability();
+    let gpu = fuse_codegen::schedule::GpuLimits::of_capability(capability);
+    Ok(CompileOptions { gpu, ..options(args, Target::Cuda) })
 }
 
 #[cfg(feature = "llvm")]
@@ -75,6 +83,12 @@ fn without_llvm<T>() -> Result<T, CliError> {
     Err(CliError::usage(
         "this fuse was built without LLVM, which emits PTX; build it with the feature `llvm`",
     ))
+}
+
+/// The options that the command line asks for; this build knows no architectures.
+#[cfg(not(feature = "llvm"))]
+pub fn options_for(args: &CompileArgs, _: &str) -> Result<CompileOptions, CliError> {
+    Ok(options(args, Target::Cuda))
 }
 
 /// All kernels as one PTX module; not in this build.

@@ -8,7 +8,7 @@ use super::dump::{compile_error, options};
 use super::error::CliError;
 use super::model::Problem;
 use super::table;
-use crate::compile::{Compiled, Target, compile, rounded_kernels};
+use crate::compile::{Compiled, Target, compile};
 use crate::io::npz;
 use crate::weights::WeightsDtype;
 
@@ -46,10 +46,11 @@ impl Loaded {
         let mut options = options(args, Target::of(name));
         options.tier = device.tier;
         options.weights_dtype = device.weights_dtype;
-        let compiled = compile(&problem.graph, &options).map_err(compile_error)?;
         let memory_limit = device.memory_limit.map(|mib| mib.saturating_mul(1 << 20));
         let settings = DeviceOptions { threads: device.threads, memory_limit };
         let device = Device::open(name, &settings).map_err(CliError::input)?;
+        options.gpu = device.gpu_limits().map_err(CliError::input)?.unwrap_or(options.gpu);
+        let compiled = compile(&problem.graph, &options).map_err(compile_error)?;
         let mut executable = compiled.load(&device).map_err(compile_error)?;
         executable.bind(problem.parameters.clone()).map_err(CliError::input)?;
         Ok(Loaded { compiled, executable, weights_dtype: options.weights_dtype })
@@ -95,7 +96,7 @@ fn accuracy(compiled: &Compiled, dtype: WeightsDtype) -> Option<String> {
 /// Which kernels round factors of their products, and what that does to results; nothing where none was asked to.
 pub fn rounding(compiled: &Compiled) -> Result<Option<String>, CliError> {
     let precision = compiled.precision;
-    let kernels = rounded_kernels(&compiled.kernels, precision).map_err(compile_error)?;
+    let kernels = compiled.rounded_kernels().map_err(compile_error)?;
     Ok(precision.statement(&kernels))
 }
 

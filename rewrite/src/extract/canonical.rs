@@ -6,9 +6,8 @@
 //! loops by the order in which they are met. All else that a search looks at is part of the structure: heads with
 //! their attributes, the views that could be read instead, what is known of each class, which results are stacked.
 
-use std::collections::HashMap;
-
 use fuse_ir::{DType, Dim};
+use rustc_hash::FxHashMap;
 
 use super::dense::Class;
 use super::{Problem, Region};
@@ -54,8 +53,8 @@ impl Canonical {
         let mut walk = Walk {
             problem,
             region,
-            numbers: HashMap::new(),
-            scans: HashMap::new(),
+            numbers: FxHashMap::default(),
+            scans: FxHashMap::default(),
             out: Canonical { structure: Vec::new(), classes: Vec::new() },
         };
         let outputs = region.outputs(problem).len();
@@ -75,8 +74,8 @@ impl Canonical {
 struct Walk<'a> {
     problem: &'a Problem<'a>,
     region: &'a Region,
-    numbers: HashMap<Class, usize>,
-    scans: HashMap<ScanId, usize>,
+    numbers: FxHashMap<Class, usize>,
+    scans: FxHashMap<ScanId, usize>,
     out: Canonical,
 }
 

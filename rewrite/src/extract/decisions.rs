@@ -20,8 +20,8 @@ use std::str::FromStr;
 use fuse_ir::types::ShapeText;
 
 use super::dense::{Class, Dense};
+use super::memory::Materialised;
 use super::region::Region;
-use super::walk::Materialised;
 use super::{Evaluator, ExtractionStats, Extractor, Illegal, Plan, Problem};
 use crate::language::Head;
 
@@ -231,8 +231,7 @@ impl Extractor for Replay<'_> {
                 class.ok_or_else(|| format!("the graph has no `{}` with the structure on record", d.text))?;
             memory.set(*class, true);
         }
-        let region = Region::default();
-        let plan = Evaluator::new(problem, &region).plan(&memory).map_err(|e| match e {
+        let plan = Evaluator::new(problem).plan(&Region::default(), &memory).map_err(|e| match e {
             Illegal::Needs(classes) => match classes.first() {
                 Some(class) => format!("`{}` must be in memory too", class_text(problem.dense, *class)),
                 None => "a class must be in memory too".into(),

@@ -1,8 +1,9 @@
 //! The e-graph in dense arrays, and the node that each class uses when it is computed in place.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use egg::Id;
+use rustc_hash::FxHashMap;
 
 use super::Region;
 use super::cost::{cast_work, scalar_work};
@@ -44,7 +45,7 @@ pub struct Dense<'a> {
     pub gathered: Vec<bool>,
     /// What a class costs with all it is computed from; see [`Dense::below`].
     rank: Vec<u64>,
-    index: HashMap<Id, Class>,
+    index: FxHashMap<Id, Class>,
     /// The e-graph.
     pub terms: &'a Terms,
 }
@@ -172,7 +173,7 @@ impl<'a> Dense<'a> {
             inside: Vec::new(),
             least_steps: Vec::new(),
             gathered: Vec::new(),
-            index: HashMap::new(),
+            index: FxHashMap::default(),
             terms,
         };
         let mut pending: Vec<Id> = roots.iter().rev().copied().collect();

@@ -12,8 +12,9 @@ use std::collections::BTreeMap;
 
 use super::dense::Class;
 use super::greedy::Greedy;
-use super::placement::{Root, RootKind, Roots};
-use super::walk::{Materialised, covers_space};
+use super::memory::Materialised;
+use super::roots::{Root, RootKind, Roots};
+use super::walk::covers_space;
 use super::{Evaluator, ExtractionStats, Extractor, Plan, Problem, Region};
 use crate::language::{Head, SpaceId};
 
@@ -31,11 +32,11 @@ impl Extractor for Exact {
 
     fn extract(&self, problem: &Problem<'_>) -> Result<(Plan, ExtractionStats), String> {
         let (plan, mut stats) = Greedy::default().extract(problem)?;
-        let region = Region::default();
         let n = problem.dense.nodes.len();
         let mut search = Search {
             problem,
-            evaluator: Evaluator::new(problem, &region),
+            evaluator: Evaluator::new(problem),
+            region: Region::default(),
             best: plan,
             memory: Materialised::none(n),
             decided: Materialised::none(n),
@@ -54,6 +55,8 @@ impl Extractor for Exact {
 struct Search<'a> {
     problem: &'a Problem<'a>,
     evaluator: Evaluator<'a>,
+    /// The whole problem.
+    region: Region,
     best: Plan,
     /// The classes that were decided to be in memory.
     memory: Materialised,
@@ -68,7 +71,7 @@ impl Search<'_> {
             return;
         }
         self.left -= 1;
-        let (roots, needs) = self.evaluator.collect_partly(&self.memory);
+        let (roots, needs) = self.evaluator.collect_partly(&self.region, &self.memory);
         if self.bound(&roots) >= self.best.seconds * (1.0 - 1e-9) {
             return;
         }
@@ -83,9 +86,8 @@ impl Search<'_> {
             }
             None if !needs.is_empty() => {}
             None => {
-                if let Ok(plan) = self.evaluator.plan(&self.memory)
-                    && plan.seconds < self.best.seconds * (1.0 - 1e-9)
-                {
+                let limit = self.best.seconds * (1.0 - 1e-9);
+                if let Some(plan) = self.evaluator.plan_below(&self.region, &self.memory, limit) {
                     self.best = plan;
                 }
             }

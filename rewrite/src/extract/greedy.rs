@@ -7,11 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
+use rustc_hash::FxHashSet;
+
 use super::canonical::{Canonical, Token};
 use super::cost::scalar_work;
 use super::dense::Class;
-use super::placement::Root;
-use super::walk::{Materialised, covers_space};
+use super::memory::Materialised;
+use super::roots::Root;
+use super::walk::covers_space;
 use super::{Evaluator, ExtractionStats, Extractor, Illegal, Plan, Problem, Region};
 use crate::language::{Head, ScanId, SpaceId};
 
@@ -41,13 +44,19 @@ impl Extractor for Greedy {
     fn extract(&self, problem: &Problem<'_>) -> Result<(Plan, ExtractionStats), String> {
         let owners = owners(problem);
         let loops: BTreeSet<ScanId> = owners.values().copied().collect();
-        let mut run = Run { greedy: self, problem, known: HashMap::new(), stats: ExtractionStats::default() };
+        let mut run = Run {
+            greedy: self,
+            problem,
+            evaluator: Evaluator::new(problem),
+            known: HashMap::new(),
+            stats: ExtractionStats::default(),
+        };
         let whole = Region::default();
         let mut plan = None;
         if loops.len() > 1 {
             // Where a region cannot be decided by itself, all are decided together.
             let memory = run.by_loop(Rc::new(owners), &loops).ok();
-            plan = memory.and_then(|m| Search::new(problem, &whole, self.work).legal(m).ok());
+            plan = memory.and_then(|m| legal(&mut run.evaluator, &whole, m).ok());
         }
         let plan = match plan {
             Some(plan) => plan,
@@ -75,6 +84,7 @@ fn owners(problem: &Problem<'_>) -> HashMap<Class, ScanId> {
 struct Run<'a> {
     greedy: &'a Greedy,
     problem: &'a Problem<'a>,
+    evaluator: Evaluator<'a>,
     /// The classes in memory, by number, of regions that were searched: equal regions are decided alike.
     known: HashMap<Vec<Token>, Vec<usize>>,
     stats: ExtractionStats,
@@ -107,7 +117,7 @@ impl Run<'_> {
                 let plan = self.decide(&region)?;
                 plan.memory.iter().for_each(|c| memory.set(c, true));
                 let reads = plan.roots.roots.iter().flat_map(|r| r.walk.reads.iter().map(|read| read.class));
-                for class in plan.roots.outputs.keys().copied().chain(reads) {
+                for class in plan.roots.outputs().iter().map(|o| o.class).chain(reads) {
                     if region.is_foreign(class)
                         && let Some(owner) = owners.get(&class)
                     {
@@ -133,8 +143,7 @@ impl Run<'_> {
     /// Decides a region, in parts where it falls into some.
     fn decide(&mut self, region: &Region) -> Result<Plan, String> {
         let candidates = Candidates::new(self.problem, region, 0);
-        let mut search = Search::new(self.problem, region, self.greedy.work);
-        if let Ok(least) = search.legal(least(self.problem)) {
+        if let Ok(least) = legal(&mut self.evaluator, region, least(self.problem)) {
             let matters = |c| candidates.instead.binary_search(&c).is_ok();
             let parts = region.parts(&least, matters);
             if parts.len() > 1 {
@@ -142,7 +151,7 @@ impl Run<'_> {
                 for part in &parts {
                     self.part(part)?.memory.iter().for_each(|c| memory.set(c, true));
                 }
-                if let Ok(plan) = search.legal(memory) {
+                if let Ok(plan) = legal(&mut self.evaluator, region, memory) {
                     return Ok(plan);
                 }
             }
@@ -153,16 +162,16 @@ impl Run<'_> {
     /// Decides a region as a whole, or as an equal one was.
     fn part(&mut self, region: &Region) -> Result<Plan, String> {
         let canonical = Canonical::of(self.problem, region);
-        let mut search = Search::new(self.problem, region, self.greedy.work);
         if let Some(known) = self.known.get(&canonical.structure) {
             let mut memory = Materialised::none(self.problem.dense.nodes.len());
             known.iter().for_each(|number| memory.set(canonical.classes[*number], true));
             self.stats.reused += 1;
-            if let Ok(plan) = search.legal(memory) {
+            if let Ok(plan) = legal(&mut self.evaluator, region, memory) {
                 return Ok(plan);
             }
         }
-        let plan = self.greedy.search(self.problem, region, &mut search, &mut self.stats)?;
+        let mut search = Search::new(&mut self.evaluator, region, self.greedy.work);
+        let plan = self.greedy.search(&mut search, &mut self.stats)?;
         let numbers = canonical.classes.iter().enumerate().filter(|(_, c)| plan.memory.contains(**c));
         self.known.insert(canonical.structure, numbers.map(|(i, _)| i).collect());
         Ok(plan)
@@ -170,21 +179,16 @@ impl Run<'_> {
 }
 
 impl Greedy {
-    fn search(
-        &self,
-        problem: &Problem<'_>,
-        region: &Region,
-        search: &mut Search<'_>,
-        stats: &mut ExtractionStats,
-    ) -> Result<Plan, String> {
-        let candidates = Candidates::new(problem, region, self.seed);
+    fn search(&self, search: &mut Search<'_, '_>, stats: &mut ExtractionStats) -> Result<Plan, String> {
+        let problem = search.evaluator.problem();
+        let candidates = Candidates::new(problem, search.region, self.seed);
         let mut best: Option<Plan> = None;
         let mut problem_text = String::new();
         for (i, start) in starts(problem, &candidates).into_iter().enumerate() {
             if best.is_some() && (i == LAST_RESORT || search.exhausted()) {
                 break;
             }
-            match search.legal(start) {
+            match legal(search.evaluator, search.region, start) {
                 Ok(plan) => {
                     let plan = search.descend(plan, &candidates, self.passes);
                     if best.as_ref().is_none_or(|b| plan.seconds < b.seconds * (1.0 - 1e-9)) {
@@ -194,8 +198,9 @@ impl Greedy {
                 Err(text) => problem_text = text,
             }
         }
-        stats.evaluated += search.evaluator.evaluated;
-        stats.visited += search.evaluator.visited();
+        let [evaluated, visited] = search.work_done();
+        stats.evaluated += evaluated;
+        stats.visited += visited;
         stats.candidates += candidates.all.len();
         best.ok_or(problem_text)
     }
@@ -338,52 +343,61 @@ fn computed(plan: &Plan) -> HashSet<Class> {
     plan.roots.roots.iter().flat_map(|r| r.walk.classes.iter().copied()).collect()
 }
 
-struct Search<'a> {
-    evaluator: Evaluator<'a>,
-    /// Decisions that were evaluated; the best of them is a start's result already.
-    known: HashSet<Materialised>,
-    work: usize,
+/// The plan of a decision, with the classes added that turn out to be needed in memory.
+fn legal(evaluator: &mut Evaluator<'_>, region: &Region, mut memory: Materialised) -> Result<Plan, String> {
+    loop {
+        match evaluator.plan(region, &memory) {
+            Ok(plan) => return Ok(plan),
+            Err(Illegal::Misplaced(problem)) => return Err(problem.0),
+            Err(Illegal::Needs(classes)) => {
+                let fresh: Vec<Class> = classes.into_iter().filter(|c| !memory.contains(*c)).collect();
+                if fresh.is_empty() {
+                    return Err("a class in memory is needed in memory".into());
+                }
+                fresh.iter().for_each(|c| memory.set(*c, true));
+            }
+        }
+    }
 }
 
-impl<'a> Search<'a> {
-    fn new(problem: &'a Problem<'a>, region: &'a Region, work: usize) -> Self {
-        Search { evaluator: Evaluator::new(problem, region), known: HashSet::new(), work }
+struct Search<'e, 'a> {
+    evaluator: &'e mut Evaluator<'a>,
+    region: &'e Region,
+    /// Decisions that were evaluated; the best of them is a start's result already.
+    known: FxHashSet<Materialised>,
+    work: usize,
+    /// The decisions and points that the evaluator had seen before.
+    before: [usize; 2],
+}
+
+impl<'e, 'a> Search<'e, 'a> {
+    fn new(evaluator: &'e mut Evaluator<'a>, region: &'e Region, work: usize) -> Self {
+        let before = [evaluator.evaluated, evaluator.visited()];
+        Search { evaluator, region, known: FxHashSet::default(), work, before }
+    }
+
+    /// The decisions that were evaluated, and the points that were visited for it.
+    fn work_done(&self) -> [usize; 2] {
+        [self.evaluator.evaluated - self.before[0], self.evaluator.visited() - self.before[1]]
     }
 
     fn exhausted(&self) -> bool {
-        self.evaluator.visited() >= self.work
-    }
-
-    /// The plan of a decision, with the classes added that turn out to be needed in memory.
-    fn legal(&mut self, mut memory: Materialised) -> Result<Plan, String> {
-        loop {
-            match self.evaluator.plan(&memory) {
-                Ok(plan) => return Ok(plan),
-                Err(Illegal::Misplaced(problem)) => return Err(problem.0),
-                Err(Illegal::Needs(classes)) => {
-                    let fresh: Vec<Class> = classes.into_iter().filter(|c| !memory.contains(*c)).collect();
-                    if fresh.is_empty() {
-                        return Err("a class in memory is needed in memory".into());
-                    }
-                    fresh.iter().for_each(|c| memory.set(*c, true));
-                }
-            }
-        }
+        self.work_done()[1] >= self.work
     }
 
     /// Takes a decision if it is better, and has not been seen: what was is either worse than the best of its
     /// start, or that best.
     fn improve(&mut self, best: &mut Plan, memory: Materialised) -> bool {
-        if !self.known.insert(memory.clone()) {
+        if self.known.contains(&memory) {
             return false;
         }
-        match self.evaluator.plan(&memory) {
-            Ok(plan) if plan.seconds < best.seconds * (1.0 - 1e-9) => {
-                *best = plan;
-                true
-            }
-            Ok(_) | Err(_) => false,
+        let better = self.evaluator.plan_below(self.region, &memory, best.seconds * (1.0 - 1e-9));
+        self.known.insert(memory);
+        let found = better.is_some();
+        if let Some(plan) = better {
+            *best = plan;
         }
+        found
     }
 
     fn descend(&mut self, mut best: Plan, candidates: &Candidates, passes: usize) -> Plan {

@@ -5,25 +5,33 @@
 //! what it costs do not depend on which classes are materialised; that only decides where a walk stops. So they
 //! are interned once per space, and evaluating a choice is a walk over integers.
 
-use std::collections::{HashMap, HashSet};
-
 use fuse_ir::expr::Atom;
 use fuse_ir::types::Shape;
 use fuse_ir::{Dim, Expr};
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::complexity::may_substitute;
 
 use super::cost::{Work, assumed, cast_work, scalar_work};
 use super::dense::{Class, Dense};
+use super::walk::covers_space;
 use crate::language::{Head, MapId, ScanId, SpaceId};
 
 /// A point of one space, by position.
 pub type PointId = u32;
 
+/// Coordinates that a reduction is evaluated at for each that it has, beyond which it is not repeated but read.
+const MAX_REPETITIONS: f64 = 8.0;
+
+/// Reductions that may lie in each other where the inner ones depend on the axes of the outer ones.
+const MAX_NESTED: usize = 2;
+
 /// What computes a point.
 #[derive(Clone, Debug)]
 pub enum Expansion {
+    /// Not worked out yet.
+    Unknown,
     /// Reads the graph input of that position.
     Leaf,
     /// A constant or index expression.
@@ -53,6 +61,32 @@ pub enum Expansion {
     },
 }
 
+/// What a walk looks at when it meets a point, together in memory.
+#[derive(Clone, Debug)]
+pub struct Met {
+    /// The class.
+    pub class: Class,
+    /// How many leading coordinates are the axes of the kernel.
+    pub steps: u32,
+    /// Whether the coordinates are exactly the axes of the kernel's space.
+    pub identity: bool,
+    /// Whether the class has one value everywhere, which is never read from memory.
+    pub constant: bool,
+    /// Whether this lies in another step of the class's loop, where it can only be read from memory.
+    pub elsewhere: bool,
+    /// Whether it is evaluated far more often than it has elements, or within too many reductions.
+    pub repeated: bool,
+    /// Whether the class could be kept in memory for that: it is neither a view nor a repetition, which would be
+    /// stored as such.
+    pub storable: bool,
+    /// Whether the class is a reduction.
+    pub reduces: bool,
+    /// Whether the class is a view of others that could be read instead; known once the point is expanded.
+    pub has_views: bool,
+    /// How it is computed, once that is worked out.
+    pub expansion: Expansion,
+}
+
 /// A class at coordinates.
 #[derive(Clone, Debug)]
 pub struct Point {
@@ -60,26 +94,16 @@ pub struct Point {
     pub class: Class,
     /// Its coordinates.
     at: CoordinatesId,
-    /// How many leading coordinates are the axes of the kernel.
-    pub steps: usize,
-    /// Whether the coordinates are exactly the axes of the kernel's space.
-    pub identity: bool,
     /// The arithmetic of this point, all its evaluations over the whole space.
     pub work: Work,
     /// The elements it has, each counted once, over the whole space.
     pub distinct: f64,
-    /// How often each element is evaluated.
-    pub repetitions: f64,
-    /// How many reductions its coordinates depend on.
-    pub nested: usize,
     /// The number of leading axes of the space that it is evaluated for.
     pub levels: usize,
     /// The axes of the space it depends on.
     pub used: u64,
     /// The axes of reductions it depends on, ascending.
     bound: SmallVec<[u32; 4]>,
-    /// The expansion, once asked for.
-    expansion: Option<Expansion>,
     /// The points that the class is views of.
     views: SmallVec<[PointId; 2]>,
 }
@@ -108,11 +132,12 @@ pub struct Points {
     /// The reduction that each reduction axis belongs to.
     owners: Vec<PointId>,
     points: Vec<Point>,
-    known: HashMap<(Class, CoordinatesId), PointId>,
+    met: Vec<Met>,
+    known: FxHashMap<(Class, CoordinatesId), PointId>,
     coordinates: Vec<Coordinates>,
-    known_coordinates: HashMap<Vec<Expr>, CoordinatesId>,
+    known_coordinates: FxHashMap<Vec<Expr>, CoordinatesId>,
     /// Coordinates read through maps; `None` where they would become too long.
-    composed: HashMap<(MapId, CoordinatesId), Option<CoordinatesId>>,
+    composed: FxHashMap<(MapId, CoordinatesId), Option<CoordinatesId>>,
 }
 
 impl Points {
@@ -126,10 +151,11 @@ impl Points {
             passes: Vec::new(),
             owners: Vec::new(),
             points: Vec::new(),
-            known: HashMap::new(),
+            met: Vec::new(),
+            known: FxHashMap::default(),
             coordinates: Vec::new(),
-            known_coordinates: HashMap::new(),
-            composed: HashMap::new(),
+            known_coordinates: FxHashMap::default(),
+            composed: FxHashMap::default(),
         }
     }
 
@@ -141,6 +167,11 @@ impl Points {
     /// A point.
     pub fn get(&self, id: PointId) -> &Point {
         &self.points[id as usize]
+    }
+
+    /// What a walk looks at of a point.
+    pub fn met(&self, id: PointId) -> &Met {
+        &self.met[id as usize]
     }
 
     /// The class over the whole space.
@@ -201,26 +232,39 @@ impl Points {
         bound.dedup();
         let axes = (0..rank).filter(|a| used & (1 << a) != 0).map(|a| self.sizes[a]);
         let distinct = axes.chain(bound.iter().map(|b| self.sizes[rank + *b as usize])).product();
+        let (steps, identity) = (coordinates.steps, coordinates.identity);
+        // How many reductions its coordinates depend on.
+        let mut reductions: SmallVec<[PointId; 4]> = bound.iter().map(|b| self.owners[*b as usize]).collect();
+        reductions.sort_unstable();
+        reductions.dedup();
         let mut point = Point {
             class,
             at,
-            steps: coordinates.steps,
-            identity: coordinates.identity,
             work: Work::default(),
             distinct,
-            repetitions: 1.0,
-            nested: bound.iter().map(|b| self.owners[*b as usize]).collect::<HashSet<_>>().len(),
             levels: 64 - used.leading_zeros() as usize,
             used,
             bound,
-            expansion: None,
             views: SmallVec::new(),
         };
         let evaluations = self.evaluations(&mut point);
-        point.repetitions = evaluations / point.distinct.max(1.0);
+        let repetitions = evaluations / point.distinct.max(1.0);
         point.work = own_work(dense, class).map(|n| n * evaluations);
+        let head = dense.chosen(class).head;
         let id = self.points.len() as PointId;
         self.points.push(point);
+        self.met.push(Met {
+            class,
+            steps: steps as u32,
+            identity,
+            constant: dense.is_constant(class),
+            elsewhere: steps < dense.least_steps[class as usize],
+            repeated: repetitions > MAX_REPETITIONS || reductions.len() > MAX_NESTED,
+            storable: !matches!(head, Head::Reindex(_)) && covers_space(dense, class),
+            reduces: matches!(head, Head::Reduce(..)),
+            has_views: false,
+            expansion: Expansion::Unknown,
+        });
         self.known.insert((class, at), id);
         id
     }
@@ -240,13 +284,13 @@ impl Points {
 
     /// Works out how the point is computed, and the views that could be read instead.
     pub fn expand(&mut self, dense: &Dense<'_>, id: PointId) {
-        let point = &self.points[id as usize];
-        if point.expansion.is_some() {
+        if !matches!(self.met[id as usize].expansion, Expansion::Unknown) {
             return;
         }
+        let point = &self.points[id as usize];
         let (class, at) = (point.class, point.at);
         let expansion = self.expansion(dense, id, class, at);
-        let mut views = SmallVec::new();
+        let mut views: SmallVec<[PointId; 2]> = SmallVec::new();
         for node in &dense.nodes[class as usize] {
             let Head::Reindex(map) = node.head else { continue };
             let source = node.children[0];
@@ -256,14 +300,10 @@ impl Points {
                 views.push(self.point(dense, source, through));
             }
         }
-        let point = &mut self.points[id as usize];
-        point.expansion = Some(expansion);
-        point.views = views;
-    }
-
-    /// How an expanded point is computed.
-    pub fn expansion_of(&self, id: PointId) -> Option<&Expansion> {
-        self.points[id as usize].expansion.as_ref()
+        let met = &mut self.met[id as usize];
+        met.has_views = !views.is_empty();
+        met.expansion = expansion;
+        self.points[id as usize].views = views;
     }
 
     /// The points that the class of an expanded point is views of.

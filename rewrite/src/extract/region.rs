@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use super::dense::{Class, Dense};
-use super::placement::RootKind;
-use super::walk::Materialised;
+use super::memory::Materialised;
+use super::roots::RootKind;
 use super::{Plan, Problem};
 use crate::language::ScanId;
 
@@ -83,7 +83,7 @@ impl Region {
     /// there is a decision about. One part, where a loop ties it together.
     pub fn parts(&self, plan: &Plan, matters: impl Fn(Class) -> bool) -> Vec<Region> {
         let roots = &plan.roots;
-        if self.scan.is_some() || !roots.states.is_empty() || self.part.is_some() {
+        if self.scan.is_some() || !roots.states().is_empty() || self.part.is_some() {
             return vec![self.clone()];
         }
         let mut joined = Joined::new(roots.roots.len());
@@ -103,8 +103,7 @@ impl Region {
                 RootKind::Output(i) => _ = outputs.insert(i),
                 RootKind::Value => {
                     values.insert(root.class);
-                    let stored = roots.outputs.get(&root.class).into_iter().flatten();
-                    outputs.extend(stored.map(|s| s.output));
+                    outputs.extend(roots.outputs_of(root.class).iter().map(|s| s.output));
                 }
                 // There are no states here.
                 RootKind::Init(..) | RootKind::Next(..) => {}

@@ -1,55 +1,14 @@
 //! What kernels read and compute, given which classes are materialised.
 
-use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use fuse_ir::device::DeviceModel;
+use smallvec::SmallVec;
 
-use super::cost::{KernelCost, Reductions, Work};
 use super::dense::{Class, Dense};
+use super::memory::{Answers, Asked, Materialised};
 use super::points::{Expansion, PointId, Points};
 use crate::analysis::full_bits;
 use crate::language::{Head, ScanId, SpaceId};
-
-/// Which classes are in memory.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Materialised {
-    words: Vec<u64>,
-}
-
-impl Materialised {
-    /// None of `classes` classes.
-    pub fn none(classes: usize) -> Self {
-        Materialised { words: vec![0; classes.div_ceil(64)] }
-    }
-
-    /// Whether the class is.
-    pub fn contains(&self, class: Class) -> bool {
-        self.words[class as usize / 64] & (1 << (class % 64)) != 0
-    }
-
-    /// Sets whether the class is.
-    pub fn set(&mut self, class: Class, value: bool) {
-        let bit = 1 << (class % 64);
-        match value {
-            true => self.words[class as usize / 64] |= bit,
-            false => self.words[class as usize / 64] &= !bit,
-        }
-    }
-
-    /// The classes, ascending.
-    pub fn iter(&self) -> impl Iterator<Item = Class> + '_ {
-        self.words.iter().enumerate().flat_map(|(i, word)| {
-            let mut word = *word;
-            std::iter::from_fn(move || {
-                let bit = (word != 0).then(|| word.trailing_zeros())?;
-                word &= word - 1;
-                Some(i as Class * 64 + bit)
-            })
-        })
-    }
-}
 
 /// A read of a materialised class.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +16,7 @@ pub struct Read {
     /// What is read.
     pub class: Class,
     /// How many leading coordinates are the axes of the kernel.
-    pub steps: usize,
+    pub steps: u32,
     /// Whether every point reads its own.
     pub identity: bool,
 }
@@ -70,18 +29,20 @@ pub struct StateRead {
     /// Which state.
     pub carry: u32,
     /// How many leading coordinates are the axes of the kernel.
-    pub steps: usize,
+    pub steps: u32,
 }
 
 /// What lies between some roots and memory.
 #[derive(Clone, Debug, Default)]
 pub struct Walk {
+    /// Walks with the same number are the same.
+    pub id: u32,
     /// Materialised classes that are read.
-    pub reads: Vec<Read>,
+    pub reads: SmallVec<[Read; 4]>,
     /// States read inside the loop.
-    pub carries: Vec<StateRead>,
+    pub carries: SmallVec<[StateRead; 2]>,
     /// States read after the loop.
-    pub finals: Vec<StateRead>,
+    pub finals: SmallVec<[StateRead; 1]>,
     /// Points that are computed.
     pub computed: Vec<PointId>,
     /// The classes of these points; a class can be met at several.
@@ -92,106 +53,167 @@ pub struct Walk {
     pub recurrence: Option<usize>,
     /// Classes that must be materialised for this to be a kernel.
     pub needs: Vec<Class>,
-    /// What was asked of memory on the way: words of classes, which bits of each, and the answers. A walk with
-    /// the same answers is the same.
-    asked: Vec<(u32, u64, u64)>,
-    /// Seconds that were worked out, by bytes stored at a point and loops around.
-    seconds: RefCell<Vec<(f64, Vec<usize>, f64)>>,
+    /// What was asked of memory on the way. A walk with the same answers is the same.
+    asked: Answers,
 }
 
 impl Walk {
-    /// Whether this is the walk in this memory, given that it is in some.
-    fn holds(&self, memory: &Materialised) -> bool {
-        self.asked.iter().all(|(word, mask, value)| memory.words[*word as usize] & mask == *value)
+    /// Empties all lists, and keeps their memory.
+    fn clear(&mut self) {
+        let Walk { id: _, reads, carries, finals, computed, classes, loaded, recurrence, needs, asked: _ } =
+            self;
+        reads.clear();
+        carries.clear();
+        finals.clear();
+        computed.clear();
+        classes.clear();
+        loaded.clear();
+        needs.clear();
+        *recurrence = None;
     }
 }
 
-/// Walks of one kernel that are kept, the latest ones.
-const WALKS_KEPT: usize = 8;
-
-/// Coordinates that a reduction is evaluated at for each that it has, beyond which it is not repeated but read.
-const MAX_REPETITIONS: f64 = 8.0;
-
-/// Reductions that may lie in each other where the inner ones depend on the axes of the outer ones.
-const MAX_NESTED: usize = 2;
+/// Walks of one kernel that are kept, those used last.
+const WALKS_KEPT: usize = 32;
 
 /// Points of classes that a kernel computes elsewhere already. Beyond, they are read: views of sums of views of
 /// sums double with every link.
 const MAX_RECOMPUTED: usize = 1024;
 
-/// The latest walks of a kernel, the oldest first.
-type Kept = VecDeque<Rc<Walk>>;
+/// Walks of a kernel, the one used last in front.
+#[derive(Clone, Default)]
+struct Kept(Vec<Rc<Walk>>);
+
+impl Kept {
+    /// The walk in this memory, if it is kept.
+    fn find(&mut self, memory: &Materialised) -> Option<&Rc<Walk>> {
+        let at = self.0.iter().position(|w| memory.agrees(&w.asked))?;
+        self.0[..=at].rotate_right(1);
+        self.0.first()
+    }
+
+    fn keep(&mut self, walk: Rc<Walk>) {
+        self.0.truncate(WALKS_KEPT - 1);
+        self.0.insert(0, walk);
+    }
+}
+
+/// The points of a space, and for each the last walk that met it, and the last joined one that loaded it.
+struct Space {
+    points: Points,
+    stamps: Vec<u32>,
+    loaded: Vec<u32>,
+}
 
 /// The points of every space, for walking.
 pub struct Walker<'a> {
     /// The classes.
     pub dense: &'a Dense<'a>,
-    spaces: HashMap<SpaceId, Points>,
-    /// For each point of the space being walked: the last walk that met it.
-    stamps: HashMap<SpaceId, Vec<u32>>,
+    spaces: Vec<Option<Box<Space>>>,
+    /// The number of the last walk.
     stamp: u32,
     /// For each class the last walk that computed it.
     computed_in: Vec<u32>,
-    /// The walks of kernels with one root, and whether it is computed inside.
+    /// The walks of each class, and whether it is computed inside.
     known: Vec<[Kept; 2]>,
-    /// The walks of kernels by roots and what is computed inside.
-    known_joined: HashMap<(Vec<Class>, Vec<Class>), Kept>,
+    /// Memory for the next walk.
+    scratch: Scratch,
     /// Points visited so far, those of all walks; a walk that is known counts one.
     pub visited: usize,
+}
+
+/// Memory that walks use one after the other.
+#[derive(Default)]
+struct Scratch {
+    walk: Walk,
+    pending: Vec<(PointId, Cut)>,
+    /// Words of classes that were asked for; all zero between walks.
+    asked: Vec<u64>,
 }
 
 impl<'a> Walker<'a> {
     /// Nothing walked yet.
     pub fn new(dense: &'a Dense<'a>) -> Self {
+        let classes = dense.nodes.len();
         Walker {
             dense,
-            spaces: HashMap::new(),
-            stamps: HashMap::new(),
+            spaces: Vec::new(),
             stamp: 0,
-            computed_in: vec![0; dense.nodes.len()],
-            known: vec![Default::default(); dense.nodes.len()],
-            known_joined: HashMap::new(),
+            computed_in: vec![0; classes],
+            known: vec![Default::default(); classes],
+            scratch: Scratch { asked: vec![0; Materialised::none(classes).words()], ..Scratch::default() },
             visited: 0,
         }
     }
 
-    /// Walks from root classes of one space. A materialised class in `inside` is computed here (where every
-    /// point uses its own); any other is read.
-    pub fn walk(&mut self, roots: &[Class], inside: &[Class], memory: &Materialised) -> Rc<Walk> {
+    /// The points of a space; none before the first walk from it.
+    pub fn points(&self, space: SpaceId) -> Option<&Points> {
+        self.spaces.get(space.index())?.as_deref().map(|s| &s.points)
+    }
+
+    /// Walks from a class. If it is materialised and computed `inside`, it is not read where every point uses its own;
+    /// any other materialised class is.
+    pub fn walk(&mut self, root: Class, inside: bool, memory: &Materialised) -> Rc<Walk> {
         self.visited += 1;
-        let known = self.known(roots, inside);
-        if let Some(walk) = known.iter().find(|w| w.holds(memory)) {
+        let known = &mut self.known[root as usize][usize::from(inside)];
+        if let Some(walk) = known.find(memory) {
             return walk.clone();
         }
-        let walk = Rc::new(self.fresh_walk(roots, inside, memory));
-        let known = self.known(roots, inside);
-        if known.len() == WALKS_KEPT {
-            known.pop_front();
-        }
-        known.push_back(walk.clone());
+        let walk = Rc::new(self.fresh_walk(root, inside, memory));
+        self.known[root as usize][usize::from(inside)].keep(walk.clone());
         walk
     }
 
-    fn known(&mut self, roots: &[Class], inside: &[Class]) -> &mut Kept {
-        match (roots, inside) {
-            ([root], []) => &mut self.known[*root as usize][0],
-            ([root], [inside]) if root == inside => &mut self.known[*root as usize][1],
-            _ => self.known_joined.entry((roots.to_vec(), inside.to_vec())).or_default(),
+    /// What a kernel computes and loads that computes all of some roots of one space; those that are materialised and
+    /// computed inside by it are not loaded where every point uses its own.
+    pub fn joined<'w>(&mut self, walks: impl Iterator<Item = (Class, bool, &'w Walk)> + Clone) -> Walk {
+        let mut out = Walk::default();
+        let Some((first, ..)) = walks.clone().next() else { return out };
+        let space = self.dense.data[first as usize].space;
+        let Some(Space { points, stamps, loaded }) = self.spaces[space.index()].as_deref_mut() else {
+            return out;
+        };
+        self.stamp += 1;
+        let stamp = self.stamp;
+        loaded.resize(points.len(), 0);
+        stamps.resize(points.len(), 0);
+        for (root, own, walk) in walks.clone() {
+            out.recurrence = out.recurrence.or(walk.recurrence);
+            let fresh = |id: &PointId| std::mem::replace(&mut stamps[*id as usize], stamp) != stamp;
+            out.computed.extend(walk.computed.iter().copied().filter(fresh));
+            // What another of them computes; its own class is loaded only where that is a leaf.
+            let here = |class: Class| {
+                !(own && class == root) && walks.clone().any(|(c, inside, _)| inside && c == class)
+            };
+            for id in &walk.loaded {
+                let met = points.met(*id);
+                if !(met.identity && here(met.class))
+                    && std::mem::replace(&mut loaded[*id as usize], stamp) != stamp
+                {
+                    out.loaded.push(*id);
+                }
+            }
         }
+        out
     }
 
-    fn fresh_walk(&mut self, roots: &[Class], inside: &[Class], memory: &Materialised) -> Walk {
-        let mut walk = Walk::default();
-        let Some(first) = roots.first() else { return walk };
-        let space = self.dense.data[*first as usize].space;
-        let points = self.spaces.entry(space).or_insert_with(|| Points::new(self.dense, space));
-        let stamps = self.stamps.entry(space).or_default();
-        let loops = roots.iter().map(|r| self.dense.least_steps[*r as usize]).max().unwrap_or(0);
+    fn fresh_walk(&mut self, root: Class, inside: bool, memory: &Materialised) -> Walk {
+        let dense = self.dense;
+        let id = dense.data[root as usize].space;
+        if self.spaces.len() <= id.index() {
+            self.spaces.resize_with(id.index() + 1, || None);
+        }
+        let fresh = || Space { points: Points::new(dense, id), stamps: Vec::new(), loaded: Vec::new() };
+        let space = self.spaces[id.index()].get_or_insert_with(|| Box::new(fresh()));
+        let Space { points, stamps, .. } = &mut **space;
+        let Scratch { walk, pending, asked, .. } = &mut self.scratch;
         self.stamp += 1;
-        let mut asked = Asked { memory, classes: Vec::new() };
+        walk.clear();
+        pending.clear();
+        pending.push((points.root(dense, root), Cut::None));
+        let here = inside.then_some(root);
+        let mut asked = Asked::new(memory, asked);
         let mut recomputed = 0;
-        let roots = roots.iter().rev().map(|r| (points.root(self.dense, *r), Cut::None));
-        let mut pending: Vec<(PointId, Cut)> = roots.collect();
         while let Some((id, cut)) = pending.pop() {
             if stamps.len() < points.len() {
                 stamps.resize(points.len(), 0);
@@ -201,9 +223,9 @@ impl<'a> Walker<'a> {
             }
             self.visited += 1;
             let before = walk.computed.len();
-            visit(self.dense, points, (id, cut), (inside, loops), &mut asked, &mut walk, &mut pending);
+            visit(dense, points, (id, cut), (root, here), &mut asked, walk, pending);
             if walk.computed.len() > before {
-                let class = points.get(id).class;
+                let class = points.met(id).class;
                 let last = std::mem::replace(&mut self.computed_in[class as usize], self.stamp);
                 recomputed += usize::from(last == self.stamp);
                 if last == self.stamp && recomputed > MAX_RECOMPUTED {
@@ -212,119 +234,8 @@ impl<'a> Walker<'a> {
                 }
             }
         }
-        walk.asked = asked.answers();
-        walk
-    }
-
-    /// What one launch of a kernel with this walk costs, in loops over the axes `time` of its space.
-    pub fn cost(&self, space: SpaceId, walk: &Walk, stored: &[Class], time: &[usize]) -> KernelCost {
-        let Some(points) = self.spaces.get(&space) else { return KernelCost::default() };
-        let steps = |within: &dyn Fn(usize) -> bool| -> f64 {
-            time.iter().filter(|d| within(**d)).map(|d| points.sizes[*d]).product()
-        };
-        let mut work = Work::default();
-        let mut reductions = Reductions::default();
-        for id in &walk.computed {
-            let point = points.get(*id);
-            let launches = steps(&|d| d < point.levels);
-            if matches!(self.dense.chosen(point.class).head, Head::Reduce(..)) {
-                reductions.add(point.work.flops / launches);
-            }
-            work += point.work.map(|n| n / launches);
-        }
-        let mut loads: Vec<(Class, f64)> = Vec::with_capacity(walk.loaded.len());
-        for id in &walk.loaded {
-            let point = points.get(*id);
-            loads.push((point.class, point.distinct / steps(&|d| point.used & (1 << d) != 0)));
-        }
-        loads.sort_unstable_by_key(|l| l.0);
-        let mut loaded = 0.0;
-        for same in loads.chunk_by(|a, b| a.0 == b.0) {
-            let class = same[0].0;
-            let elements: f64 = same.iter().map(|l| l.1).sum();
-            let size = self.dense.data[class as usize].dtype.size() as f64;
-            loaded += elements.min(self.buffer_elements(class)) * size;
-        }
-        let all: f64 = points.sizes[..points.space.len()].iter().product();
-        let space_points = all / steps(&|_| true);
-        let bytes = |c: &Class| {
-            let elements = space_points.min(self.buffer_elements(*c));
-            elements * self.dense.data[*c as usize].dtype.size() as f64
-        };
-        // The points along the axis of a recurrence wait for each other.
-        let waiting = walk.recurrence.map_or(0.0, |axis| points.sizes[axis]);
-        KernelCost {
-            loaded,
-            stored: stored.iter().map(bytes).sum(),
-            work,
-            reductions,
-            points: space_points / waiting.max(1.0),
-            steps: waiting,
-        }
-    }
-
-    /// Seconds of all launches of a kernel.
-    pub fn seconds(
-        &self,
-        device: &DeviceModel,
-        space: SpaceId,
-        walk: &Walk,
-        stored: &[Class],
-        time: &[usize],
-    ) -> f64 {
-        let bytes: f64 = stored.iter().map(|c| self.dense.data[*c as usize].dtype.size() as f64).sum();
-        let known = walk.seconds.borrow().iter().find(|k| k.0 == bytes && k.1 == time).map(|k| k.2);
-        if let Some(seconds) = known {
-            return seconds;
-        }
-        let trips: f64 = match self.spaces.get(&space) {
-            Some(points) => time.iter().map(|d| points.sizes[*d]).product(),
-            None => 1.0,
-        };
-        let seconds = trips * self.cost(space, walk, stored, time).seconds(device);
-        walk.seconds.borrow_mut().push((bytes, time.to_vec(), seconds));
-        seconds
-    }
-
-    /// The classes that a kernel loads without regard to the loops over the axes `time`, and their bytes.
-    pub fn invariant_loads(&self, space: SpaceId, walk: &Walk, time: &[usize]) -> Vec<(Class, f64)> {
-        let Some(points) = self.spaces.get(&space) else { return Vec::new() };
-        let bits = time.iter().fold(0u64, |bits, axis| bits | 1 << axis);
-        let invariant = walk.loaded.iter().map(|id| points.get(*id)).filter(|p| p.used & bits == 0);
-        let sized = invariant.map(|point| {
-            let elements = point.distinct.min(self.buffer_elements(point.class));
-            (point.class, elements * self.dense.data[point.class as usize].dtype.size() as f64)
-        });
-        sized.collect()
-    }
-
-    fn buffer_elements(&self, class: Class) -> f64 {
-        let extents = self.dense.tables.extents(self.dense.data[class as usize].space);
-        extents.iter().map(super::cost::assumed).product()
-    }
-}
-
-/// Memory that remembers what it was asked.
-struct Asked<'m> {
-    memory: &'m Materialised,
-    classes: Vec<Class>,
-}
-
-impl Asked<'_> {
-    fn contains(&mut self, class: Class) -> bool {
-        self.classes.push(class);
-        self.memory.contains(class)
-    }
-
-    /// The questions and answers by words.
-    fn answers(mut self) -> Vec<(u32, u64, u64)> {
-        self.classes.sort_unstable();
-        let words = self.classes.chunk_by(|a, b| a / 64 == b / 64);
-        let masks = words.map(|same| {
-            let mask = same.iter().fold(0, |bits, c| bits | 1u64 << (c % 64));
-            (same[0] / 64, mask, self.memory.words[same[0] as usize / 64] & mask)
-        });
-        masks.collect()
+        // Cloned, so that lists are as long as they need to be.
+        Walk { id: self.stamp, asked: asked.answers(), ..walk.clone() }
     }
 }
 
@@ -341,96 +252,95 @@ fn visit(
     dense: &Dense<'_>,
     points: &mut Points,
     (id, cut): (PointId, Cut),
-    (inside, loops): (&[Class], usize),
+    (root, here): (Class, Option<Class>),
     memory: &mut Asked<'_>,
     walk: &mut Walk,
     pending: &mut Vec<(PointId, Cut)>,
 ) {
-    let point = points.get(id);
-    let (class, steps, identity) = (point.class, point.steps, point.identity);
-    let here = identity && inside.contains(&class);
-    let constant = dense.is_constant(class);
-    if memory.contains(class) && !here && !constant {
+    let met = points.met(id);
+    let (class, steps, constant) = (met.class, met.steps, met.constant);
+    if !constant && memory.contains(class) && !(met.identity && here == Some(class)) {
         walk.loaded.push(id);
-        walk.reads.push(Read { class, steps, identity });
+        walk.reads.push(Read { class, steps, identity: met.identity });
         return;
     }
-    // In another step of its loop, it can only be read from memory.
-    if steps < dense.least_steps[class as usize] {
+    if met.elsewhere {
         walk.needs.push(class);
         return;
     }
-    let repeated = point.repetitions > MAX_REPETITIONS || point.nested > MAX_NESTED;
-    let view = matches!(dense.chosen(class).head, Head::Reindex(_));
     let cut = match cut {
-        Cut::At(class) if repeated => Cut::At(class),
-        // Neither a view nor a repetition, which would be stored as such.
-        Cut::None | Cut::At(_) if repeated && !view && covers_space(dense, class) => Cut::At(class),
-        Cut::None | Cut::At(_) => Cut::None,
+        _ if !met.repeated => Cut::None,
+        Cut::At(outermost) => Cut::At(outermost),
+        Cut::None if met.storable => Cut::At(class),
+        Cut::None => Cut::None,
     };
-    if matches!(dense.chosen(class).head, Head::Reduce(..))
+    if met.reduces
         && let Cut::At(outermost) = cut
     {
         walk.needs.push(outermost);
         return;
     }
     points.expand(dense, id);
-    let stored = |v: &&PointId| !constant && memory.contains(points.get(**v).class);
-    if let Some(view) = points.views_of(id).iter().find(stored) {
-        pending.push((*view, cut));
-        return;
+    let met = points.met(id);
+    if met.has_views && !constant {
+        let stored = |v: &&PointId| memory.contains(points.met(**v).class);
+        if let Some(view) = points.views_of(id).iter().find(stored) {
+            pending.push((*view, cut));
+            return;
+        }
     }
-    match points.expansion_of(id) {
+    match &met.expansion {
         // Expanded above.
-        None => {}
-        Some(Expansion::Leaf) => walk.loaded.push(id),
-        Some(Expansion::Free) => {}
-        Some(Expansion::Carry(scan, carry)) => {
+        Expansion::Unknown => {}
+        Expansion::Leaf => walk.loaded.push(id),
+        Expansion::Free => {}
+        Expansion::Carry(scan, carry) => {
             walk.loaded.push(id);
             walk.carries.push(StateRead { scan: *scan, carry: *carry, steps });
         }
-        Some(Expansion::Final(scan, carry)) => {
+        Expansion::Final(scan, carry) => {
             walk.loaded.push(id);
             walk.finals.push(StateRead { scan: *scan, carry: *carry, steps });
         }
-        Some(Expansion::TooLong) => walk.needs.push(class),
-        Some(Expansion::View(source)) => pending.push((*source, cut)),
+        Expansion::TooLong => walk.needs.push(class),
+        Expansion::View(source) => pending.push((*source, cut)),
         // The axis of a loop around the kernel has one point here.
-        Some(Expansion::Recurrence(along, _))
-            if *along < loops || walk.recurrence.is_some_and(|axis| axis != *along) =>
+        Expansion::Recurrence(along, _)
+            if *along < dense.least_steps[root as usize]
+                || walk.recurrence.is_some_and(|axis| axis != *along) =>
         {
             walk.needs.push(class);
         }
-        Some(Expansion::Recurrence(along, operands)) => {
+        Expansion::Recurrence(along, operands) => {
             walk.recurrence = Some(*along);
             walk.computed.push(id);
             walk.classes.push(class);
             pending.extend(operands.iter().rev().map(|o| (*o, cut)));
         }
-        Some(Expansion::RecurrenceFinal) => walk.needs.push(class),
-        Some(Expansion::Op(children)) => {
+        Expansion::RecurrenceFinal => walk.needs.push(class),
+        Expansion::Op(children) => {
             walk.computed.push(id);
             walk.classes.push(class);
             pending.extend(children.iter().rev().map(|c| (*c, cut)));
         }
-        Some(Expansion::Gather { table, index, steps }) => {
+        Expansion::Gather { table, index, steps } => {
             walk.computed.push(id);
             walk.classes.push(class);
             walk.loaded.push(id);
             pending.push((*index, cut));
-            read_table(dense, *table, *steps, memory, walk);
+            read_table(dense, *table, *steps as u32, memory, walk);
         }
     }
 }
 
-fn read_table(dense: &Dense<'_>, table: Class, steps: usize, memory: &mut Asked<'_>, walk: &mut Walk) {
+fn read_table(dense: &Dense<'_>, table: Class, steps: u32, memory: &mut Asked<'_>, walk: &mut Walk) {
     if memory.contains(table) {
         walk.reads.push(Read { class: table, steps, identity: false });
         return;
     }
     match dense.chosen(table).head {
         Head::Leaf(_) => {}
-        Head::Carry(scan, carry) if steps > dense.tables.scan(scan).depth() => {
+        Head::Carry(scan, carry) if steps as usize > dense.tables.scan(scan).depth() => {
             walk.carries.push(StateRead { scan, carry, steps });
         }
         Head::ScanFinal(scan, carry) => walk.finals.push(StateRead { scan, carry, steps }),

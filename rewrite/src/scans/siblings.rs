@@ -7,32 +7,39 @@
 
 use std::collections::BTreeMap;
 
+use crate::extract::arrange::{Levels, Part};
 use crate::extract::cost::assumed;
 use crate::extract::dense::Dense;
-use crate::extract::placement::{Levels, Misplaced, Part, Placement, Roots, arrange};
-use crate::extract::{Evaluator, Plan};
+use crate::extract::placement::{Misplaced, Placement};
+use crate::extract::roots::Roots;
+use crate::extract::{Evaluator, Plan, Region};
 use crate::language::ScanId;
 use crate::scan_set::ScanSet;
 
 /// Merges loops of a plan wherever that makes it faster.
 pub fn merge_siblings(evaluator: &mut Evaluator<'_>, plan: Plan) -> Plan {
-    if plan.placement.parents.len() < 2 {
+    if plan.placement.scans().len() < 2 {
         return plan;
     }
     // Walks belong to the evaluator that made them.
-    let Ok(plan) = evaluator.plan(&plan.memory) else { return plan };
+    let Ok(plan) = evaluator.plan(&Region::default(), &plan.memory) else { return plan };
     let mut merger = Merger { evaluator, plan: &plan };
     // What cannot be merged or arranged stays as it was.
     let merged = merger.level(plan.placement.clone(), &[]).and_then(|placement| {
-        if placement.leaders.is_empty() {
+        if !placement.has_merged() {
             return Ok(None);
         }
-        let items = arrange(merger.dense(), merger.roots(), &placement, &mut |_, _| true)?;
-        Ok(Some((placement, items)))
+        let mut levels = merger.levels(&placement);
+        let arranged = levels.arrange(merger.dense(), merger.roots(), &[])?;
+        let seconds = merger.evaluator.seconds(&plan.roots, arranged, &[]);
+        Ok(Some((placement, arranged.items(), seconds)))
     });
-    let Ok(Some((placement, items))) = merged else { return plan };
-    let seconds = merger.evaluator.seconds(&plan.roots, &items, &plan.memory, &mut Vec::new());
-    if seconds < plan.seconds { Plan { placement, items, seconds, ..plan } } else { plan }
+    match merged {
+        Ok(Some((placement, items, seconds))) if seconds < plan.seconds => {
+            Plan { placement, items, seconds, ..plan }
+        }
+        Ok(_) | Err(_) => plan,
+    }
 }
 
 /// The parts of a level, and the loops that each of its loops needs.
@@ -50,6 +57,12 @@ impl<'a> Merger<'_, 'a> {
 
     fn roots(&self) -> &Roots {
         &self.plan.roots
+    }
+
+    fn levels(&self, placement: &Placement) -> Levels {
+        let mut levels = Levels::default();
+        levels.set(self.roots(), placement);
+        levels
     }
 
     /// Merges loops of a level, each with the first of those before it that gains from it, and of the levels in
@@ -83,7 +96,7 @@ impl<'a> Merger<'_, 'a> {
 
     /// The parts of a level in order, and the loops of the level that each loop needs, directly or not.
     fn needs(&self, placement: &Placement, level: &[ScanId]) -> Result<Needs, Misplaced> {
-        let (order, operands) = Levels::new(self.dense(), self.roots(), placement).ordered(level)?;
+        let (order, operands) = self.levels(placement).ordered(level)?;
         let mut needs: BTreeMap<Part, ScanSet> = BTreeMap::new();
         for part in &order {
             let mut all = ScanSet::new();
@@ -139,13 +152,13 @@ impl<'a> Merger<'_, 'a> {
     fn cost(&mut self, placement: &Placement, level: &[ScanId], scan: ScanId) -> Result<LoopCost, Misplaced> {
         let inner: Vec<ScanId> = level.iter().copied().chain([scan]).collect();
         let roots = &self.plan.roots;
-        let items = Levels::new(self.dense(), roots, placement).arrange(&inner, &mut |_, _| true)?;
+        let mut levels = self.levels(placement);
+        let arranged = levels.arrange(self.dense(), roots, &inner)?;
         let tables = self.dense().tables;
-        let mut time: Vec<usize> = inner.iter().map(|s| tables.scan(*s).depth()).collect();
-        let memory = &self.plan.memory;
+        let time: Vec<usize> = inner.iter().map(|s| tables.scan(*s).depth()).collect();
         Ok(LoopCost {
-            seconds: self.evaluator.seconds(roots, &items, memory, &mut time),
-            resident_bytes: self.evaluator.invariant_bytes(roots, &items, memory, &mut time),
+            seconds: self.evaluator.seconds(roots, arranged, &time),
+            resident_bytes: self.evaluator.invariant_bytes(roots, arranged, &time),
             steps: assumed(&tables.scan(scan).trip),
         })
     }

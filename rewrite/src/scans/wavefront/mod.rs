@@ -15,16 +15,19 @@ mod stack;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use fuse_ir::DimEnv;
 use fuse_ir::device::DeviceModel;
-use fuse_ir::kernel::{BufferId, BufferKind, Element, KernelGraph, Loop, Step};
+use fuse_ir::kernel::{Buffer, BufferId, BufferKind, Element, KernelGraph, Loop, Step};
 
 use crate::extract::cost::assumed;
+use crate::kernel_builder::Names;
 use crate::program_cost::{cost_of, resident_bytes};
 use access::Access;
-use phases::{Woven, weave};
+use phases::{ProgramNames, Woven, weave};
 use stack::{Stack, candidates, layer};
 
 /// The rule's name.
@@ -48,24 +51,68 @@ pub struct Wavefronts {
     pub origins: BTreeMap<String, BTreeSet<String>>,
 }
 
+/// A program, and what is asked of it for every stack.
+struct Program<'g> {
+    graph: &'g KernelGraph,
+    /// What each step reads and writes.
+    accesses: Vec<Access>,
+    names: ProgramNames,
+    buffer_names: Rc<Names>,
+    /// A copy of its buffers that no stack has.
+    spare: RefCell<Option<Vec<Buffer>>>,
+}
+
+impl<'g> Program<'g> {
+    fn new(graph: &'g KernelGraph) -> Self {
+        let mut buffer_names = Names::default();
+        graph.buffers.iter().for_each(|b| _ = buffer_names.unique(&b.name));
+        Program {
+            graph,
+            accesses: graph.steps.iter().map(Access::of).collect(),
+            names: ProgramNames::of(graph),
+            buffer_names: Rc::new(buffer_names),
+            spare: RefCell::new(None),
+        }
+    }
+
+    /// A copy of the buffers.
+    fn take_buffers(&self) -> Vec<Buffer> {
+        self.spare.take().unwrap_or_else(|| self.graph.buffers.clone())
+    }
+
+    /// Takes back a copy that a stack added to.
+    fn give_back(&self, mut buffers: Vec<Buffer>) {
+        buffers.truncate(self.graph.buffers.len());
+        self.spare.replace(Some(buffers));
+    }
+}
+
 /// Runs stacks of layers as wavefronts wherever that is faster.
 pub fn run_as_wavefronts(graph: &mut KernelGraph, device: &DeviceModel) -> Wavefronts {
     let mut out = Wavefronts::default();
     let mut from = 0;
-    let mut accesses: Vec<Access> = graph.steps.iter().map(Access::of).collect();
+    while let Some((next, found)) = first_gain(graph, from, device) {
+        from = next;
+        let Attempt { stack, woven, seconds, .. } = found;
+        out.seconds += seconds;
+        out.origins.extend(woven.origins);
+        let loops = woven.loops.into_iter().map(Step::Loop);
+        let steps = stack.before.into_iter().chain(loops).chain(stack.after);
+        graph.steps.splice(stack.range, steps.collect::<Vec<_>>());
+        graph.buffers = stack.buffers;
+    }
+    out
+}
+
+/// The first stack, of those that begin at or after a step, that gains enough, and the step after its loops.
+fn first_gain(graph: &KernelGraph, mut from: usize, device: &DeviceModel) -> Option<(usize, Attempt)> {
+    let program = Program::new(graph);
     loop {
-        let loops = candidates(&accesses, &graph.steps, from, MOST_LAYERS);
-        let Some(first) = loops.first() else { return out };
-        from = first + 1;
-        if let Some(Attempt { stack, woven, seconds, .. }) = widest(graph, &accesses, &loops, device) {
-            out.seconds += seconds;
-            out.origins.extend(woven.origins);
-            from = stack.range.start + stack.before.len() + woven.loops.len();
-            let loops = woven.loops.into_iter().map(Step::Loop);
-            let steps = stack.before.into_iter().chain(loops).chain(stack.after);
-            graph.steps.splice(stack.range, steps.collect::<Vec<_>>());
-            graph.buffers = stack.buffers;
-            accesses = graph.steps.iter().map(Access::of).collect();
+        let loops = candidates(&program.accesses, &graph.steps, from, MOST_LAYERS);
+        from = loops.first()? + 1;
+        if let Some(attempt) = widest(&program, &loops, device) {
+            let Attempt { stack, woven, .. } = &attempt;
+            return Some((stack.range.start + stack.before.len() + woven.loops.len(), attempt));
         }
     }
 }
@@ -116,53 +163,45 @@ struct Attempt {
 }
 
 /// The wavefront of the most of the loops at some positions, from the first on, that gains enough.
-fn widest(
-    graph: &KernelGraph,
-    accesses: &[Access],
-    loops: &[usize],
-    device: &DeviceModel,
-) -> Option<Attempt> {
-    let pair = attempt(graph, accesses, loops.get(..2)?, device)?;
+fn widest(program: &Program<'_>, loops: &[usize], device: &DeviceModel) -> Option<Attempt> {
+    let pair = attempt(program, loops.get(..2)?, device)?;
     // Two layers save one launch of two a step, n layers n - 1 of n: where the first two gain little, so do all.
     let most = 2.0 * (loops.len() - 1) as f64 / loops.len() as f64;
     if pair.share * most <= LEAST_GAIN {
+        program.give_back(pair.stack.buffers);
         return None;
     }
-    let wider = (3..=loops.len()).rev().filter_map(|n| attempt(graph, accesses, &loops[..n], device));
+    let wider = (3..=loops.len()).rev().filter_map(|n| attempt(program, &loops[..n], device));
     wider.chain([pair]).find(|attempt| attempt.share > LEAST_GAIN)
 }
 
 /// The wavefront of the loops at some positions, if they are a stack.
-fn attempt(
-    graph: &KernelGraph,
-    accesses: &[Access],
-    loops: &[usize],
-    device: &DeviceModel,
-) -> Option<Attempt> {
-    let stack = Stack::new(graph, accesses, loops)?;
-    let woven = weave(graph, &stack)?;
+fn attempt(program: &Program<'_>, loops: &[usize], device: &DeviceModel) -> Option<Attempt> {
+    let graph = program.graph;
+    let mut stack = Stack::new(program, loops)?;
+    let woven = weave(&program.names, &stack)?;
     // Steps must be what gains: a stored projection that is not read back counts only where moving takes longest.
     let between_steps = device.seconds_between_steps();
     let device = &DeviceModel { launch_seconds: between_steps, exposed: 0.0, ..device.clone() };
     let dims = DimEnv::new();
-    let program =
-        |steps: Vec<Step>| KernelGraph { name: graph.name.clone(), buffers: stack.buffers.clone(), steps };
-    let one_after_another = program(graph.steps[stack.range.clone()].to_vec());
+    let steps = graph.steps[stack.range.clone()].to_vec();
+    let mut program = KernelGraph { name: String::new(), buffers: std::mem::take(&mut stack.buffers), steps };
+    let before = cost_of(&program, device, &dims).seconds;
     let beside = stack.before.iter().chain(&stack.after).cloned();
-    let beside = program(beside.chain(woven.loops.iter().cloned().map(Step::Loop)).collect());
-    let before = cost_of(&one_after_another, device, &dims).seconds;
-    let gain = before - cost_of(&beside, device, &dims).seconds;
+    program.steps = beside.chain(woven.loops.iter().cloned().map(Step::Loop)).collect();
+    let gain = before - cost_of(&program, device, &dims).seconds;
     // Weights may fit the chip with one layer, and not with all.
-    let resident = |program: &KernelGraph, l: &Loop| resident_bytes(program, l, &dims);
+    let resident = |l: &Loop| resident_bytes(&program, l, &dims);
     let capacity = device.on_chip_total_bytes();
-    let together = woven.loops.iter().map(|l| resident(&beside, l)).fold(0.0, f64::max);
+    let together = woven.loops.iter().map(resident).fold(0.0, f64::max);
     let lost: f64 = if together <= capacity {
         0.0
     } else {
         let layers = loops.iter().filter_map(|at| layer(&graph.steps[*at]));
-        let bytes = layers.map(|l| resident(&one_after_another, l)).filter(|bytes| *bytes <= capacity);
+        let bytes = layers.map(resident).filter(|bytes| *bytes <= capacity);
         bytes.map(|bytes| assumed(&stack.trip) * bytes).sum()
     };
+    stack.buffers = program.buffers;
     let seconds = gain - lost / device.memory_bytes_per_second;
     Some(Attempt { stack, woven, seconds, share: seconds / before })
 }

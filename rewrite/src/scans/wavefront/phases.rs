@@ -16,6 +16,7 @@
 //! layer `l` makes step `t + 1`: in the rise and the wave beside it, in the fall after it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use fuse_ir::expr::Symbol;
 use fuse_ir::kernel::{BufferId, Kernel, KernelGraph, Loop, Step};
@@ -35,9 +36,33 @@ pub struct Woven {
     pub origins: BTreeMap<String, BTreeSet<String>>,
 }
 
+/// The names of a program's kernels, and of its symbols.
+pub struct ProgramNames {
+    program: String,
+    kernels: Rc<Names>,
+    counters: Rc<Names>,
+}
+
+impl ProgramNames {
+    /// The names of a program.
+    pub fn of(graph: &KernelGraph) -> Self {
+        let (mut kernels, mut counters) = (Names::default(), Names::default());
+        for (kernel, _) in graph.kernels() {
+            kernels.unique(&kernel.name);
+            kernel.symbols().iter().for_each(|s| _ = counters.unique(s.name()));
+        }
+        for symbol in graph.buffers.iter().flat_map(|b| &b.ty.shape).flat_map(Expr::symbols) {
+            counters.unique(symbol.name());
+        }
+        name_counters(&graph.steps, &mut counters);
+        let (kernels, counters) = (Rc::new(kernels), Rc::new(counters));
+        ProgramNames { program: identifier(&graph.name), kernels, counters }
+    }
+}
+
 /// The loops that a stack of a program becomes.
-pub fn weave(graph: &KernelGraph, stack: &Stack) -> Option<Woven> {
-    let mut weaver = Weaver::new(graph, stack);
+pub fn weave(names: &ProgramNames, stack: &Stack) -> Option<Woven> {
+    let mut weaver = Weaver::new(names, stack);
     let (n, trip) = (stack.layers.len(), &stack.trip);
     let constant = |value: usize| Expr::constant(value as i64);
     for p in 0..n - 1 {
@@ -71,7 +96,7 @@ fn at_least_none(steps: Expr) -> Dim {
 
 struct Weaver<'s> {
     stack: &'s Stack,
-    program: String,
+    program: &'s str,
     kernels: Names,
     counters: Names,
     woven: Woven,
@@ -81,18 +106,11 @@ struct Weaver<'s> {
 type Running = (usize, Expr);
 
 impl<'s> Weaver<'s> {
-    fn new(graph: &KernelGraph, stack: &'s Stack) -> Self {
-        let (mut kernels, mut counters) = (Names::default(), Names::default());
-        for (kernel, _) in graph.kernels() {
-            kernels.unique(&kernel.name);
-            kernel.symbols().iter().for_each(|s| _ = counters.unique(s.name()));
-        }
-        for symbol in graph.buffers.iter().flat_map(|b| &b.ty.shape).flat_map(Expr::symbols) {
-            counters.unique(symbol.name());
-        }
-        name_counters(&graph.steps, &mut counters);
+    fn new(names: &'s ProgramNames, stack: &'s Stack) -> Self {
+        let beside = |names: &Rc<Names>| Names::beside(names.clone());
         let woven = Woven { loops: Vec::new(), origins: BTreeMap::new() };
-        Weaver { stack, program: identifier(&graph.name), kernels, counters, woven }
+        let (kernels, counters) = (beside(&names.kernels), beside(&names.counters));
+        Weaver { stack, program: &names.program, kernels, counters, woven }
     }
 
     /// One loop, in which some layers run.

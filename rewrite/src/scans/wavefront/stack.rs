@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
+use std::rc::Rc;
 
 use fuse_ir::expr::Symbol;
 use fuse_ir::kernel::{
@@ -16,6 +17,7 @@ use fuse_ir::ops::Direction;
 use fuse_ir::{Dim, Expr, TensorType};
 use smallvec::SmallVec;
 
+use super::Program;
 use super::access::Access;
 use crate::kernel_builder::{KernelBuilder, Names};
 use crate::kernel_copy::{Copier, Inlined};
@@ -106,7 +108,8 @@ fn above(accesses: &[Access], steps: &[Step], lower: usize, trip: &Dim) -> Optio
 impl Stack {
     /// The stack of the loops at some positions of a program. `None` where one of them reads of another what it has
     /// not made at the same step, or something among them stands in the way.
-    pub fn new(graph: &KernelGraph, accesses: &[Access], loops: &[usize]) -> Option<Stack> {
+    pub fn new(program: &Program<'_>, loops: &[usize]) -> Option<Stack> {
+        let Program { graph, accesses, .. } = program;
         let range = *loops.first()?..loops.last()? + 1;
         let trip = layer(&graph.steps[range.start])?.trip.clone();
         if trip.as_constant().is_some_and(|n| n < loops.len() as i64) {
@@ -124,20 +127,19 @@ impl Stack {
             layers,
             before: among.steps(graph, Fate::Before),
             after: among.steps(graph, Fate::After),
-            buffers: graph.buffers.clone(),
+            buffers: program.take_buffers(),
         };
         let mut elsewhere: BTreeSet<BufferId> =
             stack.after.iter().flat_map(|s| Access::of(s).reads).collect();
         elsewhere.extend(accesses[range.end..].iter().flat_map(|a| &a.reads));
-        stack.link(&elsewhere)?;
+        stack.link(&elsewhere, &program.buffer_names)?;
         Some(stack)
     }
 
     /// Lets each layer read what the one below it hands up.
-    fn link(&mut self, elsewhere: &BTreeSet<BufferId>) -> Option<()> {
+    fn link(&mut self, elsewhere: &BTreeSet<BufferId>, taken: &Rc<Names>) -> Option<()> {
         let made: Vec<Access> = self.layers.iter().map(Layer::access).collect();
-        let mut names = Names::default();
-        self.buffers.iter().for_each(|b| _ = names.unique(&b.name));
+        let mut names = Names::beside(taken.clone());
         for upper in 1..self.layers.len() {
             for (lower, below) in made[..upper].iter().enumerate() {
                 if made[upper].writes.iter().any(|b| below.reads.contains(b) || below.writes.contains(b)) {
