@@ -62,7 +62,7 @@ lint: ## Clippy without warnings, with LLVM and without
 doc: ## Build the API documentation, without warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
 
-.PHONY: coverage soak hostile mutants conformance interop bench microbench clean
+.PHONY: coverage soak hostile mutants conformance interop bench spills microbench clean
 coverage: setup-llvm ## Line coverage of ir/ and rewrite/; fails below 85 %
 	@scripts/coverage.sh --minimum 85
 
@@ -94,6 +94,11 @@ bench: setup-llvm ## Time the models of ZOO=DIR in fuse, ONNX Runtime and OpenVI
 	$(CARGO) build $(LOCKED) --release --bin fuse
 	@scripts/python-env.sh numpy onnxruntime openvino
 	.cache/python/bin/python scripts/bench.py --zoo "$(ZOO)" $(BENCH)
+
+spills: setup-llvm setup-ptxas ## Registers and spills of the models of ZOO=DIR, as ptxas says; fails where one spills
+	@test -n "$(ZOO)" || { echo "make spills: ZOO=DIR has to name the models" >&2; exit 2; }
+	$(CARGO) build $(LOCKED) --release --bin fuse
+	@scripts/spills.sh "$(ZOO)"
 
 microbench: setup-llvm ## Run the criterion benchmarks: compile time, single kernels, whole models
 	$(CARGO) bench $(LOCKED) -p fuse

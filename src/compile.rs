@@ -301,7 +301,7 @@ impl Compiled {
             }
             (DeviceName::Sim | DeviceName::Cuda(_), _) => {
                 let functions = self.functions_for(device.gpu_limits()?.unwrap_or_else(GpuLimits::h100))?;
-                let code = Code::Ptx(vec![self.ptx_for(device, &functions)?]);
+                let code = self.ptx_for(device, &functions)?;
                 Ok(Executable::new(&self.graph, self.kernels.clone(), &functions, code, device)?)
             }
         }
@@ -335,16 +335,20 @@ impl Compiled {
     }
 
     #[cfg(feature = "llvm")]
-    fn ptx_for(&self, device: &Device, functions: &[Function]) -> Result<String, CompileError> {
-        use fuse_codegen::llvm::{Arch, PtxOptions, ptx};
+    fn ptx_for(&self, device: &Device, functions: &[Function]) -> Result<Code, CompileError> {
+        use fuse_codegen::llvm::{Arch, Indices, PtxOptions, ptx};
         let (major, minor) = device.compute_capability()?.unwrap_or((7, 5));
         let too_old = || CompileError::TooOld { device: device.name(), major, minor };
         let arch = Arch::for_capability(major, minor).ok_or_else(too_old)?;
-        Ok(ptx::ptx(functions, &PtxOptions::new(arch))?)
+        let modules = vec![ptx::ptx(functions, &PtxOptions::new(arch))?];
+        let functions = functions.to_vec();
+        let options = PtxOptions { indices: Indices::Wide, ..PtxOptions::new(arch) };
+        let wide = move || Ok(vec![ptx::ptx(&functions, &options).map_err(|e| e.to_string())?]);
+        Ok(Code::NarrowPtx { modules, wide: Box::new(wide) })
     }
 
     #[cfg(not(feature = "llvm"))]
-    fn ptx_for(&self, device: &Device, _: &[Function]) -> Result<String, CompileError> {
+    fn ptx_for(&self, device: &Device, _: &[Function]) -> Result<Code, CompileError> {
         Err(CompileError::WithoutLlvm(device.name()))
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use fuse_codegen::kernel_ir::Function;
-use fuse_codegen::llvm::{LlvmError, PtxKernel};
+use fuse_codegen::llvm::{Indices, LlvmError, PtxKernel, PtxOptions};
 use fuse_codegen::schedule::resident_name;
 use fuse_ir::Graph;
 use fuse_ir::graph::InputKind;
@@ -21,6 +21,9 @@ pub struct Manifest {
     pub model: String,
     /// The architecture, as in `sm_90`.
     pub arch: String,
+    /// In how many bits kernels compute positions. In 32, where no buffer has more elements, and no grid more threads,
+    /// than 31 bits count; otherwise wrong ones are read and written, and `--wide-indices` is needed.
+    pub index_bits: u32,
     /// The runtime integers that extents and grids are written in.
     pub symbols: Vec<String>,
     /// The tensors in memory; contiguous, row-major.
@@ -98,14 +101,18 @@ impl Manifest {
     ///
     /// # Errors
     /// Where the model was compiled for another target.
-    pub fn new(compiled: &Compiled, functions: &[Function], arch: &str) -> Result<Self, LlvmError> {
+    pub fn new(compiled: &Compiled, functions: &[Function], options: &PtxOptions) -> Result<Self, LlvmError> {
         let (graph, kernels) = (&compiled.graph, &compiled.kernels);
         let ops = ops(&kernels.steps);
         let none = Vec::new();
         let ops_of = |f: &Function| ops.get(&f.name).unwrap_or(&none);
         Ok(Manifest {
             model: graph.name().to_owned(),
-            arch: arch.to_owned(),
+            arch: options.arch.to_string(),
+            index_bits: match options.indices {
+                Indices::Narrow => 32,
+                Indices::Wide => 64,
+            },
             symbols: graph.symbols().iter().map(ToString::to_string).collect(),
             buffers: buffers(graph, kernels),
             kernels: functions.iter().map(|f| kernel_entry(f, ops_of(f))).collect::<Result<_, _>>()?,

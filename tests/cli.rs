@@ -478,6 +478,10 @@ fn ptx_writes_a_file_a_kernel_and_a_manifest() {
         manifest["launch_order"].as_array().map(|l| l.iter().any(|s| s["kind"] == "resident")),
         Some(true)
     );
+    assert_eq!(manifest["index_bits"], 32);
+    succeeds(&["ptx", LSTM, "--wide-indices", "-o", &scratch.path("wide")]);
+    let text = std::fs::read_to_string(scratch.path("wide/manifest.json")).expect("a manifest");
+    assert!(text.contains("\"index_bits\": 64"), "{text}");
 }
 
 #[test]

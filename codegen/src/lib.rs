@@ -7,6 +7,7 @@ pub mod builder;
 pub mod cranelift;
 pub mod decompose;
 mod divisors;
+pub mod indices;
 pub mod kernel_ir;
 pub mod kernel_ir_eval;
 #[cfg(feature = "llvm")]

@@ -3,9 +3,12 @@
 //! [`emit`] visits a [`Function`] once and asks a [`ScalarBuilder`] for each primitive; the builder is
 //! implemented once for Cranelift and once for LLVM. Nothing else translates an operation.
 
+use std::collections::HashMap;
+
 use fuse_ir::{DType, Literal};
 
 use crate::divisors::Divisors;
+use crate::indices::{Width, Widths};
 use crate::kernel_ir::{
     BinaryOp, Condition, Conversion, Function, LaneType, MatrixFactors, Operation, ParameterId, SharedId,
     Statement, Type, UnaryOp, ValueId,
@@ -41,6 +44,10 @@ pub trait ScalarBuilder: Sized {
     fn unary(&mut self, op: UnaryOp, ty: Type, x: Self::Value) -> Self::Value;
     /// A primitive of two operands.
     fn binary(&mut self, op: BinaryOp, ty: Type, x: Self::Value, y: Self::Value) -> Self::Value;
+    /// [`ScalarBuilder::binary`] of i32 scalars that does not wrap.
+    fn binary_of_indices(&mut self, op: BinaryOp, x: Self::Value, y: Self::Value) -> Self::Value {
+        self.binary(op, NARROW, x, y)
+    }
     /// `x·y + z`, rounded once.
     fn fma(&mut self, ty: Type, x: Self::Value, y: Self::Value, z: Self::Value) -> Self::Value;
     /// A comparison of operands of type `ty`.
@@ -78,7 +85,7 @@ pub type LoopBody<'a, B> = dyn FnMut(
     ) -> Vec<<B as ScalarBuilder>::Value>
     + 'a;
 
-/// The range of a counted loop: `begin, begin + step, …` while below `end` (i64).
+/// The range of a counted loop: `begin, begin + step, …` while below `end`; both i64, or both i32, as is the counter.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds<V> {
     /// The first value of the counter.
@@ -96,9 +103,11 @@ pub struct Place<V> {
     pub buffer: usize,
     /// The element type in memory.
     pub memory: DType,
-    /// The first element (i64).
+    /// What `index` is counted from (i32), if not from the first element: what stays while the innermost loop runs.
+    pub origin: Option<V>,
+    /// The first element (i64 or i32).
     pub index: V,
-    /// A power of two that divides `index`.
+    /// A power of two that divides the position.
     pub divisor: u32,
     /// A power of two that divides the number of elements of the buffer.
     pub length_divisor: u32,
@@ -109,7 +118,7 @@ pub struct Place<V> {
 pub struct SharedPlace<V> {
     /// The position of the array.
     pub array: usize,
-    /// The first element (i64).
+    /// The first element (i64 or i32).
     pub index: V,
     /// A power of two that divides `index`.
     pub divisor: u32,
@@ -164,61 +173,136 @@ pub enum GpuEffect<V> {
     GridBarrier,
 }
 
-/// Emits the body of a function.
+/// What indices are where 32 bits suffice.
+const NARROW: Type = Type { lane: LaneType::I32, lanes: 1 };
+
+/// What they are in Kernel IR.
+const WIDE: Type = Type { lane: LaneType::I64, lanes: 1 };
+
+/// Emits the body of a function, as Kernel IR has it.
 pub fn emit<B: ScalarBuilder>(function: &Function, builder: &mut B) {
+    emit_in(function, None, builder);
+}
+
+/// Emits the body of a function with i64 scalars in as many bits as `widths` says.
+pub fn emit_in<B: ScalarBuilder>(function: &Function, widths: Option<Widths>, builder: &mut B) {
     let values = vec![None; function.types.len()];
-    let mut values = Values { target: values, divisors: Divisors::of(function) };
+    let depths = vec![0; function.types.len()];
+    let (divisors, sums) = (Divisors::of(function), HashMap::new());
+    let mut values = Values { target: values, divisors, widths, depths, depth: 0, is_hot: false, sums };
     block(function, &function.body, builder, &mut values);
 }
 
-/// The target's values by number, and what divides them.
+/// The target's values by number, what divides them, and how wide they are.
 struct Values<B: ScalarBuilder> {
     target: Vec<Option<B::Value>>,
     divisors: Divisors,
+    /// `None` where all are as Kernel IR has them.
+    widths: Option<Widths>,
+    /// How many loops are around each value, and around what is emitted next.
+    depths: Vec<u32>,
+    depth: u32,
+    /// Whether that is in a loop without loops that carries values.
+    is_hot: bool,
+    /// The narrow values that are sums of two.
+    sums: HashMap<ValueId, [ValueId; 2]>,
 }
 
 impl<B: ScalarBuilder> Values<B> {
     fn set(&mut self, id: ValueId, value: B::Value) {
         self.target[id.0 as usize] = Some(value);
+        self.depths[id.0 as usize] = self.depth;
+    }
+
+    /// The target's value, an i64 scalar perhaps in 32 bits; a missing definition is a compiler bug that the verifier
+    /// reports first.
+    fn index(&self, id: ValueId) -> B::Value {
+        self.target[id.0 as usize].expect("verified Kernel IR defines every value before its use")
+    }
+
+    fn width(&self, id: ValueId) -> Width {
+        self.widths.as_ref().map_or(Width::Wide, |widths| widths.of(id))
+    }
+
+    fn is_narrow(&self, id: ValueId) -> bool {
+        self.width(id) != Width::Wide
+    }
+
+    /// The target's value in the type that Kernel IR gives it.
+    fn get(&self, builder: &mut B, id: ValueId) -> B::Value {
+        let value = self.index(id);
+        if self.is_narrow(id) { builder.convert(Conversion::IntToInt, NARROW, WIDE, value) } else { value }
+    }
+
+    /// The low half of an integer.
+    fn narrow(&self, function: &Function, builder: &mut B, id: ValueId) -> B::Value {
+        let value = self.index(id);
+        if self.is_narrow(id) || function.ty(id).lane == LaneType::I32 {
+            return value;
+        }
+        builder.convert(Conversion::IntToInt, WIDE, NARROW, value)
     }
 
     fn place(&self, function: &Function, buffer: ParameterId, index: ValueId) -> Place<B::Value> {
         let (buffer, divisor) = (buffer.0 as usize, self.divisors.get(index));
         let parameter = &function.buffers[buffer];
         let (memory, length_divisor) = (parameter.dtype, parameter.divisor);
-        Place { buffer, memory, index: get(self, index), divisor, length_divisor }
+        let (origin, index) = self.origin(index);
+        Place { buffer, memory, origin, index, divisor, length_divisor }
+    }
+
+    /// A position in two parts, where the first one stays while a loop without loops runs, such as that of a sum: an
+    /// address that is 64 bits wide is then computed before, and the loop adds to it what moves, which many places have in
+    /// common. Around other loops, and in those that run once or twice because threads share what they do, so many
+    /// addresses would only take registers.
+    fn origin(&self, index: ValueId) -> (Option<B::Value>, B::Value) {
+        let stays = |id: &ValueId| self.depths[id.0 as usize] < self.depth;
+        match self.sums.get(&index) {
+            Some([x, y]) if self.is_hot && stays(x) && !stays(y) => (Some(self.index(*x)), self.index(*y)),
+            Some([x, y]) if self.is_hot && stays(y) && !stays(x) => (Some(self.index(*y)), self.index(*x)),
+            Some(_) | None => (None, self.index(index)),
+        }
     }
 
     fn shared_place(&self, array: SharedId, index: ValueId) -> SharedPlace<B::Value> {
-        SharedPlace { array: array.0 as usize, index: get(self, index), divisor: self.divisors.get(index) }
+        SharedPlace { array: array.0 as usize, index: self.index(index), divisor: self.divisors.get(index) }
     }
-}
-
-/// The target's value; a missing definition is a compiler bug that the verifier reports first.
-fn get<B: ScalarBuilder>(values: &Values<B>, id: ValueId) -> B::Value {
-    values.target[id.0 as usize].expect("verified Kernel IR defines every value before its use")
 }
 
 fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mut B, values: &mut Values<B>) {
     for statement in body {
         match statement {
             Statement::Let { value, operation } => {
-                let result = operate(function, function.ty(*value), operation, builder, values);
+                let ty = function.ty(*value);
+                let result = match values.width(*value) {
+                    Width::Wide => operate(function, ty, operation, builder, values),
+                    Width::Halved => {
+                        let wide = operate(function, ty, operation, builder, values);
+                        builder.convert(Conversion::IntToInt, WIDE, NARROW, wide)
+                    }
+                    Width::Narrow => {
+                        if let Operation::Binary(BinaryOp::Add, x, y) = operation {
+                            values.sums.insert(*value, [*x, *y]);
+                        }
+                        operate_narrow(function, operation, builder, values)
+                    }
+                };
                 values.set(*value, result);
             }
             Statement::Store { buffer, index, value } => {
                 let place = values.place(function, *buffer, *index);
-                builder.store(function.ty(*value), place, get::<B>(values, *value));
+                let stored = values.get(builder, *value);
+                builder.store(function.ty(*value), place, stored);
             }
             Statement::StoreShared { array, index, value } => {
                 let place = values.shared_place(*array, *index);
-                let value = (function.ty(*value), get::<B>(values, *value));
-                builder.effect_on_gpu(GpuEffect::StoreShared(value.0, place, value.1));
+                let stored = values.get(builder, *value);
+                builder.effect_on_gpu(GpuEffect::StoreShared(function.ty(*value), place, stored));
             }
             Statement::StartCopy { array, to, buffer, from, bytes, inside } => {
                 let to = values.shared_place(*array, *to);
                 let from = values.place(function, *buffer, *from);
-                let inside = get::<B>(values, *inside);
+                let inside = values.get(builder, *inside);
                 builder.effect_on_gpu(GpuEffect::StartCopy { to, from, bytes: *bytes, inside });
             }
             Statement::CommitCopies => builder.effect_on_gpu(GpuEffect::CommitCopies),
@@ -227,31 +311,89 @@ fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mu
             Statement::GridBarrier => builder.effect_on_gpu(GpuEffect::GridBarrier),
             Statement::Prefetch { buffer, index } => {
                 let memory = function.buffers[buffer.0 as usize].dtype;
-                builder.prefetch(buffer.0 as usize, memory, get::<B>(values, *index));
+                let index = values.get(builder, *index);
+                builder.prefetch(buffer.0 as usize, memory, index);
             }
             Statement::For { counter, begin, end, step, carried, exchanged, body } => {
-                let bounds =
-                    Bounds { begin: get::<B>(values, *begin), end: get::<B>(values, *end), step: *step };
+                let [begin, end] = [*begin, *end].map(|bound| match values.is_narrow(*counter) {
+                    true => values.narrow(function, builder, bound),
+                    false => values.get(builder, bound),
+                });
+                let bounds = Bounds { begin, end, step: *step };
                 let inits: Vec<_> =
-                    carried.iter().map(|c| (function.ty(c.init), get::<B>(values, c.init))).collect();
+                    carried.iter().map(|c| (function.ty(c.init), values.get(builder, c.init))).collect();
                 let exchanged: Vec<_> = exchanged.iter().map(|(a, b)| (a.0 as usize, b.0 as usize)).collect();
+                let is_hot = !carried.is_empty() && !has_loops(body);
+                let outer = std::mem::replace(&mut values.is_hot, is_hot);
                 let results =
                     builder.counted_loop(bounds, &inits, &exchanged, &mut |builder, position, current| {
+                        values.depth += 1;
                         values.set(*counter, position);
                         for (c, value) in carried.iter().zip(current) {
                             values.set(c.value, *value);
                         }
                         block(function, body, builder, values);
-                        carried.iter().map(|c| get::<B>(values, c.next)).collect()
+                        values.depth -= 1;
+                        carried.iter().map(|c| values.get(builder, c.next)).collect()
                     });
+                values.is_hot = outer;
                 for (c, result) in carried.iter().zip(results) {
                     values.set(c.result, result);
                 }
             }
             Statement::If { condition, body } => {
-                let condition = get::<B>(values, *condition);
+                let condition = values.get(builder, *condition);
                 builder.if_then(condition, &mut |builder| block(function, body, builder, values));
             }
+        }
+    }
+}
+
+fn has_loops(body: &[Statement]) -> bool {
+    body.iter().any(|statement| match statement {
+        Statement::For { .. } => true,
+        Statement::If { body, .. } => has_loops(body),
+        Statement::Let { .. }
+        | Statement::Store { .. }
+        | Statement::StoreShared { .. }
+        | Statement::StartCopy { .. }
+        | Statement::CommitCopies
+        | Statement::AwaitCopies { .. }
+        | Statement::Barrier
+        | Statement::GridBarrier
+        | Statement::Prefetch { .. } => false,
+    })
+}
+
+/// An i64 scalar whose operands and result fit in 32 bits.
+fn operate_narrow<B: ScalarBuilder>(
+    function: &Function,
+    operation: &Operation,
+    builder: &mut B,
+    values: &Values<B>,
+) -> B::Value {
+    let operand = |builder: &mut B, id: &ValueId| values.narrow(function, builder, *id);
+    match operation {
+        Operation::Constant(literal) => {
+            builder.constant(NARROW, Literal::from_i64(DType::I32, literal.as_i64()))
+        }
+        Operation::Unary(op, x) => {
+            let x = operand(builder, x);
+            builder.unary(*op, NARROW, x)
+        }
+        Operation::Binary(op, x, y) => {
+            let (x, y) = (operand(builder, x), operand(builder, y));
+            builder.binary_of_indices(*op, x, y)
+        }
+        Operation::Select(condition, x, y) => {
+            let (x, y) = (operand(builder, x), operand(builder, y));
+            builder.select(NARROW, values.index(*condition), x, y)
+        }
+        // What i32 it was.
+        Operation::Convert(_, x) => operand(builder, x),
+        _ => {
+            let wide = operate(function, WIDE, operation, builder, values);
+            builder.convert(Conversion::IntToInt, WIDE, NARROW, wide)
         }
     }
 }
@@ -263,7 +405,7 @@ fn operate<B: ScalarBuilder>(
     builder: &mut B,
     values: &Values<B>,
 ) -> B::Value {
-    let value = |id: &ValueId| get::<B>(values, *id);
+    let value = |builder: &mut B, id: &ValueId| values.get(builder, *id);
     match operation {
         Operation::Constant(literal) => builder.constant(ty, *literal),
         Operation::Symbol(position) => builder.symbol(*position as usize),
@@ -274,7 +416,10 @@ fn operate<B: ScalarBuilder>(
         Operation::Blocks => builder.on_gpu(GpuOperation::Blocks),
         Operation::Thread => builder.on_gpu(GpuOperation::Thread),
         Operation::Load { buffer, index } => builder.load(ty, values.place(function, *buffer, *index)),
-        Operation::Butterfly(x, distance) => builder.on_gpu(GpuOperation::Butterfly(ty, value(x), *distance)),
+        Operation::Butterfly(x, distance) => {
+            let x = value(builder, x);
+            builder.on_gpu(GpuOperation::Butterfly(ty, x, *distance))
+        }
         Operation::LoadShared { array, index } => {
             builder.on_gpu(GpuOperation::LoadShared(ty, values.shared_place(*array, *index)))
         }
@@ -283,22 +428,62 @@ fn operate<B: ScalarBuilder>(
             builder.on_gpu(GpuOperation::LoadMatrices(ty.lanes, place, *transposed))
         }
         Operation::MatrixFma { factors, left, right, sum } => {
-            builder.on_gpu(GpuOperation::MatrixFma(*factors, [left, right, sum].map(value)))
+            let fragments = [left, right, sum].map(|fragment| value(builder, fragment));
+            builder.on_gpu(GpuOperation::MatrixFma(*factors, fragments))
         }
-        Operation::Pair(dtype, x, y) => builder.on_gpu(GpuOperation::Pair(*dtype, [x, y].map(value))),
-        Operation::Tf32(x) => builder.on_gpu(GpuOperation::Tf32(value(x))),
-        Operation::Unary(op, x) => builder.unary(*op, ty, value(x)),
-        Operation::Binary(op, x, y) => builder.binary(*op, ty, value(x), value(y)),
-        Operation::Fma(x, y, z) => builder.fma(ty, value(x), value(y), value(z)),
+        Operation::Pair(dtype, x, y) => {
+            let pair = [x, y].map(|x| value(builder, x));
+            builder.on_gpu(GpuOperation::Pair(*dtype, pair))
+        }
+        Operation::Tf32(x) => {
+            let x = value(builder, x);
+            builder.on_gpu(GpuOperation::Tf32(x))
+        }
+        Operation::Unary(op, x) => {
+            let x = value(builder, x);
+            builder.unary(*op, ty, x)
+        }
+        Operation::Binary(op, x, y) => {
+            let (x, y) = (value(builder, x), value(builder, y));
+            builder.binary(*op, ty, x, y)
+        }
+        Operation::Fma(x, y, z) => {
+            let (x, y, z) = (value(builder, x), value(builder, y), value(builder, z));
+            builder.fma(ty, x, y, z)
+        }
+        Operation::Compare(condition, x, y) if values.is_narrow(*x) && values.is_narrow(*y) => {
+            builder.compare(*condition, NARROW, values.index(*x), values.index(*y))
+        }
         Operation::Compare(condition, x, y) => {
-            builder.compare(*condition, function.ty(*x), value(x), value(y))
+            let ty = function.ty(*x);
+            let (x, y) = (value(builder, x), value(builder, y));
+            builder.compare(*condition, ty, x, y)
         }
-        Operation::Select(condition, x, y) => builder.select(ty, value(condition), value(x), value(y)),
-        Operation::Convert(conversion, x) => builder.convert(*conversion, function.ty(*x), ty, value(x)),
-        Operation::Splat(x) => builder.splat(ty, value(x)),
+        Operation::Select(condition, x, y) => {
+            let (x, y) = (value(builder, x), value(builder, y));
+            builder.select(ty, values.index(*condition), x, y)
+        }
+        Operation::Convert(Conversion::IntToInt, x) if ty == NARROW && values.is_narrow(*x) => {
+            values.index(*x)
+        }
+        Operation::Convert(Conversion::IntToFloat, x) if values.is_narrow(*x) => {
+            builder.convert(Conversion::IntToFloat, NARROW, ty, values.index(*x))
+        }
+        Operation::Convert(conversion, x) => {
+            let from = function.ty(*x);
+            let x = value(builder, x);
+            builder.convert(*conversion, from, ty, x)
+        }
+        Operation::Splat(x) => {
+            let x = value(builder, x);
+            builder.splat(ty, x)
+        }
         Operation::LaneIndex => builder.lane_index(ty),
-        Operation::Extract(x, lane) => builder.extract(function.ty(*x), value(x), *lane),
-        Operation::Insert(vector, scalar, lane) => builder.insert(ty, value(vector), value(scalar), *lane),
+        Operation::Extract(x, lane) => builder.extract(function.ty(*x), values.index(*x), *lane),
+        Operation::Insert(vector, scalar, lane) => {
+            let scalar = value(builder, scalar);
+            builder.insert(ty, values.index(*vector), scalar, *lane)
+        }
     }
 }
 

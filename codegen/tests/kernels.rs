@@ -359,6 +359,60 @@ fn rows_of_every_length_are_right() {
     }
 }
 
+/// Softmax over so many positions of the products of a row with a row each, of that width: the scores of attention.
+fn attention(dtype: DType, positions: Dim, width: Dim) -> fuse_ir::kernel::KernelGraph {
+    let mut m = Maker::new(&[s("B"), positions.clone()]);
+    let state = m.input(dtype, &[s("B"), width.clone()]);
+    let keys = m.input(dtype, &[positions.clone(), s("B"), width.clone()]);
+    let score = |m: &mut Maker, position: fuse_ir::Expr| {
+        let k = m.axis(width.clone());
+        let x = m.load(state, &[a(0), a(k.index())]);
+        let y = m.load(keys, &[position, a(0), a(k.index())]);
+        let product = m.apply(ScalarOp::Mul, &[x, y]);
+        m.reduce(ReduceOp::Sum, &[k], product)
+    };
+    let axis = m.axis(positions.clone());
+    let x = score(&mut m, a(axis.index()));
+    let most = m.reduce(ReduceOp::Max, &[axis], x);
+    let axis = m.axis(positions);
+    let x = score(&mut m, a(axis.index()));
+    let below = m.apply(ScalarOp::Sub, &[x, most]);
+    let below = m.apply(ScalarOp::Exp, &[below]);
+    let sum = m.reduce(ReduceOp::Sum, &[axis], below);
+    let x = score(&mut m, a(1));
+    let below = m.apply(ScalarOp::Sub, &[x, most]);
+    let below = m.apply(ScalarOp::Exp, &[below]);
+    let share = m.apply(ScalarOp::Div, &[below, sum]);
+    m.store(share);
+    m.finish()
+}
+
+#[test]
+fn rows_of_sums_are_right() {
+    let tolerance = Tolerance { ulp: 64.0, absolute: 1e-5, relative: 1e-4 };
+    // Sums that the lanes of a warp share, whole vectors and not, and sums that are a thread's.
+    for width in [c(32), c(37), c(256), c(8), s("K")] {
+        for (positions, lengths) in [(c(7), &[0][..]), (c(70), &[0]), (s("N"), &[0, 1, 33, 65])] {
+            let graph = attention(DType::F32, positions, width.clone());
+            for n in lengths {
+                check_rows_at(&graph, &[("B", 2), ("N", *n), ("K", 40)], tolerance);
+            }
+        }
+    }
+    check_rows_at(&attention(DType::F64, c(9), c(40)), &[("B", 3)], tolerance);
+    let near = Tolerance { ulp: 4.0, absolute: 1e-3, relative: 2e-2 };
+    check_rows_at(&attention(DType::F16, c(9), c(40)), &[("B", 3)], near);
+}
+
+#[test]
+fn the_scores_of_a_row_are_computed_by_a_block() {
+    let graph = attention(DType::F32, s("N"), c(256));
+    let Step::Kernel(kernel) = &graph.steps[0] else { panic!("one kernel") };
+    let function = schedule(&graph, kernel, ScheduleTarget::gpu()).expect("schedules");
+    assert_eq!(function.mapping, Mapping::Blocks { threads: 256 });
+    assert_eq!(function.work, s("B"));
+}
+
 #[test]
 fn rows_that_no_registers_hold_are_right() {
     for columns in [9000, 9001] {

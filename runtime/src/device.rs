@@ -48,6 +48,9 @@ pub enum DeviceError {
     /// A module has no entry point of that name.
     #[error("no PTX module has the entry point `{0}`")]
     NoEntry(String),
+    /// Dimensions need indices of 64 bits, and code with these was not to be had.
+    #[error("these dimensions need indices of 64 bits, and compiling for those failed: {0}")]
+    WideIndices(String),
     /// A launch has more blocks than a grid may have.
     #[error("kernel `{kernel}` needs {blocks} blocks; a grid has at most 2^31 - 1")]
     GridTooLarge {

@@ -14,7 +14,7 @@ use crate::arguments::Arguments;
 use crate::block::{Block, OutOfMemory};
 use crate::cpu::{CpuDevice, CpuRun, HostModule, expected_time};
 use crate::cuda::{CudaCode, CudaDevice, CudaRun};
-use crate::device::{Device, Kind};
+use crate::device::{Device, DeviceError, Kind};
 use crate::error::{BuildError, RunError};
 use crate::improvement::{HostCode, Improvement, Offer, Progress, Urgency, WORTH_IMPROVING};
 use crate::narrow;
@@ -23,6 +23,7 @@ use crate::profile::{KernelTime, Profile};
 use crate::program::{Quantities, RunState};
 use crate::sim::device::{SimCode, SimRun};
 use crate::version::{Instance, Version};
+use crate::wide::{MakePtx, Wide};
 
 mod dims;
 
@@ -35,6 +36,14 @@ pub enum Code {
     Host(Arc<dyn HostModule>),
     /// PTX modules that together have an entry point of each function's name.
     Ptx(Vec<String>),
+    /// The same with indices of 32 bits where [`Widths::assumed`](fuse_codegen::indices::Widths::assumed) finds that
+    /// these suffice.
+    NarrowPtx {
+        /// The modules.
+        modules: Vec<String>,
+        /// Makes those with indices of 64 bits, for runs at dimensions that need them.
+        wide: MakePtx,
+    },
 }
 
 /// A bound weight.
@@ -62,6 +71,8 @@ pub struct Executable {
     graph: Graph,
     device: Device,
     backend: Backend,
+    /// The same code with wider indices, where it has narrow ones.
+    wide: Option<Wide<Backend>>,
     /// By position of the graph input.
     parameters: Vec<Option<Parameter>>,
     /// The types that parameters must fit beside their own, by position of the graph input.
@@ -93,17 +104,15 @@ impl Executable {
         code: Code,
         device: &Device,
     ) -> Result<Executable, BuildError> {
-        let (module, ptx) = match code {
-            Code::Host(module) => (Some(module), Vec::new()),
-            Code::Ptx(ptx) => (None, ptx),
+        let (module, ptx, wide) = match code {
+            Code::Host(module) => (Some(module), Vec::new(), None),
+            Code::Ptx(ptx) => (None, ptx, None),
+            Code::NarrowPtx { modules, wide } => (None, modules, Some(Wide::new(functions, wide))),
         };
         let version = Version::new(graph, kernels, functions, module, device)?;
         let backend = match (&device.kind, &version.module) {
             (Kind::Cpu(cpu), Some(_)) => Backend::Cpu { device: cpu.clone(), arenas: Mutex::default() },
-            (Kind::Sim(sim), None) => Backend::Sim { code: sim.load(&ptx, functions)? },
-            (Kind::Cuda(cuda), None) => {
-                Backend::Cuda { device: cuda.clone(), code: cuda.load(&ptx, functions)? }
-            }
+            (Kind::Sim(_) | Kind::Cuda(_), None) => load_ptx(device, &ptx, functions)?,
             (Kind::Cpu(_), None) | (Kind::Sim(_) | Kind::Cuda(_), Some(_)) => {
                 let function = functions.first().map_or_else(String::new, |f| f.name.clone());
                 return Err(BuildError::Mapping { function, device: device.name().to_string() });
@@ -113,6 +122,7 @@ impl Executable {
             graph: graph.clone(),
             device: device.clone(),
             backend,
+            wide,
             parameters: graph.inputs().iter().map(|_| None).collect(),
             limits: vec![None; graph.inputs().len()],
             version: Mutex::new(Arc::new(version)),
@@ -356,7 +366,7 @@ impl Executable {
             instance = self.instance(&version, &given, dims)?;
         }
         self.shape_outputs(&instance, outputs)?;
-        match &self.backend {
+        match self.backend_for(&instance)? {
             Backend::Cpu { device, arenas } => {
                 let start = Instant::now();
                 let mut arena = take_arena(arenas, instance.plan.arena_bytes)?;
@@ -402,6 +412,17 @@ impl Executable {
                     profile: profile.as_deref(),
                 })
             }
+        }
+    }
+
+    /// What runs at some dimensions.
+    fn backend_for(&self, instance: &Instance) -> Result<&Backend, RunError> {
+        match &self.wide {
+            Some(wide) if instance.has_wide_indices => {
+                tracing::debug!(graph = self.graph.name(), "indices have 64 bits");
+                Ok(wide.code(|ptx, functions| load_ptx(&self.device, ptx, functions))?)
+            }
+            Some(_) | None => Ok(&self.backend),
         }
     }
 
@@ -504,6 +525,17 @@ impl std::fmt::Debug for Executable {
             .field("device", &self.device)
             .field("kernels", &self.version().program.launches.len())
             .finish_non_exhaustive()
+    }
+}
+
+/// Modules on a GPU, simulated or not.
+fn load_ptx(device: &Device, ptx: &[String], functions: &[Function]) -> Result<Backend, DeviceError> {
+    match &device.kind {
+        Kind::Sim(sim) => Ok(Backend::Sim { code: sim.load(ptx, functions)? }),
+        Kind::Cuda(cuda) => Ok(Backend::Cuda { device: cuda.clone(), code: cuda.load(ptx, functions)? }),
+        Kind::Cpu(_) => {
+            Err(DeviceError::NoEntry(functions.first().map_or_else(String::new, |f| f.name.clone())))
+        }
     }
 }
 

@@ -27,6 +27,7 @@ mod program;
 pub mod sim;
 pub mod team;
 mod version;
+mod wide;
 
 pub use arguments::Arguments;
 pub use block::OutOfMemory;
@@ -37,3 +38,4 @@ pub use executable::{Code, Executable};
 pub use improvement::{HostCode, Improvement, Maker, Urgency, improvement};
 pub use plan::{MemoryPlan, PlanError};
 pub use profile::KernelTime;
+pub use wide::MakePtx;

@@ -22,6 +22,8 @@ pub(crate) struct Instance {
     pub plan: Arc<MemoryPlan>,
     pub quantities: Quantities,
     pub spread: Spread,
+    /// Whether some index needs 64 bits, where the code has only 32 for it.
+    pub has_wide_indices: bool,
     /// Element type and extents of each output.
     pub outputs: Vec<(DType, Vec<usize>)>,
 }
@@ -142,7 +144,13 @@ impl Version {
             made.push(memory);
         }
         let state = RunState::new(addresses, &quantities);
-        let instance = Arc::new(Instance { plan: Arc::new(plan), quantities, spread, outputs: Vec::new() });
+        let instance = Arc::new(Instance {
+            plan: Arc::new(plan),
+            quantities,
+            spread,
+            has_wide_indices: false,
+            outputs: Vec::new(),
+        });
         let (program, module) = (preparation.program.clone(), module.clone());
         device.run(CpuRun { program, instance, module, state, error: Mutex::default(), profile: None })?;
         self.prepared = made;

@@ -178,6 +178,9 @@ pub struct PtxArgs {
     /// The architecture, sm_75 to sm_120.
     #[arg(long, default_value = "sm_90", value_name = "ARCH")]
     pub arch: String,
+    /// Compute positions in 64 bits, for buffers and grids of 2^31 elements and more; otherwise 32 bits where these do.
+    #[arg(long)]
+    pub wide_indices: bool,
     /// Run the kernels once on a simulated GPU, and print for each what it executed and moved, and what ptxas says that
     /// it takes, instead of PTX.
     #[arg(long, conflicts_with = "output")]

@@ -15,8 +15,8 @@ pub fn ptx(args: &PtxArgs) -> Result<(), CliError> {
         eprintln!("{statement}");
     }
     match &args.output {
-        None => super::print(&ptx_text(&compiled, &args.arch)?),
-        Some(dir) => write_files(&compiled, &args.arch, dir),
+        None => super::print(&module_text(&compiled, args)?),
+        Some(dir) => write_files(&compiled, args, dir),
     }
 }
 
@@ -45,6 +45,21 @@ fn functions<'c>(
     compiled.functions_for(limits).map_err(super::dump::compile_error)
 }
 
+/// What the command asks for.
+#[cfg(feature = "llvm")]
+fn options_of(args: &PtxArgs) -> Result<fuse_codegen::llvm::PtxOptions, CliError> {
+    use fuse_codegen::llvm::{Indices, PtxOptions};
+    let indices = if args.wide_indices { Indices::Wide } else { Indices::Narrow };
+    Ok(PtxOptions { indices, ..ptx_options(&args.arch)? })
+}
+
+/// All kernels as one PTX module, as the command asks for it.
+#[cfg(feature = "llvm")]
+fn module_text(compiled: &Compiled, args: &PtxArgs) -> Result<String, CliError> {
+    let options = options_of(args)?;
+    fuse_codegen::llvm::ptx::ptx(&functions(compiled, &options)?, &options).map_err(CliError::bug)
+}
+
 /// All kernels as one PTX module.
 #[cfg(feature = "llvm")]
 pub fn ptx_text(compiled: &Compiled, arch: &str) -> Result<String, CliError> {
@@ -60,9 +75,9 @@ pub fn llvm_text(compiled: &Compiled, arch: &str) -> Result<String, CliError> {
 }
 
 #[cfg(feature = "llvm")]
-fn write_files(compiled: &Compiled, arch: &str, dir: &std::path::Path) -> Result<(), CliError> {
+fn write_files(compiled: &Compiled, args: &PtxArgs, dir: &std::path::Path) -> Result<(), CliError> {
     use crate::manifest::Manifest;
-    let options = ptx_options(arch)?;
+    let options = options_of(args)?;
     let io = |path: &std::path::Path, e: std::io::Error| CliError::input(format!("{}: {e}", path.display()));
     std::fs::create_dir_all(dir).map_err(|e| io(dir, e))?;
     let functions = functions(compiled, &options)?;
@@ -72,7 +87,7 @@ fn write_files(compiled: &Compiled, arch: &str, dir: &std::path::Path) -> Result
         let path = dir.join(format!("{}.ptx", function.name));
         std::fs::write(&path, text).map_err(|e| io(&path, e))?;
     }
-    let manifest = Manifest::new(compiled, &functions, arch).map_err(CliError::bug)?;
+    let manifest = Manifest::new(compiled, &functions, &options).map_err(CliError::bug)?;
     let text = serde_json::to_string_pretty(&manifest).map_err(CliError::bug)? + "\n";
     let path = dir.join("manifest.json");
     std::fs::write(&path, text).map_err(|e| io(&path, e))
@@ -104,6 +119,11 @@ pub fn llvm_text(_: &Compiled, _: &str) -> Result<String, CliError> {
 }
 
 #[cfg(not(feature = "llvm"))]
-fn write_files(_: &Compiled, _: &str, _: &std::path::Path) -> Result<(), CliError> {
+fn module_text(_: &Compiled, _: &PtxArgs) -> Result<String, CliError> {
+    without_llvm()
+}
+
+#[cfg(not(feature = "llvm"))]
+fn write_files(_: &Compiled, _: &PtxArgs, _: &std::path::Path) -> Result<(), CliError> {
     without_llvm()
 }

@@ -11,6 +11,7 @@
 use fuse_ir::{DType, Literal};
 use inkwell::FloatPredicate;
 use inkwell::IntPredicate;
+use inkwell::basic_block::BasicBlock;
 use inkwell::builder::{Builder, BuilderError};
 use inkwell::context::Context;
 use inkwell::intrinsics::Intrinsic;
@@ -76,6 +77,8 @@ pub(super) struct LlvmBuilder<'ctx, 'm> {
     pub(super) builder: Builder<'ctx>,
     function: FunctionValue<'ctx>,
     pub(super) frame: Frame<'ctx>,
+    /// The blocks before the loops around, outermost first.
+    before_loops: Vec<BasicBlock<'ctx>>,
 }
 
 /// The value that LLVM's builder made.
@@ -143,7 +146,7 @@ impl<'ctx, 'm> LlvmBuilder<'ctx, 'm> {
         function: FunctionValue<'ctx>,
         frame: Frame<'ctx>,
     ) -> Self {
-        LlvmBuilder { context, module, builder, function, frame }
+        LlvmBuilder { context, module, builder, function, frame, before_loops: Vec::new() }
     }
 
     /// Ends the function.
@@ -234,23 +237,30 @@ impl<'ctx, 'm> LlvmBuilder<'ctx, 'm> {
     }
 
     /// The address of an element of a buffer.
-    pub(super) fn address(
-        &self,
-        buffer: usize,
-        memory: DType,
-        index: BasicValueEnum<'ctx>,
-    ) -> PointerValue<'ctx> {
-        let (element, base) = (memory_type(self.context, memory), self.frame.buffers[buffer]);
-        // SAFETY: this emits an instruction and touches no memory; inkwell asks for care because LLVM does
-        // not check the number of indices against the element type: a scalar takes exactly one.
-        built(unsafe { self.builder.build_in_bounds_gep(element, base, &[index.into_int_value()], "") })
+    pub(super) fn address(&self, place: &Place<BasicValueEnum<'ctx>>) -> PointerValue<'ctx> {
+        let (element, base) = (memory_type(self.context, place.memory), self.frame.buffers[place.buffer]);
+        let index = [place.index.into_int_value()];
+        let Some(origin) = place.origin else {
+            // SAFETY: this emits an instruction and touches no memory; inkwell asks for care because LLVM does
+            // not check the number of indices against the element type: a scalar takes exactly one.
+            return built(unsafe { self.builder.build_in_bounds_gep(element, base, &index, "") });
+        };
+        let here = self.current_block();
+        if let Some(terminator) = self.before_loops.last().and_then(|before| before.get_terminator()) {
+            self.builder.position_before(&terminator);
+        }
+        // SAFETY: as above. A part of a position may be outside of the buffer, which these do not rule out.
+        let from = built(unsafe { self.builder.build_gep(element, base, &[origin.into_int_value()], "") });
+        self.builder.position_at_end(here);
+        // SAFETY: as above.
+        built(unsafe { self.builder.build_gep(element, from, &index, "") })
     }
 
-    pub(super) fn branch_block(&self, name: &str) -> inkwell::basic_block::BasicBlock<'ctx> {
+    pub(super) fn branch_block(&self, name: &str) -> BasicBlock<'ctx> {
         self.context.append_basic_block(self.function, name)
     }
 
-    fn current_block(&self) -> inkwell::basic_block::BasicBlock<'ctx> {
+    fn current_block(&self) -> BasicBlock<'ctx> {
         self.builder.get_insert_block().expect("the builder stands in a block")
     }
 }
@@ -307,8 +317,8 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
     }
 
     fn load(&mut self, ty: Type, place: Place<Self::Value>) -> Self::Value {
-        let Place { buffer, memory, index, .. } = place;
-        let address = self.address(buffer, memory, index);
+        let memory = place.memory;
+        let address = self.address(&place);
         let in_memory = in_lanes(memory_type(self.context, memory), ty.lanes);
         let value = built(self.builder.build_load(in_memory, address, ""));
         let aligned = instruction(value).set_alignment(self.alignment(ty, &place));
@@ -317,8 +327,8 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
     }
 
     fn store(&mut self, ty: Type, place: Place<Self::Value>, value: Self::Value) {
-        let Place { buffer, memory, index, .. } = place;
-        let address = self.address(buffer, memory, index);
+        let memory = place.memory;
+        let address = self.address(&place);
         let value = if is_narrow(memory) {
             let narrow = in_lanes(memory_type(self.context, memory), ty.lanes);
             built(self.builder.build_cast(InstructionOpcode::Trunc, value, narrow, ""))
@@ -393,6 +403,17 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
             BinaryOp::ShiftRightLogical => self.shift(InstructionOpcode::LShr, ty, x, y),
             BinaryOp::ShiftRightArithmetic => self.shift(InstructionOpcode::AShr, ty, x, y),
         }
+    }
+
+    fn binary_of_indices(&mut self, op: BinaryOp, x: Self::Value, y: Self::Value) -> Self::Value {
+        let result = self.binary(op, Type::scalar(LaneType::I32), x, y);
+        // Then constant parts of an index in 32 bits are constant parts of an address in 64.
+        if let (BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::ShiftLeft, Some(instruction)) =
+            (op, result.as_instruction_value())
+        {
+            instruction.set_no_signed_wrap_flag(true).expect("such an instruction has the flag");
+        }
+        result
     }
 
     fn fma(&mut self, ty: Type, x: Self::Value, y: Self::Value, z: Self::Value) -> Self::Value {
@@ -515,7 +536,8 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         built(self.builder.build_unconditional_branch(head));
 
         self.builder.position_at_end(head);
-        let counter = built(self.builder.build_phi(self.context.i64_type(), "counter"));
+        let (end, width) = (bounds.end.into_int_value(), bounds.begin.get_type());
+        let counter = built(self.builder.build_phi(width, "counter"));
         counter.add_incoming(&[(&bounds.begin, before)]);
         let phis: Vec<_> = carried
             .iter()
@@ -525,40 +547,42 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
                 phi
             })
             .collect();
-        let mut pointers = Vec::with_capacity(exchanged.len());
-        for (a, b) in exchanged {
-            let phis = [*a, *b].map(|buffer| {
-                let pointer = self.frame.buffers[buffer];
-                let phi = built(self.builder.build_phi(pointer.get_type(), "exchanged"));
-                phi.add_incoming(&[(&pointer, before)]);
-                self.frame.buffers[buffer] = phi.as_basic_value().into_pointer_value();
-                phi
-            });
-            pointers.push(phis);
-        }
+        let swapped = (!exchanged.is_empty()).then(|| {
+            let phi = built(self.builder.build_phi(self.context.bool_type(), "swapped"));
+            phi.add_incoming(&[(&self.context.bool_type().const_zero(), before)]);
+            phi
+        });
         let position = counter.as_basic_value().into_int_value();
-        let end = bounds.end.into_int_value();
         let more = built(self.builder.build_int_compare(IntPredicate::SLT, position, end, ""));
         built(self.builder.build_conditional_branch(more, inside, after));
 
         self.builder.position_at_end(inside);
+        let outside = self.frame.buffers.clone();
+        if let Some(swapped) = swapped {
+            self.exchange(exchanged, &outside, swapped.as_basic_value().into_int_value());
+        }
         let current: Vec<_> = phis.iter().map(|phi| phi.as_basic_value()).collect();
+        self.before_loops.push(before);
         let next = body(self, position.into(), &current);
-        let step = self.context.i64_type().const_int(bounds.step as u64, false);
-        // Kernel IR forbids a counter past the end of i64; saying so lets LLVM compute the trip count.
+        self.before_loops.pop();
+        let step = width.into_int_type().const_int(bounds.step as u64, false);
+        // Kernel IR forbids a counter past the end of i64, widths one past that of i32; saying so lets LLVM compute the trip count.
         let following = built(self.builder.build_int_nsw_add(position, step, ""));
+        if let Some(swapped) = swapped {
+            let now = swapped.as_basic_value().into_int_value();
+            swapped.add_incoming(&[(&built(self.builder.build_not(now, "")), self.current_block())]);
+        }
         let latch = self.current_block();
         built(self.builder.build_unconditional_branch(head));
         counter.add_incoming(&[(&following, latch)]);
         for (phi, value) in phis.iter().zip(&next) {
             phi.add_incoming(&[(value, latch)]);
         }
-        for [a, b] in pointers {
-            a.add_incoming(&[(&b.as_basic_value(), latch)]);
-            b.add_incoming(&[(&a.as_basic_value(), latch)]);
-        }
 
         self.builder.position_at_end(after);
+        if let Some(swapped) = swapped {
+            self.exchange(exchanged, &outside, swapped.as_basic_value().into_int_value());
+        }
         current
     }
 
@@ -573,6 +597,17 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
 }
 
 impl<'ctx> LlvmBuilder<'ctx, '_> {
+    /// Lets each buffer of a pair be the other one where they have traded places. Both are parameters, which take no
+    /// registers until they are chosen, unlike what a loop would carry.
+    fn exchange(&mut self, pairs: &[(usize, usize)], own: &[PointerValue<'ctx>], traded: IntValue<'ctx>) {
+        for (a, b) in pairs {
+            for (buffer, other) in [(*a, *b), (*b, *a)] {
+                let pointer = self.builder.build_select(traded, own[other], own[buffer], "exchanged");
+                self.frame.buffers[buffer] = built(pointer).into_pointer_value();
+            }
+        }
+    }
+
     /// A shift by the distance modulo the width, where LLVM's own would be undefined.
     fn shift(
         &self,

@@ -150,7 +150,7 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
         inside: BasicValueEnum<'ctx>,
     ) {
         let (to, _) = self.shared_address(Type::scalar(LaneType::I32), to);
-        let from = self.address(from.buffer, from.memory, from.index);
+        let from = self.address(&from);
         let number = |n: u8| self.context.i32_type().const_int(u64::from(n), false);
         let read = self.builder.build_select(inside.into_int_value(), number(bytes), number(0), "");
         // Whole vectors go past the first-level cache, which only the block would profit from.

@@ -24,11 +24,12 @@ mod module;
 mod phases;
 pub mod ptx;
 pub mod ptxas;
+mod wide_products;
 
 pub use arch::{Arch, PtxVersion, UnknownArch};
 pub use host::LlvmHostModule;
 pub use manifest::{Launch, LaunchError, ParameterKind, PtxKernel, PtxParameter};
-pub use ptx::PtxOptions;
+pub use ptx::{Indices, PtxOptions};
 
 use crate::verify::VerifyError;
 

@@ -18,9 +18,11 @@ use super::module::{
     Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize, optimize,
 };
 use super::phases::Phases;
+use super::wide_products::with_wide_products;
 use super::{Arch, LlvmError, Optimization};
+use crate::indices::Widths;
 use crate::kernel_ir::{Function, Mapping, Operation, Statement};
-use crate::scalar::emit;
+use crate::scalar::emit_in;
 use crate::schedule::GpuLimits;
 
 /// What the address of every buffer is a multiple of, in bytes. The launcher sees to it; LLVM relies on it
@@ -36,9 +38,9 @@ const GLOBAL: u16 = 1;
 const PTX_KERNEL: u32 = 71;
 
 /// The passes that end with the code to be selected: vectors that are aligned because extents are, constant parts of
-/// addresses for the instructions, neighbouring accesses as one, and what does not change out of loops once more.
-const LAST_PASSES: &str = "infer-alignment,separate-const-offset-from-gep,early-cse,load-store-vectorizer,\
-    loop-mssa(licm)";
+/// addresses for the instructions, and neighbouring accesses as one. What does not change in loops stands before them
+/// already; addresses that LLVM would move there too wait in registers.
+const LAST_PASSES: &str = "infer-alignment,separate-const-offset-from-gep,early-cse,load-store-vectorizer";
 
 /// What PTX to make.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -47,12 +49,25 @@ pub struct PtxOptions {
     pub arch: Arch,
     /// How much LLVM optimises.
     pub optimization: Optimization,
+    /// How wide indices are.
+    pub indices: Indices,
+}
+
+/// How wide the registers are that hold positions, counters and coordinates.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Indices {
+    /// 32 bits where [`Widths::assumed`] finds that these suffice. Launches where they do not
+    /// ([`suffice`](crate::indices::suffice)) compute something else.
+    #[default]
+    Narrow,
+    /// 64 bits, whatever is launched.
+    Wide,
 }
 
 impl PtxOptions {
-    /// Fully optimised PTX.
+    /// Fully optimised PTX with narrow indices.
     pub fn new(arch: Arch) -> Self {
-        PtxOptions { arch, optimization: Optimization::default() }
+        PtxOptions { arch, optimization: Optimization::default(), indices: Indices::default() }
     }
 }
 
@@ -78,7 +93,13 @@ pub fn ptx(functions: &[Function], options: &PtxOptions) -> Result<String, LlvmE
     let text = String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned();
     // Instruction selection may itself call out, to a function of a runtime library that PTX does not have.
     let undefined: Vec<String> = text.lines().filter(|line| is_undefined(line)).map(str::to_string).collect();
-    if undefined.is_empty() { Ok(text) } else { Err(LlvmError::UnresolvedSymbols(undefined)) }
+    if !undefined.is_empty() {
+        return Err(LlvmError::UnresolvedSymbols(undefined));
+    }
+    Ok(match options.optimization {
+        Optimization::None => text,
+        Optimization::Full => with_wide_products(&text),
+    })
 }
 
 /// Keeps instruction selection from optimising. What it would do has been done, except for the strength reduction of
@@ -156,7 +177,7 @@ fn optimized_module<'s>(
     module.set_triple(&machine.get_triple());
     module.set_data_layout(&machine.get_target_data().get_data_layout());
     for function in functions {
-        kernel(session, &module, function, options.arch)?;
+        kernel(session, &module, function, options)?;
     }
     phases.end("building");
     check_module(&module)?;
@@ -188,7 +209,7 @@ fn kernel<'s>(
     session: &'s Session,
     module: &Module<'s>,
     function: &Function,
-    arch: Arch,
+    &PtxOptions { arch, indices, .. }: &PtxOptions,
 ) -> Result<(), LlvmError> {
     let block = block_size(function)?;
     let has_matrices = needs_matrices(function);
@@ -236,7 +257,11 @@ fn kernel<'s>(
     // Integers convert f16, as on a CPU without the instruction.
     let frame = frame(function, entry, work, false);
     let mut body = LlvmBuilder::new(context, module, builder, entry, frame);
-    emit(function, &mut body);
+    let widths = match indices {
+        Indices::Narrow => Some(Widths::assumed(function)),
+        Indices::Wide => None,
+    };
+    emit_in(function, widths, &mut body);
     body.finish();
     Ok(())
 }

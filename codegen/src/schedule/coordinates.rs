@@ -2,7 +2,7 @@
 
 use fuse_ir::expr::Dim;
 
-use super::emitter::{Emitted, Emitter, floor_division};
+use super::emitter::{Emitted, Emitter, division_by_count};
 use crate::kernel_ir::ValueId;
 
 /// Takes the fastest coordinate off a number; the last one is all that is left.
@@ -16,7 +16,7 @@ pub(super) fn coordinate(
         return Ok(*rest);
     }
     let count = emitter.dimension(count)?;
-    let (quotient, value) = floor_division(&mut emitter.b, *rest, count, true);
+    let (quotient, value) = division_by_count(&mut emitter.b, *rest, count);
     *rest = quotient;
     Ok(value)
 }

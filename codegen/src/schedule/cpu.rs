@@ -12,7 +12,7 @@ use super::Registers;
 use super::ahead::ColumnsAhead;
 use super::analysis::Analysis;
 use super::coordinates::coordinate;
-use super::emitter::{Emitted, Emitter, Point, floor_division};
+use super::emitter::{Emitted, Emitter, Point, division_by_count};
 use super::tiling::{Columns, Rows, Tiling, chunks, row_blocks};
 use crate::kernel_ir::{BinaryOp, Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 
@@ -96,13 +96,13 @@ fn grouped_block(
 ) -> Emitted<RowBlock> {
     let analysis = emitter.analysis;
     let items = emitter.dimension(&(tiling.items_of_a_block(analysis) * Dim::constant(group)))?;
-    let (number, within) = floor_division(&mut emitter.b, *item, items, true);
+    let (number, within) = division_by_count(&mut emitter.b, *item, items);
     let size = emitter.b.index(group);
     let first = emitter.b.mul(number, size);
     let blocks = emitter.dimension(&row_blocks(analysis.extent(rows.axis), rows.tile))?;
     let left = emitter.b.sub(blocks, first);
     let size = emitter.b.binary(BinaryOp::Min, size, left);
-    let (columns, turn) = floor_division(&mut emitter.b, within, size, true);
+    let (columns, turn) = division_by_count(&mut emitter.b, within, size);
     *item = columns;
     Ok(RowBlock { block: emitter.b.add(first, turn), turn })
 }

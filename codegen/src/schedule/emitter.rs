@@ -613,6 +613,18 @@ pub(super) fn floor_division(
     }
 }
 
+/// Quotient and remainder of a number that is not negative by a number of things; where there are none, no machine's
+/// division traps, and nothing is made of the result.
+pub(super) fn division_by_count(b: &mut FunctionBuilder, x: ValueId, count: ValueId) -> (ValueId, ValueId) {
+    if b.as_integer(count).is_some() {
+        return floor_division(b, x, count, true);
+    }
+    let one = b.index(1);
+    let divisor = b.binary(BinaryOp::Max, count, one);
+    let quotient = b.binary(BinaryOp::IntDiv, x, divisor);
+    (quotient, remainder(b, x, divisor, quotient))
+}
+
 /// The remainder of a quotient: a product is cheaper than another division.
 fn remainder(b: &mut FunctionBuilder, x: ValueId, y: ValueId, quotient: ValueId) -> ValueId {
     let multiple = b.mul(quotient, y);

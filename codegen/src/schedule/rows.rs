@@ -7,9 +7,13 @@
 //!
 //! Where a row is known to fit in the registers of its threads, every pass over it sees the same loads, which run once.
 //!
+//! Reductions of what are sums themselves, as in the softmax of attention, have those computed at each position of the row
+//! ([`inner`]).
+//!
 //! A row is computed by a warp, several of which make a block, or by a whole block: threads of part of a block could
 //! not wait for each other. Outside of loops a block is as large as a row takes.
 
+mod inner;
 mod team;
 mod walk;
 
@@ -21,7 +25,7 @@ use fuse_ir::kernel::{Element, ElementId};
 
 use super::access::Access;
 use super::analysis::{Analysis, AxisSet, Group, axis_bit};
-use super::block::{Numbers, THREADS, WARP};
+use super::block::{Numbers, THREADS, WARP, bits};
 use super::contraction::{assumed, is_multiple};
 use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter, Point};
@@ -30,8 +34,9 @@ use super::reduction::{Chain, State};
 use super::vectors::{ANY_WIDTH, Classes};
 use crate::decompose::register_type;
 use crate::kernel_ir::{Condition, Mapping, ValueId};
+use inner::Inner;
 use team::Team;
-use walk::Walk;
+use walk::{Piece, Walk};
 
 /// Reductions shorter than this are a thread's: it is done before others have met.
 const LEAST_EXTENT: i64 = 64;
@@ -44,6 +49,10 @@ const MOST_KEPT: i64 = 8;
 
 /// Registers of 32 bits that a thread has for what it keeps of a row.
 const REGISTERS: i64 = 64;
+
+/// Rows that a block takes one after the other rather than each warp one: a few warps a block would leave most of its
+/// threads idle, and a warp has fewer registers to keep a row in.
+const ROWS_OF_A_BLOCK: i64 = 2;
 
 /// Threads for a row of unknown length.
 const THREADS_OF_ANY_LENGTH: i64 = 128;
@@ -66,6 +75,8 @@ pub(super) struct Rows {
     team: Team,
     /// The rows that a block computes at the same time; 1 where its warps work together.
     teams: i64,
+    /// Who computes the sums at a position of the row.
+    inner: Inner,
     /// Whether every row reads elements of its own, along memory. Other schedules load what rows share for many of them
     /// at once, and what lies across them by a thread for each.
     pub(super) is_along_memory: bool,
@@ -80,12 +91,12 @@ impl Rows {
         }
         let mut rows = Rows::of(analysis)?;
         // Otherwise every point of a row computed its reductions anew, however they lie.
-        if rows.column.is_none() && !rows.is_along_memory {
+        if rows.column.is_none() && !rows.is_along_memory && rows.inner == Inner::None {
             return None;
         }
         // Powers of two, so that what a block takes at once is one.
         let most = 1i64 << most_threads.min(THREADS / 2).ilog2();
-        let threads = rows.threads(analysis, most);
+        let threads = if rows.inner == Inner::Warp { most } else { rows.threads(analysis, most) };
         rows.team = Team { threads };
         rows.teams = if threads > WARP { 1 } else { THREADS_OF_WARPS.min(most) / WARP };
         Some(rows)
@@ -105,7 +116,8 @@ impl Rows {
     /// As a phase of a loop that is one launch, of so many blocks of [`THREADS`].
     pub(super) fn phase_of(analysis: &Analysis, blocks: u32) -> Option<Rows> {
         let mut rows = Rows::of(analysis)?;
-        let by_warps = assumed(&analysis.points(&rows.rows)) > i64::from(blocks);
+        let rows_of_blocks = ROWS_OF_A_BLOCK * i64::from(blocks);
+        let by_warps = assumed(&analysis.points(&rows.rows)) > rows_of_blocks && rows.inner != Inner::Warp;
         rows.team = Team { threads: if by_warps { WARP } else { i64::from(THREADS) } };
         rows.teams = i64::from(THREADS) / rows.team.threads;
         // What follows the sums takes longer than loading: all threads should have some of it.
@@ -120,28 +132,36 @@ impl Rows {
 
     /// Where every reduction has one value a row and is long. Who computes a row is open yet.
     fn of(analysis: &Analysis) -> Option<Rows> {
-        let first = analysis.groups.first()?;
         if analysis.recurrence_axis.is_some() {
             return None;
         }
         let space = set(&analysis.space_axes());
-        let own = first.free & space;
-        if analysis.groups.iter().any(|group| group.nested || group.free & space != own) {
+        let own = analysis.groups.iter().map(|group| group.free & space).reduce(|own, free| own & free)?;
+        let (of_rows, others): (Vec<&Group>, Vec<&Group>) =
+            analysis.groups.iter().partition(|group| is_of_rows(group, space, own));
+        // Points that have sums of their own are for other schedules, unless reductions of the row have them, too.
+        if of_rows.is_empty() || (!others.is_empty() && !others.iter().any(|group| group.nested)) {
             return None;
         }
+        let inner = Inner::of(analysis, others.into_iter());
         let (rows, columns): (Vec<Axis>, Vec<Axis>) =
             analysis.space_axes().into_iter().partition(|a| own & axis_bit(*a) != 0);
         let column = columns.first().copied();
         if columns.len() > 1 {
             return None;
         }
-        let bound = bound_axes(analysis)?;
-        let is_along_memory = analysis.groups.iter().all(|group| is_along_memory(analysis, group, own));
+        let bound = bound_axes(analysis, &of_rows, inner)?;
+        let is_along_memory =
+            inner == Inner::None && of_rows.iter().all(|group| is_along_memory(analysis, group, own));
         let mut along: Vec<Axis> = column.into_iter().chain(bound).collect();
         along.sort_unstable();
         along.dedup();
         let team = Team { threads: WARP };
-        let mut rows = Rows { rows, column, along, vector: None, kept: 1, team, teams: 1, is_along_memory };
+        let mut rows =
+            Rows { rows, column, along, vector: None, kept: 1, team, teams: 1, inner, is_along_memory };
+        if inner != Inner::None {
+            return Some(rows);
+        }
         rows.vector = Classes::of_aligned_runs(analysis, &rows.along, is_multiple).map(Rc::new);
         rows.set_lanes(analysis, rows.lanes());
         Some(rows)
@@ -171,7 +191,7 @@ impl Rows {
 
     /// The bytes of shared memory that it takes.
     pub(super) fn shared_bytes(&self, analysis: &Analysis) -> u32 {
-        let members = analysis.groups.iter().flat_map(|group| &group.members);
+        let members = self.groups(analysis).flat_map(|group| &group.members);
         members
             .filter_map(|member| match analysis.element(*member) {
                 Element::Reduce { op, body, .. } => Some((op.is_arg(), register_type(analysis.dtype(*body)))),
@@ -179,6 +199,12 @@ impl Rows {
             })
             .map(|(is_arg, lane)| self.team.shared_bytes(lane, is_arg))
             .sum()
+    }
+
+    /// The reductions that have one value a row.
+    fn groups<'a>(&self, analysis: &'a Analysis) -> impl Iterator<Item = &'a Group> + use<'a> {
+        let (space, own) = (set(&analysis.space_axes()), set(&self.rows));
+        analysis.groups.iter().filter(move |group| is_of_rows(group, space, own))
     }
 
     /// How blocks compute the kernel outside of loops.
@@ -234,7 +260,7 @@ impl Rows {
             row = row.with(*axis, value);
         }
         for (at, part) in analysis.parts.iter().enumerate() {
-            for group in analysis.groups.iter().filter(|group| group.part == at) {
+            for group in self.groups(analysis).filter(|group| group.part == at) {
                 self.reduce(emitter, group, &row, numbers)?;
             }
             self.points(emitter, part, &row, numbers)?;
@@ -254,10 +280,13 @@ impl Rows {
         let chains = group.members.iter().map(chain).collect::<Emitted<Vec<Chain>>>()?;
         let lanes = self.lanes() as u8;
         let states: Vec<State> = chains.iter().map(|chain| emitter.identity(chain, lanes)).collect();
+        let bound: Vec<Axis> = group.members.iter().filter_map(|m| bound_axis(analysis, *m)).collect();
         let states = walk.run(emitter, states, &mut |emitter, pieces, states| {
-            for piece in pieces {
+            let points: Vec<Point> = pieces.iter().map(|piece| self.at(row, piece.first)).collect();
+            self.inner.evaluate(emitter, numbers, set(&bound), set(&self.rows), &points)?;
+            for (piece, point) in pieces.iter().zip(&points) {
                 let before = states.to_vec();
-                emitter.steps(&chains, &[self.at(row, piece.first)], piece.first, states)?;
+                emitter.steps(&chains, std::slice::from_ref(point), piece.first, states)?;
                 piece.keep_outside(&mut emitter.b, &before, states);
             }
             Ok(())
@@ -267,7 +296,7 @@ impl Rows {
             parts.push(emitter.one_lane(chain, state));
         }
         let reductions: Vec<_> = chains.iter().map(|chain| chain.reduction).collect();
-        let results = self.team.join(&mut emitter.b, numbers, &reductions, parts);
+        let results = self.team.join(&mut emitter.b, numbers, &reductions, parts, self.inner == Inner::Warp);
         for (chain, result) in chains.iter().zip(&results) {
             emitter.remember_result(chain, row, result);
         }
@@ -287,11 +316,18 @@ impl Rows {
         let walk = self.walk(emitter, axis, numbers);
         walk.run(emitter, Vec::new(), &mut |emitter, pieces, _| {
             let points: Vec<Point> = pieces.iter().map(|piece| self.at(row, piece.first)).collect();
-            if pieces.iter().all(|piece| piece.inside.is_none()) {
+            self.inner.evaluate(emitter, numbers, axis_bit(axis), set(&self.rows), &points)?;
+            let is_first = (self.inner == Inner::Warp).then(|| {
+                let lane = numbers.lane(&mut emitter.b);
+                emitter.b.compare_integer(Condition::Eq, lane, 0)
+            });
+            if is_first.is_none() && pieces.iter().all(|piece| piece.inside.is_none()) {
                 return emitter.stores(&points, part);
             }
             // Loads that do not wait for the branch, nor for each other.
             emitter.evaluate_stored(&points, part)?;
+            let pieces: Vec<Piece> =
+                pieces.iter().map(|piece| piece.of_some(&mut emitter.b, is_first)).collect();
             for (piece, point) in pieces.iter().zip(&points) {
                 piece.open(&mut emitter.b);
                 emitter.stores(std::slice::from_ref(point), part)?;
@@ -306,7 +342,12 @@ impl Rows {
     fn walk(&self, emitter: &mut Emitter, axis: Axis, numbers: Numbers) -> Walk {
         let extent = emitter.analysis.extent(axis).clone();
         let thread = self.team.member(&mut emitter.b, numbers);
-        Walk { extent, lanes: self.lanes(), threads: self.team.threads, thread, kept: self.kept }
+        let (thread, threads) = match self.inner {
+            Inner::None | Inner::Thread => (thread, self.team.threads),
+            // Of a warp all lanes have the same position.
+            Inner::Warp => (emitter.b.shift_right_arithmetic(thread, bits(WARP)), self.team.threads / WARP),
+        };
+        Walk { extent, lanes: self.lanes(), threads, thread, kept: self.kept }
     }
 
     /// The point of a row, or the points of a vector, from a position on.
@@ -330,10 +371,18 @@ fn bound_axis(analysis: &Analysis, reduction: ElementId) -> Option<Axis> {
     }
 }
 
-/// The axes that all reductions bind, if each of them binds one, a long one.
-fn bound_axes(analysis: &Analysis) -> Option<Vec<Axis>> {
-    let is_long = |axis: &Axis| analysis.extent(*axis).as_constant().is_none_or(|n| n >= LEAST_EXTENT);
-    let members = analysis.groups.iter().flat_map(|group| &group.members);
+/// Whether the reductions of a group have one value a row, where rows are along these axes of the space.
+fn is_of_rows(group: &Group, space: AxisSet, rows: AxisSet) -> bool {
+    !group.nested && group.free & space == rows
+}
+
+/// The axes that all reductions of rows bind, if each of them binds one, a long one unless there are sums at each of its
+/// positions.
+fn bound_axes(analysis: &Analysis, groups: &[&Group], inner: Inner) -> Option<Vec<Axis>> {
+    let is_long = |axis: &Axis| {
+        inner != Inner::None || analysis.extent(*axis).as_constant().is_none_or(|n| n >= LEAST_EXTENT)
+    };
+    let members = groups.iter().flat_map(|group| &group.members);
     members.map(|member| bound_axis(analysis, *member).filter(is_long)).collect()
 }
 

@@ -114,12 +114,13 @@ impl Executable {
         }
         let quantities = version.program.quantities(&dims)?;
         let spread = Spread::over(self.device.threads(), &quantities);
+        let has_wide_indices = self.wide.as_ref().is_some_and(|w| w.is_needed(&version.program, &dims));
         let output = |o: &fuse_ir::graph::Output| {
             let ty = self.graph.ty(o.value);
             Ok((ty.dtype, concrete_shape(&ty.shape, &dims)?))
         };
         let outputs = self.graph.outputs().iter().map(output).collect::<Result<_, RunError>>()?;
-        Ok(Instance { plan: Arc::new(plan), quantities, spread, outputs })
+        Ok(Instance { plan: Arc::new(plan), quantities, spread, has_wide_indices, outputs })
     }
 
     /// Gives every output its type, keeping the memory of those that have it.

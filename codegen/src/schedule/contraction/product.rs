@@ -8,7 +8,7 @@ use fuse_ir::{DType, ReduceOp, ScalarOp};
 
 use super::super::Rounding;
 use super::super::analysis::{Analysis, AxisSet, axis_bit};
-use super::super::emitter::{Emitted, Emitter, Point, floor_division};
+use super::super::emitter::{Emitted, Emitter, Point, division_by_count};
 use super::super::vectors::Classes;
 use crate::decompose::register_type;
 use crate::kernel_ir::{LaneType, MatrixFactors, ValueId};
@@ -191,7 +191,7 @@ impl Side {
             let mut value = rest;
             if i > 0 {
                 let extent = emitter.dimension(emitter.analysis.extent(*axis))?;
-                (rest, value) = floor_division(&mut emitter.b, rest, extent, true);
+                (rest, value) = division_by_count(&mut emitter.b, rest, extent);
             }
             point = match vector.filter(|_| Some(*axis) == self.innermost()) {
                 Some(classes) => point.with_lanes(classes, value),

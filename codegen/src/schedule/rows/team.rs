@@ -37,17 +37,19 @@ impl Team {
         bytes(lane) + if with_position { bytes(LaneType::I64) } else { 0 }
     }
 
-    /// What all threads have, from what each has of some reductions; in shared memory of their own.
+    /// What all threads have, from what each has of some reductions, or each warp, all lanes of which have the same; in
+    /// shared memory of their own.
     pub(super) fn join(
         self,
         b: &mut FunctionBuilder,
         numbers: Numbers,
         reductions: &[Reduction],
         parts: Vec<State>,
+        of_warps: bool,
     ) -> Vec<State> {
-        let of_warp = |(reduction, part): (&Reduction, State)| {
-            of_lanes(b, *reduction, part, [16, 8, 4, 2, 1].into_iter())
-        };
+        let distances: &[u8] = if of_warps { &[] } else { &[16, 8, 4, 2, 1] };
+        let of_warp =
+            |(reduction, part): (&Reduction, State)| of_lanes(b, *reduction, part, distances.iter().copied());
         let of_warps: Vec<State> = reductions.iter().zip(parts).map(of_warp).collect();
         if self.warps() == 1 {
             return of_warps;

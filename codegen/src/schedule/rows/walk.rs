@@ -130,6 +130,15 @@ impl Piece {
         }
     }
 
+    /// The piece where a condition holds, too, if there is one.
+    pub(super) fn of_some(&self, b: &mut FunctionBuilder, condition: Option<ValueId>) -> Piece {
+        let inside = match (self.inside, condition) {
+            (Some(inside), Some(condition)) => Some(b.and(inside, condition)),
+            (inside, condition) => inside.or(condition),
+        };
+        Piece { first: self.first, inside }
+    }
+
     /// Begins what only a thread with the piece does.
     pub(super) fn open(&self, b: &mut FunctionBuilder) {
         if self.inside.is_some() {
