@@ -27,6 +27,7 @@ mod program;
 pub mod sim;
 pub mod team;
 mod version;
+mod weights;
 
 pub use arguments::Arguments;
 pub use block::OutOfMemory;
