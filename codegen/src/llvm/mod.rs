@@ -26,7 +26,7 @@ pub mod ptx;
 pub mod ptxas;
 
 pub use arch::{Arch, PtxVersion, UnknownArch};
-pub use host::LlvmHostModule;
+pub use host::{HostCompiler, LlvmHostModule};
 pub use manifest::{Launch, LaunchError, ParameterKind, PtxKernel, PtxParameter};
 pub use ptx::PtxOptions;
 
