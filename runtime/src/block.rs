@@ -6,9 +6,6 @@ use crate::plan::ALIGNMENT;
 
 const _: () = assert!(fuse_ir::bytes::ALIGNMENT as u64 == ALIGNMENT);
 
-/// The bytes of the smallest page.
-const PAGE: usize = 4096;
-
 /// Bytes that start at a cache line. Never empty, so that its address is always that of readable memory. Clones share
 /// the memory; only who has it alone may ask for the address to write to.
 #[derive(Clone, Debug)]
@@ -28,16 +25,6 @@ impl Block {
             usize::try_from(bytes.max(1)).ok().and_then(|b| b.checked_next_multiple_of(ALIGNMENT as usize));
         let bytes = size.and_then(Bytes::try_zeroed).ok_or(OutOfMemory(bytes))?;
         Ok(Block { bytes })
-    }
-
-    /// As [`Block::zeroed`], with its pages taken at once, one after the other. Where several threads take them in turns,
-    /// each page lies apart from the next: a model of 80 MiB of weights took 8 % longer to run.
-    pub fn zeroed_in_order(bytes: u64) -> Result<Block, OutOfMemory> {
-        let mut block = Block::zeroed(bytes)?;
-        // Hidden from the compiler, which knows that they are zero.
-        let bytes = std::hint::black_box(block.bytes.as_mut_slice());
-        bytes.iter_mut().step_by(PAGE).for_each(|byte| *byte = 0);
-        Ok(block)
     }
 
     /// A copy of `bytes`.

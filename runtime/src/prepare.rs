@@ -197,7 +197,7 @@ mod tests {
             let x = t.input("x", DType::F32, ("B", 64));
             let first = t.parameter("first", DType::F32, (64, 96));
             let second = t.parameter("second", DType::F32, (96, 32));
-            let (a, b) = (t.parameter("a", DType::F32, 96), t.parameter("b", DType::F32, 96));
+            let (a, b) = (t.parameter("a", DType::F32, [96]), t.parameter("b", DType::F32, [96]));
             t.output("y", (x.matmul(&first) + (a * b)).tanh().matmul(&second));
         });
         let graph = graph.unwrap();

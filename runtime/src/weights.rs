@@ -122,7 +122,9 @@ impl Bound {
         let kept = |(position, given): (usize, &Given)| {
             let tensor = given.tensor()?;
             let shared = self.version.reads[position] && is_shareable(tensor);
-            (!shared && !(settled && self.prepares_alone(position))).then_some(tensor.bytes().len() as u64)
+            let goes = settled && self.prepares_alone(position);
+            let stays = !shared && !goes;
+            stays.then_some(tensor.bytes().len() as u64)
         };
         self.given.iter().enumerate().filter_map(kept).sum()
     }
@@ -176,7 +178,7 @@ impl Bound {
         }
         let mut made = Vec::new();
         for (buffer, position) in &preparation.makes {
-            let mut memory = Block::zeroed_in_order(plan.buffer_bytes[buffer.index()])?;
+            let mut memory = Block::zeroed(plan.buffer_bytes[buffer.index()])?;
             addresses[buffer.index()] = memory.address_mut() as u64;
             made.push((*position, memory));
         }
