@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(block.address(), aligned.bytes().as_ptr().addr());
         for other in [tensor(Bytes::copy_of(&[])), tensor(unaligned())] {
             let block = Block::of(&other).unwrap();
-            assert!(block.address() % 64 == 0 && block.address() != other.bytes().as_ptr().addr());
+            assert!(block.address().is_multiple_of(64) && block.address() != other.bytes().as_ptr().addr());
             let mut back = vec![0; other.bytes().len()];
             block.copy_to(&mut back);
             assert_eq!(back, other.bytes());
@@ -109,7 +109,7 @@ mod tests {
     /// A vector that does not start at a cache line: of many alive at once not all do.
     fn unaligned() -> Bytes {
         let many: Vec<Vec<u8>> = (0..100u8).map(|i| vec![i; 48]).collect();
-        many.into_iter().find(|v| v.as_ptr().addr() % 64 != 0).unwrap().into()
+        many.into_iter().find(|v| !v.as_ptr().addr().is_multiple_of(64)).unwrap().into()
     }
 
     #[test]
