@@ -19,6 +19,7 @@ use fuse_runtime::{BuildError, Code, Device, DeviceError, DeviceName, Executable
 #[cfg(feature = "llvm")]
 use crate::peak;
 use crate::precision::ProductPrecision;
+use crate::strips;
 use crate::tier::Tier;
 use crate::weights::{NarrowWeights, WeightsDtype};
 
@@ -330,8 +331,17 @@ impl Compiled {
     }
 
     fn load_fast(&self, device: &Device) -> Result<Executable, CompileError> {
-        let code = Code::Host(Arc::new(cranelift::compile_cpu(&self.functions)?));
-        Ok(Executable::new(&self.graph, self.kernels.clone(), &self.functions, code, device)?)
+        let mut kernels = self.kernels.clone();
+        let functions = match strips::cut(&mut kernels) {
+            0 => Cow::Borrowed(&self.functions),
+            _ => {
+                fuse_ir::verify_kernels(&kernels)
+                    .map_err(|e| CompileError::Internal { stage: "strips", problem: e.to_string() })?;
+                Cow::Owned(schedule_all(&kernels, ScheduleTarget::cpu())?)
+            }
+        };
+        let code = Code::Host(Arc::new(cranelift::compile_cpu(&functions)?));
+        Ok(Executable::new(&self.graph, kernels, &functions, code, device)?)
     }
 
     #[cfg(feature = "llvm")]

@@ -32,6 +32,7 @@ pub mod manifest;
 mod peak;
 mod precision;
 pub mod random;
+mod strips;
 mod tier;
 mod weights;
 

@@ -3,41 +3,43 @@
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use fuse_codegen::kernel_ir::Function;
 use fuse_codegen::llvm::host::schedule_target;
-use fuse_codegen::llvm::{LlvmError, LlvmHostModule, Optimization};
+use fuse_codegen::llvm::{HostCompiler, LlvmError, LlvmHostModule, Optimization};
 use fuse_ir::Graph;
 use fuse_ir::kernel::KernelGraph;
-use fuse_rewrite::{StripPolicy, panel_parameters, strip_loops};
-use fuse_runtime::machine::largest_cache_bytes;
+use fuse_rewrite::panel_parameters;
 use fuse_runtime::{HostCode, HostModule, Improvement, Maker, Urgency, improvement};
 
 use crate::compile::{CompileError, schedule_all};
+use crate::strips;
 
-/// Rows of a strip of a loop.
-const STRIP_ROWS: i64 = 256;
-/// The largest cache, where the system does not tell.
-const USUAL_CACHE_BYTES: usize = 16 << 20;
 /// What LLVM takes for a function however small, on one thread.
 const FUNCTION_TIME: Duration = Duration::from_millis(7);
 /// What it takes on top for each value of a function of the fast tier, on one thread: the peak tier's has about twice as
 /// many. An LSTM of 1,097 values in four functions takes some 80 ms.
 const VALUE_TIME: Duration = Duration::from_micros(40);
 
-/// Functions compiled one by one, so that making them can be given up between two.
-struct Modules(Vec<LlvmHostModule>);
+/// Functions compiled one by one, so that making them can be given up between two; a module for each thread that did.
+struct Modules {
+    modules: Vec<LlvmHostModule>,
+    /// By function: its module, and its position in that.
+    places: Vec<(usize, usize)>,
+}
 
 // SAFETY: the functions were compiled from verified Kernel IR, which accesses its buffers as its kernel does.
 unsafe impl HostModule for Modules {
     fn functions(&self) -> usize {
-        self.0.len()
+        self.places.len()
     }
 
     unsafe fn call(&self, index: usize, buffers: &[*mut u8], symbols: &[i64], begin: i64, end: i64) {
-        // SAFETY: the caller keeps the same promises as the module, which has one function, asks for.
-        let called = self.0.get(index).map(|m| unsafe { m.call(0, buffers, symbols, begin, end) });
+        let place = self.places.get(index).and_then(|(module, at)| Some((self.modules.get(*module)?, *at)));
+        // SAFETY: the caller keeps the same promises as the module asks for.
+        let called = place.map(|(m, at)| unsafe { m.call(at, buffers, symbols, begin, end) });
         if !matches!(called, Some(Ok(()))) {
             // The team turns a panic into an error of the run, and frees the members that wait for this one.
             panic!("functions and code do not belong together: number {index}, {called:?}");
@@ -67,7 +69,7 @@ fn compile_while(
     let (name, ms) = (&kernels.name, start.elapsed().as_secs_f64() * 1e3);
     let values = functions.iter().map(|f| f.types.len()).sum::<usize>();
     tracing::info!(graph = name, ms, functions = functions.len(), values, "the peak tier is compiled");
-    Ok(Some(HostCode { kernels, functions, module: Arc::new(Modules(modules)) }))
+    Ok(Some(HostCode { kernels, functions, module: Arc::new(modules) }))
 }
 
 /// Compiles each function by itself, on this thread and others, the largest first; nothing once `wanted` no longer
@@ -76,35 +78,44 @@ fn compile_functions(
     functions: &[Function],
     threads: usize,
     wanted: impl Fn() -> bool + Sync,
-) -> Result<Option<Vec<LlvmHostModule>>, LlvmError> {
+) -> Result<Option<Modules>, LlvmError> {
     let mut order: Vec<usize> = (0..functions.len()).collect();
     order.sort_by_key(|i| Reverse(functions[*i].types.len()));
     let next = AtomicUsize::new(0);
-    let compile_some = || {
+    // What was compiled on a thread: the module, and the functions in it in order.
+    let compile_some = || -> Result<(LlvmHostModule, Vec<usize>), LlvmError> {
+        let mut compiler = HostCompiler::new(Optimization::Full)?;
         let mut made = Vec::new();
         while wanted() {
             let Some(i) = order.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-            let function = std::slice::from_ref(&functions[*i]);
-            made.push((*i, LlvmHostModule::compile(function, Optimization::Full)));
+            compiler.add(std::slice::from_ref(&functions[*i]))?;
+            made.push(*i);
         }
-        made
+        Ok((compiler.finish(), made))
     };
-    let mut made = std::thread::scope(|scope| {
+    let made = std::thread::scope(|scope| {
         let others = 1..threads.min(functions.len());
         // Where the system gives no thread, this one does the work.
         let spawn =
             |_| std::thread::Builder::new().name("fuse-llvm".into()).spawn_scoped(scope, compile_some);
         let others: Vec<_> = others.filter_map(|i| spawn(i).ok()).collect();
-        let mut made = compile_some();
-        for other in others {
-            made.extend(other.join().unwrap_or_else(|bug| std::panic::resume_unwind(bug)));
-        }
+        let mut made = vec![compile_some()];
+        let join = |other: ScopedJoinHandle<'_, _>| {
+            other.join().unwrap_or_else(|bug| std::panic::resume_unwind(bug))
+        };
+        made.extend(others.into_iter().map(join));
         made
     });
-    made.sort_by_key(|(i, _)| *i);
-    let complete = made.len() == functions.len();
-    let modules = made.into_iter().map(|(_, module)| module).collect::<Result<Vec<_>, _>>()?;
-    Ok(Some(modules).filter(|_| complete))
+    let mut code = Modules { modules: Vec::new(), places: vec![(usize::MAX, 0); functions.len()] };
+    for made in made {
+        let (module, functions) = made?;
+        for (at, i) in functions.into_iter().enumerate() {
+            code.places[i] = (code.modules.len(), at);
+        }
+        code.modules.push(module);
+    }
+    let complete = code.places.iter().all(|(module, _)| *module < code.modules.len());
+    Ok(Some(code).filter(|_| complete))
 }
 
 /// The kernels with parameters in panels of the machine's vectors, and their functions.
@@ -114,19 +125,13 @@ fn compile_functions(
 pub fn schedule(graph: &Graph, kernels: &KernelGraph) -> Result<(KernelGraph, Vec<Function>), CompileError> {
     let mut kernels = kernels.clone();
     let target = schedule_target();
-    strip_loops(&mut kernels, strip_policy());
+    strips::cut(&mut kernels);
     // Panels are of f32, which most models are of; vectors of others are parts or multiples of them.
     panel_parameters(graph, &mut kernels, i64::from(target.vector_bits() / 32));
     fuse_ir::verify_kernels(&kernels)
         .map_err(|e| CompileError::Internal { stage: "panels", problem: e.to_string() })?;
     let functions = schedule_all(&kernels, target)?;
     Ok((kernels, functions))
-}
-
-/// Strips for this machine: weights may take three quarters of the largest cache.
-fn strip_policy() -> StripPolicy {
-    let cache = largest_cache_bytes().unwrap_or(USUAL_CACHE_BYTES);
-    StripPolicy { rows: STRIP_ROWS, most_weight_bytes: i64::try_from(cache / 4 * 3).unwrap_or(i64::MAX) }
 }
 
 /// How long [`compile`] takes for these functions, roughly.

@@ -14,7 +14,7 @@ use rand_distr::{Distribution, StandardNormal, Uniform};
 use fuse_ir::expr::EvalError;
 use fuse_ir::graph::Input;
 use fuse_ir::tensor::checked_byte_size;
-use fuse_ir::{DType, DimEnv, Graph, InputKind, Literal, Op, Tensor, ValueId};
+use fuse_ir::{Bytes, DType, DimEnv, Graph, InputKind, Literal, Op, Tensor, ValueId};
 
 /// The most bytes one made-up tensor may take.
 const MAX_BYTES: usize = 2 << 30;
@@ -81,9 +81,9 @@ pub fn value_for(graph: &Graph, input: &Input, dims: &DimEnv, seed: u64) -> Resu
         Box::new(move || Literal::from_i64(ty.dtype, draw_below(&mut rng, ty.dtype, limit)))
     };
     let size = ty.dtype.size();
-    let mut bytes = Vec::with_capacity(shape.iter().product::<usize>() * size);
-    for _ in 0..shape.iter().product() {
-        bytes.extend_from_slice(&draw().bits().to_le_bytes()[..size]);
+    let mut bytes = Bytes::zeroed(shape.iter().product::<usize>() * size);
+    for element in bytes.as_mut_slice().chunks_exact_mut(size) {
+        element.copy_from_slice(&draw().bits().to_le_bytes()[..size]);
     }
     Ok(Tensor::from_bytes(ty.dtype, &shape, bytes).expect("the values fill the shape"))
 }

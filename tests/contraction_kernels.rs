@@ -59,7 +59,7 @@ fn values(dtype: DType, shape: &[usize], seed: usize) -> Tensor {
         let bytes = value(i).bits().to_le_bytes();
         bytes.into_iter().take(dtype.size())
     });
-    Tensor::from_bytes(dtype, shape, bytes.collect()).expect("a tensor")
+    Tensor::from_bytes(dtype, shape, bytes.collect::<Vec<u8>>()).expect("a tensor")
 }
 
 fn run(
@@ -449,7 +449,7 @@ fn rounded(input: &Tensor, factors: MatrixFactors) -> Tensor {
         MatrixFactors::Tf32 => f32::from_bits(x.to_bits().wrapping_add(1 << 12) & !((1 << 13) - 1)),
     };
     let bytes = input.to_f64().into_iter().flat_map(|x| round(x as f32).to_le_bytes());
-    Tensor::from_bytes(DType::F32, input.shape(), bytes.collect()).expect("a tensor")
+    Tensor::from_bytes(DType::F32, input.shape(), bytes.collect::<Vec<u8>>()).expect("a tensor")
 }
 
 /// A product of f32 without anything beside it that rounding its inputs would change.

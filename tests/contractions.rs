@@ -166,5 +166,6 @@ fn rounded_products_keep_the_stated_bound() {
 
 fn magnitude(tensor: &fuse::HostTensor) -> fuse::HostTensor {
     let bytes = tensor.to_f64().into_iter().flat_map(|x| (x.abs() as f32).to_le_bytes());
-    fuse::HostTensor::from_bytes(fuse::DType::F32, tensor.shape(), bytes.collect()).expect("a tensor")
+    fuse::HostTensor::from_bytes(fuse::DType::F32, tensor.shape(), bytes.collect::<Vec<u8>>())
+        .expect("a tensor")
 }

@@ -126,7 +126,7 @@ fn every_16_bit_float_converts_exactly() {
             format!("graph g(x: {dtype}[N]) -> (y: f32[N]) {{\n  %y = cast x : f32[N]\n  return y = %y\n}}");
         let graph = fuse::ir::parse(&source).unwrap_or_else(|e| panic!("{}", e.render("g", &source)));
         let bits: Vec<u16> = (0..=u16::MAX).chain(0..7).collect();
-        let bytes = bits.iter().flat_map(|b| b.to_le_bytes()).collect();
+        let bytes: Vec<u8> = bits.iter().flat_map(|b| b.to_le_bytes()).collect();
         let x = HostTensor::from_bytes(dtype, &[bits.len()], bytes).expect("two bytes each");
         for tier in tiers() {
             let model = compiled(&graph, WeightsDtype::Given, tier).load(&device()).expect("loads");

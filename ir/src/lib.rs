@@ -5,6 +5,7 @@
 //! symbolic [`Expr`]essions, so one compiled artefact serves every sequence length and batch size.
 
 pub mod bind;
+pub mod bytes;
 pub mod compare;
 #[cfg(feature = "testing")]
 pub mod conformance;
@@ -30,6 +31,7 @@ pub mod types;
 pub mod verify;
 pub mod verify_kernels;
 
+pub use bytes::Bytes;
 pub use dot::dot;
 pub use dtype::{DType, Literal};
 pub use expr::{Axis, Dim, DimEnv, Expr, Symbol};

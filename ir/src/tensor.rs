@@ -2,14 +2,15 @@
 
 use half::{bf16, f16};
 
+use crate::bytes::Bytes;
 use crate::dtype::{DType, Literal};
 
-/// A dense, row-major tensor in host memory.
+/// A dense, row-major tensor in host memory, which clones share until one of them is written.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
 
 /// Why bytes do not make a tensor.
@@ -94,22 +95,23 @@ impl Tensor {
     pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Self, TensorError> {
         let size = checked_byte_size(dtype, shape)
             .ok_or_else(|| TensorError::TooLarge { dtype, shape: shape.to_vec() })?;
-        Ok(Tensor { dtype, shape: shape.to_vec(), bytes: vec![0; size] })
+        Ok(Tensor { dtype, shape: shape.to_vec(), bytes: Bytes::zeroed(size) })
     }
 
-    /// A tensor from little-endian row-major bytes. Bytes of a bool tensor other than 0 become 1.
+    /// A tensor from little-endian row-major bytes, a `Vec` or [`Bytes`]. Bytes of a bool tensor other than 0 become 1.
     ///
     /// # Errors
     /// Where their number does not fit the shape.
-    pub fn from_bytes(dtype: DType, shape: &[usize], mut bytes: Vec<u8>) -> Result<Self, TensorError> {
+    pub fn from_bytes(dtype: DType, shape: &[usize], bytes: impl Into<Bytes>) -> Result<Self, TensorError> {
         let expected = checked_byte_size(dtype, shape)
             .ok_or_else(|| TensorError::TooLarge { dtype, shape: shape.to_vec() })?;
-        if bytes.len() != expected {
-            let (shape, got) = (shape.to_vec(), bytes.len());
-            return Err(TensorError::Size { dtype, shape, expected, got });
+        let mut bytes = bytes.into();
+        let got = bytes.as_slice().len();
+        if got != expected {
+            return Err(TensorError::Size { dtype, shape: shape.to_vec(), expected, got });
         }
-        if dtype == DType::Bool {
-            bytes.iter_mut().for_each(|b| *b = u8::from(*b != 0));
+        if dtype == DType::Bool && bytes.as_slice().iter().any(|b| *b > 1) {
+            bytes.as_mut_slice().iter_mut().for_each(|b| *b = u8::from(*b != 0));
         }
         Ok(Tensor { dtype, shape: shape.to_vec(), bytes })
     }
@@ -121,7 +123,7 @@ impl Tensor {
     pub fn from_values<T: Scalar>(shape: &[usize], values: &[T]) -> Result<Self, TensorError> {
         let size = T::DTYPE.size();
         let bytes = values.iter().flat_map(|v| v.literal().bits().to_le_bytes().into_iter().take(size));
-        Tensor::from_bytes(T::DTYPE, shape, bytes.collect())
+        Tensor::from_bytes(T::DTYPE, shape, bytes.collect::<Vec<u8>>())
     }
 
     /// The element type.
@@ -136,24 +138,34 @@ impl Tensor {
 
     /// The number of elements.
     pub fn elements(&self) -> usize {
-        self.bytes.len() / self.dtype.size()
+        self.bytes().len() / self.dtype.size()
     }
 
     /// The little-endian bytes, row-major.
     pub fn bytes(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+
+    /// The bytes, for writing results in place; a bool is 0 or 1. Where the memory is shared they are a copy.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.bytes.as_mut_slice()
+    }
+
+    /// The bytes with their memory, to be shared.
+    pub fn memory(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The bytes, for writing results in place; a bool is 0 or 1.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+    /// Whether another tensor shares the memory.
+    pub fn is_shared(&self) -> bool {
+        self.bytes.is_shared()
     }
 
     /// The element at a row-major position; `None` past the end.
     pub fn get(&self, position: usize) -> Option<Literal> {
         let size = self.dtype.size();
         let start = position.checked_mul(size)?;
-        let bytes = self.bytes.get(start..start.checked_add(size)?)?;
+        let bytes = self.bytes().get(start..start.checked_add(size)?)?;
         let mut word = [0u8; 8];
         word[..size].copy_from_slice(bytes);
         Some(Literal::from_bits(self.dtype, u64::from_le_bytes(word)))
@@ -162,7 +174,7 @@ impl Tensor {
     /// The elements in order.
     pub fn literals(&self) -> impl Iterator<Item = Literal> + '_ {
         let size = self.dtype.size();
-        self.bytes.chunks_exact(size).map(move |chunk| {
+        self.bytes().chunks_exact(size).map(move |chunk| {
             let mut word = [0u8; 8];
             word[..size].copy_from_slice(chunk);
             Literal::from_bits(self.dtype, u64::from_le_bytes(word))

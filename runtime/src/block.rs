@@ -1,18 +1,16 @@
 //! Host memory aligned to cache lines.
 
+use fuse_ir::{Bytes, Tensor};
+
 use crate::plan::ALIGNMENT;
 
-/// One cache line.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+const _: () = assert!(fuse_ir::bytes::ALIGNMENT as u64 == ALIGNMENT);
 
-const _: () = assert!(align_of::<Line>() as u64 == ALIGNMENT && size_of::<Line>() as u64 == ALIGNMENT);
-
-/// Bytes that start at a cache line. Never empty, so that its address is always that of readable memory.
-#[derive(Debug)]
+/// Bytes that start at a cache line. Never empty, so that its address is always that of readable memory. Clones share
+/// the memory; only who has it alone may ask for the address to write to.
+#[derive(Clone, Debug)]
 pub(crate) struct Block {
-    lines: Vec<Line>,
+    bytes: Bytes,
 }
 
 /// The system refused memory.
@@ -21,45 +19,53 @@ pub(crate) struct Block {
 pub struct OutOfMemory(pub u64);
 
 impl Block {
-    /// At least `bytes` bytes, zeroed.
+    /// At least `bytes` bytes, zeroed; pages are taken when they are first touched.
     pub fn zeroed(bytes: u64) -> Result<Block, OutOfMemory> {
-        let count = usize::try_from(bytes.div_ceil(ALIGNMENT).max(1)).map_err(|_| OutOfMemory(bytes))?;
-        let mut lines = Vec::new();
-        lines.try_reserve_exact(count).map_err(|_| OutOfMemory(bytes))?;
-        lines.resize(count, Line([0; 64]));
-        Ok(Block { lines })
+        let size =
+            usize::try_from(bytes.max(1)).ok().and_then(|b| b.checked_next_multiple_of(ALIGNMENT as usize));
+        let bytes = size.and_then(Bytes::try_zeroed).ok_or(OutOfMemory(bytes))?;
+        Ok(Block { bytes })
     }
 
     /// A copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> Result<Block, OutOfMemory> {
         let mut block = Block::zeroed(bytes.len() as u64)?;
-        for (line, chunk) in block.lines.iter_mut().zip(bytes.chunks(64)) {
-            line.0[..chunk.len()].copy_from_slice(chunk);
-        }
+        block.bytes.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
         Ok(block)
+    }
+
+    /// The memory of a tensor where it starts at a cache line, otherwise a copy.
+    pub fn of(tensor: &Tensor) -> Result<Block, OutOfMemory> {
+        if is_shareable(tensor) {
+            return Ok(Block { bytes: tensor.memory().clone() });
+        }
+        Block::copy_of(tensor.bytes())
     }
 
     /// Copies the first bytes out.
     pub fn copy_to(&self, bytes: &mut [u8]) {
-        for (line, chunk) in self.lines.iter().zip(bytes.chunks_mut(64)) {
-            chunk.copy_from_slice(&line.0[..chunk.len()]);
-        }
+        bytes.copy_from_slice(&self.bytes.as_slice()[..bytes.len()]);
     }
 
     /// The bytes it has.
     pub fn capacity(&self) -> u64 {
-        self.lines.len() as u64 * ALIGNMENT
+        self.bytes.as_slice().len() as u64
     }
 
     /// The address of its first byte, for reading.
     pub fn address(&self) -> usize {
-        self.lines.as_ptr().expose_provenance()
+        self.bytes.as_slice().as_ptr().expose_provenance()
     }
 
     /// The address of its first byte, for writing too.
     pub fn address_mut(&mut self) -> usize {
-        self.lines.as_mut_ptr().expose_provenance()
+        self.bytes.as_mut_slice().as_mut_ptr().expose_provenance()
     }
+}
+
+/// Whether [`Block::of`] makes no copy.
+pub(crate) fn is_shareable(tensor: &Tensor) -> bool {
+    !tensor.bytes().is_empty() && tensor.bytes().as_ptr().addr().is_multiple_of(ALIGNMENT as usize)
 }
 
 #[cfg(test)]
@@ -84,7 +90,31 @@ mod tests {
     }
 
     #[test]
+    fn a_tensor_at_a_cache_line_is_shared_and_another_copied() {
+        let tensor = |memory: Bytes| {
+            Tensor::from_bytes(fuse_ir::DType::U8, &[memory.as_slice().len()], memory).unwrap()
+        };
+        let aligned = tensor(Bytes::copy_of(&[3; 100]));
+        let block = Block::of(&aligned).unwrap();
+        assert_eq!(block.address(), aligned.bytes().as_ptr().addr());
+        for other in [tensor(Bytes::copy_of(&[])), tensor(unaligned())] {
+            let block = Block::of(&other).unwrap();
+            assert!(block.address().is_multiple_of(64) && block.address() != other.bytes().as_ptr().addr());
+            let mut back = vec![0; other.bytes().len()];
+            block.copy_to(&mut back);
+            assert_eq!(back, other.bytes());
+        }
+    }
+
+    /// A vector that does not start at a cache line: of many alive at once not all do.
+    fn unaligned() -> Bytes {
+        let many: Vec<Vec<u8>> = (0..100u8).map(|i| vec![i; 48]).collect();
+        many.into_iter().find(|v| !v.as_ptr().addr().is_multiple_of(64)).unwrap().into()
+    }
+
+    #[test]
     fn absurd_sizes_are_refused() {
         assert_eq!(Block::zeroed(u64::MAX / 2).err(), Some(OutOfMemory(u64::MAX / 2)));
+        assert_eq!(Block::zeroed(u64::MAX).err(), Some(OutOfMemory(u64::MAX)));
     }
 }

@@ -23,6 +23,7 @@ use crate::profile::{KernelTime, Profile};
 use crate::program::{Quantities, RunState};
 use crate::sim::device::{SimCode, SimRun};
 use crate::version::{Instance, Version};
+use crate::weights::{Bound, Weights};
 use crate::wide::{MakePtx, Wide};
 
 mod dims;
@@ -54,7 +55,8 @@ struct Parameter {
 }
 
 enum ParameterMemory {
-    Host(Block),
+    /// In [`Executable::bound`].
+    Host,
     Sim(Vec<u8>),
     Cuda(CudaSlice<u8>),
 }
@@ -77,14 +79,23 @@ pub struct Executable {
     parameters: Vec<Option<Parameter>>,
     /// The types that parameters must fit beside their own, by position of the graph input.
     limits: Vec<Option<DType>>,
-    /// What runs; replaced as a whole, between runs.
-    version: Mutex<Arc<Version>>,
+    /// What runs, with its weights on the CPU; replaced as a whole, between runs.
+    bound: Mutex<Bound>,
     progress: Mutex<Progress>,
+}
+
+/// A parameter on its way to the device.
+struct Loaded {
+    position: usize,
+    parameter: Parameter,
+    /// What the CPU keeps of it.
+    tensor: Option<Tensor>,
 }
 
 /// What one call on the CPU runs, on what.
 struct CpuCall<'a> {
     version: &'a Version,
+    weights: &'a Weights,
     instance: &'a Arc<Instance>,
     /// The inputs that are not bound.
     given: &'a [Option<&'a Tensor>],
@@ -125,7 +136,7 @@ impl Executable {
             wide,
             parameters: graph.inputs().iter().map(|_| None).collect(),
             limits: vec![None; graph.inputs().len()],
-            version: Mutex::new(Arc::new(version)),
+            bound: Mutex::new(Bound::new(Arc::new(version), graph.inputs().len())),
             progress: Mutex::new(Progress::Idle),
         })
     }
@@ -162,43 +173,66 @@ impl Executable {
         }
     }
 
-    /// Has better code made if it is worth it for a run of so much work, and uses what has come; whether there is any.
-    /// Only a run that is expected to take longer than making the code waits for it.
-    fn take_improvement(&self, quantities: &Quantities) -> bool {
-        let Backend::Cpu { device, .. } = &self.backend else { return false };
+    /// Has better code made if it is worth it for a run of so much work, and uses what has come. Only a run that is
+    /// expected to take longer than making the code waits for it.
+    fn take_improvement(&self, quantities: &Quantities) {
+        let Backend::Cpu { device, .. } = &self.backend else { return };
         let time = quantities.total.map_or(Duration::ZERO, |total| expected_time(total, device.threads()));
         tracing::trace!(graph = self.graph.name(), ?time, total = ?quantities.total, "the fast tier's time");
         // While another run has code made that is worth waiting for, it is for this one too if it takes as long.
-        let (mut progress, waited) = match try_lock(&self.progress) {
-            Some(progress) => (progress, false),
-            None if time > WORTH_IMPROVING => (lock(&self.progress), true),
-            None => return false,
+        let mut progress = match try_lock(&self.progress) {
+            Some(progress) => progress,
+            None if time > WORTH_IMPROVING => lock(&self.progress),
+            None => return,
         };
         let wait = progress.expect(time) == Some(Urgency::Now);
-        let Some(code) = progress.take(wait) else { return waited };
-        self.replace(code);
-        true
+        if let Some(code) = progress.take(wait) {
+            self.replace(code);
+        }
     }
 
-    /// Uses other code from the next run on. Where it does not fit the machine, the code so far stays.
+    /// Uses other code from the next run on, and lets go what the code so far needs alone. Where it does not fit the
+    /// machine, the code so far stays.
     fn replace(&self, code: HostCode) {
         let HostCode { kernels, functions, module } = code;
         let version = Version::new(&self.graph, kernels, &functions, Some(module), &self.device);
-        let version = version.map_err(|e| e.to_string()).and_then(|mut version| {
-            self.prepare(&mut version).map_err(|e| e.to_string())?;
-            Ok(version)
-        });
-        match version {
-            Ok(version) => {
-                *lock(&self.version) = Arc::new(version);
-                tracing::debug!(graph = self.graph.name(), "better code is in use");
-            }
+        let taken = version.map_err(|e| e.to_string()).and_then(|version| self.take(version));
+        match taken {
+            Ok(()) => tracing::debug!(graph = self.graph.name(), "better code is in use"),
             Err(reason) => tracing::warn!(graph = self.graph.name(), reason, "better code is not used"),
         }
     }
 
+    fn take(&self, version: Version) -> Result<(), String> {
+        let Backend::Cpu { device, arenas } = &self.backend else { return Ok(()) };
+        let limit = self.device.memory_limit();
+        version.check_limit(limit).map_err(|e| e.to_string())?;
+        let mut bound = lock(&self.bound);
+        if !bound.replace(Arc::new(version)) {
+            return Err("weights that it needs are gone".into());
+        }
+        lock(arenas).clear();
+        // What fails here is tried again before the next run, which then fails with the same error.
+        bound.prepare(device, limit, true).map_err(|e| e.to_string())
+    }
+
+    /// Whether no better code will come.
+    fn is_settled(&self) -> bool {
+        try_lock(&self.progress).is_some_and(|progress| matches!(*progress, Progress::Idle))
+    }
+
     fn version(&self) -> Arc<Version> {
-        lock(&self.version).clone()
+        lock(&self.bound).version().clone()
+    }
+
+    /// The program with its weights, all of which are bound.
+    fn ready(&self) -> Result<(Arc<Version>, Arc<Weights>), RunError> {
+        let settled = self.is_settled();
+        let mut bound = lock(&self.bound);
+        if let Backend::Cpu { device, .. } = &self.backend {
+            bound.prepare(device, self.device.memory_limit(), settled)?;
+        }
+        Ok((bound.version().clone(), bound.weights().clone()))
     }
 
     /// The graph that was compiled.
@@ -206,7 +240,7 @@ impl Executable {
         &self.graph
     }
 
-    /// The kernels that run at each call; on the CPU without those that [`Executable::bind`] runs.
+    /// The kernels that run at each call; on the CPU without those that only weights decide.
     pub fn kernels(&self) -> Arc<KernelGraph> {
         self.version().kernels.clone()
     }
@@ -216,8 +250,9 @@ impl Executable {
         &self.device
     }
 
-    /// Binds weights by name, copying them to the device; may be called again to bind more or others. What depends
-    /// on weights alone is computed here, once all it needs are bound.
+    /// Binds weights by name; may be called again to bind more or others. A GPU gets copies. The CPU shares the tensor's
+    /// memory as long as it needs it: what depends on weights alone is computed once, here, or before the first run where
+    /// better code may come until then, and what only that needs is let go.
     ///
     /// # Errors
     /// Where a name is no parameter's, a tensor does not fit its declared type, or a value not the type that it is
@@ -227,7 +262,7 @@ impl Executable {
         let mut loaded = Vec::new();
         let mut failure = None;
         for (name, tensor) in parameters {
-            match self.load(&name, &tensor) {
+            match self.load(&name, tensor) {
                 Ok(parameter) => loaded.push(parameter),
                 Err(error) => {
                     failure = Some(error);
@@ -236,60 +271,66 @@ impl Executable {
             }
         }
         let bound = self.bind_loaded(loaded);
-        // After a failure too: earlier parameters of the call stay bound, and nothing may run that was prepared from
-        // those before them.
-        let mut version = self.version().unprepared();
-        let prepared = self.prepare(&mut version);
-        *lock(&self.version) = Arc::new(version);
+        // After a failure too: earlier parameters of the call stay bound.
+        let prepared = if self.is_settled() { self.ready().map(drop) } else { Ok(()) };
         bound?;
         failure.map_or(prepared, Err)
     }
 
-    /// Copies a parameter to the device; returns its position too.
-    fn load(&self, name: &str, tensor: &Tensor) -> Result<(usize, Option<Parameter>), RunError> {
+    /// Copies a parameter to a device that is none of the host.
+    fn load(&self, name: &str, tensor: Tensor) -> Result<Loaded, RunError> {
         let position = self.position(name, InputKind::Parameter)?;
         if let Some(dtype) = self.limits[position] {
-            narrow::check(name, tensor, dtype)?;
+            narrow::check(name, &tensor, dtype)?;
         }
         let memory = match &self.backend {
-            Backend::Cpu { .. } => ParameterMemory::Host(Block::copy_of(tensor.bytes())?),
+            Backend::Cpu { .. } => ParameterMemory::Host,
             Backend::Sim { .. } => ParameterMemory::Sim(tensor.bytes().to_vec()),
             Backend::Cuda { device, .. } => ParameterMemory::Cuda(device.upload(tensor.bytes())?),
         };
-        let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
-        Ok((position, Some(Parameter { dtype, shape, memory })))
+        let parameter = Parameter { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), memory };
+        let tensor = matches!(self.backend, Backend::Cpu { .. }).then_some(tensor);
+        Ok(Loaded { position, parameter, tensor })
     }
 
     /// Binds parameters, all at once if they fit: each check looks at every input. Otherwise one by one, up to the one
     /// that does not fit.
-    fn bind_loaded(&mut self, mut loaded: Vec<(usize, Option<Parameter>)>) -> Result<(), RunError> {
+    fn bind_loaded(&mut self, loaded: Vec<Loaded>) -> Result<(), RunError> {
+        let mut tensors = Vec::new();
+        let mut parameters = Vec::new();
+        for Loaded { position, parameter, tensor } in loaded {
+            tensors.push((position, tensor));
+            parameters.push((position, Some(parameter)));
+        }
+        let (fit, result) = self.swap_in(parameters);
+        let bound = self.bound.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (position, tensor) in tensors.into_iter().take(fit) {
+            if let Some(tensor) = tensor {
+                bound.bind(position, tensor);
+            }
+        }
+        result
+    }
+
+    /// Puts in as many parameters as fit; their number, and what is wrong with the next.
+    fn swap_in(&mut self, mut loaded: Vec<(usize, Option<Parameter>)>) -> (usize, Result<(), RunError>) {
         for (position, parameter) in &mut loaded {
             std::mem::swap(&mut self.parameters[*position], parameter);
         }
         if self.check_parameters().is_ok() {
-            return Ok(());
+            return (loaded.len(), Ok(()));
         }
         for (position, parameter) in loaded.iter_mut().rev() {
             std::mem::swap(&mut self.parameters[*position], parameter);
         }
-        for (position, mut parameter) in loaded {
+        for (fit, (position, mut parameter)) in loaded.into_iter().enumerate() {
             std::mem::swap(&mut self.parameters[position], &mut parameter);
             if let Err(error) = self.check_parameters() {
                 self.parameters[position] = parameter;
-                return Err(error);
+                return (fit, Err(error));
             }
         }
-        Ok(())
-    }
-
-    /// Computes what the parameters alone decide, if all that it needs are bound.
-    fn prepare(&self, version: &mut Version) -> Result<(), RunError> {
-        let Backend::Cpu { device, .. } = &self.backend else { return Ok(()) };
-        let address = |position: usize| match self.parameters.get(position).and_then(Option::as_ref) {
-            Some(Parameter { memory: ParameterMemory::Host(block), .. }) => Some(block.address()),
-            Some(_) | None => None,
-        };
-        version.prepare(device, self.device.memory_limit(), address)
+        (usize::MAX, Ok(()))
     }
 
     /// Refuses bound parameters that contradict their types or each other; symbols that follow from inputs stay
@@ -307,7 +348,19 @@ impl Executable {
     /// # Errors
     /// Where a symbol has no value, or the plan is impossible or over the device's limit.
     pub fn plan(&self, dims: &DimEnv) -> Result<Arc<MemoryPlan>, RunError> {
-        Ok(self.instance(&self.version(), &[], dims)?.plan.clone())
+        let plan = self.instance(&self.version(), &[], dims)?.plan.clone();
+        let kept_bytes = self.kept_bytes();
+        Ok(if plan.kept_bytes == kept_bytes {
+            plan
+        } else {
+            Arc::new(MemoryPlan { kept_bytes, ..(*plan).clone() })
+        })
+    }
+
+    /// The bytes of weights as given that are kept beside what kernels read of them.
+    fn kept_bytes(&self) -> u64 {
+        let settled = self.is_settled();
+        lock(&self.bound).kept_bytes(settled)
     }
 
     /// Runs once and returns the outputs in order. `dims` gives the symbols that follow from no input; others may
@@ -361,8 +414,10 @@ impl Executable {
         let given = self.arrange(inputs.into())?;
         let mut version = self.version();
         let mut instance = self.instance(&version, &given, dims)?;
-        if self.take_improvement(&instance.quantities) {
-            version = self.version();
+        self.take_improvement(&instance.quantities);
+        let (ready, weights) = self.ready()?;
+        if !Arc::ptr_eq(&ready, &version) {
+            version = ready;
             instance = self.instance(&version, &given, dims)?;
         }
         self.shape_outputs(&instance, outputs)?;
@@ -370,7 +425,8 @@ impl Executable {
             Backend::Cpu { device, arenas } => {
                 let start = Instant::now();
                 let mut arena = take_arena(arenas, instance.plan.arena_bytes)?;
-                let call = CpuCall { version: &version, instance: &instance, given: &given, profile };
+                let (version, weights) = (&version, &weights);
+                let call = CpuCall { version, weights, instance: &instance, given: &given, profile };
                 let result = self.run_on_cpu(device, call, outputs, &mut arena);
                 let mut arenas = lock(arenas);
                 if arenas.len() < ARENAS_KEPT {
@@ -399,7 +455,7 @@ impl Executable {
                     .iter()
                     .map(|p| match p.as_ref().map(|p| &p.memory) {
                         Some(ParameterMemory::Cuda(memory)) => Some(memory),
-                        Some(ParameterMemory::Host(_) | ParameterMemory::Sim(_)) | None => None,
+                        Some(ParameterMemory::Host | ParameterMemory::Sim(_)) | None => None,
                     })
                     .collect();
                 code.run(CudaRun {
@@ -433,7 +489,7 @@ impl Executable {
         outputs: &mut [Tensor],
         arena: &mut Block,
     ) -> Result<(), RunError> {
-        let CpuCall { version, instance, given, profile } = call;
+        let CpuCall { version, weights, instance, given, profile } = call;
         let base = arena.address_mut();
         let mut addresses = vec![base as u64; version.kinds.len()];
         for placement in &instance.plan.placements {
@@ -445,7 +501,8 @@ impl Executable {
         for (b, kind) in version.kinds.iter().enumerate() {
             let address = match kind {
                 BufferKind::Temporary | BufferKind::State => continue,
-                BufferKind::Input(i) => match (self.bound(version, *i), given.get(*i).copied().flatten()) {
+                BufferKind::Input(i) if !version.reads[*i] => continue,
+                BufferKind::Input(i) => match (&weights[*i], given.get(*i).copied().flatten()) {
                     (Some(block), _) => block.address(),
                     (None, Some(tensor)) => match aligned_address(tensor) {
                         Some(address) => address,
@@ -483,15 +540,6 @@ impl Executable {
             block.copy_to(outputs[*i].bytes_mut());
         }
         Ok(())
-    }
-
-    /// The memory of a parameter, or of what was prepared from parameters.
-    fn bound<'a>(&'a self, version: &'a Version, position: usize) -> Option<&'a Block> {
-        match self.parameters.get(position) {
-            Some(Some(Parameter { memory: ParameterMemory::Host(block), .. })) => Some(block),
-            Some(_) => None,
-            None => version.prepared.get(position - self.parameters.len()),
-        }
     }
 
     /// The position of the input of that name and kind.
@@ -543,7 +591,7 @@ fn load_ptx(device: &Device, ptx: &[String], functions: &[Function]) -> Result<B
 fn simulated_bytes(parameter: &Option<Parameter>) -> Option<&[u8]> {
     match parameter.as_ref().map(|p| &p.memory) {
         Some(ParameterMemory::Sim(bytes)) => Some(bytes),
-        Some(ParameterMemory::Host(_) | ParameterMemory::Cuda(_)) | None => None,
+        Some(ParameterMemory::Host | ParameterMemory::Cuda(_)) | None => None,
     }
 }
 

@@ -27,6 +27,7 @@ mod program;
 pub mod sim;
 pub mod team;
 mod version;
+mod weights;
 mod wide;
 
 pub use arguments::Arguments;

@@ -2,7 +2,7 @@
 //!
 //! Temporaries and carried states share one arena. Their live intervals ([`crate::liveness`]) and sizes are
 //! known once the dimensions are, so placing them is packing of intervals: largest first, each into the
-//! lowest gap that no buffer alive at the same time occupies. Inputs, parameters and outputs have memory of
+//! lowest gap that no buffer alive at the same time occupies. Inputs, weights and outputs have memory of
 //! their own; they count towards the peak.
 
 use std::fmt;
@@ -81,6 +81,11 @@ pub struct MemoryPlan {
     pub live_bytes: u64,
     /// The bytes that the arena's buffers would take with memory of their own each.
     pub unplanned_bytes: u64,
+    /// The bytes of the weights that kernels read.
+    pub weight_bytes: u64,
+    /// The bytes of weights that are kept as given beside them: until it is known that no better code will come which
+    /// lays them out in another way, and where they are laid out or computed with others that may be bound again.
+    pub kept_bytes: u64,
     /// The bytes of the inputs given at each call.
     pub input_bytes: u64,
     /// The bytes of the outputs.
@@ -92,16 +97,30 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Plans a run of `graph` at `dims`. All inputs count as [`MemoryPlan::input_bytes`], parameters too.
+    /// Plans a run of `graph` at `dims`. All inputs count as [`MemoryPlan::input_bytes`].
     ///
     /// # Errors
     /// Where a size has no value, is negative or overflows.
     pub fn new(graph: &KernelGraph, dims: &DimEnv) -> Result<MemoryPlan, PlanError> {
+        MemoryPlan::with_weights(graph, dims, |_| false)
+    }
+
+    /// As [`MemoryPlan::new`], where the inputs of some positions are weights.
+    ///
+    /// # Errors
+    /// As [`MemoryPlan::new`].
+    pub fn with_weights(
+        graph: &KernelGraph,
+        dims: &DimEnv,
+        is_weight: impl Fn(usize) -> bool,
+    ) -> Result<MemoryPlan, PlanError> {
         let mut buffer_bytes = Vec::with_capacity(graph.buffers.len());
-        let (mut input_bytes, mut output_bytes, mut unplanned_bytes) = (0u64, 0u64, 0u64);
+        let (mut weight_bytes, mut input_bytes, mut output_bytes, mut unplanned_bytes) =
+            (0u64, 0u64, 0u64, 0u64);
         for buffer in &graph.buffers {
             let bytes = buffer_size(&buffer.name, &buffer.ty, dims)?;
             let total = match buffer.kind {
+                BufferKind::Input(i) if is_weight(i) => &mut weight_bytes,
                 BufferKind::Input(_) => &mut input_bytes,
                 BufferKind::Output(_) => &mut output_bytes,
                 BufferKind::Temporary | BufferKind::State => &mut unplanned_bytes,
@@ -137,6 +156,8 @@ impl MemoryPlan {
             arena_bytes,
             live_bytes,
             unplanned_bytes,
+            weight_bytes,
+            kept_bytes: 0,
             input_bytes,
             output_bytes,
             placements,
@@ -144,9 +165,9 @@ impl MemoryPlan {
         })
     }
 
-    /// The most bytes that a run takes at once: the arena, the inputs with the parameters, and the outputs.
+    /// The most bytes that a run takes at once: the arena, the weights, the inputs and the outputs.
     pub fn peak_bytes(&self) -> u64 {
-        self.arena_bytes + self.input_bytes + self.output_bytes
+        self.arena_bytes + self.weight_bytes + self.kept_bytes + self.input_bytes + self.output_bytes
     }
 
     /// Refuses a plan over `allowed` bytes.
@@ -267,10 +288,15 @@ impl fmt::Display for MemoryPlan {
         )?;
         writeln!(
             f,
-            "inputs and parameters {} bytes, outputs {} bytes, peak {} bytes",
+            "weights {} bytes, inputs {} bytes, outputs {} bytes, peak {} bytes",
+            self.weight_bytes,
             self.input_bytes,
             self.output_bytes,
             self.peak_bytes()
-        )
+        )?;
+        match self.kept_bytes {
+            0 => Ok(()),
+            bytes => writeln!(f, "of the peak {bytes} bytes are weights as given, kept beside their layouts"),
+        }
     }
 }

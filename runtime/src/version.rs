@@ -1,6 +1,6 @@
 //! A program in one form of code, with everything that goes with that form. Better code replaces all of it at once.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use fuse_codegen::kernel_ir::{Function, Mapping};
@@ -8,13 +8,12 @@ use fuse_ir::expr::DimEnv;
 use fuse_ir::kernel::{BufferId, BufferKind, KernelGraph};
 use fuse_ir::{DType, Graph};
 
-use crate::block::Block;
-use crate::cpu::{CpuDevice, CpuRun, HostModule, Spread};
+use crate::cpu::{HostModule, Spread};
 use crate::device::{Device, Kind};
-use crate::error::{BuildError, RunError};
-use crate::plan::MemoryPlan;
-use crate::prepare::{self, Split, split};
-use crate::program::{Program, Quantities, RunState};
+use crate::error::BuildError;
+use crate::plan::{MemoryPlan, PlanError};
+use crate::prepare::{Part, Split, needed, split};
+use crate::program::{Program, Quantities};
 
 /// What is known of a run once its dimensions are.
 #[derive(Debug)]
@@ -38,12 +37,14 @@ pub(crate) struct Instances {
     pub order: VecDeque<InstanceKey>,
 }
 
-/// What runs once the parameters are bound.
-struct Preparation {
-    kernels: KernelGraph,
-    program: Arc<Program>,
-    /// The buffers it computes, in order of the further parameters.
-    prepared: Vec<BufferId>,
+/// A part of what runs before the first call, see [`crate::prepare`].
+pub(crate) struct Preparation {
+    pub kernels: KernelGraph,
+    pub program: Arc<Program>,
+    /// The buffers that it computes, and their positions among the main program's inputs.
+    pub makes: Vec<(BufferId, usize)>,
+    /// The inputs of the graph that it reads.
+    pub needs: BTreeSet<usize>,
 }
 
 /// A program in one form of code.
@@ -54,11 +55,10 @@ pub(crate) struct Version {
     pub program: Arc<Program>,
     /// The code, on the CPU.
     pub module: Option<Arc<dyn HostModule>>,
-    /// What was prepared from the parameters, by position of the graph input after the graph's own; empty as long as
-    /// some are not bound.
-    pub prepared: Vec<Block>,
+    pub preparations: Vec<Preparation>,
+    /// Whether the kernels of a call read it, by position of the input: the graph's own, then what is prepared.
+    pub reads: Vec<bool>,
     pub instances: Mutex<Instances>,
-    preparation: Option<Arc<Preparation>>,
 }
 
 impl Version {
@@ -77,84 +77,33 @@ impl Version {
         if let Some(missing) = module.as_ref().and_then(|m| functions.get(m.functions())) {
             return Err(BuildError::MissingFunction { kernel: missing.name.clone() });
         }
-        let (kernels, preparation) = match &device.kind {
-            Kind::Cpu(_) => {
-                let Split { preparation, main, prepared } = split(graph, &kernels);
-                let program = Arc::new(Program::new(&preparation, functions)?);
-                let preparation = Preparation { kernels: preparation, program, prepared };
-                (main, Some(Arc::new(preparation)).filter(|p| !p.prepared.is_empty()))
-            }
-            Kind::Sim(_) | Kind::Cuda(_) => (kernels, None),
+        let inputs = graph.inputs().len();
+        let Split { parts, main: kernels, prepared } = match &device.kind {
+            Kind::Cpu(_) => split(graph, &kernels),
+            Kind::Sim(_) | Kind::Cuda(_) => Split { parts: Vec::new(), main: kernels, prepared: 0 },
         };
+        let preparation = |Part { kernels, makes, needs }| {
+            let program = Arc::new(Program::new(&kernels, functions)?);
+            let makes = makes.into_iter().map(|(buffer, i)| (buffer, inputs + i)).collect();
+            Ok(Preparation { kernels, program, makes, needs })
+        };
+        let read = needed(&kernels);
         Ok(Version {
             kinds: kernels.buffers.iter().map(|b| b.kind).collect(),
             program: Arc::new(Program::new(&kernels, functions)?),
             kernels: Arc::new(kernels),
             module,
-            prepared: Vec::new(),
+            preparations: parts.into_iter().map(preparation).collect::<Result<_, BuildError>>()?,
+            reads: (0..inputs + prepared).map(|i| read.contains(&i)).collect(),
             instances: Mutex::default(),
-            preparation,
         })
     }
 
-    /// The same for other parameters, of which nothing is prepared yet.
-    pub fn unprepared(&self) -> Version {
-        Version {
-            kernels: self.kernels.clone(),
-            kinds: self.kinds.clone(),
-            program: self.program.clone(),
-            module: self.module.clone(),
-            prepared: Vec::new(),
-            instances: Mutex::default(),
-            preparation: self.preparation.clone(),
-        }
-    }
-
-    /// Computes what the parameters alone decide, if all that it needs are bound. `parameter` gives the address of a
-    /// bound one by position of the graph input.
-    pub fn prepare(
-        &mut self,
-        device: &CpuDevice,
-        memory_limit: u64,
-        parameter: impl Fn(usize) -> Option<usize>,
-    ) -> Result<(), RunError> {
-        let (Some(preparation), Some(module)) = (&self.preparation, &self.module) else { return Ok(()) };
-        let kernels = &preparation.kernels;
-        if prepare::needed(kernels).iter().any(|i| parameter(*i).is_none()) {
-            return Ok(());
-        }
-        let mut addresses = vec![0u64; kernels.buffers.len()];
-        for (address, buffer) in addresses.iter_mut().zip(&kernels.buffers) {
-            let BufferKind::Input(i) = buffer.kind else { continue };
-            *address = parameter(i).unwrap_or(0) as u64;
-        }
-        let plan = MemoryPlan::new(kernels, &DimEnv::new())?;
-        plan.check_limit(memory_limit)?;
-        let mut arena = Block::zeroed(plan.arena_bytes)?;
-        let base = arena.address_mut() as u64;
-        for placement in &plan.placements {
-            addresses[placement.buffer.index()] = base + placement.offset;
-        }
-        let quantities = preparation.program.quantities(&DimEnv::new())?;
-        let spread = Spread::over(device.threads(), &quantities);
-        let mut made = Vec::new();
-        for buffer in &preparation.prepared {
-            let mut memory = Block::zeroed(plan.buffer_bytes[buffer.index()])?;
-            addresses[buffer.index()] = memory.address_mut() as u64;
-            made.push(memory);
-        }
-        let state = RunState::new(addresses, &quantities);
-        let instance = Arc::new(Instance {
-            plan: Arc::new(plan),
-            quantities,
-            spread,
-            has_wide_indices: false,
-            outputs: Vec::new(),
-        });
-        let (program, module) = (preparation.program.clone(), module.clone());
-        device.run(CpuRun { program, instance, module, state, error: Mutex::default(), profile: None })?;
-        self.prepared = made;
-        Ok(())
+    /// Refuses preparations that take more memory than that.
+    pub fn check_limit(&self, memory_limit: u64) -> Result<(), PlanError> {
+        self.preparations
+            .iter()
+            .try_for_each(|p| MemoryPlan::new(&p.kernels, &DimEnv::new())?.check_limit(memory_limit))
     }
 }
 

@@ -318,7 +318,7 @@ v1                80             0  0..=1
 v2                80           128  1..=2
 at A = 20
 arena 256 bytes (fullest point 256, one block a buffer 160)
-inputs and parameters 80 bytes, outputs 80 bytes, peak 416 bytes
+weights 0 bytes, inputs 80 bytes, outputs 80 bytes, peak 416 bytes
 ";
     assert_eq!(plan.to_string(), expected);
 }

@@ -35,7 +35,7 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
     let progress = super::progress::spinner("interpreting in f64");
     let expected = Interpreter::new(Precision::F64)
         .with_dims(problem.dims.clone())
-        .run(&problem.graph, &problem.values)
+        .run(&problem.graph, &problem.values())
         .map_err(CliError::input)?;
     let tolerance = Tolerance { ulp: 0.0, absolute: args.atol, relative: args.rtol };
     let mut verdicts = Vec::new();
@@ -111,7 +111,7 @@ fn run_on(
         threads: None,
         memory_limit: None,
     };
-    let loaded = Loaded::new(problem, compile, &device)?;
+    let loaded = Loaded::new(problem, problem.parameters.clone(), compile, &device)?;
     if rounding.is_none() {
         *rounding = super::run::rounding(&loaded.compiled)?;
     }

@@ -98,8 +98,6 @@ pub struct Problem {
     pub file: String,
     /// The model.
     pub graph: Graph,
-    /// Every graph input and parameter, in the order of the graph.
-    pub values: Vec<Tensor>,
     /// The inputs among them, by name.
     pub inputs: random::Named,
     /// The parameters among them, by name.
@@ -109,6 +107,15 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// The values of all inputs and parameters, in the order of the graph; of those that are still there.
+    pub fn values(&self) -> Vec<Tensor> {
+        let named = |input: &Input| match input.kind {
+            InputKind::Input => self.inputs.get(&input.name),
+            InputKind::Parameter => self.parameters.get(&input.name),
+        };
+        self.graph.inputs().iter().filter_map(named).cloned().collect()
+    }
+
     /// Loads the model, its weights and its inputs; what is not given is random by the seed.
     pub fn load(args: &ModelArgs, inputs: Option<&Path>) -> Result<Problem, CliError> {
         let explicit = parse_dims(&args.dims)?;
@@ -138,7 +145,7 @@ impl Problem {
         };
         let values: Vec<Tensor> = graph.inputs().iter().map(value).collect::<Result<_, _>>()?;
         let (parameters, inputs) = random::by_kind(&graph, &values);
-        Ok(Problem { file: args.model.display().to_string(), graph, values, inputs, parameters, dims })
+        Ok(Problem { file: args.model.display().to_string(), graph, inputs, parameters, dims })
     }
 }
 

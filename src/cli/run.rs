@@ -10,13 +10,15 @@ use super::model::Problem;
 use super::table;
 use crate::compile::{Compiled, Target, compile};
 use crate::io::npz;
+use crate::random::Named;
 use crate::weights::WeightsDtype;
 
 /// Runs the command.
 pub fn run(args: &RunArgs) -> Result<(), CliError> {
     check_device(&args.device)?;
-    let problem = Problem::load(&args.model, args.inputs.as_deref())?;
-    let loaded = Loaded::new(&problem, &args.compile, &args.device)?;
+    let mut problem = Problem::load(&args.model, args.inputs.as_deref())?;
+    let parameters = std::mem::take(&mut problem.parameters);
+    let loaded = Loaded::new(&problem, parameters, &args.compile, &args.device)?;
     loaded.say_accuracy()?;
     if args.plan {
         let plan = loaded.executable.plan(&problem.dims).map_err(CliError::input)?;
@@ -40,8 +42,14 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Compiles a model, loads it and binds its weights.
-    pub fn new(problem: &Problem, args: &CompileArgs, device: &DeviceArgs) -> Result<Self, CliError> {
+    /// Compiles a model, loads it and binds its weights, whose memory is let go where only other layouts of them are
+    /// needed.
+    pub fn new(
+        problem: &Problem,
+        parameters: Named,
+        args: &CompileArgs,
+        device: &DeviceArgs,
+    ) -> Result<Self, CliError> {
         let name = check_device(device)?;
         let mut options = options(args, Target::of(name));
         options.tier = device.tier;
@@ -52,7 +60,7 @@ impl Loaded {
         options.gpu = device.gpu_limits().map_err(CliError::input)?.unwrap_or(options.gpu);
         let compiled = compile(&problem.graph, &options).map_err(compile_error)?;
         let mut executable = compiled.load(&device).map_err(compile_error)?;
-        executable.bind(problem.parameters.clone()).map_err(CliError::input)?;
+        executable.bind(parameters).map_err(CliError::input)?;
         Ok(Loaded { compiled, executable, weights_dtype: options.weights_dtype })
     }
 

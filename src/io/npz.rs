@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Cursor, Read, Seek, Write};
-use std::path::Path;
+use std::io::{BufReader, BufWriter, Cursor, ErrorKind, Read, Seek, Write};
+use std::path::{Path, PathBuf};
 
 use fuse_ir::limits::MAX_RANK;
 use fuse_ir::tensor::checked_byte_size;
-use fuse_ir::{DType, Tensor};
+use fuse_ir::{Bytes, DType, Literal, Tensor};
 use npyz::WriterBuilder;
 use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
@@ -24,6 +24,8 @@ const FREE_BYTES: u64 = 128 << 20;
 const MAX_RATIO: u64 = 100;
 /// The longest header that is read; NumPy itself refuses headers over 10,000 characters.
 const MAX_HEADER_BYTES: usize = 64 << 10;
+/// Elements that [`Archive::for_each`] reads before it passes them on.
+const ELEMENTS_AT_ONCE: usize = 4096;
 
 /// Reads every array of an archive, by name (without `.npy`).
 ///
@@ -54,63 +56,198 @@ pub fn read_array(path: &Path) -> Result<Tensor, FileError> {
 }
 
 fn read_archive(reader: impl Read + Seek, size: u64) -> Result<BTreeMap<String, Tensor>, String> {
-    let mut archive = ZipArchive::new(reader).map_err(|e| format!("not an .npz archive: {e}"))?;
-    let unpacked = size.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES);
-    let mut budget = unpacked.min(MAX_TOTAL_BYTES);
     let mut out = BTreeMap::new();
+    let mut archive = ZipArchive::new(reader).map_err(not_an_archive)?;
+    let mut budget = budget(size);
+    for_each_entry(&mut archive, |name, entry| {
+        let tensor = read_npy(entry, &mut budget)?;
+        if out.insert(name.to_owned(), tensor).is_some() { Err("it is there twice".into()) } else { Ok(()) }
+    })?;
+    Ok(out)
+}
+
+fn not_an_archive(e: zip::result::ZipError) -> String {
+    format!("not an .npz archive: {e}")
+}
+
+/// The bytes that an archive of a size may unpack to.
+fn budget(size: u64) -> u64 {
+    let unpacked = size.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES);
+    unpacked.min(MAX_TOTAL_BYTES)
+}
+
+/// Calls `visit` with the name of each array and its `.npy` stream.
+fn for_each_entry<R: Read + Seek>(
+    archive: &mut ZipArchive<R>,
+    mut visit: impl FnMut(&str, &mut dyn Read) -> Result<(), String>,
+) -> Result<(), String> {
     for i in 0..archive.len() {
-        let entry = archive.by_index(i).map_err(|e| format!("entry {i} cannot be read: {e}"))?;
+        let mut entry = archive.by_index(i).map_err(|e| format!("entry {i} cannot be read: {e}"))?;
         let name = entry.name().map_err(|e| format!("entry {i} has no readable name: {e}"))?;
         let name = name.strip_suffix(".npy").unwrap_or(&name).to_owned();
-        let tensor = read_npy(entry, &mut budget).map_err(|problem| format!("array `{name}`: {problem}"))?;
-        if out.insert(name.clone(), tensor).is_some() {
-            return Err(format!("array `{name}` is there twice"));
-        }
+        visit(&name, &mut entry).map_err(|problem| format!("array `{name}`: {problem}"))?;
     }
-    Ok(out)
+    Ok(())
+}
+
+/// An archive whose arrays are looked at without having any of them in memory.
+pub struct Archive {
+    path: PathBuf,
+    archive: ZipArchive<BufReader<File>>,
+    size: u64,
+}
+
+/// Some elements of an array.
+pub struct Elements<'a> {
+    /// The array's name.
+    pub array: &'a str,
+    /// Its extents.
+    pub shape: &'a [usize],
+    /// The row-major position of the first.
+    pub start: usize,
+    /// Their values.
+    pub values: &'a [Literal],
+}
+
+impl Archive {
+    /// Opens an archive.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or is no archive.
+    pub fn open(path: &Path) -> Result<Archive, FileError> {
+        let (file, size) = super::open(path)?;
+        let archive = ZipArchive::new(BufReader::new(file))
+            .map_err(|e| FileError::malformed(path, not_an_archive(e)))?;
+        Ok(Archive { path: path.to_owned(), archive, size })
+    }
+
+    /// Calls `visit` with the elements of all arrays, a few at a time.
+    ///
+    /// # Errors
+    /// As [`read`], and what `visit` says.
+    pub fn for_each(
+        &mut self,
+        mut visit: impl FnMut(Elements<'_>) -> Result<(), String>,
+    ) -> Result<(), FileError> {
+        let mut budget = budget(self.size);
+        let visited = for_each_entry(&mut self.archive, |name, entry| {
+            let header = Header::read(&mut *entry, &mut budget)?;
+            header.for_each(entry, |start, values| {
+                visit(Elements { array: name, shape: &header.shape, start, values })
+            })
+        });
+        visited.map_err(|problem| FileError::malformed(&self.path, problem))
+    }
+}
+
+/// What a `.npy` stream says of its elements.
+struct Header {
+    dtype: DType,
+    shape: Vec<usize>,
+    /// All that they take, in bytes.
+    size: usize,
+    /// Whether their bytes are the other way round.
+    swap: bool,
+    /// Whether the first axis is the innermost.
+    column_major: bool,
 }
 
 /// Reads one `.npy` stream; at most `budget` bytes, which are deducted.
 fn read_npy(mut reader: impl Read, budget: &mut u64) -> Result<Tensor, String> {
-    let preamble = read_preamble(&mut reader)?;
-    check_header_text(&preamble)?;
-    let header = npyz::NpyHeader::from_reader(&preamble[..]).map_err(|e| format!("bad header: {e}"))?;
-    let npyz::DType::Plain(type_string) = header.dtype() else {
-        return Err("structured arrays are not supported".into());
-    };
-    let Some((dtype, swap)) = element_type(&type_string) else {
-        return Err(format!(
-            "element type {type_string} is not supported; save it as f4, f8, f2, i4, i8, u1, b1, or u2 for the bits of bf16"
-        ));
-    };
-    let shape: Option<Vec<usize>> = header.shape().iter().map(|d| usize::try_from(*d).ok()).collect();
-    if header.shape().len() > MAX_RANK {
-        return Err(format!("it has {} axes, more than {MAX_RANK}", header.shape().len()));
+    Header::read(&mut reader, budget)?.tensor(reader)
+}
+
+impl Header {
+    /// Reads up to the elements, which may take `budget` bytes; what they take is deducted.
+    fn read(mut reader: impl Read, budget: &mut u64) -> Result<Header, String> {
+        let preamble = read_preamble(&mut reader)?;
+        check_header_text(&preamble)?;
+        let header = npyz::NpyHeader::from_reader(&preamble[..]).map_err(|e| format!("bad header: {e}"))?;
+        let npyz::DType::Plain(type_string) = header.dtype() else {
+            return Err("structured arrays are not supported".into());
+        };
+        let Some((dtype, swap)) = element_type(&type_string) else {
+            return Err(format!(
+                "element type {type_string} is not supported; save it as f4, f8, f2, i4, i8, u1, b1, or u2 for the bits \
+                 of bf16"
+            ));
+        };
+        let shape: Option<Vec<usize>> = header.shape().iter().map(|d| usize::try_from(*d).ok()).collect();
+        if header.shape().len() > MAX_RANK {
+            return Err(format!("it has {} axes, more than {MAX_RANK}", header.shape().len()));
+        }
+        let shape = shape.ok_or("its shape does not fit in the address space")?;
+        let size = checked_byte_size(dtype, &shape).ok_or("its shape does not fit in the address space")?;
+        if size as u64 > *budget {
+            return Err(format!(
+                "it claims {size} bytes; the file is too small for more than {budget} (an archive unpacks to at most \
+                 {MAX_RATIO} times its size)"
+            ));
+        }
+        *budget -= size as u64;
+        let column_major = header.order() == npyz::Order::Fortran;
+        Ok(Header { dtype, shape, size, swap, column_major })
     }
-    let shape = shape.ok_or("its shape does not fit in the address space")?;
-    let size = checked_byte_size(dtype, &shape).ok_or("its shape does not fit in the address space")?;
-    if size as u64 > *budget {
-        return Err(format!(
-            "it claims {size} bytes; the file is too small for more than {budget} (an archive unpacks to at most \
-             {MAX_RATIO} times its size)"
-        ));
+
+    /// The tensor of the elements that follow.
+    fn tensor(&self, reader: impl Read) -> Result<Tensor, String> {
+        let mut bytes = read_data(reader, self.size)?;
+        if self.swap {
+            bytes.as_mut_slice().chunks_exact_mut(self.dtype.size()).for_each(<[u8]>::reverse);
+        }
+        if self.column_major {
+            bytes = to_row_major(bytes.as_slice(), &self.shape, self.dtype.size()).into();
+        }
+        Tensor::from_bytes(self.dtype, &self.shape, bytes).map_err(|e| e.to_string())
     }
-    *budget -= size as u64;
-    // Grows with what is really there, so that a lying header costs nothing; one byte more tells of a surplus.
-    let mut bytes = Vec::new();
-    reader.take(size as u64 + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot be unpacked: {e}"))?;
-    if bytes.len() != size {
-        let relation = if bytes.len() > size { "more than" } else { "only" };
-        let got = bytes.len().min(size);
-        return Err(format!("the header promises {size} bytes, but {relation} {got} are there"));
+
+    /// Calls `visit` with the elements that follow, some at a time: the position of the first, and their values.
+    fn for_each(
+        &self,
+        mut reader: impl Read,
+        mut visit: impl FnMut(usize, &[Literal]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        if self.swap || self.column_major {
+            return visit(0, &self.tensor(reader)?.literals().collect::<Vec<_>>());
+        }
+        let elements = self.size / self.dtype.size();
+        for start in (0..elements).step_by(ELEMENTS_AT_ONCE) {
+            let count = ELEMENTS_AT_ONCE.min(elements - start);
+            let bytes = read_exactly(reader.by_ref(), count * self.dtype.size())?;
+            let part = Tensor::from_bytes(self.dtype, &[count], bytes).map_err(|e| e.to_string())?;
+            visit(start, &part.literals().collect::<Vec<_>>())?;
+        }
+        read_data(reader, 0).map(drop)
     }
-    if swap {
-        bytes.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
+}
+
+/// All that is left, which must be `size` bytes.
+fn read_data(mut reader: impl Read, size: usize) -> Result<Bytes, String> {
+    let bytes = read_exactly(reader.by_ref(), size)?;
+    match reader.read(&mut [0u8]) {
+        Ok(0) => Ok(bytes),
+        Ok(_) => Err(format!("the header promises {size} bytes, but more than {size} are there")),
+        Err(e) => Err(format!("cannot be unpacked: {e}")),
     }
-    if header.order() == npyz::Order::Fortran {
-        bytes = to_row_major(&bytes, &shape, dtype.size());
+}
+
+/// The next `size` bytes.
+fn read_exactly(mut reader: impl Read, size: usize) -> Result<Bytes, String> {
+    // Memory is touched only as far as there is something to read, so that a lying header costs next to nothing.
+    let mut bytes = Bytes::try_zeroed(size).ok_or_else(|| format!("there is no memory for {size} bytes"))?;
+    let mut rest = bytes.as_mut_slice();
+    while !rest.is_empty() {
+        match reader.read(rest) {
+            Ok(0) => {
+                let got = size - rest.len();
+                return Err(format!("the header promises {size} bytes, but only {got} are there"));
+            }
+            Ok(n) => rest = &mut rest[n..],
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(format!("cannot be unpacked: {e}")),
+        }
     }
-    Tensor::from_bytes(dtype, &shape, bytes).map_err(|e| e.to_string())
+    Ok(bytes)
 }
 
 /// The bytes up to the data: magic, version, header length and header, of which only the length is checked.
@@ -286,6 +423,32 @@ mod tests {
         assert_eq!(columns.to_values::<u8>().unwrap(), [1, 2, 3, 4, 5, 6]);
         let big = parse(&npy(">i4", "(1,)", "False", &[0, 0, 1, 0])).unwrap();
         assert_eq!(big.to_values::<i32>().unwrap(), [256]);
+    }
+
+    #[test]
+    fn elements_come_in_parts_as_they_are_in_the_tensor() {
+        let stream = |shape: &str, fortran: &str, data: &[u8]| -> Result<Vec<(usize, Literal)>, String> {
+            let bytes = npy("<f4", shape, fortran, data);
+            let mut reader = &bytes[..];
+            let header = Header::read(&mut reader, &mut (1 << 20))?;
+            let mut seen = Vec::new();
+            let visit = |start, values: &[Literal]| {
+                seen.extend(values.iter().enumerate().map(|(i, v)| (start + i, *v)));
+                Ok(())
+            };
+            header.for_each(reader, visit)?;
+            Ok(seen)
+        };
+        let count = 2 * ELEMENTS_AT_ONCE + 10;
+        let values: Vec<f32> = (0..count).map(|i| i as f32).collect();
+        let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let expected: Vec<_> =
+            values.iter().map(|v| Literal::from_f64(DType::F32, f64::from(*v))).enumerate().collect();
+        assert_eq!(stream(&format!("({count},)"), "False", &data).unwrap(), expected);
+        let columns = stream("(2, 2)", "True", &data[..16]).unwrap();
+        assert_eq!(columns.iter().map(|(_, v)| v.as_f64()).collect::<Vec<_>>(), [0.0, 2.0, 1.0, 3.0]);
+        assert!(stream("(4,)", "False", &data[..8]).unwrap_err().contains("only 8"));
+        assert!(stream("(1,)", "False", &data[..8]).unwrap_err().contains("more than 4"));
     }
 
     #[test]

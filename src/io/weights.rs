@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
-use fuse_ir::{DType, Tensor};
+use fuse_ir::{Bytes, DType, Tensor};
 use safetensors::{Dtype, SafeTensors};
 
 use super::FileError;
@@ -27,7 +27,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, FileError> {
                 format!("tensor `{name}` is {:?}, which is not supported", view.dtype()),
             )
         })?;
-        let tensor = Tensor::from_bytes(dtype, view.shape(), view.data().to_vec())
+        let tensor = Tensor::from_bytes(dtype, view.shape(), Bytes::copy_of(view.data()))
             .map_err(|e| FileError::malformed(path, format!("tensor `{name}`: {e}")))?;
         out.insert(name, tensor);
     }

@@ -34,9 +34,8 @@ pub type HostEntry = unsafe extern "C" fn(*const *mut u8, *const i64, i64, i64);
 pub struct LlvmHostModule {
     /// By position of the function.
     entries: Vec<Compiled>,
-    // Owns the code; dropped before the session whose context it lives in.
-    _engine: ExecutionEngine<'static>,
-    _session: Box<Session>,
+    /// Owns the code, and nothing of the contexts that it was compiled in.
+    _engine: Option<ExecutionEngine<'static>>,
 }
 
 struct Compiled {
@@ -52,9 +51,8 @@ impl std::fmt::Debug for LlvmHostModule {
     }
 }
 
-// SAFETY: after construction nothing touches LLVM's objects until they are dropped, all of them by the one
-// owner, and LLVM objects may be dropped on another thread than the one that made them as long as nobody else
-// uses their context, which this module alone owns. The machine code itself is immutable.
+// SAFETY: after construction nothing touches the engine until it is dropped by its one owner, which may be on another
+// thread than the one that made it: it has no module and nothing of a context any more. The machine code itself is immutable.
 unsafe impl Send for LlvmHostModule {}
 // SAFETY: as above; shared access only reads `entries` and calls machine code.
 unsafe impl Sync for LlvmHostModule {}
@@ -65,33 +63,9 @@ impl LlvmHostModule {
     /// # Errors
     /// A function that is malformed or not scheduled for ranges on the host, and whatever LLVM refuses.
     pub fn compile(functions: &[Function], optimization: Optimization) -> Result<Self, LlvmError> {
-        let session = Box::new(Session::new());
-        // SAFETY: the reference lives as long as the box's contents, which the returned value keeps until after
-        // the engine, the only thing made here that stays and that borrows from it; the box is not moved out of.
-        let borrowed: &'static Session = unsafe { &*std::ptr::from_ref(session.as_ref()) };
-        let mut phases = Phases::new();
-        let machine = target_machine(optimization)?;
-        phases.end("machine");
-        let engine = {
-            let module = optimized_module(borrowed, &machine, functions, optimization, &mut phases)?;
-            let engine = module.create_jit_execution_engine(level(optimization));
-            engine.map_err(|message| LlvmError::Emission(message.to_string()))?
-        };
-        phases.end("engine");
-        let mut entries = Vec::with_capacity(functions.len());
-        for function in functions {
-            let address = engine.get_function_address(&function.name);
-            session.check()?;
-            let address = address.map_err(|e| LlvmError::Emission(format!("{}: {e}", function.name)))?;
-            // SAFETY: the engine compiled the function of that name with exactly this signature, and keeps its
-            // code until it is dropped.
-            let code = unsafe { std::mem::transmute::<usize, HostEntry>(address) };
-            let (buffers, symbols) = (function.buffers.len(), function.symbols.len());
-            entries.push(Compiled { name: function.name.clone(), code, buffers, symbols });
-        }
-        phases.end("code");
-        phases.report(functions);
-        Ok(LlvmHostModule { entries, _engine: engine, _session: session })
+        let mut compiler = HostCompiler::new(optimization)?;
+        compiler.add(functions)?;
+        Ok(compiler.finish())
     }
 
     /// The number of functions.
@@ -149,6 +123,92 @@ impl LlvmHostModule {
         unsafe { (entry.code)(buffers.as_ptr(), symbols.as_ptr(), begin, end) };
         Ok(())
     }
+}
+
+/// Compiles functions one after the other into one module. What LLVM knows of the target, a megabyte and more, is there
+/// once for all of them.
+pub struct HostCompiler {
+    optimization: Optimization,
+    machine: TargetMachine,
+    /// Made with the first functions.
+    engine: Option<ExecutionEngine<'static>>,
+    entries: Vec<Compiled>,
+}
+
+impl HostCompiler {
+    /// A compiler for the CPU that this process runs on.
+    ///
+    /// # Errors
+    /// Where this LLVM has no such target.
+    pub fn new(optimization: Optimization) -> Result<Self, LlvmError> {
+        let machine = target_machine(optimization)?;
+        Ok(HostCompiler { optimization, machine, engine: None, entries: Vec::new() })
+    }
+
+    /// Compiles functions, of other names than those before.
+    ///
+    /// # Errors
+    /// As [`LlvmHostModule::compile`].
+    pub fn add(&mut self, functions: &[Function]) -> Result<(), LlvmError> {
+        if let Some(known) = functions.iter().find(|f| self.entries.iter().any(|e| e.name == f.name)) {
+            return Err(LlvmError::Name(known.name.clone()));
+        }
+        let mut phases = Phases::new();
+        let session = Box::new(Session::new());
+        // SAFETY: the reference lives as long as the box's contents, from which only the module and the engine borrow.
+        // The module is dropped before the box, below. The engine stays: what it has of a context are modules alone, and
+        // this one is taken from it before the context goes, or else the context stays for ever.
+        let borrowed: &'static Session = unsafe { &*std::ptr::from_ref(session.as_ref()) };
+        let module = optimized_module(borrowed, &self.machine, functions, self.optimization, &mut phases)?;
+        let engine = self.engine_with(&module)?;
+        phases.end("engine");
+        let compiled = functions.iter().map(|function| compiled(&engine, &session, function));
+        let compiled = compiled.collect::<Result<Vec<_>, _>>();
+        // The code needs neither module nor context, which take many times its size.
+        if let Err(error) = engine.remove_module(&module) {
+            Box::leak(session);
+            return Err(LlvmError::Emission(error.to_string()));
+        }
+        drop(module);
+        drop(session);
+        self.entries.extend(compiled?);
+        phases.end("code");
+        phases.report(functions);
+        Ok(())
+    }
+
+    /// The module of all functions so far.
+    pub fn finish(self) -> LlvmHostModule {
+        LlvmHostModule { entries: self.entries, _engine: self.engine }
+    }
+
+    /// The engine, which has the module.
+    fn engine_with(&mut self, module: &Module<'static>) -> Result<ExecutionEngine<'static>, LlvmError> {
+        if let Some(engine) = &self.engine {
+            let added = engine.add_module(module);
+            added.map_err(|()| LlvmError::Emission("a module of another engine".into()))?;
+            return Ok(engine.clone());
+        }
+        let engine = module.create_jit_execution_engine(level(self.optimization));
+        let engine = engine.map_err(|message| LlvmError::Emission(message.to_string()))?;
+        Ok(self.engine.insert(engine).clone())
+    }
+}
+
+/// The machine code of a function that the engine has.
+fn compiled(
+    engine: &ExecutionEngine<'static>,
+    session: &Session,
+    function: &Function,
+) -> Result<Compiled, LlvmError> {
+    let address = engine.get_function_address(&function.name);
+    session.check()?;
+    let address = address.map_err(|e| LlvmError::Emission(format!("{}: {e}", function.name)))?;
+    // SAFETY: the engine compiled the function of that name with exactly this signature, and keeps its code until it
+    // is dropped.
+    let code = unsafe { std::mem::transmute::<usize, HostEntry>(address) };
+    let (buffers, symbols) = (function.buffers.len(), function.symbols.len());
+    Ok(Compiled { name: function.name.clone(), code, buffers, symbols })
 }
 
 /// The functions as optimised LLVM IR for this host, to be read.

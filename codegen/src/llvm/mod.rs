@@ -27,7 +27,7 @@ pub mod ptxas;
 mod wide_products;
 
 pub use arch::{Arch, PtxVersion, UnknownArch};
-pub use host::LlvmHostModule;
+pub use host::{HostCompiler, LlvmHostModule};
 pub use manifest::{Launch, LaunchError, ParameterKind, PtxKernel, PtxParameter};
 pub use ptx::{Indices, PtxOptions};
 

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Component, Path};
 
+use fuse_ir::Bytes;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -31,7 +32,7 @@ struct Place<'a> {
 ///
 /// # Errors
 /// Where the file is not there, is none that a model may name, or has other bytes than the dimensions take.
-pub(crate) fn read(tensor: &TensorProto, size: usize, data: &Data<'_>) -> Result<Vec<u8>, OnnxError> {
+pub(crate) fn read(tensor: &TensorProto, size: usize, data: &Data<'_>) -> Result<Bytes, OnnxError> {
     let fail = |problem: String| OnnxError::Malformed(format!("tensor `{}`: {problem}", tensor.name()));
     let Some(directory) = data.directory else {
         return Err(fail("its data lies in another file, but the model has no directory".into()));
@@ -53,10 +54,9 @@ pub(crate) fn read(tensor: &TensorProto, size: usize, data: &Data<'_>) -> Result
     place.check(size as u64, metadata.len()).map_err(named)?;
     data.add_file((metadata.dev(), metadata.ino()), metadata.len());
     data.charge(size)?;
-    let mut out = Vec::new();
-    out.try_reserve_exact(size).map_err(|_| named(format!("there is no memory for {size} bytes")))?;
-    out.resize(size, 0);
-    file.read_exact_at(&mut out, place.offset).map_err(|e| named(e.to_string()))?;
+    let no_memory = || named(format!("there is no memory for {size} bytes"));
+    let mut out = Bytes::try_zeroed(size).ok_or_else(no_memory)?;
+    file.read_exact_at(out.as_mut_slice(), place.offset).map_err(|e| named(e.to_string()))?;
     Ok(out)
 }
 
@@ -196,7 +196,8 @@ mod tests {
             };
             let external_data = entries.iter().map(entry).collect();
             let tensor = TensorProto { external_data, ..Default::default() };
-            read(&tensor, size, &Data::new(Some(&self.0), 0)).map_err(|e| e.to_string())
+            let read = read(&tensor, size, &Data::new(Some(&self.0), 0)).map_err(|e| e.to_string())?;
+            Ok(read.as_slice().to_vec())
         }
 
         fn refuses(&self, entries: &[(&str, &str)], part: &str) {

@@ -4,9 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::path::Path;
 
-use fuse_ir::DType;
 use fuse_ir::limits::MAX_RANK;
 use fuse_ir::tensor::{Tensor as HostTensor, checked_byte_size};
+use fuse_ir::{Bytes, DType};
 
 use super::error::OnnxError;
 use super::proto::TensorProto;
@@ -113,8 +113,8 @@ pub(crate) fn host_tensor(tensor: &TensorProto, data: &Data<'_>) -> Result<HostT
         check_size(tensor, dtype, size).map_err(fail)?;
         data.charge(size)?;
         match &tensor.raw_data {
-            Some(raw) => raw.to_vec(),
-            None => field_bytes(tensor, dtype),
+            Some(raw) => Bytes::copy_of(raw),
+            None => field_bytes(tensor, dtype).into(),
         }
     };
     HostTensor::from_bytes(dtype, &shape, bytes).map_err(|e| fail(e.to_string()))

@@ -81,7 +81,7 @@ impl Value {
         let constants: Option<Vec<Literal>> =
             tensor.dims.iter().map(|d| d.as_constant().map(literal)).collect();
         let host = constants.and_then(|values| {
-            let bytes =
+            let bytes: Vec<u8> =
                 values.iter().flat_map(|v| v.bits().to_le_bytes().into_iter().take(dtype.size())).collect();
             HostTensor::from_bytes(dtype, &tensor.shape, bytes).ok()
         });

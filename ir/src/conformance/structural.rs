@@ -30,8 +30,8 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// A tensor of literals of its type.
 pub(super) fn tensor(dtype: DType, shape: &[usize], literals: &[Literal]) -> Option<Tensor> {
-    let bytes = literals.iter().flat_map(|l| l.bits().to_le_bytes().into_iter().take(dtype.size())).collect();
-    Tensor::from_bytes(dtype, shape, bytes).ok()
+    let bytes = literals.iter().flat_map(|l| l.bits().to_le_bytes().into_iter().take(dtype.size()));
+    Tensor::from_bytes(dtype, shape, bytes.collect::<Vec<u8>>()).ok()
 }
 
 /// A tensor of integers, converted to its type.

@@ -106,7 +106,10 @@ impl Executable {
         dims: &DimEnv,
     ) -> Result<Instance, RunError> {
         let dims = bind_given_dims(&self.graph, shapes, dims)?;
-        let plan = MemoryPlan::new(&version.kernels, &dims)?;
+        let inputs = self.graph.inputs();
+        let is_weight = |i: usize| inputs.get(i).is_none_or(|input| input.kind == InputKind::Parameter);
+        let mut plan = MemoryPlan::with_weights(&version.kernels, &dims, is_weight)?;
+        plan.kept_bytes = self.kept_bytes();
         plan.check_limit(self.device.memory_limit())?;
         #[cfg(debug_assertions)]
         if let Err(conflict) = crate::plan_checker::check(&version.kernels, &plan) {
@@ -123,7 +126,7 @@ impl Executable {
         Ok(Instance { plan: Arc::new(plan), quantities, spread, has_wide_indices, outputs })
     }
 
-    /// Gives every output its type, keeping the memory of those that have it.
+    /// Gives every output its type, keeping the memory of those that have it to themselves.
     pub(super) fn shape_outputs(
         &self,
         instance: &Instance,
@@ -132,7 +135,10 @@ impl Executable {
         outputs.truncate(instance.outputs.len());
         for (i, (dtype, shape)) in instance.outputs.iter().enumerate() {
             match outputs.get(i) {
-                Some(tensor) if tensor.dtype() == *dtype && tensor.shape() == shape.as_slice() => {}
+                Some(tensor)
+                    if tensor.dtype() == *dtype
+                        && tensor.shape() == shape.as_slice()
+                        && !tensor.is_shared() => {}
                 Some(_) => outputs[i] = self.new_output(i, *dtype, shape)?,
                 None => outputs.push(self.new_output(i, *dtype, shape)?),
             }
