@@ -90,8 +90,8 @@ fn weights_stay_in_shared_memory_where_they_fit() {
     assert!((1..4 * 32 * 4096 * 4).contains(&shared(4096)), "{}", shared(4096));
 }
 
-/// Blocks take several rows each, one after the other, where nobody expected so many; where somebody did, warps have a row
-/// each.
+/// Blocks take several rows each, one after the other, where nobody expected so many; where more than two rows a block were
+/// expected, warps have a row each.
 #[test]
 fn statistics_of_rows_in_a_loop_are_computed_by_blocks_or_by_warps() {
     let text = |rows: &str, row_axes: &str, column: usize| {
@@ -109,7 +109,7 @@ fn statistics_of_rows_in_a_loop_are_computed_by_blocks_or_by_warps() {
         )
     };
     let by_blocks = (text("B", "0", 1), 16, &[(3, 5), (2, 300)][..]);
-    let by_warps = (text("B, 4", "0, 1", 2), 0, &[(3, 5), (2, 600)][..]);
+    let by_warps = (text("B, 24", "0, 1", 2), 0, &[(3, 5), (2, 100)][..]);
     for (text, shared_elements, sizes) in [by_blocks, by_warps] {
         let graph = fuse::ir::parse(&text).expect("parses");
         let compiled = compiled(&graph);

@@ -217,15 +217,21 @@ impl Header {
             let part = Tensor::from_bytes(self.dtype, &[count], bytes).map_err(|e| e.to_string())?;
             visit(start, &part.literals().collect::<Vec<_>>())?;
         }
-        read_data(reader, 0).map(drop)
+        expect_end(reader, self.size)
     }
 }
 
 /// All that is left, which must be `size` bytes.
 fn read_data(mut reader: impl Read, size: usize) -> Result<Bytes, String> {
     let bytes = read_exactly(reader.by_ref(), size)?;
+    expect_end(reader, size)?;
+    Ok(bytes)
+}
+
+/// Refuses what is left after `size` bytes.
+fn expect_end(mut reader: impl Read, size: usize) -> Result<(), String> {
     match reader.read(&mut [0u8]) {
-        Ok(0) => Ok(bytes),
+        Ok(0) => Ok(()),
         Ok(_) => Err(format!("the header promises {size} bytes, but more than {size} are there")),
         Err(e) => Err(format!("cannot be unpacked: {e}")),
     }
