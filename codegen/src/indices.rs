@@ -2,7 +2,7 @@
 //!
 //! Kernel IR counts and addresses in 64 bits. Registers of a GPU have 32, and so has its arithmetic: a position takes two
 //! registers and each sum of them two instructions. Few launches need that. So the emitter computes in 32 bits what fits
-//! there where every symbol is [`ASSUMED`] ([`Widths::assumed`]), and a launch whose symbols are larger asks with them
+//! there where every symbol is `ASSUMED` ([`Widths::assumed`]), and a launch whose symbols are larger asks with them
 //! whether it still fits ([`Widths::suffice`]).
 //!
 //! Both times [`Range`]s go through the function: of symbols, the numbers of blocks and threads, counters, and what
@@ -38,7 +38,7 @@ pub enum Width {
 pub struct Widths(Vec<Width>);
 
 impl Widths {
-    /// What fits in 32 bits where every symbol is [`ASSUMED`].
+    /// What fits in 32 bits where every symbol is `ASSUMED`.
     pub fn assumed(function: &Function) -> Widths {
         Walk::new(function, &|_| Some(Range::of(ASSUMED))).widths()
     }
