@@ -5,7 +5,7 @@ mod kernel_support;
 use fuse_codegen::kernel_ir::Mapping;
 use fuse_codegen::schedule::{ScheduleError, ScheduleTarget, schedule};
 use fuse_ir::compare::Tolerance;
-use fuse_ir::kernel::{Coordinate, Element, Step};
+use fuse_ir::kernel::{Coordinate, Element, ElementId, Step};
 use fuse_ir::{DType, Dim, Literal, ReduceOp, ScalarOp};
 use kernel_support::{Maker, Weights, a, c, check, check_large_blocks, env, inputs, lstm_step, s, tensor_of};
 
@@ -327,15 +327,24 @@ fn softmax(dtype: DType, columns: Dim) -> fuse_ir::kernel::KernelGraph {
         let (x, factor) = (m.load(input, &[a(0), column.clone()]), m.load(shared, &[column]));
         m.apply(ScalarOp::Mul, &[x, factor])
     };
+    softmax_of(m, columns, scaled)
+}
+
+/// The kernel that stores the softmax of what `element` makes at each of so many columns, the last axis of the space.
+fn softmax_of(
+    mut m: Maker,
+    columns: Dim,
+    element: impl Fn(&mut Maker, fuse_ir::Expr) -> ElementId,
+) -> fuse_ir::kernel::KernelGraph {
     let axis = m.axis(columns.clone());
-    let x = scaled(&mut m, a(axis.index()));
+    let x = element(&mut m, a(axis.index()));
     let most = m.reduce(ReduceOp::Max, &[axis], x);
     let axis = m.axis(columns);
-    let x = scaled(&mut m, a(axis.index()));
+    let x = element(&mut m, a(axis.index()));
     let below = m.apply(ScalarOp::Sub, &[x, most]);
     let below = m.apply(ScalarOp::Exp, &[below]);
     let sum = m.reduce(ReduceOp::Sum, &[axis], below);
-    let x = scaled(&mut m, a(1));
+    let x = element(&mut m, a(1));
     let below = m.apply(ScalarOp::Sub, &[x, most]);
     let below = m.apply(ScalarOp::Exp, &[below]);
     let share = m.apply(ScalarOp::Div, &[below, sum]);
@@ -371,20 +380,7 @@ fn attention(dtype: DType, positions: Dim, width: Dim) -> fuse_ir::kernel::Kerne
         let product = m.apply(ScalarOp::Mul, &[x, y]);
         m.reduce(ReduceOp::Sum, &[k], product)
     };
-    let axis = m.axis(positions.clone());
-    let x = score(&mut m, a(axis.index()));
-    let most = m.reduce(ReduceOp::Max, &[axis], x);
-    let axis = m.axis(positions);
-    let x = score(&mut m, a(axis.index()));
-    let below = m.apply(ScalarOp::Sub, &[x, most]);
-    let below = m.apply(ScalarOp::Exp, &[below]);
-    let sum = m.reduce(ReduceOp::Sum, &[axis], below);
-    let x = score(&mut m, a(1));
-    let below = m.apply(ScalarOp::Sub, &[x, most]);
-    let below = m.apply(ScalarOp::Exp, &[below]);
-    let share = m.apply(ScalarOp::Div, &[below, sum]);
-    m.store(share);
-    m.finish()
+    softmax_of(m, positions, score)
 }
 
 #[test]
