@@ -434,6 +434,24 @@ pub enum Statement {
     },
 }
 
+impl Statement {
+    /// What a loop or a condition runs; empty for others.
+    pub fn body(&self) -> &[Statement] {
+        match self {
+            Statement::For { body, .. } | Statement::If { body, .. } => body,
+            Statement::Let { .. }
+            | Statement::Store { .. }
+            | Statement::StoreShared { .. }
+            | Statement::StartCopy { .. }
+            | Statement::CommitCopies
+            | Statement::AwaitCopies { .. }
+            | Statement::Barrier
+            | Statement::GridBarrier
+            | Statement::Prefetch { .. } => &[],
+        }
+    }
+}
+
 /// Whether a buffer parameter is read or written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Access {

@@ -350,19 +350,7 @@ fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mu
 }
 
 fn has_loops(body: &[Statement]) -> bool {
-    body.iter().any(|statement| match statement {
-        Statement::For { .. } => true,
-        Statement::If { body, .. } => has_loops(body),
-        Statement::Let { .. }
-        | Statement::Store { .. }
-        | Statement::StoreShared { .. }
-        | Statement::StartCopy { .. }
-        | Statement::CommitCopies
-        | Statement::AwaitCopies { .. }
-        | Statement::Barrier
-        | Statement::GridBarrier
-        | Statement::Prefetch { .. } => false,
-    })
+    body.iter().any(|s| matches!(s, Statement::For { .. }) || has_loops(s.body()))
 }
 
 /// An i64 scalar whose operands and result fit in 32 bits.

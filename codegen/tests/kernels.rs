@@ -120,22 +120,8 @@ fn layer_norm_computes_its_statistics_once_a_row() {
 
 fn max_nesting(body: &[fuse_codegen::kernel_ir::Statement]) -> usize {
     use fuse_codegen::kernel_ir::Statement;
-    body.iter()
-        .map(|s| match s {
-            Statement::For { body, .. } => 1 + max_nesting(body),
-            Statement::If { body, .. } => max_nesting(body),
-            Statement::Let { .. }
-            | Statement::Store { .. }
-            | Statement::StoreShared { .. }
-            | Statement::StartCopy { .. }
-            | Statement::CommitCopies
-            | Statement::AwaitCopies { .. }
-            | Statement::Barrier
-            | Statement::GridBarrier
-            | Statement::Prefetch { .. } => 0,
-        })
-        .max()
-        .unwrap_or(0)
+    let nesting = |s: &Statement| usize::from(matches!(s, Statement::For { .. })) + max_nesting(s.body());
+    body.iter().map(nesting).max().unwrap_or(0)
 }
 
 #[test]

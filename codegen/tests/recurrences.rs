@@ -205,22 +205,10 @@ fn one_state_serves_both_its_readers_and_stays_in_a_register() {
 
 fn loops(body: &[Statement], carried: &mut Vec<usize>) {
     for statement in body {
-        match statement {
-            Statement::For { carried: values, body, .. } => {
-                carried.push(values.len());
-                loops(body, carried);
-            }
-            Statement::If { body, .. } => loops(body, carried),
-            Statement::Let { .. }
-            | Statement::Store { .. }
-            | Statement::Prefetch { .. }
-            | Statement::StoreShared { .. }
-            | Statement::StartCopy { .. }
-            | Statement::CommitCopies
-            | Statement::AwaitCopies { .. }
-            | Statement::Barrier
-            | Statement::GridBarrier => {}
+        if let Statement::For { carried: values, .. } = statement {
+            carried.push(values.len());
         }
+        loops(statement.body(), carried);
     }
 }
 

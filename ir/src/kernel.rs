@@ -183,16 +183,7 @@ impl Kernel {
 
     /// The buffers that are loaded, ascending.
     pub fn loads(&self) -> std::collections::BTreeSet<BufferId> {
-        let loaded = |e: &TypedElement| match &e.element {
-            Element::Load { buffer, .. } => Some(*buffer),
-            Element::Constant(_)
-            | Element::Index(_)
-            | Element::Scalar(..)
-            | Element::Cast(_)
-            | Element::Reduce { .. }
-            | Element::Recurrence { .. } => None,
-        };
-        self.elements.iter().filter_map(loaded).collect()
+        self.elements.iter().filter_map(|e| e.element.load()).map(|(buffer, _)| buffer).collect()
     }
 
     /// The axis that the recurrences run along, if there are any.
@@ -250,6 +241,19 @@ impl Element {
             Element::Recurrence { state, .. } => {
                 SmallVec::from_slice(&[state.init, state.factor, state.term])
             }
+        }
+    }
+
+    /// What is loaded, and where, if that is what it is.
+    pub fn load(&self) -> Option<(BufferId, &[Coordinate])> {
+        match self {
+            Element::Load { buffer, index } => Some((*buffer, index)),
+            Element::Constant(_)
+            | Element::Index(_)
+            | Element::Scalar(..)
+            | Element::Cast(_)
+            | Element::Reduce { .. }
+            | Element::Recurrence { .. } => None,
         }
     }
 

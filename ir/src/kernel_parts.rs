@@ -53,15 +53,16 @@ impl Kernel {
         parts
     }
 
-    /// Whether each element is one that `element` is computed from, or itself.
-    pub fn computed_from(&self, element: ElementId) -> Vec<bool> {
+    /// Whether each element is one of these, or one that they are computed from.
+    ///
+    /// # Panics
+    /// If an id is of another kernel.
+    pub fn computed_from(&self, elements: impl IntoIterator<Item = ElementId>) -> Vec<bool> {
         let mut inside = vec![false; self.elements.len()];
-        if let Some(own) = inside.get_mut(element.index()) {
-            *own = true;
-        }
-        for i in (0..self.elements.len().min(element.index() + 1)).rev() {
+        elements.into_iter().for_each(|e| inside[e.index()] = true);
+        for (i, typed) in self.elements.iter().enumerate().rev() {
             if inside[i] {
-                self.elements[i].element.operands().iter().for_each(|o| inside[o.index()] = true);
+                typed.element.operands().iter().for_each(|o| inside[o.index()] = true);
             }
         }
         inside
@@ -69,7 +70,7 @@ impl Kernel {
 
     /// The reductions that an element is computed from.
     fn reductions_of(&self, element: ElementId) -> BTreeSet<ElementId> {
-        let inside = self.computed_from(element);
+        let inside = self.computed_from([element]);
         let is_reduction = |i: &usize| matches!(self.elements[*i].element, Element::Reduce { .. });
         (0..inside.len()).filter(|i| inside[*i]).filter(is_reduction).map(|i| ElementId(i as u32)).collect()
     }
@@ -83,17 +84,9 @@ impl Kernel {
         for (i, axis) in axes.iter().enumerate() {
             names[axis.index()] = Expr::axis(self.extents.len() + i);
         }
-        let inside = self.computed_from(*body);
-        let loads =
-            (0..inside.len()).filter(|i| inside[*i]).filter_map(|i| match &self.elements[i].element {
-                Element::Load { buffer, index } => Some((*buffer, index)),
-                Element::Constant(_)
-                | Element::Index(_)
-                | Element::Scalar(..)
-                | Element::Cast(_)
-                | Element::Reduce { .. }
-                | Element::Recurrence { .. } => None,
-            });
+        let inside = self.computed_from([*body]);
+        let loads = self.elements.iter().zip(inside).filter(|(_, inside)| *inside);
+        let loads = loads.filter_map(|(typed, _)| typed.element.load());
         let varies = |index: &[Coordinate]| {
             index.iter().any(|c| match c {
                 Coordinate::Static(e) => axes.iter().any(|a: &Axis| e.uses_axis(*a)),

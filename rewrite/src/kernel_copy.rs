@@ -184,12 +184,6 @@ impl Copier<'_> {
 
 /// The elements that some are computed from, and these themselves, operands first.
 fn needed(kernel: &Kernel, wanted: &[ElementId]) -> Vec<usize> {
-    let mut needed = vec![false; kernel.elements.len()];
-    wanted.iter().for_each(|e| needed[e.index()] = true);
-    for (i, typed) in kernel.elements.iter().enumerate().rev() {
-        if needed[i] {
-            typed.element.operands().iter().for_each(|e| needed[e.index()] = true);
-        }
-    }
+    let needed = kernel.computed_from(wanted.iter().copied());
     (0..needed.len()).filter(|i| needed[*i]).collect()
 }

@@ -298,8 +298,8 @@ impl Paneler {
 /// The most loads that are for one part of the kernel.
 fn most_together(kernel: &Kernel, wishes: &[Wish]) -> usize {
     let loads = |reductions: &BTreeSet<ElementId>| {
-        let inside: Vec<Vec<bool>> = reductions.iter().map(|r| kernel.computed_from(*r)).collect();
-        wishes.iter().filter(|w| inside.iter().any(|i| i[w.element])).count()
+        let inside = kernel.computed_from(reductions.iter().copied());
+        wishes.iter().filter(|w| inside[w.element]).count()
     };
     kernel.parts(Shared::Operands).iter().map(|part| loads(&part.reductions)).max().unwrap_or(0)
 }

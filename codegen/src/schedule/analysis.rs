@@ -87,7 +87,12 @@ pub(super) struct Analysis<'a> {
 }
 
 impl<'a> Analysis<'a> {
-    pub(super) fn new(graph: &KernelGraph, kernel: &'a Kernel) -> Result<Self, ScheduleError> {
+    /// `shared` is what makes stores one part where the reductions are few; all are one if it is `None`.
+    pub(super) fn new(
+        graph: &KernelGraph,
+        kernel: &'a Kernel,
+        shared: Option<Shared>,
+    ) -> Result<Self, ScheduleError> {
         let mut analysis = Analysis {
             kernel,
             extents: kernel.extents.clone(),
@@ -109,16 +114,10 @@ impl<'a> Analysis<'a> {
         analysis.accesses(graph);
         analysis.collapse();
         analysis.dependencies()?;
-        analysis.parts = parts::parts(&analysis, None);
+        analysis.parts = parts::parts(&analysis, shared);
         analysis.group();
         analysis.collect_symbols();
         Ok(analysis)
-    }
-
-    /// Parts stores that have no operand of a reduction in common: nothing that one loads is of use to the other.
-    pub(super) fn part_by_operands(&mut self) {
-        self.parts = parts::parts(self, Some(Shared::Operands));
-        self.group();
     }
 
     /// Makes the parameters those of a function that other kernels are part of, too.
@@ -432,7 +431,6 @@ impl<'a> Analysis<'a> {
             symbols.push(used);
         }
         self.groups = groups.into_values().collect();
-        self.group_of.clear();
         for (i, group) in self.groups.iter().enumerate() {
             self.group_of.extend(group.members.iter().map(|m| (*m, i)));
         }

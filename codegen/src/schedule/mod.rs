@@ -44,6 +44,7 @@ mod vectors;
 
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::{Kernel, KernelGraph, Step};
+use fuse_ir::kernel_parts::Shared;
 
 use crate::kernel_ir::{Function, MatrixFactors};
 use analysis::Analysis;
@@ -218,10 +219,14 @@ pub fn schedule(
     kernel: &Kernel,
     target: ScheduleTarget,
 ) -> Result<Function, ScheduleError> {
-    let mut analysis = Analysis::new(graph, kernel)?;
+    // Loops of a CPU's core that have no operand in common are of no use to each other.
+    let shared = match target {
+        ScheduleTarget::Cpu { .. } => Some(Shared::Operands),
+        ScheduleTarget::Gpu { .. } => None,
+    };
+    let analysis = Analysis::new(graph, kernel, shared)?;
     let function = match target {
         ScheduleTarget::Cpu { vector_bits, accumulators, prefetches } => {
-            analysis.part_by_operands();
             let accumulators = accumulators.max(1) as usize;
             cpu::schedule(&analysis, Registers { vector_bits, accumulators, prefetches })
         }

@@ -90,7 +90,7 @@ impl<'a> Resident<'a> {
         let parameters = Parameters::new(graph, l, &kernels);
         let mut analyses = Vec::with_capacity(kernels.len());
         for kernel in &kernels {
-            let mut analysis = Analysis::new(graph, kernel)?;
+            let mut analysis = Analysis::new(graph, kernel, None)?;
             analysis.join(&parameters.positions, &parameters.buffers);
             analyses.push(analysis);
         }

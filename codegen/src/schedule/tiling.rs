@@ -360,19 +360,8 @@ fn group(analysis: &Analysis, hot: &[ElementId], rows: Axis, tile: i64) -> Optio
 
 /// Everything that reductions are computed from.
 fn bodies(analysis: &Analysis, reductions: &[ElementId]) -> Vec<ElementId> {
-    let mut inside = vec![false; analysis.kernel.elements.len()];
-    for id in reductions {
-        for operand in analysis.element(*id).operands() {
-            inside[operand.index()] = true;
-        }
-    }
-    for id in analysis.ids().rev() {
-        if inside[id.index()] {
-            for operand in analysis.element(id).operands() {
-                inside[operand.index()] = true;
-            }
-        }
-    }
+    let inside =
+        analysis.kernel.computed_from(reductions.iter().flat_map(|r| analysis.element(*r).operands()));
     analysis.ids().filter(|id| inside[id.index()]).collect()
 }
 
