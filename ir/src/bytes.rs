@@ -3,16 +3,57 @@
 use std::fmt;
 use std::sync::Arc;
 
+use memmap2::{MmapMut, MmapRaw};
+
 /// Where memory that fuse makes begins: at a cache line, which is also the widest vector.
 pub const ALIGNMENT: usize = 64;
+
+/// Together, so many bytes have a mapping of their own.
+const LARGE: usize = 1 << 20;
 
 /// Bytes that clones share. Whoever writes to shared ones writes to a copy.
 #[derive(Clone)]
 pub struct Bytes {
-    /// Never grown, so that it stays where it is.
-    memory: Arc<Vec<u8>>,
+    memory: Arc<Memory>,
     start: usize,
     len: usize,
+}
+
+/// Where bytes are.
+enum Memory {
+    /// Never grown, so that it stays where it is.
+    Allocated(Vec<u8>),
+    Mapped(Piece),
+}
+
+/// A part of a mapping that no other value accesses.
+struct Piece {
+    mapping: Arc<MmapRaw>,
+    start: usize,
+    len: usize,
+}
+
+impl Memory {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Memory::Allocated(bytes) => bytes,
+            // SAFETY: the part lies within the mapping, which lives as long and is zeros where nothing was written; who
+            // writes to it has this value alone.
+            Memory::Mapped(p) => unsafe {
+                std::slice::from_raw_parts(p.mapping.as_ptr().add(p.start), p.len)
+            },
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [u8] {
+        match self {
+            Memory::Allocated(bytes) => bytes,
+            // SAFETY: as above; no other value accesses this part.
+            Memory::Mapped(p) => unsafe {
+                std::slice::from_raw_parts_mut(p.mapping.as_mut_ptr().add(p.start), p.len)
+            },
+        }
+    }
 }
 
 impl Bytes {
@@ -20,7 +61,7 @@ impl Bytes {
     pub fn zeroed(len: usize) -> Bytes {
         let memory = vec![0; len + ALIGNMENT - 1];
         let start = offset_to_line(&memory);
-        Bytes { memory: Arc::new(memory), start, len }
+        Bytes { memory: Arc::new(Memory::Allocated(memory)), start, len }
     }
 
     /// As [`Bytes::zeroed`]; `None` where the system refuses.
@@ -28,6 +69,29 @@ impl Bytes {
         // A refusal within `zeroed` would end the process. What is reserved here is not touched.
         Vec::<u8>::new().try_reserve_exact(len.checked_add(ALIGNMENT - 1)?).ok()?;
         Some(Bytes::zeroed(len))
+    }
+
+    /// Zeros in so many lengths, aligned to [`ALIGNMENT`]. Many come from one mapping, so that whoever writes to them first
+    /// is given zeros by the system, where an allocator that has memory to use again writes the zeros itself; it goes back
+    /// when the last of them does. `None` where the system refuses.
+    pub fn try_zeroed_together(lengths: &[usize]) -> Option<Vec<Bytes>> {
+        // A cache line between two: otherwise powers of two would all begin at the same place of their pages, and of caches.
+        let room = |len: usize| len.checked_next_multiple_of(ALIGNMENT)?.checked_add(ALIGNMENT);
+        let mut starts = Vec::with_capacity(lengths.len());
+        let mut total = 0usize;
+        for len in lengths {
+            starts.push(total);
+            total = total.checked_add(room(*len)?)?;
+        }
+        if total < LARGE {
+            return lengths.iter().map(|len| Bytes::try_zeroed(*len)).collect();
+        }
+        let mapping = Arc::new(MmapRaw::from(MmapMut::map_anon(total).ok()?));
+        let piece = |(start, len): (usize, &usize)| {
+            let piece = Piece { mapping: mapping.clone(), start, len: *len };
+            Bytes { memory: Arc::new(Memory::Mapped(piece)), start: 0, len: *len }
+        };
+        Some(starts.into_iter().zip(lengths).map(piece).collect())
     }
 
     /// A copy of `bytes`, aligned to [`ALIGNMENT`].
@@ -39,7 +103,7 @@ impl Bytes {
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.len]
+        &self.memory.as_slice()[self.start..self.start + self.len]
     }
 
     /// The bytes, for writing: of this value alone from now on.
@@ -49,7 +113,7 @@ impl Bytes {
         }
         let (start, end) = (self.start, self.start + self.len);
         // Nobody else has a memory that was just found or made unshared.
-        Arc::get_mut(&mut self.memory).map_or(&mut [], |memory| &mut memory[start..end])
+        Arc::get_mut(&mut self.memory).map_or(&mut [], |memory| &mut memory.as_mut_slice()[start..end])
     }
 
     /// Whether other values share the memory.
@@ -68,7 +132,7 @@ impl From<Vec<u8>> for Bytes {
     /// The same memory, aligned as it is.
     fn from(memory: Vec<u8>) -> Bytes {
         let len = memory.len();
-        Bytes { memory: Arc::new(memory), start: 0, len }
+        Bytes { memory: Arc::new(Memory::Allocated(memory)), start: 0, len }
     }
 }
 
@@ -100,6 +164,35 @@ mod tests {
                 (&vec![7; len][..], 0)
             );
         }
+    }
+
+    #[test]
+    fn bytes_made_together_are_apart() {
+        for lengths in [&[][..], &[0, 5, 64], &[3 << 20, 0, 1, 2 << 20, 4096]] {
+            let mut together = Bytes::try_zeroed_together(lengths).unwrap();
+            assert_eq!(together.iter().map(|b| b.as_slice().len()).collect::<Vec<_>>(), lengths);
+            for (i, bytes) in together.iter_mut().enumerate() {
+                assert!(bytes.as_slice().iter().all(|b| *b == 0));
+                assert_eq!(bytes.as_slice().as_ptr().addr() % ALIGNMENT, 0);
+                bytes.as_mut_slice().fill(i as u8 + 1);
+            }
+            for (i, bytes) in together.iter().enumerate() {
+                assert!(bytes.as_slice().iter().all(|b| *b == i as u8 + 1));
+            }
+            let last = together.pop();
+            drop(together);
+            assert!(last.is_none_or(|b| b.as_slice().iter().all(|byte| *byte == lengths.len() as u8)));
+        }
+        assert!(Bytes::try_zeroed_together(&[1, usize::MAX]).is_none());
+        assert!(Bytes::try_zeroed_together(&[usize::MAX / 2; 3]).is_none());
+    }
+
+    #[test]
+    fn a_clone_of_mapped_bytes_is_written_elsewhere() {
+        let mut first = Bytes::try_zeroed_together(&[LARGE]).unwrap().remove(0);
+        let second = first.clone();
+        first.as_mut_slice()[7] = 9;
+        assert_eq!((first.as_slice()[7], second.as_slice()[7]), (9, 0));
     }
 
     #[test]

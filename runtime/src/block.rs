@@ -21,10 +21,16 @@ pub struct OutOfMemory(pub u64);
 impl Block {
     /// At least `bytes` bytes, zeroed; pages are taken when they are first touched.
     pub fn zeroed(bytes: u64) -> Result<Block, OutOfMemory> {
-        let size =
-            usize::try_from(bytes.max(1)).ok().and_then(|b| b.checked_next_multiple_of(ALIGNMENT as usize));
-        let bytes = size.and_then(Bytes::try_zeroed).ok_or(OutOfMemory(bytes))?;
+        let bytes = size_of_block(bytes).and_then(Bytes::try_zeroed).ok_or(OutOfMemory(bytes))?;
         Ok(Block { bytes })
+    }
+
+    /// As [`Block::zeroed`], several that are to stay.
+    pub fn zeroed_together(sizes: &[u64]) -> Result<Vec<Block>, OutOfMemory> {
+        let lengths: Option<Vec<usize>> = sizes.iter().map(|bytes| size_of_block(*bytes)).collect();
+        let together = lengths.and_then(|lengths| Bytes::try_zeroed_together(&lengths));
+        let total = sizes.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
+        Ok(together.ok_or(OutOfMemory(total))?.into_iter().map(|bytes| Block { bytes }).collect())
     }
 
     /// A copy of `bytes`.
@@ -61,6 +67,11 @@ impl Block {
     pub fn address_mut(&mut self) -> usize {
         self.bytes.as_mut_slice().as_mut_ptr().expose_provenance()
     }
+}
+
+/// The bytes of a block of at least so many.
+fn size_of_block(bytes: u64) -> Option<usize> {
+    usize::try_from(bytes.max(1)).ok()?.checked_next_multiple_of(ALIGNMENT as usize)
 }
 
 /// Whether [`Block::of`] makes no copy.
@@ -116,5 +127,7 @@ mod tests {
     fn absurd_sizes_are_refused() {
         assert_eq!(Block::zeroed(u64::MAX / 2).err(), Some(OutOfMemory(u64::MAX / 2)));
         assert_eq!(Block::zeroed(u64::MAX).err(), Some(OutOfMemory(u64::MAX)));
+        let sizes = [1, u64::MAX / 2];
+        assert_eq!(Block::zeroed_together(&sizes).err(), Some(OutOfMemory(u64::MAX / 2 + 1)));
     }
 }

@@ -98,12 +98,16 @@ impl Bound {
     pub fn prepare(&mut self, device: &CpuDevice, memory_limit: u64, settled: bool) -> Result<(), RunError> {
         let version = self.version.clone();
         self.let_go(settled);
-        for preparation in &version.preparations {
-            let pending = !self.is_done(preparation);
-            if pending && preparation.needs.iter().all(|i| self.given[*i].tensor().is_some()) {
-                self.run(device, memory_limit, preparation)?;
-                self.let_go(settled);
-            }
+        let pending =
+            |p: &&Preparation| !self.is_done(p) && p.needs.iter().all(|i| self.given[*i].tensor().is_some());
+        let pending = version.preparations.iter().filter(pending).map(|p| Pending::new(p, memory_limit));
+        let pending = pending.collect::<Result<Vec<_>, _>>()?;
+        let sizes: Vec<u64> = pending.iter().flat_map(Pending::sizes).collect();
+        let mut blocks = Block::zeroed_together(&sizes)?.into_iter();
+        for pending in pending {
+            let made = blocks.by_ref().take(pending.preparation.makes.len()).collect();
+            self.run(device, pending, made)?;
+            self.let_go(settled);
         }
         for (position, given) in self.given.iter().enumerate() {
             if let (Given::Here(tensor), None, true) =
@@ -152,16 +156,14 @@ impl Bound {
         }
     }
 
-    /// Runs a preparation of which everything needed is there.
+    /// Runs a preparation, which writes what it makes to `made`.
     fn run(
         &mut self,
         device: &CpuDevice,
-        memory_limit: u64,
-        preparation: &Preparation,
+        Pending { preparation, plan }: Pending<'_>,
+        mut made: Vec<Block>,
     ) -> Result<(), RunError> {
         let kernels = &preparation.kernels;
-        let plan = MemoryPlan::new(kernels, &DimEnv::new())?;
-        plan.check_limit(memory_limit)?;
         let mut addresses = vec![0u64; kernels.buffers.len()];
         let mut needed = Vec::new();
         for (position, address) in inputs(preparation, &mut addresses) {
@@ -176,19 +178,36 @@ impl Bound {
         for placement in &plan.placements {
             addresses[placement.buffer.index()] = base + placement.offset;
         }
-        let mut made = Vec::new();
-        for (buffer, position) in &preparation.makes {
-            let mut memory = Block::zeroed(plan.buffer_bytes[buffer.index()])?;
+        for ((buffer, _), memory) in preparation.makes.iter().zip(&mut made) {
             addresses[buffer.index()] = memory.address_mut() as u64;
-            made.push((*position, memory));
         }
         let Some(module) = self.version.module.clone() else {
             return Err(RunError::Panicked("a version without code".into()));
         };
         launch(device, preparation, plan, module, addresses)?;
         let weights = Arc::make_mut(&mut self.weights);
-        made.into_iter().for_each(|(position, memory)| weights[position] = Some(memory));
+        let positions = preparation.makes.iter().map(|(_, position)| *position);
+        positions.zip(made).for_each(|(position, memory)| weights[position] = Some(memory));
         Ok(())
+    }
+}
+
+/// A preparation of which everything needed is there.
+struct Pending<'p> {
+    preparation: &'p Preparation,
+    plan: MemoryPlan,
+}
+
+impl<'p> Pending<'p> {
+    fn new(preparation: &'p Preparation, memory_limit: u64) -> Result<Pending<'p>, RunError> {
+        let plan = MemoryPlan::new(&preparation.kernels, &DimEnv::new())?;
+        plan.check_limit(memory_limit)?;
+        Ok(Pending { preparation, plan })
+    }
+
+    /// The bytes of what it makes.
+    fn sizes(&self) -> impl Iterator<Item = u64> {
+        self.preparation.makes.iter().map(|(buffer, _)| self.plan.buffer_bytes[buffer.index()])
     }
 }
 
