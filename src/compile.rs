@@ -16,10 +16,10 @@ use fuse_rewrite::{Mode, Report, RewriteError};
 use fuse_runtime::HostCode;
 use fuse_runtime::{BuildError, Code, Device, DeviceError, DeviceName, Executable};
 
+use crate::fast;
 #[cfg(feature = "llvm")]
 use crate::peak;
 use crate::precision::ProductPrecision;
-use crate::strips;
 use crate::tier::Tier;
 use crate::weights::{NarrowWeights, WeightsDtype};
 
@@ -331,15 +331,7 @@ impl Compiled {
     }
 
     fn load_fast(&self, device: &Device) -> Result<Executable, CompileError> {
-        let mut kernels = self.kernels.clone();
-        let functions = match strips::cut(&mut kernels) {
-            0 => Cow::Borrowed(&self.functions),
-            _ => {
-                fuse_ir::verify_kernels(&kernels)
-                    .map_err(|e| CompileError::Internal { stage: "strips", problem: e.to_string() })?;
-                Cow::Owned(schedule_all(&kernels, ScheduleTarget::cpu())?)
-            }
-        };
+        let (kernels, functions) = fast::schedule(&self.graph, &self.kernels, &self.functions)?;
         let code = Code::Host(Arc::new(cranelift::compile_cpu(&functions)?));
         Ok(Executable::new(&self.graph, kernels, &functions, code, device)?)
     }

@@ -23,6 +23,7 @@
 
 pub mod cli;
 mod compile;
+mod fast;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod io;

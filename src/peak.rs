@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
+use fuse_codegen::distinct::Distinct;
 use fuse_codegen::kernel_ir::Function;
 use fuse_codegen::llvm::host::schedule_target;
 use fuse_codegen::llvm::{HostCompiler, LlvmError, LlvmHostModule, Optimization};
@@ -72,13 +73,14 @@ fn compile_while(
     Ok(Some(HostCode { kernels, functions, module: Arc::new(modules) }))
 }
 
-/// Compiles each function by itself, on this thread and others, the largest first; nothing once `wanted` no longer
-/// holds.
+/// Compiles each function by itself, those that are the same but for names once, on this thread and others, the largest
+/// first; nothing once `wanted` no longer holds.
 fn compile_functions(
     functions: &[Function],
     threads: usize,
     wanted: impl Fn() -> bool + Sync,
 ) -> Result<Option<Modules>, LlvmError> {
+    let Distinct { functions, places: kinds } = Distinct::of(functions);
     let mut order: Vec<usize> = (0..functions.len()).collect();
     order.sort_by_key(|i| Reverse(functions[*i].types.len()));
     let next = AtomicUsize::new(0);
@@ -88,7 +90,7 @@ fn compile_functions(
         let mut made = Vec::new();
         while wanted() {
             let Some(i) = order.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-            compiler.add(std::slice::from_ref(&functions[*i]))?;
+            compiler.add(std::slice::from_ref(functions[*i]))?;
             made.push(*i);
         }
         Ok((compiler.finish(), made))
@@ -106,16 +108,16 @@ fn compile_functions(
         made.extend(others.into_iter().map(join));
         made
     });
-    let mut code = Modules { modules: Vec::new(), places: vec![(usize::MAX, 0); functions.len()] };
+    let (mut modules, mut places) = (Vec::new(), vec![None; functions.len()]);
     for made in made {
         let (module, functions) = made?;
         for (at, i) in functions.into_iter().enumerate() {
-            code.places[i] = (code.modules.len(), at);
+            places[i] = Some((modules.len(), at));
         }
-        code.modules.push(module);
+        modules.push(module);
     }
-    let complete = code.places.iter().all(|(module, _)| *module < code.modules.len());
-    Ok(Some(code).filter(|_| complete))
+    let places = kinds.into_iter().map(|kind| places[kind]).collect::<Option<Vec<_>>>();
+    Ok(places.map(|places| Modules { modules, places }))
 }
 
 /// The kernels with parameters in panels of the machine's vectors, and their functions.
@@ -136,7 +138,8 @@ pub fn schedule(graph: &Graph, kernels: &KernelGraph) -> Result<(KernelGraph, Ve
 
 /// How long [`compile`] takes for these functions, roughly.
 pub fn expected_time(functions: &[Function], threads: usize) -> Duration {
-    let times = functions.iter().map(|f| FUNCTION_TIME + VALUE_TIME * f.types.len() as u32);
+    let distinct = Distinct::of(functions).functions;
+    let times = distinct.iter().map(|f| FUNCTION_TIME + VALUE_TIME * f.types.len() as u32);
     let (total, longest) =
         times.fold((Duration::ZERO, Duration::ZERO), |(t, l), time| (t + time, l.max(time)));
     longest.max(total / u32::try_from(threads).unwrap_or(u32::MAX).max(1))

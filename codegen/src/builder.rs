@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 
 use crate::kernel_ir::{
     BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, LaneType, Mapping, MatrixFactors,
-    Operation, ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp, ValueId,
+    Operation, PanelProduct, ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp, ValueId,
 };
 
 /// The nesting depth of a block; the function's body is 0.
@@ -339,6 +339,11 @@ impl FunctionBuilder {
     /// Asks for the memory at element `index`, inside or not, to come closer.
     pub fn prefetch(&mut self, buffer: ParameterId, index: ValueId) {
         self.push(Statement::Prefetch { buffer, index });
+    }
+
+    /// Writes a product with panels.
+    pub fn product(&mut self, product: PanelProduct) {
+        self.push(Statement::Product(product));
     }
 
     fn push(&mut self, statement: Statement) {

@@ -47,7 +47,8 @@ impl Divisors {
                 | Statement::AwaitCopies { .. }
                 | Statement::Barrier
                 | Statement::GridBarrier
-                | Statement::Prefetch { .. } => {}
+                | Statement::Prefetch { .. }
+                | Statement::Product(_) => {}
             }
         }
     }

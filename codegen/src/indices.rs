@@ -103,7 +103,8 @@ impl<'a> Walk<'a> {
                 | Statement::AwaitCopies { .. }
                 | Statement::Barrier
                 | Statement::GridBarrier
-                | Statement::Prefetch { .. } => {}
+                | Statement::Prefetch { .. }
+                | Statement::Product(_) => {}
             }
         }
     }

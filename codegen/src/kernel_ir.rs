@@ -346,6 +346,41 @@ pub struct Carried {
     pub result: ValueId,
 }
 
+/// A product of rows with panels of columns, `to[r, j] = Σ_k left[r, k] · panel[k, j]`, of f32. Each sum begins with 0, goes
+/// up in `k` and rounds once for each `k`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PanelProduct {
+    /// The number of rows (i64).
+    pub rows: ValueId,
+    /// The number of elements summed up (i64).
+    pub count: ValueId,
+    /// Whose rows are contiguous.
+    pub left: ParameterId,
+    /// The row-major position of the first row's first element (i64).
+    pub from: ValueId,
+    /// From one row to the next in `left` (i64).
+    pub left_step: ValueId,
+    /// The columns of a panel; what is summed up with the same `k` is contiguous, and the next `k` follows.
+    pub width: u32,
+    /// From one row to the next in what is written (i64).
+    pub to_step: ValueId,
+    /// The panels.
+    pub columns: Vec<PanelColumns>,
+}
+
+/// A panel, and where its columns of the result go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PanelColumns {
+    /// The buffer that has the panel.
+    pub panel: ParameterId,
+    /// The row-major position of its first element (i64).
+    pub at: ValueId,
+    /// The buffer that is written.
+    pub to: ParameterId,
+    /// The row-major position of the first row's first element (i64).
+    pub to_index: ValueId,
+}
+
 /// A statement.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Statement {
@@ -408,6 +443,8 @@ pub enum Statement {
         /// The row-major position (i64).
         index: ValueId,
     },
+    /// Writes a product; [`Mapping::Range`] only. Not what LLVM emits: it has the loops themselves.
+    Product(PanelProduct),
     /// Runs the body for `counter = begin, begin + step, …` while below `end`.
     For {
         /// The counter (i64), visible in the body.
@@ -447,7 +484,8 @@ impl Statement {
             | Statement::AwaitCopies { .. }
             | Statement::Barrier
             | Statement::GridBarrier
-            | Statement::Prefetch { .. } => &[],
+            | Statement::Prefetch { .. }
+            | Statement::Product(_) => &[],
         }
     }
 }

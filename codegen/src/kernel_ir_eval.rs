@@ -19,7 +19,8 @@ use fuse_ir::DType;
 use fuse_ir::expr::{DimEnv, EvalError};
 
 use crate::kernel_ir::{
-    Access, Carried, Function, LaneType, Mapping, Operation, ParameterId, Statement, Type, ValueId,
+    Access, Carried, Function, LaneType, Mapping, Operation, PanelProduct, ParameterId, Statement, Type,
+    ValueId,
 };
 use lane::{Lane, binary, compare, constant, convert, fma, read, unary, write};
 use shared::Shared;
@@ -246,6 +247,7 @@ impl Machine<'_> {
                 stored.map_err(|what| self.invalid(*value, what))
             }
             Statement::Prefetch { .. } => Ok(()),
+            Statement::Product(product) => self.product(product),
             Statement::For { counter, begin, end, step, carried, body, .. } => {
                 let head = Head { counter: *counter, begin: *begin, end: *end, step: *step, carried };
                 let mut running = self.enter(&head)?;
@@ -269,6 +271,36 @@ impl Machine<'_> {
             Statement::StartCopy { .. } | Statement::CommitCopies | Statement::AwaitCopies { .. } => {
                 Err(EvaluationError::Matrices(self.function.name.clone()))
             }
+        }
+    }
+
+    fn product(&mut self, product: &PanelProduct) -> Evaluated<()> {
+        let PanelProduct { rows, count, left, from, left_step, width, to_step, columns } = product;
+        let [rows, count, from] = [rows, count, from].map(|v| self.scalar_i64(*v));
+        let [left_step, to_step] = [left_step, to_step].map(|v| self.scalar_i64(*v));
+        let (rows, count, from, left_step, to_step) = (rows?, count?, from?, left_step?, to_step?);
+        for column in columns {
+            let (at, to) = (self.scalar_i64(column.at)?, self.scalar_i64(column.to_index)?);
+            for (r, j) in (0..rows).flat_map(|r| (0..i64::from(*width)).map(move |j| (r, j))) {
+                let mut sum = 0f32;
+                for k in 0..count {
+                    let x = self.float(*left, from + r * left_step + k, product.rows)?;
+                    let y = self.float(column.panel, at + k * i64::from(*width) + j, product.rows)?;
+                    sum = x.mul_add(y, sum);
+                }
+                let (_, bytes) = self.bytes(column.to, to + r * to_step + j, 1, Access::Write)?;
+                write(Lane::F32(sum), bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// An f32 in memory, for what a value is part of.
+    fn float(&mut self, buffer: ParameterId, index: i64, value: ValueId) -> Evaluated<f32> {
+        let (dtype, bytes) = self.bytes(buffer, index, 1, Access::Read)?;
+        match read(dtype, bytes) {
+            Lane::F32(x) => Ok(x),
+            _ => Err(self.invalid(value, "is of a product of other numbers than f32")),
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod builder;
 pub mod cranelift;
 pub mod decompose;
+pub mod distinct;
 mod divisors;
 pub mod indices;
 pub mod kernel_ir;

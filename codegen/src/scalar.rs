@@ -10,8 +10,8 @@ use fuse_ir::{DType, Literal};
 use crate::divisors::Divisors;
 use crate::indices::{Width, Widths};
 use crate::kernel_ir::{
-    BinaryOp, Condition, Conversion, Function, LaneType, MatrixFactors, Operation, ParameterId, SharedId,
-    Statement, Type, UnaryOp, ValueId,
+    BinaryOp, Condition, Conversion, Function, LaneType, MatrixFactors, Operation, PanelProduct, ParameterId,
+    SharedId, Statement, Type, UnaryOp, ValueId,
 };
 
 /// Emits primitives of one target. Types are passed wherever a target value does not tell its own.
@@ -40,6 +40,8 @@ pub trait ScalarBuilder: Sized {
     /// Asks for the memory at element `index` of a buffer parameter, inside or not, to come closer; nothing where the
     /// target has no such instruction.
     fn prefetch(&mut self, _buffer: usize, _memory: DType, _index: Self::Value) {}
+    /// Writes a product with panels ([`Statement::Product`]); only for builders of code for the fast tier.
+    fn product(&mut self, product: Product<Self::Value>);
     /// A primitive of one operand.
     fn unary(&mut self, op: UnaryOp, ty: Type, x: Self::Value) -> Self::Value;
     /// A primitive of two operands.
@@ -122,6 +124,25 @@ pub struct SharedPlace<V> {
     pub index: V,
     /// A power of two that divides `index`.
     pub divisor: u32,
+}
+
+/// [`crate::kernel_ir::PanelProduct`] in values of a target, all i64.
+#[derive(Clone, Debug)]
+pub struct Product<V> {
+    /// The number of rows.
+    pub rows: V,
+    /// The number of elements summed up.
+    pub count: V,
+    /// Whose rows are contiguous, by position of the parameter, and the first element.
+    pub left: (usize, V),
+    /// From one row to the next there.
+    pub left_step: V,
+    /// The columns of a panel.
+    pub width: u32,
+    /// From one row to the next in what is written.
+    pub to_step: V,
+    /// Panels and where they go, each by position of the parameter and the first element.
+    pub columns: Vec<[(usize, V); 2]>,
 }
 
 /// What only threads of a GPU compute.
@@ -251,6 +272,24 @@ impl<B: ScalarBuilder> Values<B> {
         Place { buffer, memory, origin, index, divisor, length_divisor }
     }
 
+    fn product(&self, builder: &mut B, product: &PanelProduct) -> Product<B::Value> {
+        let place =
+            |builder: &mut B, buffer: ParameterId, index| (buffer.0 as usize, self.get(builder, index));
+        Product {
+            rows: self.get(builder, product.rows),
+            count: self.get(builder, product.count),
+            left: place(builder, product.left, product.from),
+            left_step: self.get(builder, product.left_step),
+            width: product.width,
+            to_step: self.get(builder, product.to_step),
+            columns: product
+                .columns
+                .iter()
+                .map(|c| [place(builder, c.panel, c.at), place(builder, c.to, c.to_index)])
+                .collect(),
+        }
+    }
+
     /// A position in two parts, where the first one stays while a loop without loops runs, such as that of a sum: an
     /// address that is 64 bits wide is then computed before, and the loop adds to it what moves, which many places have in
     /// common. Around other loops, and in those that run once or twice because threads share what they do, so many
@@ -313,6 +352,10 @@ fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mu
                 let memory = function.buffers[buffer.0 as usize].dtype;
                 let index = values.get(builder, *index);
                 builder.prefetch(buffer.0 as usize, memory, index);
+            }
+            Statement::Product(product) => {
+                let emitted = values.product(builder, product);
+                builder.product(emitted);
             }
             Statement::For { counter, begin, end, step, carried, exchanged, body } => {
                 let [begin, end] = [*begin, *end].map(|bound| match values.is_narrow(*counter) {

@@ -24,8 +24,8 @@ use fuse_ir::DType;
 use crate::builder::memory_type;
 use crate::divisors::MOST;
 use crate::kernel_ir::{
-    Access, BinaryOp, Conversion, Function, LaneType, Mapping, Operation, ParameterId, SharedId, Statement,
-    Type, UnaryOp, ValueId,
+    Access, BinaryOp, Conversion, Function, LaneType, Mapping, Operation, PanelProduct, ParameterId,
+    SharedId, Statement, Type, UnaryOp, ValueId,
 };
 use crate::text::statement_head;
 
@@ -207,6 +207,7 @@ impl Verifier<'_> {
                 }
             },
             Statement::Prefetch { buffer, index } => Ok(self.prefetch(*buffer, *index)),
+            Statement::Product(product) => Ok(self.product(product)),
             Statement::For { counter, begin, end, step, carried, exchanged, body } => {
                 let outer = self.scope.len();
                 let mut enter = || {
@@ -320,6 +321,24 @@ impl Verifier<'_> {
         self.expect(index, INDEX)?;
         let known = self.function.buffers.get(buffer.0 as usize);
         known.map(drop).ok_or_else(|| format!("there is no buffer {buffer}"))
+    }
+
+    fn product(&self, product: &PanelProduct) -> Result<(), String> {
+        if self.function.mapping != Mapping::Range {
+            return Err("only ranges have products with panels".into());
+        }
+        if product.width < 1 || product.columns.is_empty() {
+            return Err("a product has at least one column".into());
+        }
+        let PanelProduct { rows, count, from, left_step, to_step, .. } = product;
+        [rows, count, from, left_step, to_step].into_iter().try_for_each(|v| self.expect(*v, INDEX))?;
+        self.access(product.left, Access::Read, LaneType::F32)?;
+        product.columns.iter().try_for_each(|c| {
+            self.expect(c.at, INDEX)?;
+            self.expect(c.to_index, INDEX)?;
+            self.access(c.panel, Access::Read, LaneType::F32)?;
+            self.access(c.to, Access::Write, LaneType::F32)
+        })
     }
 
     fn operation(&mut self, value: ValueId, operation: &Operation) -> Result<(), String> {

@@ -7,7 +7,9 @@ use fuse_codegen::schedule::{ScheduleError, ScheduleTarget, schedule};
 use fuse_ir::compare::Tolerance;
 use fuse_ir::kernel::{Coordinate, Element, ElementId, Step};
 use fuse_ir::{DType, Dim, Literal, ReduceOp, ScalarOp};
-use kernel_support::{Maker, Weights, a, c, check, check_large_blocks, env, inputs, lstm_step, s, tensor_of};
+use kernel_support::{
+    Maker, Weights, a, c, check, check_large_blocks, check_products, env, inputs, lstm_step, s, tensor_of,
+};
 
 const CLOSE: Tolerance = Tolerance { ulp: 4.0, absolute: 2e-6, relative: 2e-6 };
 
@@ -479,4 +481,48 @@ fn the_first_of_equal_extremes_counts_and_so_does_the_first_nan() {
             check_large_blocks(&graph, &[input], &env(&[]), exact);
         }
     }
+}
+
+/// `y[p, b, n, l] = Σ_k x[p, b, k] · w[n, k, l]` with `p` of two and `n` of three, and the same over `v` beside it.
+fn products_with_panels(rows: fuse_ir::Dim, inner: i64, width: i64) -> fuse_ir::kernel::KernelGraph {
+    let space = [c(2), rows.clone(), c(3), c(width)];
+    let mut m = Maker::new(&space);
+    let x = m.input(DType::F32, &[c(2), rows, c(inner)]);
+    let weights = [0, 1].map(|_| m.input(DType::F32, &[c(3), c(inner), c(width)]));
+    for w in weights {
+        let axis = m.axis(c(inner));
+        let k = a(axis.index());
+        let (x, w) = (m.load(x, &[a(0), a(1), k.clone()]), m.load(w, &[a(2), k, a(3)]));
+        let product = m.apply(ScalarOp::Mul, &[x, w]);
+        let sum = m.reduce(ReduceOp::Sum, &[axis], product);
+        m.store(sum);
+    }
+    m.finish()
+}
+
+#[test]
+fn products_with_panels_are_right_for_every_number_of_rows() {
+    let check = |graph: &fuse_ir::kernel::KernelGraph, dims: &[(&str, i64)]| {
+        let env = env(dims);
+        check_products(graph, &inputs(graph, &env), &env, CLOSE);
+    };
+    for (inner, width) in [(1, 16), (33, 16), (9, 48), (5, 12)] {
+        for rows in [0, 1, 2, 3, 9, 17] {
+            check(&products_with_panels(s("B"), inner, width), &[("B", rows)]);
+        }
+        check(&products_with_panels(c(1), inner, width), &[]);
+    }
+}
+
+#[test]
+fn the_routine_takes_products_alone() {
+    let Some(lanes) = fuse_codegen::cranelift::panel_lanes() else { return };
+    let is_product = |graph: &fuse_ir::kernel::KernelGraph| {
+        let Some(Step::Kernel(kernel)) = graph.steps.first() else { panic!("a kernel") };
+        let function = schedule(graph, kernel, ScheduleTarget::cpu_with_panels(lanes)).unwrap();
+        fuse_codegen::text::print(&function).contains("  product ")
+    };
+    assert!(is_product(&products_with_panels(s("B"), 40, i64::from(lanes) * 2)));
+    assert!(!is_product(&products_with_panels(s("B"), 40, i64::from(lanes) + 1)));
+    assert!(!is_product(&lstm_step(s("B"), 24, Weights::Rows)));
 }

@@ -51,6 +51,39 @@ fn every_form_survives_printing_and_parsing() {
     assert_eq!(parse(&print(&function)), Ok(function));
 }
 
+const PRODUCT: &str = r#"function product range {
+  read p0 "x": f32 = b0
+  read p1 "w": f32 = b1
+  write p2 "y": f32 = b2
+  write p3 "z": f32 = b3
+  symbols K
+  work 1
+  v0: i64 = constant 3
+  v1: i64 = constant 48
+  v2: i64 = constant 0
+  v3: i64 = symbol 0
+  v4: i64 = mul v1, v3
+  product v0 rows p0[v2] step v3 sum v3 panels 48 step v1 (p1[v2] to p2[v2], p1[v4] to p3[v2])
+}
+"#;
+
+#[test]
+fn products_with_panels_survive_printing_and_parsing() {
+    let function = parse(PRODUCT).unwrap();
+    verify(&function).unwrap();
+    assert_eq!(print(&function), PRODUCT);
+    for (from, to, problem) in [
+        ("range {", "threads 64 {", "only ranges have products with panels"),
+        ("panels 48", "panels 0", "a product has at least one column"),
+        ("\"w\": f32", "\"w\": f64", "p1"),
+        ("to p3", "to p0", "p0"),
+        ("sum v3", "sum v9", "v9"),
+    ] {
+        let error = verify(&parse(&PRODUCT.replacen(from, to, 1)).unwrap()).unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+}
+
 #[test]
 fn an_error_names_its_line_and_column() {
     let cases = [

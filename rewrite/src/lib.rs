@@ -27,6 +27,7 @@
 
 mod analysis;
 mod complexity;
+mod copies;
 mod error;
 pub mod explain;
 mod extract;
@@ -40,6 +41,7 @@ mod narrow;
 mod optimize;
 mod pack;
 mod panels;
+mod products;
 mod program_cost;
 mod provenance;
 mod push;
@@ -60,6 +62,7 @@ pub use extract::decisions::{Decision, Decisions, DecisionsError};
 pub use narrow::narrow_parameters;
 pub use optimize::{Mode, Optimized, Options, dump_egraph, optimize};
 pub use panels::panel_parameters;
+pub use products::split_products;
 pub use program_cost::{KernelUse, ProgramCost, bytes_of, cost_of};
 pub use report::Report;
 pub use scans::chunks::ChunkPolicy;

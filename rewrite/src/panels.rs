@@ -18,6 +18,7 @@ use fuse_ir::types::Shape;
 use fuse_ir::{Axis, Dim, Expr, Graph, InputKind, TensorType};
 use smallvec::SmallVec;
 
+use crate::copies::read_inputs;
 use crate::extract::cost::assumed;
 use crate::kernel_builder::{Names, identifier};
 use crate::pack::{SHORTEST, is_reused, reduced_axes};
@@ -51,6 +52,7 @@ pub fn panel_parameters(graph: &Graph, kernels: &mut KernelGraph, lanes: i64) ->
     let copies: Vec<Step> = copies.iter().map(|c| Step::Kernel(paneler.kernel(c))).collect();
     kernels.buffers = paneler.buffers;
     insert_copies(graph, kernels, copies);
+    read_inputs(kernels);
     paneler.order.len()
 }
 

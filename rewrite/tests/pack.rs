@@ -5,7 +5,7 @@ use fuse_ir::device::DeviceModel;
 use fuse_ir::interp::{Interpreter, Precision};
 use fuse_ir::kernel::KernelGraph;
 use fuse_ir::{DimEnv, Graph, interpret_kernels, verify_kernels};
-use fuse_rewrite::{Options, optimize, panel_parameters};
+use fuse_rewrite::{Options, optimize, panel_parameters, split_products};
 
 fn graph(program: impl FnOnce(&Trace) -> Tensor) -> Graph {
     trace("g", |t| {
@@ -148,4 +148,70 @@ fn inputs_short_sums_and_few_columns_stay_as_they_are() {
     for graph in [few_rows, an_input, few_columns, short] {
         assert_eq!(in_panels(&graph, 16).1, 0, "{graph}");
     }
+}
+
+#[test]
+fn panels_are_copied_from_the_parameter_rather_than_from_its_copy() {
+    // Along the first axis, the tier whose vectors run along sums has a copy that is read in panels of 16 columns.
+    let graph = product(20, (40, 64), 0, true);
+    assert_eq!(copies(&graph, &DeviceModel::cpu()), 1);
+    let (kernels, _) = in_panels(&graph, 16);
+    let ops: Vec<&[String]> = kernels.kernels().iter().map(|(k, _)| k.ops.as_slice()).collect();
+    assert_eq!(ops.iter().filter(|ops| **ops == ["panels"]).count(), 1, "{kernels}");
+    assert_eq!(ops.iter().filter(|ops| **ops == ["pack"]).count(), 0, "{kernels}");
+}
+
+/// A recurrent cell with two sums a unit over `[K, N]` and `[N, N]` weights, the products in kernels of their own.
+fn cell_with_products(inputs: i64, units: i64) -> (Graph, KernelGraph, usize) {
+    let graph = graph(|t| {
+        let x = t.input("x", DType::F32, ("T", "B", inputs));
+        let h0 = t.input("h0", DType::F32, ("B", units));
+        let [w, f] = ["w", "f"].map(|name| t.parameter(name, DType::F32, (inputs, units)));
+        let [r, g] = ["r", "g"].map(|name| t.parameter(name, DType::F32, (units, units)));
+        t.scan(h0, (x.matmul(&w), x.matmul(&f)), |h, (x, f)| {
+            let gate = (h.matmul(&g) + f).sigmoid();
+            let next = (h.matmul(&r) + x).tanh() * gate.clone() + h.clone() * (1.0 - gate);
+            (next.clone(), next)
+        })
+        .1
+    });
+    let mut kernels = in_panels(&graph, 8).0;
+    let products = split_products(&mut kernels, 8);
+    verify_kernels(&kernels).unwrap();
+    (graph, kernels, products)
+}
+
+#[test]
+fn products_in_kernels_of_their_own_change_nothing() {
+    // 20 and 33 units have panels that overlap.
+    for (inputs, units) in [(40, 32), (36, 20), (64, 33)] {
+        let (graph, kernels, products) = cell_with_products(inputs, units);
+        assert_eq!(products, 4, "{kernels}");
+        let (_, depths): (Vec<_>, Vec<usize>) =
+            kernels.kernels().into_iter().filter(|(k, _)| k.ops == ["contract"]).unzip();
+        assert!(depths.contains(&1), "the step's sums are apart from its gates: {kernels}");
+        for (steps, batch) in [(3, 5), (1, 1), (0, 2)] {
+            let dims = DimEnv::new().with("T", steps).with("B", batch);
+            let values = values(&graph, &dims);
+            let expected = Interpreter::new(Precision::F64).run(&graph, &values).unwrap();
+            let got = interpret_kernels(&kernels, &values, &dims).unwrap();
+            for (e, g) in expected[0].to_f64().iter().zip(got[0].to_f64()) {
+                assert!((e - g).abs() <= 1e-5 * (1.0 + e.abs()), "{e} and {g}: {kernels}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_of_anything_else_than_rows_and_panels_stay_where_they_are() {
+    let graph = graph(|t| {
+        let x = t.input("x", DType::F32, ("B", 64));
+        let w = t.parameter("w", DType::F32, (48, 64));
+        // The factors are computed in the sum.
+        (x.unsqueeze(1) * w.tanh().unsqueeze(0)).sum([2]).tanh()
+    });
+    let mut kernels = in_panels(&graph, 16).0;
+    let before = kernels.clone();
+    assert_eq!(split_products(&mut kernels, 16), 0);
+    assert_eq!(kernels, before);
 }

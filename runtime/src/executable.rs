@@ -16,7 +16,7 @@ use crate::cpu::{CpuDevice, CpuRun, HostModule, expected_time};
 use crate::cuda::{CudaCode, CudaDevice, CudaRun};
 use crate::device::{Device, DeviceError, Kind};
 use crate::error::{BuildError, RunError};
-use crate::improvement::{HostCode, Improvement, Offer, Progress, Urgency, WORTH_IMPROVING};
+use crate::improvement::{HostCode, Improvement, Offer, Progress, RunTime, Urgency, WORTH_IMPROVING};
 use crate::narrow;
 use crate::plan::MemoryPlan;
 use crate::profile::{KernelTime, Profile};
@@ -177,12 +177,13 @@ impl Executable {
     /// expected to take longer than making the code waits for it.
     fn take_improvement(&self, quantities: &Quantities) {
         let Backend::Cpu { device, .. } = &self.backend else { return };
-        let time = quantities.total.map_or(Duration::ZERO, |total| expected_time(total, device.threads()));
+        let time =
+            quantities.total.map_or(RunTime::default(), |total| expected_time(total, device.threads()));
         tracing::trace!(graph = self.graph.name(), ?time, total = ?quantities.total, "the fast tier's time");
         // While another run has code made that is worth waiting for, it is for this one too if it takes as long.
         let mut progress = match try_lock(&self.progress) {
             Some(progress) => progress,
-            None if time > WORTH_IMPROVING => lock(&self.progress),
+            None if time.time > WORTH_IMPROVING => lock(&self.progress),
             None => return,
         };
         let wait = progress.expect(time) == Some(Urgency::Now);

@@ -13,7 +13,7 @@ use crate::cpu::HostModule;
 pub(crate) const WORTH_IMPROVING: Duration = Duration::from_millis(10);
 
 /// What better code leaves of the time of a run, roughly; where weights stream from memory it is more.
-const LEFT_OF_TIME: f64 = 0.4;
+pub(crate) const LEFT_OF_TIME: f64 = 0.4;
 
 /// A program for the host in one form: its kernels, what they were scheduled to, and machine code of that.
 pub struct HostCode {
@@ -57,6 +57,15 @@ impl Maker {
     }
 }
 
+/// How long a run takes, roughly.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct RunTime {
+    /// With the code so far.
+    pub time: Duration,
+    /// How much of that better code saves.
+    pub saved: Duration,
+}
+
 /// How much better code is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Urgency {
@@ -79,10 +88,9 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
-    /// What to do before a run that the code so far takes `time` for: how soon to begin, if at all.
-    fn worth(&self, time: Duration) -> Option<Urgency> {
-        // What better code takes for the run itself is waited for too.
-        if time.mul_f64(1.0 - LEFT_OF_TIME) > self.making {
+    /// What to do before a run: how soon to begin, if at all.
+    fn worth(&self, RunTime { time, saved }: RunTime) -> Option<Urgency> {
+        if saved > self.making {
             Some(Urgency::Now)
         } else if time > self.making {
             // It is there for the next run. For a shorter run the disturbance is worse than beginning after it.
@@ -114,8 +122,8 @@ impl Progress {
         }
     }
 
-    /// Starts before a run that takes `time` with the code so far, if that is worth it, and says how.
-    pub(crate) fn expect(&mut self, time: Duration) -> Option<Urgency> {
+    /// Starts before a run that takes so long with the code so far, if that is worth it, and says how.
+    pub(crate) fn expect(&mut self, time: RunTime) -> Option<Urgency> {
         let Progress::Waiting(offer) = self else { return None };
         let urgency = offer.worth(time)?;
         self.start(urgency);
@@ -155,12 +163,14 @@ mod tests {
 
     #[test]
     fn better_code_is_made_at_once_only_for_a_run_that_takes_longer() {
-        let worth = |making, time| {
-            let [making, time] = [making, time].map(Duration::from_millis);
-            Offer { start: Box::new(|_| None), making, ran: Duration::ZERO }.worth(time)
+        let worth = |making, time, saved| {
+            let [making, time, saved] = [making, time, saved].map(Duration::from_millis);
+            let offer = Offer { start: Box::new(|_| None), making, ran: Duration::ZERO };
+            offer.worth(RunTime { time, saved })
         };
-        assert_eq!(worth(50, 40), None, "the run is over before the code is there");
-        assert_eq!(worth(50, 60), Some(Urgency::Background), "waiting would gain nothing");
-        assert_eq!(worth(50, 300), Some(Urgency::Now));
+        assert_eq!(worth(50, 40, 30), None, "the run is over before the code is there");
+        assert_eq!(worth(50, 60, 45), Some(Urgency::Background), "waiting would gain nothing");
+        assert_eq!(worth(50, 300, 225), Some(Urgency::Now));
+        assert_eq!(worth(50, 300, 30), Some(Urgency::Background), "the code so far is as good");
     }
 }

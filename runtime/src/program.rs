@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use fuse_codegen::kernel_ir::{Access, Function, Mapping};
+use fuse_codegen::kernel_ir::{Access, Function, Mapping, Statement};
 use fuse_codegen::schedule::resident_name;
 use fuse_ir::expr::{Atom, Dim, DimEnv, EvalError, Expr, Symbol};
 use fuse_ir::kernel::{BufferKind, Coordinate, Element, Kernel, KernelGraph, Loop, Step};
@@ -28,6 +28,8 @@ pub(crate) struct Launch {
     pub mapping: Mapping,
     /// Bytes that the threads of a block share.
     pub shared_bytes: u32,
+    /// Whether a routine of the fast tier does most of it ([`fuse_codegen::kernel_ir::Statement::Product`]).
+    is_product: bool,
     /// The kernel's iteration, for [`operations`].
     cost: KernelCost,
 }
@@ -96,6 +98,8 @@ pub(crate) struct Quantities {
 pub(crate) struct Total {
     /// Scalar operations, roughly.
     pub operations: f64,
+    /// Those among them that are of products by a routine.
+    pub in_products: f64,
     /// Launches.
     pub launches: f64,
 }
@@ -144,7 +148,7 @@ impl Program {
             self.trips.iter().map(|t| t.eval_dim(&first).ok().map(|n| n.max(0) as f64)).collect();
         Ok(Quantities {
             work: self.launches.iter().map(|l| quantity(&l.work)).collect::<Result<_, _>>()?,
-            total: total(&self.steps, &operations, &steps),
+            total: self.total(&self.steps, &operations, &steps),
             trips,
             operations,
             symbols: symbols.collect::<Result<_, _>>()?,
@@ -182,6 +186,24 @@ impl Program {
         }
     }
 
+    fn total(&self, steps: &[Node], operations: &[Option<f64>], trips: &[Option<f64>]) -> Option<Total> {
+        let mut sum = Total::default();
+        for step in steps {
+            let (times, once) = match step {
+                Node::Launch(at) | Node::Resident { launch: at, .. } => {
+                    let operations = operations[*at]?;
+                    let in_products = if self.launches[*at].is_product { operations } else { 0.0 };
+                    (1.0, Total { operations, in_products, launches: 1.0 })
+                }
+                Node::Loop { trip, body, .. } => (trips[*trip]?, self.total(body, operations, trips)?),
+            };
+            sum.operations += times * once.operations;
+            sum.in_products += times * once.in_products;
+            sum.launches += times * once.launches;
+        }
+        Some(sum)
+    }
+
     fn evaluate(&self, dim: &Dim, symbols: &[i64]) -> Result<i64, RunError> {
         let value = dim.eval(&|atom| match atom {
             Atom::Symbol(s) => self.symbols.iter().position(|known| known == s).map(|i| symbols[i]),
@@ -191,19 +213,8 @@ impl Program {
     }
 }
 
-fn total(steps: &[Node], operations: &[Option<f64>], trips: &[Option<f64>]) -> Option<Total> {
-    let mut sum = Total::default();
-    for step in steps {
-        let (times, once) = match step {
-            Node::Launch(at) | Node::Resident { launch: at, .. } => {
-                (1.0, Total { operations: operations[*at]?, launches: 1.0 })
-            }
-            Node::Loop { trip, body, .. } => (trips[*trip]?, total(body, operations, trips)?),
-        };
-        sum.operations += times * once.operations;
-        sum.launches += times * once.launches;
-    }
-    Some(sum)
+fn has_products(body: &[Statement]) -> bool {
+    body.iter().any(|s| matches!(s, Statement::Product(_)) || has_products(s.body()))
 }
 
 fn nonnegative(dim: &Dim, value: Result<i64, EvalError>) -> Result<i64, RunError> {
@@ -289,6 +300,7 @@ impl Builder<'_> {
             work: compiled.work.clone(),
             mapping: compiled.mapping,
             shared_bytes: compiled.shared_bytes(),
+            is_product: has_products(&compiled.body),
             cost,
         };
         self.program.launches.push(launch);

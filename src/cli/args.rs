@@ -230,9 +230,10 @@ pub struct DumpArgs {
     /// For whom kernels and kernel-ir are made: cpu, or cuda and sim alike.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
-    /// The CPU code of kernels, kernel-ir and asm; with peak, llvm is LLVM IR for this CPU.
-    #[arg(long, value_enum, default_value_t = Tier::Fast, value_name = "TIER")]
-    pub tier: Tier,
+    /// The code of kernels, kernel-ir, clif (fast), llvm (peak) and asm that a tier runs on this CPU; by default what
+    /// they are before that is made for this CPU.
+    #[arg(long, value_enum, value_name = "TIER")]
+    pub tier: Option<Tier>,
     /// The architecture of llvm and ptx.
     #[arg(long, default_value = "sm_90", value_name = "ARCH")]
     pub arch: String,

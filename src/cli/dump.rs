@@ -11,7 +11,6 @@ use super::args::{CompileArgs, DumpArgs, Rewrite, Stage};
 use super::error::CliError;
 use super::model;
 use crate::compile::{CompileError, CompileOptions, Compiled, Target, compile};
-#[cfg(feature = "llvm")]
 use crate::tier::Tier;
 
 /// Runs the command.
@@ -24,9 +23,11 @@ fn stage_text(args: &DumpArgs) -> Result<String, CliError> {
     let device: fuse_runtime::DeviceName = args.device.parse().map_err(CliError::usage)?;
     let target = Target::of(device);
     let compiled = |target| compile_graph(&graph, &options(&args.compile, target));
-    #[cfg(feature = "llvm")]
-    if target == Target::Cpu && args.tier != Tier::Fast {
-        return peak_text(args, &graph, &compiled);
+    match args.tier.filter(|_| target == Target::Cpu) {
+        None => {}
+        Some(Tier::Fast) => return fast_text(args, &graph, &compiled),
+        #[cfg(feature = "llvm")]
+        Some(Tier::Peak | Tier::Auto) => return peak_text(args, &graph, &compiled),
     }
     Ok(match args.stage {
         Stage::Graph => graph.to_string(),
@@ -40,12 +41,8 @@ fn stage_text(args: &DumpArgs) -> Result<String, CliError> {
             kernels_text(&compiled.kernels, &compiled)
         }
         Stage::KernelIr => kernel_ir_text(&compiled(target)?.functions),
-        Stage::Clif => each(&compiled(Target::Cpu)?.functions, |f| {
-            fuse_codegen::cranelift::clif(f).map_err(CliError::bug)
-        })?,
-        Stage::Asm => each(&compiled(Target::Cpu)?.functions, |f| {
-            fuse_codegen::cranelift::asm(f).map_err(CliError::bug)
-        })?,
+        Stage::Clif => each(&compiled(Target::Cpu)?.functions, clif)?,
+        Stage::Asm => each(&compiled(Target::Cpu)?.functions, assembly)?,
         Stage::Llvm => super::ptx::llvm_text(&for_arch(args, &graph)?, &args.arch)?,
         Stage::Ptx => super::ptx::ptx_text(&for_arch(args, &graph)?, &args.arch)?,
     })
@@ -54,6 +51,34 @@ fn stage_text(args: &DumpArgs) -> Result<String, CliError> {
 /// The model for the least GPU of the architecture.
 fn for_arch(args: &DumpArgs, graph: &Graph) -> Result<Compiled, CliError> {
     compile_graph(graph, &super::ptx::options_for(&args.compile, &args.arch)?)
+}
+
+fn clif(function: &Function) -> Result<String, CliError> {
+    fuse_codegen::cranelift::clif(function).map_err(CliError::bug)
+}
+
+fn assembly(function: &Function) -> Result<String, CliError> {
+    fuse_codegen::cranelift::asm(function).map_err(CliError::bug)
+}
+
+/// What the fast tier of the CPU runs.
+fn fast_text(
+    args: &DumpArgs,
+    graph: &Graph,
+    compiled: &dyn Fn(Target) -> Result<Compiled, CliError>,
+) -> Result<String, CliError> {
+    let compiled = compiled(Target::Cpu)?;
+    let (kernels, functions) =
+        crate::fast::schedule(graph, &compiled.kernels, &compiled.functions).map_err(compile_error)?;
+    match args.stage {
+        Stage::Kernels => Ok(kernels_text(&kernels, &compiled)),
+        Stage::KernelIr => Ok(kernel_ir_text(&functions)),
+        Stage::Clif => each(&functions, clif),
+        Stage::Asm => each(&functions, assembly),
+        Stage::Graph | Stage::Dot | Stage::Egraph | Stage::Llvm | Stage::Ptx => {
+            Err(CliError::usage("--tier fast: only the stages kernels, kernel-ir, clif and asm are its own"))
+        }
+    }
 }
 
 /// What the peak tier of the CPU makes.
@@ -76,9 +101,9 @@ fn peak_text(
         Stage::Llvm => {
             each(&functions, |f| host::llvm_ir(alone(f), Optimization::Full).map_err(CliError::bug))
         }
-        Stage::Graph | Stage::Dot | Stage::Egraph | Stage::Clif | Stage::Ptx => Err(CliError::usage(
-            "--tier peak: only the stages kernels, kernel-ir, llvm and asm differ from the fast tier's",
-        )),
+        Stage::Graph | Stage::Dot | Stage::Egraph | Stage::Clif | Stage::Ptx => {
+            Err(CliError::usage("--tier peak: only the stages kernels, kernel-ir, llvm and asm are its own"))
+        }
     }
 }
 

@@ -12,8 +12,11 @@ use cranelift::prelude::{FloatCC, IntCC};
 use fuse_ir::{DType, Literal};
 use rustc_hash::FxHashMap;
 
+use super::products;
 use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Type, UnaryOp};
-use crate::scalar::{Bounds, GpuEffect, GpuOperation, LoopBody, Place, ScalarBuilder, half_to_float};
+use crate::scalar::{
+    Bounds, GpuEffect, GpuOperation, LoopBody, Place, Product, ScalarBuilder, half_to_float,
+};
 
 /// A value of Cranelift IR, or a constant that is not yet one.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +47,8 @@ pub(super) struct CraneliftBuilder<'a, 'f> {
     sums: FxHashMap<ir::Value, Sum>,
     /// The open loops, outermost first.
     loops: Vec<OpenLoop>,
+    /// What multiplies with panels, once something did.
+    routine: Option<ir::FuncRef>,
 }
 
 /// A loop that is being emitted.
@@ -93,6 +98,7 @@ impl<'a, 'f> CraneliftBuilder<'a, 'f> {
             constants: FxHashMap::default(),
             sums: FxHashMap::default(),
             loops: Vec::new(),
+            routine: None,
         }
     }
 
@@ -189,6 +195,28 @@ impl<'a, 'f> CraneliftBuilder<'a, 'f> {
             address = self.advance(address, summand, shift);
         }
         (address, offset.unwrap_or(0))
+    }
+
+    /// The address of an f32.
+    fn place(&mut self, (buffer, index): (usize, Operand)) -> ir::Value {
+        let (address, offset) = self.address(buffer, 4, index);
+        self.f.ins().iadd_imm_s(address, i64::from(offset))
+    }
+
+    /// The routine that multiplies with panels, the one function that a module imports.
+    fn product_routine(&mut self) -> ir::FuncRef {
+        if let Some(known) = self.routine {
+            return known;
+        }
+        let call_conv = self.f.func.signature.call_conv;
+        let mut signature = ir::Signature::new(call_conv);
+        signature.params.push(ir::AbiParam::new(types::I64));
+        let signature = self.f.import_signature(signature);
+        let name = self.f.func.declare_imported_user_function(ir::UserExternalName::new(0, 0));
+        let name = ir::ExternalName::user(name);
+        let routine =
+            self.f.import_function(ir::ExtFuncData { name, signature, colocated: false, patchable: false });
+        *self.routine.insert(routine)
     }
 
     /// `address + (summand << shift)`, computed outside the loops in which it does not change.
@@ -402,6 +430,27 @@ impl ScalarBuilder for CraneliftBuilder<'_, '_> {
             }
         };
         self.made(value)
+    }
+
+    fn product(&mut self, product: Product<Operand>) {
+        let size = |words: usize| (words * 8) as u32;
+        let words = products::WORDS + products::WORDS_OF_PANEL * product.columns.len();
+        let slot = ir::StackSlotData::new(ir::StackSlotKind::ExplicitSlot, size(words), 3);
+        let slot = self.f.create_sized_stack_slot(slot);
+        let mut passed = vec![self.place(product.left)];
+        let numbers = [product.rows, product.count, product.left_step, product.to_step];
+        passed.extend(numbers.map(|number| self.value(number)));
+        let (width, panels) = (i64::from(product.width), product.columns.len() as i64);
+        passed.extend([width, panels].map(|number| self.f.ins().iconst(types::I64, number)));
+        for place in product.columns.into_iter().flatten() {
+            passed.push(self.place(place));
+        }
+        for (word, value) in passed.into_iter().enumerate() {
+            self.f.ins().stack_store(types::I64, value, slot, size(word) as i32);
+        }
+        let arguments = self.f.ins().stack_addr(types::I64, slot, 0);
+        let routine = self.product_routine();
+        self.f.ins().call(routine, &[arguments]);
     }
 
     fn store(&mut self, ty: Type, place: Place<Operand>, value: Operand) {

@@ -7,5 +7,7 @@
 mod builder;
 mod libcalls;
 mod module;
+mod products;
 
 pub use module::{CodegenError, CpuModule, KernelFn, asm, clif, compile_cpu};
+pub use products::lanes as panel_lanes;

@@ -8,11 +8,12 @@ use cranelift::codegen::settings::{self, Configurable};
 use cranelift::codegen::{CodegenError as CraneliftError, Context};
 use cranelift::frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift::jit::{JITBuilder, JITModule};
-use cranelift::module::{Module, ModuleError, default_libcall_names};
+use cranelift::module::{Linkage, Module, ModuleError, default_libcall_names};
 
 use super::builder::{Arguments, CraneliftBuilder};
-use super::libcalls;
-use crate::kernel_ir::{Function, LaneType, Mapping};
+use super::{libcalls, products};
+use crate::distinct::Distinct;
+use crate::kernel_ir::{Function, LaneType, Mapping, Statement};
 use crate::scalar::emit;
 use crate::verify::{VerifyError, verify};
 
@@ -164,7 +165,8 @@ impl CpuModule {
     }
 }
 
-/// Compiles functions for this machine. Entry points have the functions' order and names.
+/// Compiles functions for this machine, those that are the same but for names once. Entry points have the functions'
+/// order and names.
 ///
 /// # Errors
 /// Functions that are not valid, not mapped to ranges, or have vectors of other than 128 bits; hosts that
@@ -173,11 +175,20 @@ pub fn compile_cpu(functions: &[Function]) -> Result<CpuModule, CodegenError> {
     let isa = host_isa()?;
     let mut builder = JITBuilder::with_isa(isa, default_libcall_names());
     libcalls::register(&mut builder);
+    if let Some((_, routine)) = products::routine() {
+        builder.symbol(PRODUCT, routine as *const u8);
+    }
     let mut module = JITModule::new(builder);
     let mut scratch = FunctionBuilderContext::new();
     let mut context = module.make_context();
-    let mut ids = Vec::with_capacity(functions.len());
-    for function in functions {
+    // The first function of the module, as builders expect, whether any calls it or none.
+    let mut routine = module.make_signature();
+    routine.params.push(AbiParam::new(types::I64));
+    let imported = module.declare_function(PRODUCT, Linkage::Import, &routine);
+    imported.map_err(|e| CodegenError::Cranelift { function: PRODUCT.into(), message: format!("{e:?}") })?;
+    let distinct = Distinct::of(functions);
+    let mut ids = Vec::with_capacity(distinct.functions.len());
+    for function in distinct.functions {
         let failed = |e: ModuleError| module_error(function, e);
         translate(function, module.isa(), &mut context, &mut scratch)?;
         let id = module.declare_anonymous_function(&context.func.signature).map_err(failed)?;
@@ -186,16 +197,21 @@ pub fn compile_cpu(functions: &[Function]) -> Result<CpuModule, CodegenError> {
         ids.push(id);
     }
     module.finalize_definitions().map_err(|e| CodegenError::Memory(e.to_string()))?;
-    let entry = |(function, id): (&Function, _)| Entry {
+    let entry = |(function, place): (&Function, usize)| Entry {
         name: function.name.clone(),
         buffers: function.buffers.len(),
         symbols: function.symbols.len(),
         // SAFETY: the function was defined with `signature`, which is that of `KernelFn`, and its code is final.
-        code: unsafe { std::mem::transmute::<*const u8, KernelFn>(module.get_finalized_function(id)) },
+        code: unsafe {
+            std::mem::transmute::<*const u8, KernelFn>(module.get_finalized_function(ids[place]))
+        },
     };
-    let entries = functions.iter().zip(ids).map(entry).collect();
+    let entries = functions.iter().zip(distinct.places).map(entry).collect();
     Ok(CpuModule { entries, memory: Mutex::new(Some(module)) })
 }
+
+/// The name of what multiplies with panels.
+const PRODUCT: &str = "panel_product";
 
 /// The CLIF of a function before optimisation, or the error that compiling it would give.
 ///
@@ -266,6 +282,11 @@ fn check(function: &Function) -> Result<(), CodegenError> {
     if function.mapping != Mapping::Range {
         return unsupported("its work is mapped to GPU threads".into());
     }
+    if let Some(width) =
+        widths_of_panels(&function.body).find(|w| products::lanes().is_none_or(|l| w % l != 0))
+    {
+        return unsupported(format!("there is no routine for panels of {width} columns"));
+    }
     for ty in function.types.iter().filter(|ty| ty.lanes > 1) {
         let bits = match ty.lane {
             LaneType::F32 | LaneType::I32 => 32,
@@ -277,6 +298,17 @@ fn check(function: &Function) -> Result<(), CodegenError> {
         }
     }
     Ok(())
+}
+
+/// The columns of panels in all products.
+fn widths_of_panels(body: &[Statement]) -> Box<dyn Iterator<Item = u32> + '_> {
+    Box::new(body.iter().flat_map(|statement| {
+        let own = match statement {
+            Statement::Product(product) => Some(product.width),
+            _ => None,
+        };
+        own.into_iter().chain(widths_of_panels(statement.body()))
+    }))
 }
 
 /// Builds the CLIF of a function in `context`.

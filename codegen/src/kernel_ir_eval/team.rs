@@ -72,6 +72,7 @@ impl<'a> Team<'a> {
             | Statement::Store { .. }
             | Statement::StoreShared { .. }
             | Statement::Prefetch { .. }
+            | Statement::Product(_)
             | Statement::StartCopy { .. }
             | Statement::CommitCopies
             | Statement::AwaitCopies { .. }

@@ -25,7 +25,9 @@ use inkwell::values::{
 use super::gpu::BlockFrame;
 use super::ptx::BUFFER_ALIGNMENT;
 use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Type, UnaryOp};
-use crate::scalar::{Bounds, GpuEffect, GpuOperation, LoopBody, Place, ScalarBuilder, half_to_float};
+use crate::scalar::{
+    Bounds, GpuEffect, GpuOperation, LoopBody, Place, Product, ScalarBuilder, half_to_float,
+};
 
 /// What a function body finds around it.
 pub(super) struct Frame<'ctx> {
@@ -337,6 +339,10 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         };
         let store = built(self.builder.build_store(address, value));
         store.set_alignment(self.alignment(ty, &place)).expect("element sizes are powers of two");
+    }
+
+    fn product(&mut self, _: Product<Self::Value>) {
+        unreachable!("functions with products are refused before they are built")
     }
 
     fn prefetch(&mut self, buffer: usize, memory: DType, index: Self::Value) {

@@ -295,7 +295,7 @@ pub fn schedule_target() -> ScheduleTarget {
     } else {
         return ScheduleTarget::cpu();
     };
-    ScheduleTarget::Cpu { vector_bits, accumulators, prefetches: true }
+    ScheduleTarget::Cpu { vector_bits, accumulators, prefetches: true, panel_lanes: None }
 }
 
 fn optimized_module<'s>(

@@ -23,6 +23,7 @@ fn needs(body: &[Statement]) -> bool {
         Statement::Store { .. }
         | Statement::StoreShared { .. }
         | Statement::Prefetch { .. }
+        | Statement::Product(_)
         | Statement::Barrier
         | Statement::GridBarrier => false,
     })

@@ -75,6 +75,9 @@ pub enum LlvmError {
         /// Threads a block.
         block: u32,
     },
+    /// A function has a product in one statement, where LLVM takes the loops of one.
+    #[error("`{0}` has a product with panels, which is for the CPU's fast tier")]
+    Product(String),
     /// The Kernel IR is malformed.
     #[error(transparent)]
     Invalid(Box<VerifyError>),

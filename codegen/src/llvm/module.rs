@@ -20,7 +20,7 @@ use inkwell::values::FunctionValue;
 use super::gpu::SHARED_MEMORY;
 use super::host;
 use super::{LlvmError, Optimization};
-use crate::kernel_ir::{Access, Function};
+use crate::kernel_ir::{Access, Function, Statement};
 use crate::verify::verify;
 
 /// Registers the targets, once a process.
@@ -37,16 +37,19 @@ pub(super) fn initialize() {
     });
 }
 
-/// Keeps LLVM from reordering instructions before it assigns registers. Schedules put them in an order that suits the
-/// processor, as chains of operations side by side; LLVM puts each chain together, so that a core waits for one after
-/// the other, which made elementwise kernels a half slower (`docs/perf/cpu-log.md`). With 16 vector registers it makes up
-/// for reorderings before, without which products spill. The setting is of the process, and LLVM for GPUs has none to
-/// turn off.
+/// Keeps LLVM from reordering instructions, before it assigns registers and after. Schedules put them in an order that
+/// suits the processor, as chains of operations side by side; LLVM puts each chain together, so that a core waits for one
+/// after the other, which made elementwise kernels a half slower (`docs/perf/cpu-log.md`). With 16 vector registers it
+/// makes up for reorderings before, without which products spill. The setting is of the process, and LLVM for GPUs has
+/// none to turn off.
 fn keep_order() {
-    let arguments = [c"fuse".as_ptr(), c"-enable-misched=false".as_ptr()];
+    let arguments =
+        [c"fuse", c"-enable-misched=false", c"-disable-post-ra"].map(|argument| argument.as_ptr());
     // SAFETY: the arguments are strings that end with a zero byte, as many as said; no other thread compiles yet, since
     // they all wait for `initialize`.
-    unsafe { LLVMParseCommandLineOptions(2, arguments.as_ptr(), std::ptr::null()) };
+    unsafe {
+        LLVMParseCommandLineOptions(arguments.len() as i32, arguments.as_ptr(), std::ptr::null());
+    }
 }
 
 /// A context with what LLVM reported through it.
@@ -107,9 +110,16 @@ pub(super) fn check_functions(
             return Err(LlvmError::Name(function.name.clone()));
         }
         scheduled(function)?;
+        if has_products(&function.body) {
+            return Err(LlvmError::Product(function.name.clone()));
+        }
         verify(function).map_err(|e| LlvmError::Invalid(Box::new(e)))?;
     }
     Ok(())
+}
+
+fn has_products(body: &[Statement]) -> bool {
+    body.iter().any(|s| matches!(s, Statement::Product(_)) || has_products(s.body()))
 }
 
 /// Whether PTX takes a name for that of an entry: an identifier of C, except a lone underscore and the one

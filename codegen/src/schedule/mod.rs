@@ -15,6 +15,7 @@
 //! | `recurrence.rs` | the loop along the axis of the recurrences, and their states |
 //! | `tiling.rs` | rows, columns and tiles of a CPU's work items |
 //! | `cpu.rs`, `gpu.rs` | work items and loops of each target |
+//! | `products.rs` | products that the CPU's fast tier leaves to a routine |
 //! | `coordinates.rs` | from the number of a work item to its coordinates |
 //! | `block.rs` | what kernels have in common that blocks of a GPU's threads compute together |
 //! | `contraction.rs` | large sums of products on a GPU: tiles of blocks, staged in shared memory |
@@ -34,6 +35,7 @@ mod emitter;
 mod gpu;
 mod parts;
 mod plan;
+mod products;
 mod recurrence;
 mod reduction;
 mod resident;
@@ -48,6 +50,7 @@ use fuse_ir::kernel_parts::Shared;
 
 use crate::kernel_ir::{Function, MatrixFactors};
 use analysis::Analysis;
+use products::Products;
 
 pub use plan::{LoopPlan, PhaseForm, PhasePlan, loop_plan};
 pub use resident::resident_name;
@@ -63,6 +66,9 @@ pub enum ScheduleTarget {
         accumulators: u32,
         /// Whether its compiler emits prefetches.
         prefetches: bool,
+        /// The columns of panels that there is a routine for, or multiples of them
+        /// ([`crate::kernel_ir::Statement::Product`]).
+        panel_lanes: Option<u32>,
     },
     /// One GPU thread a point of the space.
     Gpu {
@@ -84,7 +90,12 @@ impl ScheduleTarget {
     /// without AVX-512 (whose further ones Cranelift does not use) beside operands and copies of them. One that is
     /// spilled costs more than two that are missing.
     pub fn cpu() -> Self {
-        ScheduleTarget::Cpu { vector_bits: 128, accumulators: 8, prefetches: false }
+        ScheduleTarget::Cpu { vector_bits: 128, accumulators: 8, prefetches: false, panel_lanes: None }
+    }
+
+    /// The same with a routine for products with panels of multiples of so many columns.
+    pub fn cpu_with_panels(lanes: u32) -> Self {
+        ScheduleTarget::Cpu { vector_bits: 128, accumulators: 8, prefetches: false, panel_lanes: Some(lanes) }
     }
 
     /// The width of a vector register in bits; 0 on GPUs, whose threads have scalars.
@@ -226,9 +237,13 @@ pub fn schedule(
     };
     let analysis = Analysis::new(graph, kernel, shared)?;
     let function = match target {
-        ScheduleTarget::Cpu { vector_bits, accumulators, prefetches } => {
+        ScheduleTarget::Cpu { vector_bits, accumulators, prefetches, panel_lanes } => {
             let accumulators = accumulators.max(1) as usize;
-            cpu::schedule(&analysis, Registers { vector_bits, accumulators, prefetches })
+            let registers = Registers { vector_bits, accumulators, prefetches };
+            match panel_lanes.and_then(|lanes| Products::find(&analysis, lanes)) {
+                Some(products) => products.schedule(),
+                None => cpu::schedule(&analysis, registers),
+            }
         }
         ScheduleTarget::Gpu { block, limits, rounding } => gpu::schedule(&analysis, block, limits, rounding),
     }?;

@@ -9,7 +9,8 @@ use super::printer::Names;
 use crate::builder::memory_type;
 use crate::kernel_ir::{
     Access, BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, LaneType, Mapping,
-    MatrixFactors, Operation, ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp, ValueId,
+    MatrixFactors, Operation, PanelColumns, PanelProduct, ParameterId, SharedArray, SharedId, Statement,
+    Type, UnaryOp, ValueId,
 };
 
 /// Blocks and expressions nest no deeper, so that a hostile text cannot exhaust the stack.
@@ -307,6 +308,9 @@ impl Parser {
         if self.accept_word("prefetch") {
             return Ok(Statement::Prefetch { buffer: self.parameter()?, index: self.position()? });
         }
+        if self.accept_word("product") {
+            return Ok(Statement::Product(self.panel_product()?));
+        }
         if self.accept_word("copy") {
             let (array, to) = (self.shared_id()?, self.position()?);
             self.expect('=')?;
@@ -342,6 +346,33 @@ impl Parser {
         self.define(value, ty)?;
         self.expect('=')?;
         Ok(Statement::Let { value, operation: self.operation(ty)? })
+    }
+
+    fn panel_product(&mut self) -> Parsed<PanelProduct> {
+        let rows = self.value()?;
+        self.expect_word("rows")?;
+        let (left, from) = (self.parameter()?, self.position()?);
+        self.expect_word("step")?;
+        let left_step = self.value()?;
+        self.expect_word("sum")?;
+        let count = self.value()?;
+        self.expect_word("panels")?;
+        let width = self.number("the columns of a panel")?;
+        self.expect_word("step")?;
+        let to_step = self.value()?;
+        self.expect('(')?;
+        let mut columns = Vec::new();
+        loop {
+            let (panel, at) = (self.parameter()?, self.position()?);
+            self.expect_word("to")?;
+            let (to, to_index) = (self.parameter()?, self.position()?);
+            columns.push(PanelColumns { panel, at, to, to_index });
+            if !self.accept(',') {
+                break;
+            }
+        }
+        self.expect(')')?;
+        Ok(PanelProduct { rows, count, left, from, left_step, width, to_step, columns })
     }
 
     /// Whether a shared array is named here.

@@ -205,6 +205,21 @@ pub(crate) fn statement_head(function: &Function, statement: &Statement) -> Stri
         Statement::Barrier => "barrier".into(),
         Statement::GridBarrier => "grid_barrier".into(),
         Statement::Prefetch { buffer, index } => format!("prefetch {buffer}[{index}]"),
+        Statement::Product(p) => {
+            let columns =
+                p.columns.iter().map(|c| format!("{}[{}] to {}[{}]", c.panel, c.at, c.to, c.to_index));
+            format!(
+                "product {} rows {}[{}] step {} sum {} panels {} step {} ({})",
+                p.rows,
+                p.left,
+                p.from,
+                p.left_step,
+                p.count,
+                p.width,
+                p.to_step,
+                columns.collect::<Vec<_>>().join(", ")
+            )
+        }
         Statement::For { counter, begin, end, step, carried, exchanged, .. } => {
             let mut line = format!("for {counter} = {begin} to {end} step {step} ");
             if !carried.is_empty() {

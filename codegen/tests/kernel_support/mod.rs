@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use fuse_codegen::cranelift::compile_cpu;
+use fuse_codegen::cranelift::{compile_cpu, panel_lanes};
 use fuse_codegen::kernel_ir::Function;
 use fuse_codegen::kernel_ir_eval::evaluate_all;
 use fuse_codegen::schedule::{GpuLimits, ScheduleTarget, schedule};
@@ -143,6 +143,21 @@ pub fn check_against(
     compare_all("the CPU schedule", run(graph, inputs, dims, cpu, &mut launch_kernel_ir));
     compare_all("the GPU schedule", run(graph, inputs, dims, gpu, &mut launch_kernel_ir));
     compare_all("Cranelift", run(graph, inputs, dims, cpu, &mut launch_cranelift));
+}
+
+/// Holds the schedule that leaves products with panels to a routine, if the machine has one, to the interpreter of kernel
+/// graphs.
+pub fn check_products(graph: &KernelGraph, inputs: &[Tensor], dims: &DimEnv, tolerance: Tolerance) {
+    let Some(lanes) = panel_lanes() else { return };
+    let target = ScheduleTarget::cpu_with_panels(lanes);
+    let expected = interpret_kernels(graph, inputs, dims).unwrap_or_else(|e| panic!("{e}\n{graph}"));
+    for launch in [&mut launch_kernel_ir as &mut Launch, &mut launch_cranelift] {
+        let got = run(graph, inputs, dims, target, launch);
+        for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            compare(got, expected, tolerance)
+                .unwrap_or_else(|e| panic!("output {i} at {dims:?}: {e}\n{graph}"));
+        }
+    }
 }
 
 /// An H100 with blocks of so many threads.

@@ -1,0 +1,50 @@
+//! The fast tier's products: by a routine with the machine's widest vectors where it has one, see
+//! `fuse_codegen::schedule::ScheduleTarget::cpu_with_panels`.
+
+use std::borrow::Cow;
+
+use fuse_codegen::cranelift::panel_lanes;
+use fuse_codegen::kernel_ir::Function;
+use fuse_codegen::schedule::ScheduleTarget;
+use fuse_ir::Graph;
+use fuse_ir::kernel::KernelGraph;
+use fuse_rewrite::{panel_parameters, split_products};
+
+use crate::compile::{CompileError, schedule_all};
+use crate::strips;
+
+/// The kernels as the fast tier runs them, and their functions. Those given are of the kernels as given.
+///
+/// # Errors
+/// Where scheduling fails.
+pub fn schedule<'f>(
+    graph: &Graph,
+    given: &KernelGraph,
+    functions: &'f [Function],
+) -> Result<(KernelGraph, Cow<'f, [Function]>), CompileError> {
+    let mut kernels = given.clone();
+    let loops = strips::cut(&mut kernels);
+    let (target, changed) = match with_products(graph, &kernels) {
+        Some((split, lanes)) => {
+            kernels = split;
+            (ScheduleTarget::cpu_with_panels(lanes), true)
+        }
+        None => (ScheduleTarget::cpu(), loops > 0),
+    };
+    if !changed {
+        return Ok((kernels, Cow::Borrowed(functions)));
+    }
+    fuse_ir::verify_kernels(&kernels)
+        .map_err(|e| CompileError::Internal { stage: "the fast tier", problem: e.to_string() })?;
+    let functions = schedule_all(&kernels, target)?;
+    Ok((kernels, Cow::Owned(functions)))
+}
+
+/// The kernels with products that the routine takes as kernels of their own, and how many columns it takes at a time; `None`
+/// where there is no such product.
+fn with_products(graph: &Graph, kernels: &KernelGraph) -> Option<(KernelGraph, u32)> {
+    let lanes = panel_lanes()?;
+    let mut kernels = kernels.clone();
+    panel_parameters(graph, &mut kernels, i64::from(lanes));
+    (split_products(&mut kernels, i64::from(lanes)) > 0).then_some((kernels, lanes))
+}
