@@ -155,6 +155,7 @@ impl StepRunner for Launcher<'_> {
                     arguments: &arguments,
                     threads: self.code.device.threads,
                     cooperative: matches!(launch.mapping, Mapping::Resident { .. }),
+                    clusters: None,
                 },
             )
             .map_err(DeviceError::from)?;
