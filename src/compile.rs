@@ -6,8 +6,10 @@ use std::sync::Arc;
 use fuse_codegen::cranelift::{self, CodegenError};
 use fuse_codegen::kernel_ir::Function;
 #[cfg(feature = "llvm")]
+use fuse_codegen::kernel_ir::Mapping;
+#[cfg(feature = "llvm")]
 use fuse_codegen::llvm::LlvmError;
-use fuse_codegen::schedule::{GpuLimits, ScheduleError, ScheduleTarget, schedule};
+use fuse_codegen::schedule::{GpuLimits, LoopForm, ScheduleError, ScheduleTarget, schedule};
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::KernelGraph;
 use fuse_ir::{DType, Graph};
@@ -207,7 +209,7 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Compiled, Comp
         .map_err(|e| CompileError::Internal { stage: "rewriting", problem: e.to_string() })?;
     let functions = match options.target {
         Target::Cpu => schedule_all(&optimized.kernels, ScheduleTarget::cpu())?,
-        Target::Cuda => schedule_for_gpu(&optimized.kernels, options.gpu, precision)?,
+        Target::Cuda => schedule_for_gpu(&optimized.kernels, options.gpu, precision, LoopForm::Resident)?,
     };
     let (kernels, report, tier) = (optimized.kernels, optimized.report, options.tier);
     let (graph, gpu) = (graph.clone(), options.gpu);
@@ -228,8 +230,9 @@ fn schedule_for_gpu(
     kernels: &KernelGraph,
     limits: GpuLimits,
     precision: ProductPrecision,
+    loops: LoopForm,
 ) -> Result<Vec<Function>, CompileError> {
-    verified(fuse_codegen::schedule::schedule_for_gpu(kernels, limits, precision.rounding())?)
+    verified(fuse_codegen::schedule::schedule_for_gpu(kernels, limits, precision.rounding(), loops)?)
 }
 
 /// The kernels that round the factors of their products on a GPU: those that are scheduled otherwise than without
@@ -245,7 +248,7 @@ pub fn rounded_kernels(
     if precision == ProductPrecision::F32 {
         return Ok(Vec::new());
     }
-    different(kernels, limits, &schedule_for_gpu(kernels, limits, precision)?)
+    different(kernels, limits, &schedule_for_gpu(kernels, limits, precision, LoopForm::Resident)?)
 }
 
 /// The names of functions for a GPU that are others than those without rounding.
@@ -254,7 +257,7 @@ fn different(
     limits: GpuLimits,
     rounded: &[Function],
 ) -> Result<Vec<String>, CompileError> {
-    let exact = schedule_for_gpu(kernels, limits, ProductPrecision::F32)?;
+    let exact = schedule_for_gpu(kernels, limits, ProductPrecision::F32, LoopForm::Resident)?;
     let differ = exact.iter().zip(rounded).filter(|(exact, rounded)| exact != rounded);
     Ok(differ.map(|(_, rounded)| rounded.name.clone()).collect())
 }
@@ -301,9 +304,8 @@ impl Compiled {
                 Ok(executable)
             }
             (DeviceName::Sim | DeviceName::Cuda(_), _) => {
-                let functions = self.functions_for(device.gpu_limits()?.unwrap_or_else(GpuLimits::h100))?;
-                let code = self.ptx_for(device, &functions)?;
-                Ok(Executable::new(&self.graph, self.kernels.clone(), &functions, code, device)?)
+                let limits = device.gpu_limits()?.unwrap_or_else(GpuLimits::h100);
+                self.load_ptx(device, &self.functions_for(limits)?, limits)
             }
         }
     }
@@ -316,7 +318,7 @@ impl Compiled {
         if limits == self.gpu {
             return Ok(Cow::Borrowed(&self.functions));
         }
-        Ok(Cow::Owned(schedule_for_gpu(&self.kernels, limits, self.precision)?))
+        Ok(Cow::Owned(schedule_for_gpu(&self.kernels, limits, self.precision, LoopForm::Resident)?))
     }
 
     /// The kernels that round the factors of their products.
@@ -345,20 +347,43 @@ impl Compiled {
     }
 
     #[cfg(feature = "llvm")]
-    fn ptx_for(&self, device: &Device, functions: &[Function]) -> Result<Code, CompileError> {
-        use fuse_codegen::llvm::{Arch, Indices, PtxOptions, ptx};
+    fn load_ptx(
+        &self,
+        device: &Device,
+        functions: &[Function],
+        limits: GpuLimits,
+    ) -> Result<Executable, CompileError> {
+        use fuse_codegen::llvm::Arch;
         let (major, minor) = device.compute_capability()?.unwrap_or((7, 5));
         let too_old = || CompileError::TooOld { device: device.name(), major, minor };
         let arch = Arch::for_capability(major, minor).ok_or_else(too_old)?;
-        let modules = vec![ptx::ptx(functions, &PtxOptions::new(arch))?];
-        let functions = functions.to_vec();
-        let options = PtxOptions { indices: Indices::Wide, ..PtxOptions::new(arch) };
-        let wide = move || Ok(vec![ptx::ptx(&functions, &options).map_err(|e| e.to_string())?]);
-        Ok(Code::NarrowPtx { modules, wide: Box::new(wide) })
+        let (kernels, precision) = (self.kernels.clone(), self.precision);
+        let code = ptx_code(functions, arch)?;
+        let mut executable = Executable::new(&self.graph, kernels.clone(), functions, code, device)?;
+        if functions.iter().any(|f| matches!(f.mapping, Mapping::Resident { .. })) {
+            executable.fall_back_to(Box::new(move || {
+                let functions = schedule_for_gpu(&kernels, limits, precision, LoopForm::Steps);
+                let functions = functions.map_err(|e| e.to_string())?;
+                let code = ptx_code(&functions, arch).map_err(|e| e.to_string())?;
+                Ok((functions, code))
+            }));
+        }
+        Ok(executable)
     }
 
     #[cfg(not(feature = "llvm"))]
-    fn ptx_for(&self, device: &Device, _: &[Function]) -> Result<Code, CompileError> {
+    fn load_ptx(&self, device: &Device, _: &[Function], _: GpuLimits) -> Result<Executable, CompileError> {
         Err(CompileError::WithoutLlvm(device.name()))
     }
+}
+
+/// PTX of functions, with indices of 32 bits where they suffice, and the same with 64 where a run needs it.
+#[cfg(feature = "llvm")]
+fn ptx_code(functions: &[Function], arch: fuse_codegen::llvm::Arch) -> Result<Code, LlvmError> {
+    use fuse_codegen::llvm::{Indices, PtxOptions, ptx};
+    let modules = vec![ptx::ptx(functions, &PtxOptions::new(arch))?];
+    let functions = functions.to_vec();
+    let options = PtxOptions { indices: Indices::Wide, ..PtxOptions::new(arch) };
+    let wide = move || Ok(vec![ptx::ptx(&functions, &options).map_err(|e| e.to_string())?]);
+    Ok(Code::NarrowPtx { modules, wide: Box::new(wide) })
 }

@@ -217,6 +217,17 @@ pub(crate) struct CudaRun<'a> {
 }
 
 impl CudaCode {
+    /// How many blocks of a launch there is room for at once.
+    pub fn room(&self, launch: &Launch) -> Result<u64, DeviceError> {
+        self.device.context.bind_to_thread().map_err(failed("use the device"))?;
+        let threads = launch.mapping.block_threads().and_then(|n| i32::try_from(n).ok()).unwrap_or(1);
+        let (entry, shared) = (self.entries[launch.function], launch.shared_bytes as usize);
+        // SAFETY: the entry is one of a loaded module.
+        let each = unsafe { result::occupancy::max_active_block_per_multiprocessor(entry, threads, shared) };
+        let each = each.map_err(failed(&format!("ask how many blocks of `{}` fit", launch.name)))?;
+        Ok(u64::from(each.unsigned_abs()) * u64::from(self.device.limits()?.multiprocessors))
+    }
+
     /// Runs once: copies the inputs in, launches everything, copies the outputs out, waits.
     pub fn run(&self, run: CudaRun<'_>) -> Result<(), RunError> {
         self.device.context.bind_to_thread().map_err(failed("use the device"))?;

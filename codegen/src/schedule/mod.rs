@@ -106,6 +106,16 @@ impl ScheduleTarget {
     }
 }
 
+/// How a GPU runs loops over time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum LoopForm {
+    /// As one launch, where their bodies have no loops.
+    #[default]
+    Resident,
+    /// As a launch for each kernel and step.
+    Steps,
+}
+
 /// What a GPU has for blocks that all run at the same time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct GpuLimits {
@@ -141,8 +151,8 @@ impl GpuLimits {
     }
 }
 
-/// The functions of a whole program for a GPU, in order of its steps. A loop is one function where its body has no
-/// loops.
+/// The functions of a whole program for a GPU, in order of its steps. A loop is one function where its form says so and
+/// its body has no loops.
 ///
 /// # Errors
 /// As [`schedule`].
@@ -150,27 +160,34 @@ pub fn schedule_for_gpu(
     graph: &KernelGraph,
     limits: GpuLimits,
     rounding: Rounding,
+    loops: LoopForm,
 ) -> Result<Vec<Function>, ScheduleError> {
     let mut functions = Vec::new();
-    steps_for_gpu(graph, &graph.steps, limits, rounding, &mut functions)?;
+    steps_for_gpu(graph, &graph.steps, (limits, rounding, loops), &mut functions)?;
     Ok(functions)
 }
 
 fn steps_for_gpu(
     graph: &KernelGraph,
     steps: &[Step],
-    limits: GpuLimits,
-    rounding: Rounding,
+    form: (GpuLimits, Rounding, LoopForm),
     functions: &mut Vec<Function>,
 ) -> Result<(), ScheduleError> {
+    let (limits, rounding, loops) = form;
     let target = ScheduleTarget::Gpu { block: 256, limits, rounding };
     for step in steps {
         match step {
             Step::Kernel(kernel) => functions.push(schedule(graph, kernel, target)?),
-            Step::Loop(l) => match resident::schedule(graph, l, limits, rounding)? {
-                Some(function) => functions.push(function),
-                None => steps_for_gpu(graph, &l.body, limits, rounding, functions)?,
-            },
+            Step::Loop(l) => {
+                let resident = match loops {
+                    LoopForm::Resident => resident::schedule(graph, l, limits, rounding)?,
+                    LoopForm::Steps => None,
+                };
+                match resident {
+                    Some(function) => functions.push(function),
+                    None => steps_for_gpu(graph, &l.body, form, functions)?,
+                }
+            }
         }
     }
     Ok(())

@@ -81,6 +81,22 @@ impl Module {
         Ok(Module { kernels, variables, limits: Limits::of(module.target) })
     }
 
+    /// Sets how many multiprocessors the device has, 132 at first.
+    pub fn set_multiprocessors(&mut self, multiprocessors: u32) {
+        self.limits.multiprocessors = multiprocessors;
+    }
+
+    /// How many blocks of a kernel, of so many threads and bytes of dynamic shared memory, there is room for at once; 0 where
+    /// it does not exist.
+    pub fn room(&self, kernel: &str, threads: u32, shared_bytes: u32) -> u64 {
+        let Some(kernel) = self.kernels.iter().find(|k| k.name == kernel) else { return 0 };
+        let dynamic_shared = kernel.shared.next_multiple_of(16);
+        let shared = dynamic_shared + u64::from(shared_bytes);
+        let (grid, cluster) = ([1; 3], kernel.cluster.unwrap_or([1; 3]));
+        let shape = Shape { grid, block: [threads, 1, 1], cluster, dynamic_shared, shared };
+        self.limits.residency(&shape).blocks()
+    }
+
     /// The names of the kernels, in order.
     pub fn kernels(&self) -> impl Iterator<Item = &str> {
         self.kernels.iter().map(|k| k.name.as_str())

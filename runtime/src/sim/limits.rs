@@ -96,10 +96,14 @@ pub(super) struct Residency {
 }
 
 impl Residency {
+    /// How many there are on all multiprocessors.
+    pub fn blocks(&self) -> u64 {
+        self.multiprocessors * self.each
+    }
+
     /// Refuses more blocks at once, `what` they are.
     pub fn admit(&self, what: &str, blocks: u64) -> Result<(), String> {
-        let Residency { multiprocessors, each, limit } = self;
-        let most = multiprocessors * each;
+        let (Residency { multiprocessors, each, limit }, most) = (self, self.blocks());
         if blocks <= most {
             return Ok(());
         }
