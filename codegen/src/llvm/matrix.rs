@@ -24,7 +24,10 @@ fn needs(body: &[Statement]) -> bool {
         | Statement::StoreShared { .. }
         | Statement::Prefetch { .. }
         | Statement::Barrier
-        | Statement::GridBarrier => false,
+        | Statement::GridBarrier
+        | Statement::StoreCluster { .. }
+        | Statement::ClusterArrive
+        | Statement::ClusterWait => false,
     })
 }
 
