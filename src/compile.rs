@@ -67,6 +67,8 @@ pub struct CompileOptions {
     pub precision: ProductPrecision,
     /// The GPU that loops are scheduled for. Another one can take the program too, and schedules again.
     pub gpu: GpuLimits,
+    /// How a GPU runs loops over time.
+    pub loops: LoopForm,
 }
 
 impl CompileOptions {
@@ -79,6 +81,7 @@ impl CompileOptions {
             weights_dtype: WeightsDtype::default(),
             precision: ProductPrecision::default(),
             gpu: GpuLimits::h100(),
+            loops: LoopForm::default(),
         }
     }
 
@@ -183,6 +186,8 @@ pub struct Compiled {
     pub precision: ProductPrecision,
     /// The GPU that `functions` are scheduled for, where they are for one.
     pub gpu: GpuLimits,
+    /// How it runs loops over time.
+    pub loops: LoopForm,
     /// The parameters that are stored narrower than given, if that was asked for.
     pub narrow_weights: Option<NarrowWeights>,
 }
@@ -209,11 +214,11 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Compiled, Comp
         .map_err(|e| CompileError::Internal { stage: "rewriting", problem: e.to_string() })?;
     let functions = match options.target {
         Target::Cpu => schedule_all(&optimized.kernels, ScheduleTarget::cpu())?,
-        Target::Cuda => schedule_for_gpu(&optimized.kernels, options.gpu, precision, LoopForm::Resident)?,
+        Target::Cuda => schedule_for_gpu(&optimized.kernels, options.gpu, precision, options.loops)?,
     };
     let (kernels, report, tier) = (optimized.kernels, optimized.report, options.tier);
-    let (graph, gpu) = (graph.clone(), options.gpu);
-    Ok(Compiled { graph, kernels, functions, report, tier, precision, gpu, narrow_weights })
+    let (graph, gpu, loops) = (graph.clone(), options.gpu, options.loops);
+    Ok(Compiled { graph, kernels, functions, report, tier, precision, gpu, loops, narrow_weights })
 }
 
 /// The loop nest of each kernel for a target, verified.
@@ -244,20 +249,22 @@ pub fn rounded_kernels(
     kernels: &KernelGraph,
     limits: GpuLimits,
     precision: ProductPrecision,
+    loops: LoopForm,
 ) -> Result<Vec<String>, CompileError> {
     if precision == ProductPrecision::F32 {
         return Ok(Vec::new());
     }
-    different(kernels, limits, &schedule_for_gpu(kernels, limits, precision, LoopForm::Resident)?)
+    different(kernels, limits, loops, &schedule_for_gpu(kernels, limits, precision, loops)?)
 }
 
 /// The names of functions for a GPU that are others than those without rounding.
 fn different(
     kernels: &KernelGraph,
     limits: GpuLimits,
+    loops: LoopForm,
     rounded: &[Function],
 ) -> Result<Vec<String>, CompileError> {
-    let exact = schedule_for_gpu(kernels, limits, ProductPrecision::F32, LoopForm::Resident)?;
+    let exact = schedule_for_gpu(kernels, limits, ProductPrecision::F32, loops)?;
     let differ = exact.iter().zip(rounded).filter(|(exact, rounded)| exact != rounded);
     Ok(differ.map(|(_, rounded)| rounded.name.clone()).collect())
 }
@@ -318,7 +325,7 @@ impl Compiled {
         if limits == self.gpu {
             return Ok(Cow::Borrowed(&self.functions));
         }
-        Ok(Cow::Owned(schedule_for_gpu(&self.kernels, limits, self.precision, LoopForm::Resident)?))
+        Ok(Cow::Owned(schedule_for_gpu(&self.kernels, limits, self.precision, self.loops)?))
     }
 
     /// The kernels that round the factors of their products.
@@ -328,7 +335,7 @@ impl Compiled {
     pub fn rounded_kernels(&self) -> Result<Vec<String>, CompileError> {
         match self.precision {
             ProductPrecision::F32 => Ok(Vec::new()),
-            _ => different(&self.kernels, self.gpu, &self.functions),
+            _ => different(&self.kernels, self.gpu, self.loops, &self.functions),
         }
     }
 
@@ -360,7 +367,8 @@ impl Compiled {
         let (kernels, precision) = (self.kernels.clone(), self.precision);
         let code = ptx_code(functions, arch)?;
         let mut executable = Executable::new(&self.graph, kernels.clone(), functions, code, device)?;
-        if functions.iter().any(|f| matches!(f.mapping, Mapping::Resident { .. })) {
+        if functions.iter().any(|f| matches!(f.mapping, Mapping::Resident { .. } | Mapping::Clusters { .. }))
+        {
             executable.fall_back_to(Box::new(move || {
                 let functions = schedule_for_gpu(&kernels, limits, precision, LoopForm::Steps);
                 let functions = functions.map_err(|e| e.to_string())?;

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use fuse::codegen::schedule::LoopForm;
 use fuse::frontend::zoo::cells::{Gru, LayerNormLstm, Lstm};
 use fuse::frontend::zoo::{Cell, StackForm, stack_of};
 use fuse::ir::Graph;
@@ -47,8 +48,9 @@ fn device(free_multiprocessors: Option<u32>) -> Device {
 }
 
 /// Runs three times at different lengths, and returns how often each kernel was launched in all.
-fn launches(graph: &Graph, device: &Device) -> Vec<(String, u64)> {
-    let compiled = fuse::compile(graph, &CompileOptions::new(Target::Cuda)).expect("compiles");
+fn launches(graph: &Graph, loops: LoopForm, device: &Device) -> Vec<(String, u64)> {
+    let options = CompileOptions { loops, ..CompileOptions::new(Target::Cuda) };
+    let compiled = fuse::compile(graph, &options).expect("compiles");
     let mut executable = compiled.load(device).expect("loads");
     for (steps, rows) in [(3, 5), (0, 2), (4, 1)] {
         let dims = DimEnv::new().with("T", steps).with("B", rows);
@@ -81,7 +83,7 @@ fn a_device_without_room_runs_the_steps_one_by_one() {
     for graph in [cell::<2, Lstm>("lstm"), cell::<1, Gru>("gru"), cell::<2, LayerNormLstm>("lnlstm")] {
         let log = Log::default();
         log.of(|| {
-            let launches = launches(&graph, &device(Some(4)));
+            let launches = launches(&graph, LoopForm::Grid, &device(Some(4)));
             assert!(!launches.iter().any(|(kernel, _)| is_resident(kernel)), "{launches:?}");
             // Seven steps in all.
             assert!(launches.iter().any(|(_, count)| *count == 7), "{launches:?}");
@@ -99,11 +101,30 @@ fn a_device_without_room_runs_the_steps_one_by_one() {
 fn a_device_with_room_runs_the_loop_as_one_launch() {
     let log = Log::default();
     log.of(|| {
-        let launches = launches(&cell::<2, Lstm>("lstm"), &device(None));
-        // One run has no steps.
-        assert!(launches.iter().any(|(kernel, count)| is_resident(kernel) && *count == 2), "{launches:?}");
+        for loops in [LoopForm::Grid, LoopForm::Clusters] {
+            let launches = launches(&cell::<2, Lstm>("lstm"), loops, &device(None));
+            // One run has no steps.
+            assert!(
+                launches.iter().any(|(kernel, count)| is_resident(kernel) && *count == 2),
+                "{launches:?}"
+            );
+        }
     });
     assert_eq!(log.text(), "");
+}
+
+/// A cluster needs room for all its blocks.
+#[test]
+fn a_device_without_room_for_a_cluster_runs_the_steps_one_by_one() {
+    let graph = stack_of::<2, Lstm>("lstm", 5, 250, StackForm::ONE_LAYER).expect("traces");
+    let log = Log::default();
+    log.of(|| {
+        let few = launches(&graph, LoopForm::Clusters, &device(Some(7)));
+        assert!(!few.iter().any(|(kernel, _)| is_resident(kernel)), "{few:?}");
+    });
+    assert!(log.text().contains("wanted=8 available=7"), "{}", log.text());
+    let enough = launches(&graph, LoopForm::Clusters, &device(Some(8)));
+    assert!(enough.iter().any(|(kernel, _)| is_resident(kernel)), "{enough:?}");
 }
 
 /// What a kernel takes decides, not the number of multiprocessors alone.
@@ -111,6 +132,6 @@ fn a_device_with_room_runs_the_loop_as_one_launch() {
 fn room_is_what_is_left_of_shared_memory_and_threads() {
     // Two blocks of 512 threads and little shared memory share a multiprocessor.
     let graph = stack_of::<2, Lstm>("lstm", 3, 20, StackForm::ONE_LAYER).expect("traces");
-    let launches = launches(&graph, &device(Some(66)));
+    let launches = launches(&graph, LoopForm::Grid, &device(Some(66)));
     assert!(launches.iter().any(|(kernel, _)| is_resident(kernel)), "{launches:?}");
 }

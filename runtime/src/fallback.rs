@@ -14,7 +14,7 @@ use crate::version::Version;
 /// none.
 pub type MakeSteps = Box<dyn Fn() -> Result<(Vec<Function>, Code), String> + Send + Sync>;
 
-/// A loop whose blocks do not all fit on the device at once.
+/// A loop whose blocks, or those of one of its clusters, do not all fit on the device at once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Shortage {
     pub kernel: String,
@@ -32,8 +32,13 @@ pub(crate) fn shortage(
     room: impl Fn(&crate::program::Launch) -> Result<u64, DeviceError>,
 ) -> Result<Option<Shortage>, RunError> {
     for (launch, work) in program.launches.iter().zip(&quantities.work) {
-        let (Mapping::Resident { .. }, Quantity::Fixed(work)) = (launch.mapping, work) else { continue };
-        let (wanted, available) = (launch.mapping.blocks(work.unsigned_abs()), room(launch)?);
+        let wanted = match (launch.mapping, work) {
+            (Mapping::Resident { .. }, Quantity::Fixed(work)) => launch.mapping.blocks(work.unsigned_abs()),
+            // Clusters do not wait for each other.
+            (Mapping::Clusters { blocks, .. }, _) => u64::from(blocks),
+            _ => continue,
+        };
+        let available = room(launch)?;
         if wanted > available {
             return Ok(Some(Shortage { kernel: launch.name.clone(), wanted, available }));
         }

@@ -20,6 +20,7 @@
 //! | `contraction.rs` | large sums of products on a GPU: tiles of blocks, staged in shared memory |
 //! | `plan.rs` | nothing; it says what was decided about a loop on a GPU |
 //! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
+//! | `resident/cluster.rs` | the same by clusters of blocks, which exchange states through shared memory |
 //! | `rows.rs` | statistics of rows on a GPU: a warp or a block a row |
 //! | `split.rs` | the sums of a phase, split among the threads of a block |
 
@@ -49,7 +50,7 @@ use fuse_ir::kernel_parts::Shared;
 use crate::kernel_ir::{Function, MatrixFactors};
 use analysis::Analysis;
 
-pub use plan::{LoopPlan, PhaseForm, PhasePlan, loop_plan};
+pub use plan::{ClusterPlan, LoopPlan, PhaseForm, PhasePlan, loop_plan};
 pub use resident::resident_name;
 
 /// What a schedule is made for.
@@ -109,9 +110,12 @@ impl ScheduleTarget {
 /// How a GPU runs loops over time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum LoopForm {
-    /// As one launch, where their bodies have no loops.
+    /// As one launch, where their bodies have no loops; by clusters of blocks where the device has them and that is
+    /// expected to be faster.
     #[default]
-    Resident,
+    Clusters,
+    /// As one launch whose blocks all meet in memory.
+    Grid,
     /// As a launch for each kernel and step.
     Steps,
 }
@@ -125,6 +129,8 @@ pub struct GpuLimits {
     pub shared_bytes: u32,
     /// Whether it has tensor cores for 16-bit floats and tf32, and copies from memory to shared memory.
     pub tensor_cores: bool,
+    /// Blocks of the largest cluster that may be relied upon; 1 where there are no clusters.
+    pub cluster_blocks: u32,
 }
 
 impl GpuLimits {
@@ -141,7 +147,13 @@ impl GpuLimits {
             multiprocessors: device.cores.min(132),
             shared_bytes: u32::try_from(device.on_chip_bytes).unwrap_or(u32::MAX),
             tensor_cores: GpuLimits::has_tensor_cores(capability),
+            cluster_blocks: GpuLimits::cluster_blocks_of(capability),
         }
+    }
+
+    /// The largest cluster that every GPU of a compute capability (times ten) has room for.
+    pub fn cluster_blocks_of(capability: u32) -> u32 {
+        if capability >= 90 { 8 } else { 1 }
     }
 
     /// Whether GPUs of a compute capability (times ten) have what [`GpuLimits::tensor_cores`] says. The tensor cores of
@@ -173,21 +185,15 @@ fn steps_for_gpu(
     form: (GpuLimits, Rounding, LoopForm),
     functions: &mut Vec<Function>,
 ) -> Result<(), ScheduleError> {
-    let (limits, rounding, loops) = form;
+    let (limits, rounding, _) = form;
     let target = ScheduleTarget::Gpu { block: 256, limits, rounding };
     for step in steps {
         match step {
             Step::Kernel(kernel) => functions.push(schedule(graph, kernel, target)?),
-            Step::Loop(l) => {
-                let resident = match loops {
-                    LoopForm::Resident => resident::schedule(graph, l, limits, rounding)?,
-                    LoopForm::Steps => None,
-                };
-                match resident {
-                    Some(function) => functions.push(function),
-                    None => steps_for_gpu(graph, &l.body, form, functions)?,
-                }
-            }
+            Step::Loop(l) => match resident::schedule(graph, l, form)? {
+                Some(function) => functions.push(function),
+                None => steps_for_gpu(graph, &l.body, form, functions)?,
+            },
         }
     }
     Ok(())
