@@ -6,8 +6,10 @@ use std::sync::Arc;
 use fuse_codegen::cranelift::{self, CodegenError};
 use fuse_codegen::kernel_ir::Function;
 #[cfg(feature = "llvm")]
+use fuse_codegen::kernel_ir::Mapping;
+#[cfg(feature = "llvm")]
 use fuse_codegen::llvm::LlvmError;
-use fuse_codegen::schedule::{GpuLimits, ScheduleError, ScheduleTarget, schedule};
+use fuse_codegen::schedule::{GpuLimits, LoopForm, ScheduleError, ScheduleTarget, schedule};
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::KernelGraph;
 use fuse_ir::{DType, Graph};
@@ -65,6 +67,8 @@ pub struct CompileOptions {
     pub precision: ProductPrecision,
     /// The GPU that loops are scheduled for. Another one can take the program too, and schedules again.
     pub gpu: GpuLimits,
+    /// How a GPU runs loops over time.
+    pub loops: LoopForm,
 }
 
 impl CompileOptions {
@@ -77,6 +81,7 @@ impl CompileOptions {
             weights_dtype: WeightsDtype::default(),
             precision: ProductPrecision::default(),
             gpu: GpuLimits::h100(),
+            loops: LoopForm::default(),
         }
     }
 
@@ -181,6 +186,8 @@ pub struct Compiled {
     pub precision: ProductPrecision,
     /// The GPU that `functions` are scheduled for, where they are for one.
     pub gpu: GpuLimits,
+    /// How it runs loops over time.
+    pub loops: LoopForm,
     /// The parameters that are stored narrower than given, if that was asked for.
     pub narrow_weights: Option<NarrowWeights>,
 }
@@ -207,11 +214,11 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Compiled, Comp
         .map_err(|e| CompileError::Internal { stage: "rewriting", problem: e.to_string() })?;
     let functions = match options.target {
         Target::Cpu => schedule_all(&optimized.kernels, ScheduleTarget::cpu())?,
-        Target::Cuda => schedule_for_gpu(&optimized.kernels, options.gpu, precision)?,
+        Target::Cuda => schedule_for_gpu(&optimized.kernels, options.gpu, precision, options.loops)?,
     };
     let (kernels, report, tier) = (optimized.kernels, optimized.report, options.tier);
-    let (graph, gpu) = (graph.clone(), options.gpu);
-    Ok(Compiled { graph, kernels, functions, report, tier, precision, gpu, narrow_weights })
+    let (graph, gpu, loops) = (graph.clone(), options.gpu, options.loops);
+    Ok(Compiled { graph, kernels, functions, report, tier, precision, gpu, loops, narrow_weights })
 }
 
 /// The loop nest of each kernel for a target, verified.
@@ -228,8 +235,9 @@ fn schedule_for_gpu(
     kernels: &KernelGraph,
     limits: GpuLimits,
     precision: ProductPrecision,
+    loops: LoopForm,
 ) -> Result<Vec<Function>, CompileError> {
-    verified(fuse_codegen::schedule::schedule_for_gpu(kernels, limits, precision.rounding())?)
+    verified(fuse_codegen::schedule::schedule_for_gpu(kernels, limits, precision.rounding(), loops)?)
 }
 
 /// The kernels that round the factors of their products on a GPU: those that are scheduled otherwise than without
@@ -241,20 +249,22 @@ pub fn rounded_kernels(
     kernels: &KernelGraph,
     limits: GpuLimits,
     precision: ProductPrecision,
+    loops: LoopForm,
 ) -> Result<Vec<String>, CompileError> {
     if precision == ProductPrecision::F32 {
         return Ok(Vec::new());
     }
-    different(kernels, limits, &schedule_for_gpu(kernels, limits, precision)?)
+    different(kernels, limits, loops, &schedule_for_gpu(kernels, limits, precision, loops)?)
 }
 
 /// The names of functions for a GPU that are others than those without rounding.
 fn different(
     kernels: &KernelGraph,
     limits: GpuLimits,
+    loops: LoopForm,
     rounded: &[Function],
 ) -> Result<Vec<String>, CompileError> {
-    let exact = schedule_for_gpu(kernels, limits, ProductPrecision::F32)?;
+    let exact = schedule_for_gpu(kernels, limits, ProductPrecision::F32, loops)?;
     let differ = exact.iter().zip(rounded).filter(|(exact, rounded)| exact != rounded);
     Ok(differ.map(|(_, rounded)| rounded.name.clone()).collect())
 }
@@ -301,9 +311,8 @@ impl Compiled {
                 Ok(executable)
             }
             (DeviceName::Sim | DeviceName::Cuda(_), _) => {
-                let functions = self.functions_for(device.gpu_limits()?.unwrap_or_else(GpuLimits::h100))?;
-                let code = self.ptx_for(device, &functions)?;
-                Ok(Executable::new(&self.graph, self.kernels.clone(), &functions, code, device)?)
+                let limits = device.gpu_limits()?.unwrap_or_else(GpuLimits::h100);
+                self.load_ptx(device, &self.functions_for(limits)?, limits)
             }
         }
     }
@@ -316,7 +325,7 @@ impl Compiled {
         if limits == self.gpu {
             return Ok(Cow::Borrowed(&self.functions));
         }
-        Ok(Cow::Owned(schedule_for_gpu(&self.kernels, limits, self.precision)?))
+        Ok(Cow::Owned(schedule_for_gpu(&self.kernels, limits, self.precision, self.loops)?))
     }
 
     /// The kernels that round the factors of their products.
@@ -326,7 +335,7 @@ impl Compiled {
     pub fn rounded_kernels(&self) -> Result<Vec<String>, CompileError> {
         match self.precision {
             ProductPrecision::F32 => Ok(Vec::new()),
-            _ => different(&self.kernels, self.gpu, &self.functions),
+            _ => different(&self.kernels, self.gpu, self.loops, &self.functions),
         }
     }
 
@@ -337,20 +346,44 @@ impl Compiled {
     }
 
     #[cfg(feature = "llvm")]
-    fn ptx_for(&self, device: &Device, functions: &[Function]) -> Result<Code, CompileError> {
-        use fuse_codegen::llvm::{Arch, Indices, PtxOptions, ptx};
+    fn load_ptx(
+        &self,
+        device: &Device,
+        functions: &[Function],
+        limits: GpuLimits,
+    ) -> Result<Executable, CompileError> {
+        use fuse_codegen::llvm::Arch;
         let (major, minor) = device.compute_capability()?.unwrap_or((7, 5));
         let too_old = || CompileError::TooOld { device: device.name(), major, minor };
         let arch = Arch::for_capability(major, minor).ok_or_else(too_old)?;
-        let modules = vec![ptx::ptx(functions, &PtxOptions::new(arch))?];
-        let functions = functions.to_vec();
-        let options = PtxOptions { indices: Indices::Wide, ..PtxOptions::new(arch) };
-        let wide = move || Ok(vec![ptx::ptx(&functions, &options).map_err(|e| e.to_string())?]);
-        Ok(Code::NarrowPtx { modules, wide: Box::new(wide) })
+        let (kernels, precision) = (self.kernels.clone(), self.precision);
+        let code = ptx_code(functions, arch)?;
+        let mut executable = Executable::new(&self.graph, kernels.clone(), functions, code, device)?;
+        if functions.iter().any(|f| matches!(f.mapping, Mapping::Resident { .. } | Mapping::Clusters { .. }))
+        {
+            executable.fall_back_to(Box::new(move || {
+                let functions = schedule_for_gpu(&kernels, limits, precision, LoopForm::Steps);
+                let functions = functions.map_err(|e| e.to_string())?;
+                let code = ptx_code(&functions, arch).map_err(|e| e.to_string())?;
+                Ok((functions, code))
+            }));
+        }
+        Ok(executable)
     }
 
     #[cfg(not(feature = "llvm"))]
-    fn ptx_for(&self, device: &Device, _: &[Function]) -> Result<Code, CompileError> {
+    fn load_ptx(&self, device: &Device, _: &[Function], _: GpuLimits) -> Result<Executable, CompileError> {
         Err(CompileError::WithoutLlvm(device.name()))
     }
+}
+
+/// PTX of functions, with indices of 32 bits where they suffice, and the same with 64 where a run needs it.
+#[cfg(feature = "llvm")]
+fn ptx_code(functions: &[Function], arch: fuse_codegen::llvm::Arch) -> Result<Code, LlvmError> {
+    use fuse_codegen::llvm::{Indices, PtxOptions, ptx};
+    let modules = vec![ptx::ptx(functions, &PtxOptions::new(arch))?];
+    let functions = functions.to_vec();
+    let options = PtxOptions { indices: Indices::Wide, ..PtxOptions::new(arch) };
+    let wide = move || Ok(vec![ptx::ptx(&functions, &options).map_err(|e| e.to_string())?]);
+    Ok(Code::NarrowPtx { modules, wide: Box::new(wide) })
 }

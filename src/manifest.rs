@@ -71,7 +71,7 @@ pub enum LaunchEntry {
         /// Its entry point.
         entry: String,
     },
-    /// Launches a cooperative kernel that runs all steps of a loop, unless there are none; after an odd number of steps
+    /// Launches a kernel, cooperative or of clusters, that runs all steps of a loop, unless there are none; after an odd number of steps
     /// every pair of buffers has traded places.
     Resident {
         /// Its entry point.

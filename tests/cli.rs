@@ -286,6 +286,9 @@ fn explain_shows_where_the_weights_of_a_loop_lie_on_a_gpu() {
     let (small, large) =
         (scratch.file("small.fuse", tanh_layer(512)), scratch.file("large.fuse", tanh_layer(8192)));
     let text = succeeds(&["explain", &small, "--device", "sm_90"]);
+    assert!(text.contains("clusters of 8 blocks of 512 threads"), "{text}");
+    assert!(text.contains("states are exchanged through the shared memory of a cluster"), "{text}");
+    let text = succeeds(&["explain", &small, "--device", "sm_90", "--loops", "grid"]);
     assert!(text.contains("all steps in one launch: 132 blocks of 512 threads"), "{text}");
     assert!(text.contains("in shared memory from the first step on: u (1.0 MiB)"), "{text}");
     let text = succeeds(&["explain", &large, "--device", "sm_90"]);

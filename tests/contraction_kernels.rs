@@ -99,6 +99,7 @@ fn run(
             shared_bytes: shape_of_launch.shared_bytes,
             arguments: &arguments,
             cooperative: false,
+            clusters: None,
             threads: 2,
         };
         module.launch(&memory, &launch).unwrap_or_else(|e| panic!("{e} at {dims:?}\n{graph}"));

@@ -229,7 +229,7 @@ fn same_bits(
     device: &Device,
 ) -> Result<(), Failed> {
     let compiled = fuse::compile(graph, options)?;
-    let simulated = Device::sim(&fuse::DeviceOptions { threads: Some(1), memory_limit: None })?;
+    let simulated = Device::sim(&fuse::DeviceOptions { threads: Some(1), ..Default::default() })?;
     let (mut model, mut reference) = (compiled.load(device)?, compiled.load(&simulated)?);
     let inexact = inexact_instructions(&compiled, device)?;
     let mut count = Difference::default();
@@ -258,7 +258,8 @@ fn same_bits(
 fn inexact_instructions(compiled: &fuse::Compiled, device: &Device) -> Result<Vec<String>, Failed> {
     let (major, minor) = device.compute_capability()?.unwrap_or((9, 0));
     let arch = Arch::for_capability(major, minor).ok_or("an architecture that PTX is emitted for")?;
-    let text = ptx::ptx(&compiled.functions, &PtxOptions::new(arch))?;
+    let limits = device.gpu_limits()?.unwrap_or_else(fuse::codegen::schedule::GpuLimits::h100);
+    let text = ptx::ptx(&compiled.functions_for(limits)?, &PtxOptions::new(arch))?;
     let mut found: Vec<String> = text
         .split_ascii_whitespace()
         .filter(|word| word.contains(".approx") || word.contains("mma."))
@@ -298,7 +299,7 @@ fn full_sizes(device: &Device) -> Vec<Trial> {
             let values = fuse::random::values_for(&model.graph, &dims, 1)?;
             let mut on_gpu = load(&model.graph, &CompileOptions::new(Target::Cuda), &device)?;
             let got = run(&mut on_gpu, &values, &dims)?;
-            let cpu = Device::cpu(&fuse::DeviceOptions { threads: Some(4), memory_limit: None })?;
+            let cpu = Device::cpu(&fuse::DeviceOptions { threads: Some(4), ..Default::default() })?;
             let mut on_cpu = load(&model.graph, &CompileOptions::new(Target::Cpu), &cpu)?;
             let expected = run(&mut on_cpu, &values, &dims)?;
             agree(&model.graph, &got, &expected, FULL_TOLERANCE)

@@ -145,7 +145,8 @@ fn the_memory_plan_of_an_lstm_is_a_third_of_one_buffer_per_op() {
 #[cfg(feature = "llvm")]
 #[test]
 fn ptx_of_every_model_assembles() {
-    use fuse::codegen::llvm::{PtxOptions, ptx, ptxas::Ptxas};
+    use fuse::codegen::llvm::{Arch, PtxOptions, ptx, ptxas::Ptxas};
+    use fuse::codegen::schedule::GpuLimits;
     let Some(ptxas) = Ptxas::find() else {
         eprintln!("SKIPPED: ptxas is not installed; scripts/setup-ptxas.sh fetches it");
         return;
@@ -153,10 +154,12 @@ fn ptx_of_every_model_assembles() {
     for graph in &graphs() {
         let compiled = compiled(graph, Target::Cuda);
         for arch in ["sm_75", "sm_80", "sm_90", "sm_100", "sm_120"] {
-            let arch = arch.parse().expect("an architecture");
-            let text = ptx::ptx(&compiled.functions, &PtxOptions::new(arch)).expect("emits");
+            let arch: Arch = arch.parse().expect("an architecture");
+            let limits = GpuLimits::of_capability(arch.capability());
+            let functions = compiled.functions_for(limits).expect("schedules");
+            let text = ptx::ptx(&functions, &PtxOptions::new(arch)).expect("emits");
             let kernels = ptxas.assemble(&text, arch).unwrap_or_else(|e| panic!("{}: {e}", graph.name()));
-            assert_eq!(kernels.len(), compiled.functions.len(), "{}: an entry a kernel", graph.name());
+            assert_eq!(kernels.len(), functions.len(), "{}: an entry a kernel", graph.name());
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Loops over time as one launch of a GPU, on the simulated one: every cell at odd sizes against the interpreter. The
+//! Loops over time as one launch of a GPU whose blocks meet in memory, on the simulated one: every cell at odd sizes against the interpreter. The
 //! simulator reports races, accesses out of bounds and reads of what nobody wrote.
 #![cfg(feature = "llvm")]
 
 use fuse::codegen::kernel_ir::{Function, Mapping};
+use fuse::codegen::schedule::LoopForm;
 use fuse::frontend::zoo::cells::{
     Gru, LayerNormLstm, Lstm, MultiplicativeLstm, Nas, PeepholeLstm, StabilisedLstm,
 };
@@ -15,7 +16,12 @@ use fuse::{CompileOptions, Compiled, Device, DimEnv, ProductPrecision, Target};
 const TOLERANCE: Tolerance = Tolerance { ulp: 0.0, absolute: 2e-5, relative: 2e-4 };
 
 fn compiled(graph: &Graph) -> Compiled {
-    fuse::compile(graph, &CompileOptions::new(Target::Cuda)).expect("compiles")
+    fuse::compile(graph, &options(ProductPrecision::F32)).expect("compiles")
+}
+
+/// Blocks meet in memory.
+fn options(precision: ProductPrecision) -> CompileOptions {
+    CompileOptions { precision, loops: LoopForm::Grid, ..CompileOptions::new(Target::Cuda) }
 }
 
 /// Runs on the simulated GPU at each of the dimensions.
@@ -143,8 +149,7 @@ fn cells_on_tensor_cores_agree_within_what_is_rounded() {
         for (precision, absolute) in
             [(ProductPrecision::Tf32, 4e-3), (ProductPrecision::F16, 4e-3), (ProductPrecision::Bf16, 3e-2)]
         {
-            let options = CompileOptions { precision, ..CompileOptions::new(Target::Cuda) };
-            let compiled = fuse::compile(graph, &options).expect("compiles");
+            let compiled = fuse::compile(graph, &options(precision)).expect("compiles");
             assert!(multiplies_matrices(&compiled), "{} with factors of {precision}", graph.name());
             agrees_within(near(absolute), graph, &compiled, &[(0, 2), (1, 1), (2, 0), (3, 5), (2, 19)]);
         }
@@ -185,8 +190,7 @@ fn loops_on_tensor_cores_stay_in_registers() {
     }
     let graph = cell::<2, Lstm>("lstm", 16, 512);
     for precision in [ProductPrecision::Tf32, ProductPrecision::F16, ProductPrecision::Bf16] {
-        let options = CompileOptions { precision, ..CompileOptions::new(Target::Cuda) };
-        let compiled = fuse::compile(&graph, &options).expect("compiles");
+        let compiled = fuse::compile(&graph, &options(precision)).expect("compiles");
         for arch in [Arch::Sm80, Arch::Sm90, Arch::Sm120] {
             let limits = GpuLimits::of_capability(arch.capability());
             let functions = compiled.functions_for(limits).expect("schedules");

@@ -100,6 +100,7 @@ fn launch(text: &str, inputs: [&[u8]; 3]) -> Vec<u8> {
         arguments: &[inputs[0], inputs[1], inputs[2], out],
         threads: 1,
         cooperative: false,
+        clusters: None,
     };
     let module = Module::parse(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     module.launch(&memory, &launch).unwrap_or_else(|e| panic!("{e}"));

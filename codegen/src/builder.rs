@@ -320,6 +320,21 @@ impl FunctionBuilder {
         self.push(Statement::GridBarrier);
     }
 
+    /// Writes the lanes of `value` from `index` on to a shared array of a block of the cluster.
+    pub fn store_cluster(&mut self, array: SharedId, index: ValueId, value: ValueId, block: u32) {
+        self.push(Statement::StoreCluster { array, index, value, block });
+    }
+
+    /// The threads of the cluster arrive where it meets.
+    pub fn arrive_at_cluster(&mut self) {
+        self.push(Statement::ClusterArrive);
+    }
+
+    /// They wait there for all others.
+    pub fn wait_for_cluster(&mut self) {
+        self.push(Statement::ClusterWait);
+    }
+
     fn place_anew(&mut self, ty: Type, operation: Operation, depth: Depth) -> ValueId {
         let value = self.define(ty, depth);
         self.blocks[depth].statements.push(Statement::Let { value, operation });

@@ -47,6 +47,9 @@ impl Divisors {
                 | Statement::AwaitCopies { .. }
                 | Statement::Barrier
                 | Statement::GridBarrier
+                | Statement::StoreCluster { .. }
+                | Statement::ClusterArrive
+                | Statement::ClusterWait
                 | Statement::Prefetch { .. }
                 | Statement::Product(_) => {}
             }

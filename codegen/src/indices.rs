@@ -103,6 +103,9 @@ impl<'a> Walk<'a> {
                 | Statement::AwaitCopies { .. }
                 | Statement::Barrier
                 | Statement::GridBarrier
+                | Statement::StoreCluster { .. }
+                | Statement::ClusterArrive
+                | Statement::ClusterWait
                 | Statement::Prefetch { .. }
                 | Statement::Product(_) => {}
             }
@@ -213,9 +216,10 @@ impl<'a> Walk<'a> {
 pub fn suffice(function: &Function, symbol: &impl Fn(&Symbol) -> Option<Range>) -> bool {
     match function.mapping {
         Mapping::Range => true,
-        Mapping::Threads { .. } | Mapping::Blocks { .. } | Mapping::Resident { .. } => {
-            Widths::assumed(function).suffice(function, symbol)
-        }
+        Mapping::Threads { .. }
+        | Mapping::Blocks { .. }
+        | Mapping::Resident { .. }
+        | Mapping::Clusters { .. } => Widths::assumed(function).suffice(function, symbol),
     }
 }
 

@@ -23,7 +23,8 @@
 //! share [`Function::shared`] memory, which begins unwritten, and meet at [`Statement::Barrier`]: what was stored before
 //! it is there for all threads after it. All blocks of a [`Mapping::Resident`] launch run at the same time and
 //! meet at [`Statement::GridBarrier`], which does the same for buffers. A barrier is reached by all threads of a block
-//! (or of all blocks) or by none. Loads of shared arrays, and of buffers that the function also writes
+//! (or of all blocks) or by none. Blocks of a cluster ([`Mapping::Clusters`]) write to each other's shared arrays and meet
+//! in two parts, [`Statement::ClusterArrive`] and [`Statement::ClusterWait`], with something else to do between. Loads of shared arrays, and of buffers that the function also writes
 //! ([`Access::ReadWrite`]), are worth what memory holds when they run; they stay where they are.
 
 use fuse_ir::expr::{Dim, Symbol};
@@ -253,11 +254,11 @@ pub enum Operation {
     WorkEnd,
     /// The work item of this thread (i64), possibly past the end; [`Mapping::Threads`] only.
     WorkItem,
-    /// The number of this block (i64); [`Mapping::Blocks`] and [`Mapping::Resident`] only.
+    /// The number of this block (i64); of blocks only.
     Block,
-    /// How many blocks there are (i64); [`Mapping::Blocks`] and [`Mapping::Resident`] only.
+    /// How many blocks there are (i64); of blocks only.
     Blocks,
-    /// The number of this thread within its block (i64); [`Mapping::Blocks`] and [`Mapping::Resident`] only.
+    /// The number of this thread within its block (i64); of blocks only.
     Thread,
     /// Reads as many consecutive elements as the value has lanes, from element `index` (i64) on.
     Load {
@@ -436,6 +437,24 @@ pub enum Statement {
     Barrier,
     /// Where the threads of all blocks meet; [`Mapping::Resident`] only.
     GridBarrier,
+    /// Writes the lanes of a value to consecutive elements of the array that another block of the cluster has, or this one;
+    /// [`Mapping::Clusters`] only. That block has to be there: it has arrived at the barrier of the cluster before, and
+    /// waits there later.
+    StoreCluster {
+        /// The array.
+        array: SharedId,
+        /// The position of the first element (i64).
+        index: ValueId,
+        /// What is written.
+        value: ValueId,
+        /// The number of the block in its cluster.
+        block: u32,
+    },
+    /// All threads of the cluster arrive: what they did before is there, in shared memory and in buffers, for those that
+    /// have waited for it. [`Mapping::Clusters`] only.
+    ClusterArrive,
+    /// Waits until all threads of the cluster have arrived; once after each arrival.
+    ClusterWait,
     /// Asks for the memory at an element, which need not be one of the buffer, to come closer. No more than a hint.
     Prefetch {
         /// The buffer.
@@ -484,6 +503,9 @@ impl Statement {
             | Statement::AwaitCopies { .. }
             | Statement::Barrier
             | Statement::GridBarrier
+            | Statement::StoreCluster { .. }
+            | Statement::ClusterArrive
+            | Statement::ClusterWait
             | Statement::Prefetch { .. }
             | Statement::Product(_) => &[],
         }
@@ -497,7 +519,7 @@ pub enum Access {
     Read,
     /// Only stored to.
     Write,
-    /// Both, by the steps of a loop ([`Mapping::Resident`] only).
+    /// Both, by the steps of a loop ([`Mapping::Resident`] and [`Mapping::Clusters`] only).
     ReadWrite,
 }
 
@@ -551,6 +573,14 @@ pub enum Mapping {
         /// Threads a block.
         threads: u32,
     },
+    /// One block of GPU threads an item, some of which are a cluster: they run at the same time, and reach each other's
+    /// shared memory. `fn(buffer pointers…, symbols as i64…)`.
+    Clusters {
+        /// Threads a block.
+        threads: u32,
+        /// Blocks of a cluster, which divide the work; 8 at most, a power of two.
+        blocks: u32,
+    },
 }
 
 impl Mapping {
@@ -560,13 +590,14 @@ impl Mapping {
             Mapping::Range => None,
             Mapping::Threads { block: threads }
             | Mapping::Blocks { threads }
-            | Mapping::Resident { threads } => Some(threads),
+            | Mapping::Resident { threads }
+            | Mapping::Clusters { threads, .. } => Some(threads),
         }
     }
 
     /// Whether blocks, rather than threads, are given items.
     pub fn is_by_block(self) -> bool {
-        matches!(self, Mapping::Blocks { .. } | Mapping::Resident { .. })
+        matches!(self, Mapping::Blocks { .. } | Mapping::Resident { .. } | Mapping::Clusters { .. })
     }
 
     /// The blocks of a launch of `work` items; 1 on a CPU.
@@ -574,7 +605,17 @@ impl Mapping {
         match self {
             Mapping::Range => 1,
             Mapping::Threads { block } => work.div_ceil(u64::from(block.max(1))),
-            Mapping::Blocks { .. } | Mapping::Resident { .. } => work,
+            Mapping::Blocks { .. } | Mapping::Resident { .. } | Mapping::Clusters { .. } => work,
+        }
+    }
+
+    /// Blocks of a cluster; `None` where there are none.
+    pub fn cluster_blocks(self) -> Option<u32> {
+        match self {
+            Mapping::Clusters { blocks, .. } => Some(blocks),
+            Mapping::Range | Mapping::Threads { .. } | Mapping::Blocks { .. } | Mapping::Resident { .. } => {
+                None
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::kernel_ir::{
     ValueId,
 };
 use lane::{Lane, binary, compare, constant, convert, fma, read, unary, write};
-use shared::Shared;
+use shared::{Shared, User};
 use team::Team;
 
 /// Which part of a launch a call does.
@@ -43,6 +43,13 @@ pub enum Work {
         /// The number of the block.
         block: i64,
         /// How many there are.
+        blocks: i64,
+    },
+    /// The blocks of a cluster, of so many blocks in all, of a function with [`Mapping::Clusters`].
+    Cluster {
+        /// The number of the first block.
+        first: i64,
+        /// How many blocks there are.
         blocks: i64,
     },
 }
@@ -130,11 +137,16 @@ pub fn evaluate(
     check("buffers", function.buffers.len(), buffers.len())?;
     check("symbols", function.symbols.len(), symbols.len())?;
     let values = vec![None; function.types.len()];
-    let shared = Shared::new(&function.shared);
-    let mut machine = Machine { function, buffers, symbols, work, thread: 0, shared, values };
+    let together = match work {
+        Work::Cluster { .. } => function.mapping.cluster_blocks().unwrap_or(1) as usize,
+        Work::Range { .. } | Work::Item(_) | Work::Block { .. } => 1,
+    };
+    let shared = Shared::new(&function.shared, together);
+    let user = User { block: 0, thread: 0 };
+    let mut machine = Machine { function, buffers, symbols, work, user, shared, values };
     match work {
         Work::Range { .. } | Work::Item(_) => machine.statements(&function.body),
-        Work::Block { .. } => Team::new(machine).run(),
+        Work::Block { .. } | Work::Cluster { .. } => Team::new(machine, together).run(),
     }
 }
 
@@ -161,6 +173,12 @@ pub fn evaluate_all(
         Mapping::Blocks { .. } => (0..items).try_for_each(|block| {
             evaluate(function, buffers, &symbols, Work::Block { block, blocks: items })
         }),
+        Mapping::Clusters { blocks, .. } => {
+            let clusters = (0..items).step_by(blocks.max(1) as usize);
+            clusters.into_iter().try_for_each(|first| {
+                evaluate(function, buffers, &symbols, Work::Cluster { first, blocks: items })
+            })
+        }
         // Blocks that wait for each other are run by the simulated GPU alone.
         Mapping::Resident { .. } => Err(EvaluationError::Blocks(function.name.clone())),
     }
@@ -176,8 +194,8 @@ struct Machine<'a> {
     buffers: &'a mut [Vec<u8>],
     symbols: &'a [i64],
     work: Work,
-    /// The number of the thread in its block.
-    thread: i64,
+    /// The thread.
+    user: User,
     shared: Shared,
     values: Vec<Option<Register>>,
 }
@@ -243,7 +261,12 @@ impl Machine<'_> {
             Statement::Store { buffer, index, value } => self.store(*buffer, *index, *value),
             Statement::StoreShared { array, index, value } => {
                 let (at, register) = (self.scalar_i64(*index)?, self.get(*value)?);
-                let stored = self.shared.store(self.thread, array.0 as usize, at, &register);
+                let stored = self.shared.store(self.user, self.user.block, array.0 as usize, at, &register);
+                stored.map_err(|what| self.invalid(*value, what))
+            }
+            Statement::StoreCluster { array, index, value, block } => {
+                let (at, register) = (self.scalar_i64(*index)?, self.get(*value)?);
+                let stored = self.shared.store(self.user, *block as usize, array.0 as usize, at, &register);
                 stored.map_err(|what| self.invalid(*value, what))
             }
             Statement::Prefetch { .. } => Ok(()),
@@ -265,9 +288,10 @@ impl Machine<'_> {
                     Ok(())
                 }
             }
-            Statement::Barrier | Statement::GridBarrier => {
-                Err(EvaluationError::Blocks(self.function.name.clone()))
-            }
+            Statement::Barrier
+            | Statement::GridBarrier
+            | Statement::ClusterArrive
+            | Statement::ClusterWait => Err(EvaluationError::Blocks(self.function.name.clone())),
             Statement::StartCopy { .. } | Statement::CommitCopies | Statement::AwaitCopies { .. } => {
                 Err(EvaluationError::Matrices(self.function.name.clone()))
             }
@@ -352,7 +376,7 @@ impl Machine<'_> {
             return Err(EvaluationError::Access { function, buffer: format!("#{}", parameter.0) });
         };
         let (function, buffer) = (self.function.name.clone(), declared.name.clone());
-        if declared.access != access {
+        if declared.access != access && declared.access != Access::ReadWrite {
             return Err(EvaluationError::Access { function, buffer });
         }
         let elements = memory.len() / declared.dtype.size();
@@ -408,15 +432,16 @@ impl Machine<'_> {
             Operation::Block | Operation::Blocks | Operation::Thread => {
                 let number = match (operation, self.work) {
                     (Operation::Block, Work::Block { block, .. }) => block,
-                    (Operation::Blocks, Work::Block { blocks, .. }) => blocks,
-                    (Operation::Thread, Work::Block { .. }) => self.thread,
+                    (Operation::Block, Work::Cluster { first, .. }) => first + self.user.block as i64,
+                    (Operation::Blocks, Work::Block { blocks, .. } | Work::Cluster { blocks, .. }) => blocks,
+                    (Operation::Thread, Work::Block { .. } | Work::Cluster { .. }) => self.user.thread,
                     _ => return Err(self.invalid(value, "belongs to the other mapping of work")),
                 };
                 Ok(vec![Lane::I64(number)])
             }
             Operation::LoadShared { array, index } => {
                 let index = self.scalar_i64(*index)?;
-                let loaded = self.shared.load(self.thread, array.0 as usize, index, usize::from(ty.lanes));
+                let loaded = self.shared.load(self.user, array.0 as usize, index, usize::from(ty.lanes));
                 loaded.map_err(|what| self.invalid(value, what))
             }
             Operation::LoadMatrices { .. }

@@ -192,6 +192,12 @@ pub enum GpuEffect<V> {
     Barrier,
     /// Waits for the threads of all blocks.
     GridBarrier,
+    /// Writes to a shared array of the block of that number in the cluster.
+    StoreCluster(Type, SharedPlace<V>, V, u32),
+    /// Arrives where the cluster meets.
+    ClusterArrive,
+    /// Waits there for all others.
+    ClusterWait,
 }
 
 /// What indices are where 32 bits suffice.
@@ -348,6 +354,14 @@ fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mu
             Statement::AwaitCopies { pending } => builder.effect_on_gpu(GpuEffect::AwaitCopies(*pending)),
             Statement::Barrier => builder.effect_on_gpu(GpuEffect::Barrier),
             Statement::GridBarrier => builder.effect_on_gpu(GpuEffect::GridBarrier),
+            Statement::StoreCluster { array, index, value, block } => {
+                let place = values.shared_place(*array, *index);
+                let stored = values.get(builder, *value);
+                let ty = function.ty(*value);
+                builder.effect_on_gpu(GpuEffect::StoreCluster(ty, place, stored, *block));
+            }
+            Statement::ClusterArrive => builder.effect_on_gpu(GpuEffect::ClusterArrive),
+            Statement::ClusterWait => builder.effect_on_gpu(GpuEffect::ClusterWait),
             Statement::Prefetch { buffer, index } => {
                 let memory = function.buffers[buffer.0 as usize].dtype;
                 let index = values.get(builder, *index);

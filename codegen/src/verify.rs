@@ -8,12 +8,14 @@
 //! * Indices, counters and bounds are i64 scalars; conditions of `If` are bool scalars; a loop's step is at
 //!   least 1; a carried value, its initial and next value and its result have one type.
 //! * A buffer parameter is loaded only if it is read and stored only if it is written; the register type is
-//!   that of the element type in memory. One that is both is only in a [`Mapping::Resident`] function. Those that a loop
+//!   that of the element type in memory. One that is both is only in a [`Mapping::Resident`] or a [`Mapping::Clusters`] function. Those that a loop
 //!   exchanges hold one element type and are both.
 //! * A shared array is one of the function's, which has none on a CPU; its elements are no bools.
 //! * `WorkBegin` and `WorkEnd` appear only with [`Mapping::Range`], `WorkItem` only with
 //!   [`Mapping::Threads`], `Block`, `Blocks`, `Thread` and `Barrier` only with [`Mapping::Blocks`] and
 //!   [`Mapping::Resident`], `GridBarrier` only with the latter. Blocks have 1 to 1024 threads.
+//! * `StoreCluster`, `ClusterArrive` and `ClusterWait` are only in a [`Mapping::Clusters`] function, whose clusters have 1, 2, 4
+//!   or 8 blocks; a store is to one of these.
 //! * Products of matrices, what loads and rounds their factors, and copies to shared memory are in functions that map
 //!   work to blocks. Matrices are loaded from arrays of i32, 1, 2 or 4 at once. 4, 8 or 16 bytes are copied at once,
 //!   to such an array and from a buffer that is only read.
@@ -72,6 +74,9 @@ struct Verifier<'a> {
 
 type Checked = Result<(), VerifyError>;
 
+/// Blocks of a cluster that every GPU with clusters has room for.
+const MOST_CLUSTERED: u32 = 8;
+
 const INDEX: Type = Type { lane: LaneType::I64, lanes: 1 };
 
 impl Verifier<'_> {
@@ -99,7 +104,7 @@ impl Verifier<'_> {
             return self.header_error("shared arrays without blocks that share them");
         }
         let updates = |b: &&crate::kernel_ir::BufferParameter| b.access == Access::ReadWrite;
-        let resident = matches!(mapping, Mapping::Resident { .. });
+        let resident = matches!(mapping, Mapping::Resident { .. } | Mapping::Clusters { .. });
         if let (false, Some(buffer)) = (resident, self.function.buffers.iter().find(updates)) {
             return self.header_error(format!("`{}` is read and written", buffer.name));
         }
@@ -108,6 +113,11 @@ impl Verifier<'_> {
         if let Some(buffer) = self.function.buffers.iter().find(odd) {
             return self
                 .header_error(format!("`{}` has a multiple of {} elements", buffer.name, buffer.divisor));
+        }
+        if let Some(blocks) = mapping.cluster_blocks()
+            && !(blocks.is_power_of_two() && blocks <= MOST_CLUSTERED)
+        {
+            return self.header_error(format!("a cluster of {blocks} blocks"));
         }
         match mapping.block_threads() {
             Some(threads) if !(1..=1024).contains(&threads) => {
@@ -202,10 +212,18 @@ impl Verifier<'_> {
             }
             Statement::GridBarrier => match self.function.mapping {
                 Mapping::Resident { .. } => Ok(Ok(())),
-                Mapping::Range | Mapping::Threads { .. } | Mapping::Blocks { .. } => {
-                    Ok(Err("the blocks of a launch do not meet".into()))
-                }
+                Mapping::Range
+                | Mapping::Threads { .. }
+                | Mapping::Blocks { .. }
+                | Mapping::Clusters { .. } => Ok(Err("the blocks of a launch do not meet".into())),
             },
+            Statement::StoreCluster { array, index, value, block } => {
+                Ok(self.clustered(*block).and_then(|()| {
+                    self.expect(*index, INDEX)?;
+                    self.shared(*array, self.used(*value)?.lane)
+                }))
+            }
+            Statement::ClusterArrive | Statement::ClusterWait => Ok(self.clustered(0)),
             Statement::Prefetch { buffer, index } => Ok(self.prefetch(*buffer, *index)),
             Statement::Product(product) => Ok(self.product(product)),
             Statement::For { counter, begin, end, step, carried, exchanged, body } => {
@@ -301,6 +319,15 @@ impl Verifier<'_> {
             Some(from) if from.access == Access::Read => Ok(()),
             Some(_) => Err(format!("{buffer} is not only read")),
             None => Err(format!("{buffer} does not exist")),
+        }
+    }
+
+    /// Refuses what only blocks of clusters do, and a block that they do not have.
+    fn clustered(&self, block: u32) -> Result<(), String> {
+        match self.function.mapping.cluster_blocks() {
+            None => Err("blocks are not in clusters".into()),
+            Some(blocks) if block < blocks => Ok(()),
+            Some(blocks) => Err(format!("a cluster of {blocks} blocks has no block {block}")),
         }
     }
 

@@ -254,3 +254,71 @@ fn blocks_that_meet_are_not_evaluated_one_after_the_other() {
     let resident = evaluate_blocks(&resident);
     assert!(matches!(resident, Err(EvaluationError::Blocks(_))), "{resident:?}");
 }
+
+/// Each of four blocks of 32 threads, two of which are a cluster, gives its elements to both blocks of its cluster; each
+/// thread adds that of the other block to its own.
+const CLUSTERS: &str = r#"function f clusters 2 of 32 {
+  read p0 "x": i32 = b0
+  write p1 "y": i32 = b1
+  shared s0 "all": i32 x 64
+  work 4
+  v0: i64 = block
+  v1: i64 = thread
+  v2: i64 = constant 32
+  v3: i64 = constant 1
+  v4: i64 = and v0, v3
+  v5: i64 = mul v0, v2
+  v6: i64 = add v5, v1
+  v7: i32 = load p0[v6]
+  cluster_arrive
+  v8: i64 = mul v4, v2
+  v9: i64 = add v8, v1
+  cluster_wait
+  store s0[v9] of 0 = v7
+  store s0[v9] of 1 = v7
+  cluster_arrive
+  v10: i64 = xor v9, v2
+  cluster_wait
+  v11: i32 = load s0[v10]
+  v12: i32 = add v7, v11
+  store p1[v6] = v12
+}
+"#;
+
+#[test]
+fn blocks_of_a_cluster_write_into_each_others_memory() {
+    let square = |at: i32| at * at;
+    assert_eq!(evaluate_blocks(CLUSTERS), Ok((0..128).map(|at| square(at) + square(at ^ 32)).collect()));
+}
+
+#[test]
+fn what_no_meeting_of_a_cluster_orders_is_an_error() {
+    let changed = |from: &str, to: &str| {
+        assert!(CLUSTERS.contains(from), "{from}");
+        evaluate_blocks(&CLUSTERS.replacen(from, to, 1))
+    };
+    let invalid = |from: &str, to: &str| match changed(from, to) {
+        Err(EvaluationError::Invalid { what, .. }) => what,
+        other => panic!("{other:?}"),
+    };
+    // What stands between arrival and waiting is ordered with neither.
+    let late = "cluster_arrive\n  store s0[v9] of 0 = v7\n  store s0[v9] of 1 = v7\n  v10";
+    let stores = "store s0[v9] of 0 = v7\n  store s0[v9] of 1 = v7\n  cluster_arrive\n  v10";
+    let race = "reads what another thread writes, with no barrier between";
+    assert_eq!(invalid(stores, late), race);
+    // Threads of a block meet without others.
+    assert_eq!(
+        invalid(
+            "cluster_arrive\n  v10: i64 = xor v9, v2\n  cluster_wait",
+            "v10: i64 = xor v9, v2\n  barrier"
+        ),
+        race
+    );
+    let race = "is written where another thread reads or writes, with no barrier between";
+    assert_eq!(invalid("store s0[v9] of 1", "store s0[v1] of 1"), race);
+    let twice = changed("  cluster_wait\n", "");
+    assert!(matches!(twice, Err(EvaluationError::Diverged(_))), "{twice:?}");
+    let some = "v13: bool = compare lt v1, v3\n  if v13 {\n    cluster_arrive\n  }\n  v10";
+    let some = changed("cluster_arrive\n  v10", some);
+    assert!(matches!(some, Err(EvaluationError::Diverged(_))), "{some:?}");
+}

@@ -90,3 +90,36 @@ fn a_launch_that_no_gpu_can_do_is_an_error() {
     let kernel = PtxKernel::of(&function).expect("a kernel");
     assert!(matches!(kernel.launch(&dims(1)), Err(LaunchError::Grid { .. })));
 }
+
+/// What the entry of clusters says, and what the blocks of one do.
+#[test]
+fn clusters_are_in_the_entry_and_in_the_manifest() {
+    let text = r#"function k clusters 8 of 64 {
+  read p0 "x": f32 = b0
+  shared s0 "x": f32 x 64
+  work 8
+  v0: i64 = thread
+  v1: f32 = load p0[v0]
+  cluster_arrive
+  cluster_wait
+  store s0[v0] of 7 = v1
+  cluster_arrive
+  cluster_wait
+}
+"#;
+    let function = fuse_codegen::text::parse(text).expect("parses");
+    let kernel = PtxKernel::of(&function).expect("a kernel");
+    assert_eq!((kernel.cluster, kernel.cooperative), (Some([8, 1, 1]), false));
+    let text = ptx(std::slice::from_ref(&function), &sm_90()).expect("PTX");
+    for part in [
+        ".reqnctapercluster 8, 1, 1",
+        "mapa.shared::cluster.u64",
+        "st.shared::cluster.b32",
+        "barrier.cluster.arrive.aligned;",
+        "barrier.cluster.wait.aligned;",
+    ] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+    let older = ptx(&[function], &PtxOptions::new(Arch::Sm80));
+    assert!(matches!(older, Err(LlvmError::Architecture { .. })), "{older:?}");
+}

@@ -186,6 +186,49 @@ fn the_verifier_rejects_what_blocks_of_threads_must_not_do() {
     }
 }
 
+const CLUSTERS: &str = r#"function steps clusters 8 of 64 {
+  update p0 "h": f32 = b0
+  update p1 "h_next": f32 = b1
+  shared s0 "h.image": f32 x 128
+  work 8
+  v0: i64 = thread
+  v1: f32 = load p0[v0]
+  store s0[v0] = v1
+  cluster_arrive
+  cluster_wait
+  store s0[v0] of 7 = v1
+  cluster_arrive
+  store p1[v0] = v1
+  cluster_wait
+}
+"#;
+
+#[test]
+fn what_blocks_of_clusters_do_round_trips() {
+    let function = parse(CLUSTERS).expect("parses");
+    verify(&function).expect("is valid");
+    assert_eq!(print(&function), CLUSTERS);
+}
+
+#[test]
+fn the_verifier_rejects_what_clusters_do_not_do() {
+    for (from, to, expected) in [
+        ("clusters 8", "clusters 16", "a cluster of 16 blocks"),
+        ("clusters 8", "clusters 6", "a cluster of 6 blocks"),
+        ("of 64", "of 2000", "a block of 2000 threads"),
+        ("clusters 8 of 64", "resident 64", "blocks are not in clusters"),
+        ("of 7", "of 8", "a cluster of 8 blocks has no block 8"),
+        ("store s0[v0] of", "store s1[v0] of", "s1 does not exist"),
+        ("f32 x 128", "i32 x 128", "s0 holds i32, not f32"),
+        ("  cluster_arrive\n", "  grid_barrier\n", "the blocks of a launch do not meet"),
+    ] {
+        let text = CLUSTERS.replacen(from, to, 1);
+        assert_ne!(text, CLUSTERS, "{from}");
+        let message = verify(&parse(&text).expect("parses")).expect_err(to).to_string();
+        assert!(message.contains(expected), "{from} -> {to}: {message}");
+    }
+}
+
 const MATRICES: &str = r#"function product blocks 32 {
   read p0 "left": bf16 = b0
   write p1 "result": f32 = b1

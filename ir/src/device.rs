@@ -25,6 +25,8 @@ pub struct DeviceModel {
     pub barrier_seconds: f64,
     /// Seconds from when a core stores what all others need at the next step to when these have it, a barrier included.
     pub exchange_seconds: f64,
+    /// The same among cores of a cluster, which write to each other's memory on the chip, where a device has such.
+    pub cluster_exchange_seconds: f64,
     /// Seconds from one point of a recurrence to the next where no other work hides them.
     pub step_seconds: f64,
     /// Whether the cores run loops themselves and meet between the kernels of a step, rather than a host launching
@@ -67,6 +69,7 @@ impl DeviceModel {
             barrier_seconds: 0.2e-6,
             // The caches see to it while the cores meet.
             exchange_seconds: 0.2e-6,
+            cluster_exchange_seconds: 0.2e-6,
             // A fused multiply-add, 4 cycles; `examples/recurrences.rs` measures it.
             step_seconds: 1e-9,
             loops_on_cores: true,
@@ -109,6 +112,10 @@ impl DeviceModel {
             // Both measured on an H200 (docs/perf/gpu.md).
             barrier_seconds: 0.94e-6,
             exchange_seconds: 2.7e-6,
+            // A store and a signal that follows it, 180 cycles each between multiprocessors of an H800 (Luo et al.,
+            // Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking, arXiv:2402.13499); not
+            // measured here.
+            cluster_exchange_seconds: 2.0 * 180e-9 / clock,
             // A load from memory that a step waits for, taken as 500 cycles; not measured on a card yet.
             step_seconds: 500e-9 / clock,
             loops_on_cores: false,

@@ -122,7 +122,7 @@ fn report(what: &str, (least, median): (Duration, Duration), count: u32) {
 
 fn executable(points: i64, threads: usize) -> Executable {
     let (graph, kernels, functions) = empty_loop(points);
-    let options = DeviceOptions { threads: Some(threads), memory_limit: None };
+    let options = DeviceOptions { threads: Some(threads), ..DeviceOptions::default() };
     let device = Device::cpu(&options).expect("threads start");
     Executable::new(&graph, kernels, &functions, Code::Host(Arc::new(Nothing)), &device).expect("it fits")
 }

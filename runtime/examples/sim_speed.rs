@@ -60,6 +60,7 @@ fn time(text: &str, blocks: u32, block: u32, threads: usize) -> (Counters, f64) 
         arguments: &[input, out],
         threads,
         cooperative: text.contains("acquire"),
+        clusters: None,
     };
     let (start, worked) = (Instant::now(), processor_seconds());
     let counters = module.launch(&memory, &launch).expect("the kernel runs");

@@ -95,6 +95,10 @@ impl CudaDevice {
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             tensor_cores: GpuLimits::has_tensor_cores(10 * major + minor),
+            cluster_blocks: match attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH)? {
+                0 => 1,
+                _ => GpuLimits::cluster_blocks_of(10 * major + minor),
+            },
         })
     }
 
@@ -217,6 +221,23 @@ pub(crate) struct CudaRun<'a> {
 }
 
 impl CudaCode {
+    /// How many blocks of a launch there is room for at once.
+    pub fn room(&self, launch: &Launch) -> Result<u64, DeviceError> {
+        self.device.context.bind_to_thread().map_err(failed("use the device"))?;
+        let threads = launch.mapping.block_threads().and_then(|n| i32::try_from(n).ok()).unwrap_or(1);
+        let (entry, shared) = (self.entries[launch.function], launch.shared_bytes as usize);
+        if let Some(blocks) = launch.mapping.cluster_blocks() {
+            let clusters = clusters_at_once(entry, launch, blocks);
+            let clusters =
+                clusters.map_err(failed(&format!("ask how many clusters of `{}` fit", launch.name)))?;
+            return Ok(u64::from(clusters) * u64::from(blocks));
+        }
+        // SAFETY: the entry is one of a loaded module.
+        let each = unsafe { result::occupancy::max_active_block_per_multiprocessor(entry, threads, shared) };
+        let each = each.map_err(failed(&format!("ask how many blocks of `{}` fit", launch.name)))?;
+        Ok(u64::from(each.unsigned_abs()) * u64::from(self.device.limits()?.multiprocessors))
+    }
+
     /// Runs once: copies the inputs in, launches everything, copies the outputs out, waits.
     pub fn run(&self, run: CudaRun<'_>) -> Result<(), RunError> {
         self.device.context.bind_to_thread().map_err(failed("use the device"))?;
@@ -290,6 +311,30 @@ impl CudaCode {
             .alloc_zeros(bytes)
             .map_err(failed(&format!("allocate {bytes} bytes on the device")))
     }
+}
+
+/// How many clusters of so many blocks of an entry of a loaded module there is room for at once.
+fn clusters_at_once(entry: sys::CUfunction, launch: &Launch, blocks: u32) -> Result<u32, DriverError> {
+    // SAFETY: an attribute is plain numbers, of which zeros are some.
+    let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+    attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    attribute.value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: blocks, y: 1, z: 1 };
+    let config = sys::CUlaunchConfig {
+        gridDimX: blocks,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: launch.mapping.block_threads().unwrap_or(1),
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: launch.shared_bytes,
+        hStream: std::ptr::null_mut(),
+        attrs: &raw mut attribute,
+        numAttrs: 1,
+    };
+    let mut clusters = 0;
+    // SAFETY: the entry is one of a loaded module, a context is current, and the attribute outlives the call.
+    unsafe { sys::cuOccupancyMaxActiveClusters(&raw mut clusters, entry, &raw const config) }.result()?;
+    Ok(clusters.unsigned_abs())
 }
 
 /// The offset of each buffer in the run's allocation, and its size: the arena first, then inputs and outputs.

@@ -51,6 +51,9 @@ pub enum DeviceError {
     /// Dimensions need indices of 64 bits, and code with these was not to be had.
     #[error("these dimensions need indices of 64 bits, and compiling for those failed: {0}")]
     WideIndices(String),
+    /// There is no room for all blocks of a loop at once, and code that does without was not to be had.
+    #[error("the device has no room for a loop as one launch, and compiling its steps failed: {0}")]
+    Steps(String),
     /// A launch has more blocks than a grid may have.
     #[error("kernel `{kernel}` needs {blocks} blocks; a grid has at most 2^31 - 1")]
     GridTooLarge {
@@ -122,6 +125,8 @@ pub struct DeviceOptions {
     /// The most bytes that one run may take ([`crate::plan::MemoryPlan::peak_bytes`]); by default what the
     /// machine, its control groups, or the GPU allow.
     pub memory_limit: Option<u64>,
+    /// Multiprocessors that are left of the simulated GPU beside what others have taken; by default all of them.
+    pub free_multiprocessors: Option<u32>,
 }
 
 /// A device that executables run on. Clones share its threads, or its context and stream.
@@ -148,7 +153,8 @@ impl Device {
             DeviceName::Cpu => (Kind::Cpu(CpuDevice::new(options.threads)?), limits::default_memory_limit()),
             DeviceName::Sim => {
                 let threads = options.threads.unwrap_or_else(limits::default_threads);
-                (Kind::Sim(SimDevice::new(threads)), limits::default_memory_limit())
+                let multiprocessors = options.free_multiprocessors;
+                (Kind::Sim(SimDevice::new(threads, multiprocessors)), limits::default_memory_limit())
             }
             DeviceName::Cuda(ordinal) => {
                 let device = CudaDevice::new(ordinal)?;

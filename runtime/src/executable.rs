@@ -14,8 +14,9 @@ use crate::arguments::Arguments;
 use crate::block::{Block, OutOfMemory};
 use crate::cpu::{CpuDevice, CpuRun, HostModule, expected_time};
 use crate::cuda::{CudaCode, CudaDevice, CudaRun};
-use crate::device::{Device, DeviceError, Kind};
+use crate::device::{Device, Kind};
 use crate::error::{BuildError, RunError};
+use crate::fallback::Fallback;
 use crate::improvement::{HostCode, Improvement, Offer, Progress, RunTime, Urgency, WORTH_IMPROVING};
 use crate::narrow;
 use crate::plan::MemoryPlan;
@@ -24,9 +25,12 @@ use crate::program::{Quantities, RunState};
 use crate::sim::device::{SimCode, SimRun};
 use crate::version::{Instance, Version};
 use crate::weights::{Bound, Weights};
-use crate::wide::{MakePtx, Wide};
+use crate::wide::MakePtx;
 
+mod choice;
 mod dims;
+
+use choice::{Choice, Form};
 
 /// Arenas kept for later runs; as many runs at once allocate nothing.
 const ARENAS_KEPT: usize = 8;
@@ -72,9 +76,9 @@ enum Backend {
 pub struct Executable {
     graph: Graph,
     device: Device,
-    backend: Backend,
-    /// The same code with wider indices, where it has narrow ones.
-    wide: Option<Wide<Backend>>,
+    form: Form,
+    /// What runs where a GPU has no room for loops as one launch.
+    fallback: Option<Fallback<Form>>,
     /// By position of the graph input.
     parameters: Vec<Option<Parameter>>,
     /// The types that parameters must fit beside their own, by position of the graph input.
@@ -115,15 +119,17 @@ impl Executable {
         code: Code,
         device: &Device,
     ) -> Result<Executable, BuildError> {
-        let (module, ptx, wide) = match code {
-            Code::Host(module) => (Some(module), Vec::new(), None),
-            Code::Ptx(ptx) => (None, ptx, None),
-            Code::NarrowPtx { modules, wide } => (None, modules, Some(Wide::new(functions, wide))),
+        let module = match &code {
+            Code::Host(module) => Some(module.clone()),
+            Code::Ptx(_) | Code::NarrowPtx { .. } => None,
         };
         let version = Version::new(graph, kernels, functions, module, device)?;
-        let backend = match (&device.kind, &version.module) {
-            (Kind::Cpu(cpu), Some(_)) => Backend::Cpu { device: cpu.clone(), arenas: Mutex::default() },
-            (Kind::Sim(_) | Kind::Cuda(_), None) => load_ptx(device, &ptx, functions)?,
+        let form = match (&device.kind, &version.module) {
+            (Kind::Cpu(cpu), Some(_)) => {
+                let backend = Backend::Cpu { device: cpu.clone(), arenas: Mutex::default() };
+                Form { backend, wide: None }
+            }
+            (Kind::Sim(_) | Kind::Cuda(_), None) => Form::of_ptx(device, functions, code)?,
             (Kind::Cpu(_), None) | (Kind::Sim(_) | Kind::Cuda(_), Some(_)) => {
                 let function = functions.first().map_or_else(String::new, |f| f.name.clone());
                 return Err(BuildError::Mapping { function, device: device.name().to_string() });
@@ -132,8 +138,8 @@ impl Executable {
         Ok(Executable {
             graph: graph.clone(),
             device: device.clone(),
-            backend,
-            wide,
+            form,
+            fallback: None,
             parameters: graph.inputs().iter().map(|_| None).collect(),
             limits: vec![None; graph.inputs().len()],
             bound: Mutex::new(Bound::new(Arc::new(version), graph.inputs().len())),
@@ -176,7 +182,7 @@ impl Executable {
     /// Has better code made if it is worth it for a run of so much work, and uses what has come. Only a run that is
     /// expected to take longer than making the code waits for it.
     fn take_improvement(&self, quantities: &Quantities) {
-        let Backend::Cpu { device, .. } = &self.backend else { return };
+        let Backend::Cpu { device, .. } = &self.form.backend else { return };
         let time =
             quantities.total.map_or(RunTime::default(), |total| expected_time(total, device.threads()));
         tracing::trace!(graph = self.graph.name(), ?time, total = ?quantities.total, "the fast tier's time");
@@ -205,7 +211,7 @@ impl Executable {
     }
 
     fn take(&self, version: Version) -> Result<(), String> {
-        let Backend::Cpu { device, arenas } = &self.backend else { return Ok(()) };
+        let Backend::Cpu { device, arenas } = &self.form.backend else { return Ok(()) };
         let limit = self.device.memory_limit();
         version.check_limit(limit).map_err(|e| e.to_string())?;
         let mut bound = lock(&self.bound);
@@ -230,7 +236,7 @@ impl Executable {
     fn ready(&self) -> Result<(Arc<Version>, Arc<Weights>), RunError> {
         let settled = self.is_settled();
         let mut bound = lock(&self.bound);
-        if let Backend::Cpu { device, .. } = &self.backend {
+        if let Backend::Cpu { device, .. } = &self.form.backend {
             bound.prepare(device, self.device.memory_limit(), settled)?;
         }
         Ok((bound.version().clone(), bound.weights().clone()))
@@ -284,13 +290,13 @@ impl Executable {
         if let Some(dtype) = self.limits[position] {
             narrow::check(name, &tensor, dtype)?;
         }
-        let memory = match &self.backend {
+        let memory = match &self.form.backend {
             Backend::Cpu { .. } => ParameterMemory::Host,
             Backend::Sim { .. } => ParameterMemory::Sim(tensor.bytes().to_vec()),
             Backend::Cuda { device, .. } => ParameterMemory::Cuda(device.upload(tensor.bytes())?),
         };
         let parameter = Parameter { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), memory };
-        let tensor = matches!(self.backend, Backend::Cpu { .. }).then_some(tensor);
+        let tensor = matches!(self.form.backend, Backend::Cpu { .. }).then_some(tensor);
         Ok(Loaded { position, parameter, tensor })
     }
 
@@ -349,7 +355,7 @@ impl Executable {
     /// # Errors
     /// Where a symbol has no value, or the plan is impossible or over the device's limit.
     pub fn plan(&self, dims: &DimEnv) -> Result<Arc<MemoryPlan>, RunError> {
-        let plan = self.instance(&self.version(), &[], dims)?.plan.clone();
+        let plan = self.instance(&self.version(), &self.form, &[], dims)?.plan.clone();
         let kept_bytes = self.kept_bytes();
         Ok(if plan.kept_bytes == kept_bytes {
             plan
@@ -414,15 +420,16 @@ impl Executable {
     ) -> Result<(), RunError> {
         let given = self.arrange(inputs.into())?;
         let mut version = self.version();
-        let mut instance = self.instance(&version, &given, dims)?;
+        let mut instance = self.instance(&version, &self.form, &given, dims)?;
         self.take_improvement(&instance.quantities);
         let (ready, weights) = self.ready()?;
         if !Arc::ptr_eq(&ready, &version) {
             version = ready;
-            instance = self.instance(&version, &given, dims)?;
+            instance = self.instance(&version, &self.form, &given, dims)?;
         }
+        let Choice { version, instance, backend } = self.choose(version, instance, &given, dims)?;
         self.shape_outputs(&instance, outputs)?;
-        match self.backend_for(&instance)? {
+        match backend {
             Backend::Cpu { device, arenas } => {
                 let start = Instant::now();
                 let mut arena = take_arena(arenas, instance.plan.arena_bytes)?;
@@ -469,17 +476,6 @@ impl Executable {
                     profile: profile.as_deref(),
                 })
             }
-        }
-    }
-
-    /// What runs at some dimensions.
-    fn backend_for(&self, instance: &Instance) -> Result<&Backend, RunError> {
-        match &self.wide {
-            Some(wide) if instance.has_wide_indices => {
-                tracing::debug!(graph = self.graph.name(), "indices have 64 bits");
-                Ok(wide.code(|ptx, functions| load_ptx(&self.device, ptx, functions))?)
-            }
-            Some(_) | None => Ok(&self.backend),
         }
     }
 
@@ -574,17 +570,6 @@ impl std::fmt::Debug for Executable {
             .field("device", &self.device)
             .field("kernels", &self.version().program.launches.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// Modules on a GPU, simulated or not.
-fn load_ptx(device: &Device, ptx: &[String], functions: &[Function]) -> Result<Backend, DeviceError> {
-    match &device.kind {
-        Kind::Sim(sim) => Ok(Backend::Sim { code: sim.load(ptx, functions)? }),
-        Kind::Cuda(cuda) => Ok(Backend::Cuda { device: cuda.clone(), code: cuda.load(ptx, functions)? }),
-        Kind::Cpu(_) => {
-            Err(DeviceError::NoEntry(functions.first().map_or_else(String::new, |f| f.name.clone())))
-        }
     }
 }
 

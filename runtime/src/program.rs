@@ -440,8 +440,8 @@ fn walk_steps(
             }
             Node::Resident { launch: at, trip, carries } => {
                 let steps = program.trip(*trip, quantities, state)?;
-                if steps > 0 {
-                    let work = program.work(*at, quantities, state)?;
+                let work = program.work(*at, quantities, state)?;
+                if steps > 0 && work > 0 {
                     runner.launch(*at, &program.launches[*at], work, state)?;
                 }
                 if steps % 2 == 1 {

@@ -25,7 +25,7 @@ fn run(case: &Case, mode: Mode, device: &Device) -> Result<(), String> {
 
 fn main() {
     let arguments = Arguments::from_args();
-    let options = DeviceOptions { threads: Some(2), memory_limit: None };
+    let options = DeviceOptions { threads: Some(2), ..DeviceOptions::default() };
     let device = Device::cpu(&options).expect("two threads start");
     let mut trials = Vec::new();
     for case in cases() {

@@ -75,7 +75,8 @@ fn ptx() -> Code {
 }
 
 fn device(memory_limit: Option<u64>) -> Device {
-    Device::cuda(0, &DeviceOptions { threads: None, memory_limit }).expect("the stand-in has one device")
+    Device::cuda(0, &DeviceOptions { memory_limit, ..DeviceOptions::default() })
+        .expect("the stand-in has one device")
 }
 
 #[test]

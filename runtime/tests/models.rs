@@ -16,7 +16,7 @@ use fuse_runtime::plan_checker::check;
 use fuse_runtime::{Device, DeviceOptions, Executable, MemoryPlan};
 
 fn device(threads: usize) -> Device {
-    Device::cpu(&DeviceOptions { threads: Some(threads), memory_limit: None }).expect("threads start")
+    Device::cpu(&DeviceOptions { threads: Some(threads), ..DeviceOptions::default() }).expect("threads start")
 }
 
 /// Values in [-0.5, 0.5) for every input, the same for the same seed (a linear congruential generator).

@@ -182,7 +182,7 @@ fn a_plan_needs_every_dimension() {
 
 #[test]
 fn a_run_over_the_memory_limit_fails_before_it_allocates() {
-    let options = DeviceOptions { threads: Some(1), memory_limit: Some(10_000) };
+    let options = DeviceOptions { threads: Some(1), memory_limit: Some(10_000), ..DeviceOptions::default() };
     let mut executable = executable_with(natives(), Direction::Forward, &options);
     executable.bind([("w".to_string(), weights(16))]).unwrap();
     executable.run(&[&rows(70, 16)], &DimEnv::new()).unwrap();

@@ -65,6 +65,7 @@ fn run(body: &str, grid: Grid) -> Result<(Vec<u32>, Counters), SimError> {
         arguments: &[given, out, flag],
         threads: grid.threads,
         cooperative: true,
+        clusters: None,
     };
     let counters = module.launch(&memory, &launch)?;
     let mut bytes = vec![0; 4 * words];
@@ -237,7 +238,9 @@ fn a_count_that_is_too_large_is_a_deadlock() {
     let body = exchange(&barrier(1).replace("mul.lo.u32 %r15, %n, 1;", "add.u32 %r15, %n, 1;"));
     for threads in [1, 2, 3] {
         let (found, text) = problem(&body, Grid { blocks: 40, threads, ..TWO });
-        let Problem::GridDeadlock { ended: 0, blocks: 40, waits } = found else { panic!("{text}") };
+        let Problem::GridDeadlock { of_cluster: false, ended: 0, blocks: 40, waits } = found else {
+            panic!("{text}")
+        };
         assert_eq!((waits.len(), waits[0].blocks), (1, 40));
         assert!(text.contains("`ld.acquire.gpu.global.u32 %r14, [%flag];`"), "{text}");
         assert!(text.contains("block [0, 0, 0], thread [0, 0, 0]"), "{text}");
@@ -264,7 +267,9 @@ fn a_deadlock_names_each_place_where_blocks_wait() {
     );
     for threads in [1, 2, 3] {
         let (found, text) = problem(&body, Grid { blocks: 7, threads, ..TWO });
-        let Problem::GridDeadlock { ended: 0, blocks: 7, waits } = found else { panic!("{text}") };
+        let Problem::GridDeadlock { of_cluster: false, ended: 0, blocks: 7, waits } = found else {
+            panic!("{text}")
+        };
         assert_eq!(waits.iter().map(|w| w.blocks).collect::<Vec<_>>(), [4, 3], "{text}");
         assert_eq!((waits[0].block, waits[1].block), ([0; 3], [1, 0, 0]));
         assert!(text.contains("3 wait at line") && text.contains("[%flag+4]"), "{text}");
@@ -381,6 +386,7 @@ fn grids_that_a_device_has_no_room_for_are_refused() {
             arguments: &[0; 3],
             threads: 2,
             cooperative: true,
+            clusters: None,
         };
         module.launch(&memory, &launch).map_err(|e| e.to_string())
     };

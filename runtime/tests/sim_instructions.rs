@@ -42,6 +42,7 @@ fn evaluate(line: &str, operands: [u64; 3]) -> u64 {
         arguments: &arguments,
         threads: 1,
         cooperative: false,
+        clusters: None,
     };
     module.launch(&memory, &launch).unwrap_or_else(|e| panic!("{line}: {e}"));
     let mut bytes = [0; 8];

@@ -440,6 +440,7 @@ fn launches_that_a_device_would_refuse_are_refused() {
         arguments,
         threads: 1,
         cooperative: false,
+        clusters: None,
     };
     let refused = |launch: &Launch<'_>| module.launch(&memory, launch).expect_err("refuses").to_string();
     assert!(refused(&launch(1, &[0, 0])).contains("declared"));

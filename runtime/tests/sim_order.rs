@@ -48,6 +48,7 @@ fn run(body: &str, grid: Grid) -> Result<(), SimError> {
         arguments: &[out, flag],
         threads: grid.threads,
         cooperative: grid.cooperative,
+        clusters: None,
     };
     module.launch(&memory, &launch).map(|_| ())
 }

@@ -109,6 +109,7 @@ fn external_shared_memory_has_the_size_of_the_launch() {
             arguments: &[out, out],
             threads: 1,
             cooperative: false,
+            clusters: None,
         };
         module.launch(&memory, &launch)
     };
@@ -181,6 +182,7 @@ fn product(shape: &str, k: u32, ty: &str) -> Vec<f32> {
         arguments: &[out, out],
         threads: 1,
         cooperative: false,
+        clusters: None,
     };
     module.launch(&memory, &launch).unwrap_or_else(|e| panic!("{body}: {e}"));
     let mut bytes = vec![0; 512];

@@ -6,6 +6,7 @@ use crate::precision::ProductPrecision;
 use crate::tier::Tier;
 use crate::weights::WeightsDtype;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use fuse_codegen::schedule::LoopForm;
 
 /// A JIT kernel-fusion compiler for recurrent models.
 ///
@@ -107,6 +108,33 @@ pub struct CompileArgs {
     /// sum up in f32; the bound of the error is printed.
     #[arg(long, value_enum, default_value_t = ProductPrecision::default(), value_name = "TYPE")]
     pub precision: ProductPrecision,
+
+    /// How a GPU runs loops over time: as one launch, by clusters of blocks where that is expected to be faster; as one launch
+    /// whose blocks meet in memory; or as a launch for each kernel and step.
+    #[arg(long, value_enum, default_value_t = Loops::Clusters, value_name = "FORM")]
+    pub loops: Loops,
+}
+
+/// How a GPU runs loops over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Loops {
+    /// One launch, by clusters of blocks where that is expected to be faster.
+    Clusters,
+    /// One launch whose blocks meet in memory.
+    Grid,
+    /// A launch for each kernel and step.
+    Steps,
+}
+
+impl Loops {
+    /// The form as schedules know it.
+    pub fn form(self) -> LoopForm {
+        match self {
+            Loops::Clusters => LoopForm::Clusters,
+            Loops::Grid => LoopForm::Grid,
+            Loops::Steps => LoopForm::Steps,
+        }
+    }
 }
 
 /// Where a model runs.

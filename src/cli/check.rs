@@ -6,7 +6,7 @@ use fuse_ir::interp::{Interpreter, Precision};
 use fuse_runtime::Device;
 use serde::Serialize;
 
-use super::args::{CheckArgs, CompileArgs, DeviceArgs, Rewrite};
+use super::args::{CheckArgs, CompileArgs, DeviceArgs, Loops, Rewrite};
 use super::error::CliError;
 use super::model::Problem;
 use super::run::{Loaded, dims_text};
@@ -54,7 +54,7 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
             Some(reason) => Verdict { backend: name, verdict: "skipped", max_abs_err: None, detail: reason },
             None => {
                 let precision = if device == "cpu" { ProductPrecision::F32 } else { args.precision };
-                let options = CompileArgs { rewrite, fast_math: false, precision };
+                let options = CompileArgs { rewrite, fast_math: false, precision, loops: Loops::Clusters };
                 let outputs = run_on(&problem, device, tier, &options, &mut rounding);
                 judge(name, outputs, &problem, &expected, tolerance)
             }

@@ -136,6 +136,7 @@ pub fn options(args: &CompileArgs, target: Target) -> CompileOptions {
     };
     options.rewrite.fast_math = args.fast_math;
     options.precision = args.precision;
+    options.loops = args.loops.form();
     options
 }
 

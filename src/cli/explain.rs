@@ -120,7 +120,8 @@ pub fn explain(args: &ExplainArgs) -> Result<(), CliError> {
     if let ExplainedDevice::Gpu { limits, .. } = device {
         let (model, program) = (device.model(), &found.after);
         let cost = cost_of(program, &model, &dims);
-        report.loops = loops(program, &cost, &model, (limits, options.precision.rounding()), &dims)?;
+        report.loops =
+            loops(program, &cost, &model, (limits, options.precision.rounding(), options.loops), &dims)?;
     }
     let precision = options.precision;
     if target == Target::Cpu && precision != ProductPrecision::F32 {
@@ -129,7 +130,7 @@ pub fn explain(args: &ExplainArgs) -> Result<(), CliError> {
     let rounded = match device {
         ExplainedDevice::Cpu => Vec::new(),
         ExplainedDevice::Gpu { limits, .. } => {
-            rounded_kernels(&found.after, limits, precision).map_err(dump::compile_error)?
+            rounded_kernels(&found.after, limits, precision, options.loops).map_err(dump::compile_error)?
         }
     };
     report.rounding = precision.statement(&rounded);

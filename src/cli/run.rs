@@ -55,7 +55,7 @@ impl Loaded {
         options.tier = device.tier;
         options.weights_dtype = device.weights_dtype;
         let memory_limit = device.memory_limit.map(|mib| mib.saturating_mul(1 << 20));
-        let settings = DeviceOptions { threads: device.threads, memory_limit };
+        let settings = DeviceOptions { threads: device.threads, memory_limit, ..DeviceOptions::default() };
         let device = Device::open(name, &settings).map_err(CliError::input)?;
         options.gpu = device.gpu_limits().map_err(CliError::input)?.unwrap_or(options.gpu);
         let compiled = compile(&problem.graph, &options).map_err(compile_error)?;

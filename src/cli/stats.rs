@@ -54,6 +54,9 @@ fn rows(compiled: &Compiled, counted: &BTreeMap<String, Counters>, resources: Op
         "a request",
         "conflicts",
         "barriers",
+        "distributed",
+        "distributed bytes",
+        "cluster barriers",
         "registers",
         "spills",
         "shared",
@@ -77,7 +80,9 @@ fn rows(compiled: &Compiled, counted: &BTreeMap<String, Counters>, resources: Op
         let mut row = vec![function.name.clone()];
         row.extend(counts.map(|n| n.to_string()));
         row.push(format!("{:.2}", c.global_sectors as f64 / c.global_requests.max(1) as f64));
-        row.extend([c.bank_conflicts, c.barriers].map(|n| n.to_string()));
+        let shared =
+            [c.bank_conflicts, c.barriers, c.distributed_requests, c.distributed_bytes, c.cluster_barriers];
+        row.extend(shared.map(|n| n.to_string()));
         match resources.and_then(|r| r.get(&function.name)) {
             Some(known) => row.extend(known.map(|n| n.to_string())),
             None => row.extend(["-", "-", "-"].map(str::to_owned)),

@@ -1,26 +1,31 @@
-//! A block of GPU threads, which take each statement together.
+//! A block of GPU threads, or those of a cluster, which take each statement together.
 //!
 //! Control flow is structured, so that threads on different ways meet again behind the statement at which they parted.
 //! Races on buffers go unnoticed, those on shared memory do not ([`super::shared`]).
 
+use super::shared::User;
 use super::{Evaluated, EvaluationError, Head, Machine, Register, Running};
 use crate::kernel_ir::{Operation, Statement, ValueId};
 
 /// Threads that exchange registers.
 const WARP: usize = 32;
 
-/// The threads of a block.
+/// The threads of a block, or of all blocks of a cluster, one block behind the other.
 pub(super) struct Team<'a> {
     machine: Machine<'a>,
+    /// Threads of a block.
+    size: usize,
+    /// Whether they have arrived where the cluster meets, and not waited yet.
+    has_arrived: bool,
     /// The values of each thread, but for the one whose values the machine has.
     values: Vec<Vec<Option<Register>>>,
 }
 
 impl<'a> Team<'a> {
-    pub(super) fn new(machine: Machine<'a>) -> Team<'a> {
-        let threads = machine.function.mapping.block_threads().unwrap_or(1);
-        let values = vec![machine.values.clone(); threads as usize];
-        Team { machine, values }
+    pub(super) fn new(machine: Machine<'a>, blocks: usize) -> Team<'a> {
+        let size = machine.function.mapping.block_threads().unwrap_or(1) as usize;
+        let values = vec![machine.values.clone(); size * blocks];
+        Team { machine, size, has_arrived: false, values }
     }
 
     pub(super) fn run(&mut self) -> Evaluated<()> {
@@ -31,7 +36,7 @@ impl<'a> Team<'a> {
     /// What one thread does.
     fn on<T>(&mut self, thread: usize, act: impl FnOnce(&mut Machine<'a>) -> Evaluated<T>) -> Evaluated<T> {
         std::mem::swap(&mut self.machine.values, &mut self.values[thread]);
-        self.machine.thread = thread as i64;
+        self.machine.user = User { block: thread / self.size, thread: (thread % self.size) as i64 };
         let result = act(&mut self.machine);
         std::mem::swap(&mut self.machine.values, &mut self.values[thread]);
         result
@@ -50,9 +55,22 @@ impl<'a> Team<'a> {
             Statement::Let { value, operation: Operation::Butterfly(x, distance) } => {
                 self.butterfly(*value, *x, usize::from(*distance), threads)
             }
-            Statement::Barrier if threads.len() < self.values.len() => Err(self.diverged()),
             Statement::Barrier => {
-                self.machine.shared.meet();
+                threads.chunk_by(|a, b| a / self.size == b / self.size).try_for_each(|block| {
+                    if block.len() < self.size {
+                        return Err(EvaluationError::Diverged(self.machine.function.name.clone()));
+                    }
+                    self.machine.shared.meet(block[0] / self.size);
+                    Ok(())
+                })
+            }
+            Statement::ClusterArrive | Statement::ClusterWait => {
+                let arrives = *statement == Statement::ClusterArrive;
+                if threads.len() < self.values.len() || arrives == self.has_arrived {
+                    return Err(self.diverged());
+                }
+                self.has_arrived = arrives;
+                self.machine.shared.meet_cluster(arrives);
                 Ok(())
             }
             Statement::For { counter, begin, end, step, carried, body, .. } => {
@@ -71,6 +89,7 @@ impl<'a> Team<'a> {
             Statement::Let { .. }
             | Statement::Store { .. }
             | Statement::StoreShared { .. }
+            | Statement::StoreCluster { .. }
             | Statement::Prefetch { .. }
             | Statement::Product(_)
             | Statement::StartCopy { .. }

@@ -138,6 +138,9 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
             }
             GpuEffect::Barrier => self.block_barrier(),
             GpuEffect::GridBarrier => self.grid_barrier(),
+            GpuEffect::StoreCluster(ty, place, value, block) => self.store_cluster(ty, place, value, block),
+            GpuEffect::ClusterArrive => self.call("llvm.nvvm.barrier.cluster.arrive.aligned", &[]),
+            GpuEffect::ClusterWait => self.call("llvm.nvvm.barrier.cluster.wait.aligned", &[]),
         }
     }
 
@@ -157,6 +160,26 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
         let cache = if bytes == 16 { "cg" } else { "ca" };
         let name = format!("llvm.nvvm.cp.async.{cache}.shared.global.{bytes}.s");
         self.call(&name, &[to.into(), from.into(), built(read).into()]);
+    }
+
+    /// Writes to the shared memory of a block of the cluster.
+    fn store_cluster(
+        &self,
+        ty: Type,
+        place: SharedPlace<BasicValueEnum<'ctx>>,
+        value: BasicValueEnum<'ctx>,
+        block: u32,
+    ) {
+        let (base, bytes) = self.block_frame().shared[place.array];
+        let rank = self.context.i32_type().const_int(u64::from(block), false);
+        let base = self.intrinsic("llvm.nvvm.mapa.shared.cluster", &[], &[base.into(), rank.into()]);
+        let element = self.llvm_type(Type::scalar(ty.lane));
+        let index = place.index.into_int_value();
+        // SAFETY: this emits an address; a scalar takes one index.
+        let address =
+            unsafe { self.builder.build_in_bounds_gep(element, base.into_pointer_value(), &[index], "") };
+        let store = built(self.builder.build_store(built(address), value));
+        store.set_alignment((place.divisor * bytes).min(16)).expect("a power of two");
     }
 
     fn block_barrier(&self) {

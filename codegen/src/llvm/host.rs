@@ -307,7 +307,10 @@ fn optimized_module<'s>(
 ) -> Result<Module<'s>, LlvmError> {
     check_functions(functions, |function| match function.mapping {
         Mapping::Range => Ok(()),
-        Mapping::Threads { .. } | Mapping::Blocks { .. } | Mapping::Resident { .. } => {
+        Mapping::Threads { .. }
+        | Mapping::Blocks { .. }
+        | Mapping::Resident { .. }
+        | Mapping::Clusters { .. } => {
             Err(LlvmError::Mapping { function: function.name.clone(), target: "ranges on the host" })
         }
     })?;

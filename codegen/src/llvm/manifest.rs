@@ -32,6 +32,9 @@ pub struct PtxKernel {
     pub shared_bytes: u32,
     /// Whether all blocks must run at the same time, which a cooperative launch sees to.
     pub cooperative: bool,
+    /// Blocks of a cluster along x, y and z, which the entry says itself (`.reqnctapercluster`): no attribute of the launch is
+    /// needed. `None` where blocks are in none.
+    pub cluster: Option<[u32; 3]>,
 }
 
 /// A parameter of an entry.
@@ -144,6 +147,7 @@ impl PtxKernel {
             grid: [blocks, Dim::constant(1), Dim::constant(1)],
             shared_bytes: function.shared_bytes(),
             cooperative: matches!(function.mapping, Mapping::Resident { .. }),
+            cluster: function.mapping.cluster_blocks().map(|blocks| [blocks, 1, 1]),
         })
     }
 

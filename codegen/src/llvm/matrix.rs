@@ -25,7 +25,10 @@ fn needs(body: &[Statement]) -> bool {
         | Statement::Prefetch { .. }
         | Statement::Product(_)
         | Statement::Barrier
-        | Statement::GridBarrier => false,
+        | Statement::GridBarrier
+        | Statement::StoreCluster { .. }
+        | Statement::ClusterArrive
+        | Statement::ClusterWait => false,
     })
 }
 

@@ -59,7 +59,7 @@ pub enum LlvmError {
     },
     /// A function has operations that the architecture has no instructions for.
     #[error(
-        "`{function}` copies to shared memory or loads matrices, which {arch} does not; from sm_80 on GPUs do"
+        "`{function}` has instructions that {arch} lacks: copies to shared memory and matrices need sm_80, clusters sm_90"
     )]
     Architecture {
         /// The function.

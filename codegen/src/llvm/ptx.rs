@@ -32,6 +32,9 @@ pub const BUFFER_ALIGNMENT: u32 = 16;
 /// The most threads a block may have.
 pub const MAX_BLOCK: u32 = 1024;
 
+/// The first compute capability (times ten) with clusters of blocks.
+const FIRST_WITH_CLUSTERS: u32 = 90;
+
 /// Global memory, in the NVPTX back end.
 const GLOBAL: u16 = 1;
 /// `ptx_kernel`, the calling convention of an entry point.
@@ -196,7 +199,10 @@ fn optimized_module<'s>(
 pub(super) fn block_size(function: &Function) -> Result<u32, LlvmError> {
     let name = || function.name.clone();
     match function.mapping {
-        Mapping::Threads { block: threads } | Mapping::Blocks { threads } | Mapping::Resident { threads } => {
+        Mapping::Threads { block: threads }
+        | Mapping::Blocks { threads }
+        | Mapping::Resident { threads }
+        | Mapping::Clusters { threads, .. } => {
             let legal = (1..=MAX_BLOCK).contains(&threads).then_some(threads);
             legal.ok_or_else(|| LlvmError::BlockSize { function: name(), block: threads })
         }
@@ -213,7 +219,9 @@ fn kernel<'s>(
 ) -> Result<(), LlvmError> {
     let block = block_size(function)?;
     let has_matrices = needs_matrices(function);
-    if has_matrices && !GpuLimits::has_tensor_cores(arch.capability()) {
+    let lacks_clusters =
+        function.mapping.cluster_blocks().is_some() && arch.capability() < FIRST_WITH_CLUSTERS;
+    if lacks_clusters || (has_matrices && !GpuLimits::has_tensor_cores(arch.capability())) {
         return Err(LlvmError::Architecture { function: function.name.clone(), arch });
     }
     let context = session.context();
@@ -226,6 +234,9 @@ fn kernel<'s>(
     let entry = module.add_function(&function.name, ty, None);
     entry.set_call_conventions(PTX_KERNEL);
     add_string(context, entry, "nvvm.maxntid", &format!("{block},1,1"));
+    if let Some(blocks) = function.mapping.cluster_blocks() {
+        add_string(context, entry, "nvvm.cluster_dim", &format!("{blocks},1,1"));
+    }
     add_enum(context, entry, AttributeLoc::Function, "nounwind", 0);
     // Before sm_90, products of matrices want a few registers more (`codegen/tests/llvm_ptxas.rs`).
     let is_short = has_matrices && arch.capability() < 90;
@@ -236,7 +247,7 @@ fn kernel<'s>(
             add_string(context, entry, "nvvm.minctasm", "2");
         }
         // As many registers as one block leaves.
-        Mapping::Blocks { .. } | Mapping::Resident { .. } => {
+        Mapping::Blocks { .. } | Mapping::Resident { .. } | Mapping::Clusters { .. } => {
             add_string(context, entry, "nvvm.minctasm", "1");
         }
         Mapping::Range | Mapping::Threads { .. } => {}
@@ -298,7 +309,7 @@ fn block_frame<'s>(
             builder.build_store(expected, number.const_zero()).map_err(refused)?;
             entry.get_last_param().map(|p| GridFrame { counter: p.into_pointer_value(), expected })
         }
-        Mapping::Range | Mapping::Threads { .. } | Mapping::Blocks { .. } => None,
+        Mapping::Range | Mapping::Threads { .. } | Mapping::Blocks { .. } | Mapping::Clusters { .. } => None,
     };
     Ok(BlockFrame {
         numbers: [block?, blocks?, thread?],

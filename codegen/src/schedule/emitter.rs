@@ -17,7 +17,9 @@ use super::parts::Part;
 use super::vectors::{Class, Classes};
 use crate::builder::{Depth, FunctionBuilder};
 use crate::decompose;
-use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Operation, SharedId, Type, ValueId};
+use crate::kernel_ir::{
+    BinaryOp, Condition, Conversion, LaneType, Operation, ParameterId, SharedId, Type, ValueId,
+};
 
 /// Points whose operations alternate. A point of several transcendental functions is one long chain of dependent
 /// operations, and the next point's stands too far behind it to run meanwhile. Two multiply-adds at a time, of four cycles
@@ -95,6 +97,8 @@ pub(super) struct Staged {
     pub(super) units: i64,
     /// The column of this thread among them.
     pub(super) unit: ValueId,
+    /// Where the array begins, if not at its first element.
+    pub(super) first: Option<ValueId>,
 }
 
 impl Staged {
@@ -110,8 +114,19 @@ impl Staged {
             let vector = b.mul(vector, units);
             b.add(vector, within)
         };
-        b.add(place, column)
+        let place = b.add(place, column);
+        self.first.map_or(place, |first| b.add(first, place))
     }
+}
+
+/// Where a cluster of blocks keeps what a buffer holds of the cluster's rows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Image {
+    pub(super) array: SharedId,
+    /// From the position in the buffer to that in the array.
+    pub(super) offset: ValueId,
+    /// The blocks that each have an image of what all of them store; without, each has what it stores itself.
+    pub(super) blocks: Option<u32>,
 }
 
 /// Builds the function of one kernel.
@@ -133,6 +148,8 @@ pub(super) struct Emitter<'a> {
     pub(super) counter: Option<(Symbol, ValueId)>,
     /// Loads that are of shared memory now.
     pub(super) staged: FxHashMap<ElementId, (SharedId, Staged)>,
+    /// The images of buffers, which are loaded from and stored to in their place and beside them.
+    pub(super) images: FxHashMap<ParameterId, Image>,
 }
 
 pub(super) type Emitted<T> = Result<T, ScheduleError>;
@@ -150,6 +167,7 @@ impl<'a> Emitter<'a> {
             steps_at_once: 1,
             counter: None,
             staged: FxHashMap::default(),
+            images: FxHashMap::default(),
         }
     }
 
@@ -381,6 +399,11 @@ impl<'a> Emitter<'a> {
             return Ok(self.b.load_shared(array, lanes, position));
         }
         let mut position = self.position(access, point)?;
+        if let Some(image) = self.images.get(&access.buffer).copied() {
+            let at = self.b.add(position, image.offset);
+            let loaded = self.b.load_shared(image.array, lanes, at);
+            return Ok(decompose::from_memory(&mut self.b, access.dtype, loaded));
+        }
         if let Some(elements) = &access.guard {
             let elements = self.expression(elements, point)?;
             let empty = self.b.compare_integer(Condition::Le, elements, 0);
@@ -532,8 +555,21 @@ impl<'a> Emitter<'a> {
         let lanes = point.vector.as_ref().map_or(1, |v| v.lanes);
         let value = decompose::to_memory(&mut self.b, access.dtype, value);
         let value = self.b.splat(value, lanes);
+        self.store_images(access, value, point)?;
         let position = self.position(access, point)?;
         self.b.store(access.buffer, position, value);
+        Ok(())
+    }
+
+    /// Stores a value, as memory has it, where the images of a buffer are, if there are any.
+    pub(super) fn store_images(&mut self, access: &Access, value: ValueId, point: &Point) -> Emitted<()> {
+        let Some(image) = self.images.get(&access.buffer).copied() else { return Ok(()) };
+        let position = self.position(access, point)?;
+        let at = self.b.add(position, image.offset);
+        match image.blocks {
+            None => self.b.store_shared(image.array, at, value),
+            Some(blocks) => (0..blocks).for_each(|block| self.b.store_cluster(image.array, at, value, block)),
+        }
         Ok(())
     }
 

@@ -35,7 +35,7 @@ pub(super) fn schedule(
     if let Some(rows) = rows.as_ref().filter(|rows| rows.is_along_memory) {
         return by_rows(rows);
     }
-    let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes, None);
+    let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes, None, 1);
     if let Some(mut split) = split.filter(|s| s.has_few_rows(analysis)) {
         return blocks::alone(analysis, Mapping::Blocks { threads: THREADS }, |emitter, numbers| {
             split.prepare(emitter, numbers)?;

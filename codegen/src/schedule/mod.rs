@@ -21,6 +21,7 @@
 //! | `contraction.rs` | large sums of products on a GPU: tiles of blocks, staged in shared memory |
 //! | `plan.rs` | nothing; it says what was decided about a loop on a GPU |
 //! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
+//! | `resident/cluster.rs` | the same by clusters of blocks, which exchange states through shared memory |
 //! | `rows.rs` | statistics of rows on a GPU: a warp or a block a row |
 //! | `split.rs` | the sums of a phase, split among the threads of a block |
 
@@ -52,7 +53,7 @@ use crate::kernel_ir::{Function, MatrixFactors};
 use analysis::Analysis;
 use products::Products;
 
-pub use plan::{LoopPlan, PhaseForm, PhasePlan, loop_plan};
+pub use plan::{ClusterPlan, LoopPlan, PhaseForm, PhasePlan, loop_plan};
 pub use resident::resident_name;
 
 /// What a schedule is made for.
@@ -117,6 +118,19 @@ impl ScheduleTarget {
     }
 }
 
+/// How a GPU runs loops over time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum LoopForm {
+    /// As one launch, where their bodies have no loops; by clusters of blocks where the device has them and that is
+    /// expected to be faster.
+    #[default]
+    Clusters,
+    /// As one launch whose blocks all meet in memory.
+    Grid,
+    /// As a launch for each kernel and step.
+    Steps,
+}
+
 /// What a GPU has for blocks that all run at the same time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct GpuLimits {
@@ -126,6 +140,8 @@ pub struct GpuLimits {
     pub shared_bytes: u32,
     /// Whether it has tensor cores for 16-bit floats and tf32, and copies from memory to shared memory.
     pub tensor_cores: bool,
+    /// Blocks of the largest cluster that may be relied upon; 1 where there are no clusters.
+    pub cluster_blocks: u32,
 }
 
 impl GpuLimits {
@@ -142,7 +158,13 @@ impl GpuLimits {
             multiprocessors: device.cores.min(132),
             shared_bytes: u32::try_from(device.on_chip_bytes).unwrap_or(u32::MAX),
             tensor_cores: GpuLimits::has_tensor_cores(capability),
+            cluster_blocks: GpuLimits::cluster_blocks_of(capability),
         }
+    }
+
+    /// The largest cluster that every GPU of a compute capability (times ten) has room for.
+    pub fn cluster_blocks_of(capability: u32) -> u32 {
+        if capability >= 90 { 8 } else { 1 }
     }
 
     /// Whether GPUs of a compute capability (times ten) have what [`GpuLimits::tensor_cores`] says. The tensor cores of
@@ -152,8 +174,8 @@ impl GpuLimits {
     }
 }
 
-/// The functions of a whole program for a GPU, in order of its steps. A loop is one function where its body has no
-/// loops.
+/// The functions of a whole program for a GPU, in order of its steps. A loop is one function where its form says so and
+/// its body has no loops.
 ///
 /// # Errors
 /// As [`schedule`].
@@ -161,26 +183,27 @@ pub fn schedule_for_gpu(
     graph: &KernelGraph,
     limits: GpuLimits,
     rounding: Rounding,
+    loops: LoopForm,
 ) -> Result<Vec<Function>, ScheduleError> {
     let mut functions = Vec::new();
-    steps_for_gpu(graph, &graph.steps, limits, rounding, &mut functions)?;
+    steps_for_gpu(graph, &graph.steps, (limits, rounding, loops), &mut functions)?;
     Ok(functions)
 }
 
 fn steps_for_gpu(
     graph: &KernelGraph,
     steps: &[Step],
-    limits: GpuLimits,
-    rounding: Rounding,
+    form: (GpuLimits, Rounding, LoopForm),
     functions: &mut Vec<Function>,
 ) -> Result<(), ScheduleError> {
+    let (limits, rounding, _) = form;
     let target = ScheduleTarget::Gpu { block: 256, limits, rounding };
     for step in steps {
         match step {
             Step::Kernel(kernel) => functions.push(schedule(graph, kernel, target)?),
-            Step::Loop(l) => match resident::schedule(graph, l, limits, rounding)? {
+            Step::Loop(l) => match resident::schedule(graph, l, form)? {
                 Some(function) => functions.push(function),
-                None => steps_for_gpu(graph, &l.body, limits, rounding, functions)?,
+                None => steps_for_gpu(graph, &l.body, form, functions)?,
             },
         }
     }

@@ -1,15 +1,16 @@
 //! What a schedule for a GPU has decided, for people to read.
 
+use fuse_ir::expr::Dim;
 use fuse_ir::kernel::{BufferId, KernelGraph, Loop};
 
-use super::{GpuLimits, Rounding, ScheduleError, resident};
+use super::{GpuLimits, LoopForm, Rounding, ScheduleError, resident};
 
 /// A loop over time as one launch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LoopPlan {
     /// The function that runs all steps.
     pub name: String,
-    /// Blocks, all of which run at the same time.
+    /// Blocks, all of which run at the same time; those of a cluster, where there are any.
     pub blocks: u32,
     /// Threads of each.
     pub threads: u32,
@@ -17,6 +18,21 @@ pub struct LoopPlan {
     pub shared_bytes: u32,
     /// The kernels of a step, between which the blocks meet.
     pub phases: Vec<PhasePlan>,
+    /// The clusters, where blocks exchange states through each other's shared memory.
+    pub cluster: Option<ClusterPlan>,
+}
+
+/// Clusters that run a loop, each for rows of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterPlan {
+    /// Blocks of a cluster.
+    pub blocks: u32,
+    /// All rows.
+    pub rows: Dim,
+    /// Rows that a cluster takes.
+    pub rows_at_once: u32,
+    /// The shared memory of a block that holds what blocks exchange, in bytes.
+    pub image_bytes: u32,
 }
 
 /// A kernel of a step.
@@ -59,6 +75,7 @@ pub fn loop_plan(
     l: &Loop,
     limits: GpuLimits,
     rounding: Rounding,
+    loops: LoopForm,
 ) -> Result<Option<LoopPlan>, ScheduleError> {
-    resident::plan(graph, l, limits, rounding)
+    resident::plan(graph, l, (limits, rounding, loops))
 }

@@ -5,7 +5,10 @@
 //! ([`Statement::GridBarrier`](crate::kernel_ir::Statement::GridBarrier)). The blocks stay the same from step to step,
 //! so that what a block needs of the weights can stay in its shared memory.
 //!
-//! A phase is scheduled as [`split`](super::split) sums, by [`rows`](super::rows) or point by point.
+//! A phase is scheduled as [`split`](super::split) sums, by [`rows`](super::rows) or point by point. Where the device has
+//! clusters of blocks and the weights fit a few blocks, these exchange states by themselves ([`cluster`]).
+
+mod cluster;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,12 +20,13 @@ use super::analysis::Analysis;
 use super::block::{Numbers, THREADS};
 use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter};
-use super::plan::{LoopPlan, PhaseForm, PhasePlan};
+use super::plan::{ClusterPlan, LoopPlan, PhaseForm, PhasePlan};
 use super::rows::Rows;
 use super::split::Split;
-use super::{GpuLimits, Rounding, ScheduleError};
+use super::{GpuLimits, LoopForm, Rounding, ScheduleError};
 use crate::builder::FunctionBuilder;
-use crate::kernel_ir::{Access, BufferParameter, Function, Mapping, ParameterId};
+use crate::kernel_ir::{Access, BufferParameter, Function, Mapping, ParameterId, ValueId};
+use cluster::Cluster;
 
 /// The name of the function that runs all steps of a loop.
 pub fn resident_name(l: &Loop) -> String {
@@ -34,10 +38,16 @@ pub fn resident_name(l: &Loop) -> String {
 pub(super) fn schedule(
     graph: &KernelGraph,
     l: &Loop,
-    limits: GpuLimits,
-    rounding: Rounding,
+    (limits, rounding, form): (GpuLimits, Rounding, LoopForm),
 ) -> Result<Option<Function>, ScheduleError> {
-    let Some(resident) = Resident::new(graph, l, (limits, rounding))? else { return Ok(None) };
+    let (resident, cluster) = decide(graph, l, (limits, rounding, form))?;
+    if let Some(mut cluster) = cluster {
+        let (work, mapping) = (cluster.work(), cluster.mapping());
+        let builder = cluster.emit(l)?;
+        let Resident { parameters, symbols, .. } = cluster.resident;
+        return Ok(Some(builder.finish(resident_name(l), parameters.buffers, symbols, work, mapping)));
+    }
+    let Some(resident) = resident else { return Ok(None) };
     let Resident { analyses, phases, parameters, symbols } = resident;
     let builder = emit(&analyses, phases, l, &parameters, limits)?;
     let work = Dim::constant(i64::from(limits.multiprocessors));
@@ -49,18 +59,44 @@ pub(super) fn schedule(
 pub(super) fn plan(
     graph: &KernelGraph,
     l: &Loop,
-    limits: GpuLimits,
-    rounding: Rounding,
+    (limits, rounding, form): (GpuLimits, Rounding, LoopForm),
 ) -> Result<Option<LoopPlan>, ScheduleError> {
-    let Some(resident) = Resident::new(graph, l, (limits, rounding))? else { return Ok(None) };
+    let (resident, cluster) = decide(graph, l, (limits, rounding, form))?;
+    let of_cluster = |c: &Cluster| ClusterPlan {
+        blocks: c.blocks,
+        rows: c.rows.clone(),
+        rows_at_once: u32::try_from(c.rows_at_once).unwrap_or(u32::MAX),
+        image_bytes: c.image_bytes(),
+    };
+    let plan = cluster.as_ref().map(of_cluster);
+    let Some(resident) = cluster.map(|c| c.resident).or(resident) else { return Ok(None) };
     let pairs = resident.analyses.iter().zip(&resident.phases);
+    let own: u32 = pairs.clone().map(|(analysis, phase)| phase.shared_bytes(analysis)).sum();
     Ok(Some(LoopPlan {
         name: resident_name(l),
-        blocks: limits.multiprocessors,
+        blocks: plan.as_ref().map_or(limits.multiprocessors, |c| c.blocks),
         threads: THREADS,
-        shared_bytes: pairs.clone().map(|(analysis, phase)| phase.shared_bytes(analysis)).sum(),
+        shared_bytes: own + plan.as_ref().map_or(0, |c| c.image_bytes),
         phases: pairs.map(|(analysis, phase)| phase.plan(analysis, &l.counter)).collect(),
+        cluster: plan,
     }))
+}
+
+/// The loop as one launch, if it is one, and by clusters where that is better.
+fn decide<'a>(
+    graph: &'a KernelGraph,
+    l: &'a Loop,
+    (limits, rounding, form): (GpuLimits, Rounding, LoopForm),
+) -> Result<(Option<Resident<'a>>, Option<Cluster<'a>>), ScheduleError> {
+    if form == LoopForm::Steps {
+        return Ok((None, None));
+    }
+    let resident = Resident::new(graph, l, (limits, rounding), 1)?;
+    let cluster = match (&resident, form) {
+        (Some(grid), LoopForm::Clusters) => Cluster::new(graph, l, limits, grid)?,
+        (_, LoopForm::Clusters | LoopForm::Grid | LoopForm::Steps) => None,
+    };
+    Ok((resident, cluster))
 }
 
 /// The kernels of a loop as phases of one launch.
@@ -72,10 +108,12 @@ struct Resident<'a> {
 }
 
 impl<'a> Resident<'a> {
+    /// The phases where a block has so many groups of columns at most that stay its own.
     fn new(
         graph: &'a KernelGraph,
         l: &'a Loop,
         (limits, rounding): (GpuLimits, Rounding),
+        most_tiles: i64,
     ) -> Result<Option<Self>, ScheduleError> {
         let mut kernels: Vec<&Kernel> = Vec::with_capacity(l.body.len());
         for step in &l.body {
@@ -103,7 +141,7 @@ impl<'a> Resident<'a> {
         let mut free = limits.shared_bytes;
         for analysis in &analyses {
             let left = GpuLimits { shared_bytes: free, ..limits };
-            let phase = Phase::new(analysis, &l.counter, left, rounding);
+            let phase = Phase::new(analysis, &l.counter, left, rounding, most_tiles);
             free -= phase.shared_bytes(analysis).min(free);
             phases.push(phase);
         }
@@ -147,15 +185,43 @@ enum Phase {
 }
 
 impl Phase {
-    fn new(analysis: &Analysis, counter: &Symbol, limits: GpuLimits, rounding: Rounding) -> Phase {
-        let GpuLimits { multiprocessors, shared_bytes, tensor_cores } = limits;
+    fn new(
+        analysis: &Analysis,
+        counter: &Symbol,
+        limits: GpuLimits,
+        rounding: Rounding,
+        most_tiles: i64,
+    ) -> Phase {
+        let GpuLimits { multiprocessors, shared_bytes, tensor_cores, .. } = limits;
         let products = tensor_cores.then_some(rounding);
-        if let Some(split) = Split::new(analysis, Some(counter), multiprocessors, shared_bytes, products) {
+        if let Some(split) =
+            Split::new(analysis, Some(counter), multiprocessors, shared_bytes, products, most_tiles)
+        {
             return Phase::Split(split);
         }
         let rows =
             Rows::phase_of(analysis, multiprocessors).filter(|r| r.shared_bytes(analysis) <= shared_bytes);
         rows.map_or(Phase::Points, Phase::Rows)
+    }
+
+    fn is_on_tensor_cores(&self) -> bool {
+        matches!(self, Phase::Split(split) if split.is_on_tensor_cores())
+    }
+
+    /// Whether the blocks of a cluster have shared memory for all that stays the same, and threads for every column.
+    fn fits_a_cluster(&self, analysis: &Analysis, counter: &Symbol) -> bool {
+        match self {
+            Phase::Split(split) => split.has_all_staged(analysis, counter),
+            Phase::Rows(_) | Phase::Points => true,
+        }
+    }
+
+    /// Floating-point operations of the sums of a row.
+    fn flops_a_row(&self, analysis: &Analysis) -> f64 {
+        match self {
+            Phase::Split(split) => split.flops_a_row(analysis),
+            Phase::Rows(_) | Phase::Points => 0.0,
+        }
     }
 
     fn shared_bytes(&self, analysis: &Analysis) -> u32 {
@@ -222,19 +288,12 @@ fn emit(
     };
     let begin = b.index(0);
     let steps = b.open_loop(&[], true);
-    let position = match l.direction {
-        Direction::Forward => steps.counter,
-        Direction::Reverse => {
-            let one = b.index(1);
-            let last = b.sub(trip, one);
-            b.sub(last, steps.counter)
-        }
-    };
+    let position = position_of(&mut b, l, trip, steps.counter);
     for (analysis, phase) in analyses.iter().zip(&phases) {
         let mut emitter = Emitter::within(analysis, b, Some((l.counter.clone(), position)));
         match phase {
             Phase::Split(split) => split.phase(&mut emitter, numbers)?,
-            Phase::Rows(rows) => rows.phase(&mut emitter, numbers, limits.multiprocessors)?,
+            Phase::Rows(rows) => rows.phase(&mut emitter, numbers, limits.multiprocessors, None)?,
             Phase::Points => points(&mut emitter, numbers, limits.multiprocessors)?,
         }
         b = emitter.b;
@@ -242,6 +301,18 @@ fn emit(
     }
     b.close_exchanging_loop(steps, begin, trip, 1, &[], parameters.exchanged.clone());
     Ok(b)
+}
+
+/// The position in time of a step of so many.
+fn position_of(b: &mut FunctionBuilder, l: &Loop, trip: ValueId, step: ValueId) -> ValueId {
+    match l.direction {
+        Direction::Forward => step,
+        Direction::Reverse => {
+            let one = b.index(1);
+            let last = b.sub(trip, one);
+            b.sub(last, step)
+        }
+    }
 }
 
 /// Every thread computes points, as many threads apart as there are.

@@ -231,15 +231,27 @@ impl Rows {
         Ok(rows.ceil_div(&Dim::constant(self.teams)))
     }
 
-    /// The kernel at one step, by `blocks` blocks of [`THREADS`].
-    pub(super) fn phase(&self, emitter: &mut Emitter, numbers: Numbers, blocks: u32) -> Emitted<()> {
+    /// The kernel at one step, by `blocks` blocks of [`THREADS`]: all rows, or those from a first one to an end.
+    pub(super) fn phase(
+        &self,
+        emitter: &mut Emitter,
+        numbers: Numbers,
+        blocks: u32,
+        rows: Option<[ValueId; 2]>,
+    ) -> Emitted<()> {
         let blocks = i64::from(blocks);
-        let end = emitter.dimension(&emitter.analysis.points(&self.rows))?;
+        let end = match rows {
+            Some([_, end]) => end,
+            None => emitter.dimension(&emitter.analysis.points(&self.rows))?,
+        };
         // Neighbouring rows are of other blocks, so that few rows are spread over many.
         let own = self.team.number(&mut emitter.b, numbers);
         let stride = emitter.b.index(blocks);
         let own = emitter.b.mul(own, stride);
-        let first = emitter.b.add(own, numbers.block);
+        let mut first = emitter.b.add(own, numbers.block);
+        if let Some([begin, _]) = rows {
+            first = emitter.b.add(begin, first);
+        }
         let each = emitter.b.open_loop(&[], true);
         self.row(emitter, numbers, each.counter)?;
         if self.teams == 1 {

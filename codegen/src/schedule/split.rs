@@ -12,7 +12,7 @@
 //!
 //! ```text
 //! lane    column = lane mod slots, then row group, then slice within the warp
-//! staged  [operand][k / 4][column][k mod 4]      a vector of 4 for each lane, without bank conflicts
+//! staged  [operand][tile][k / 4][column][k mod 4]      a vector of 4 for each lane, without bank conflicts
 //! sums    [slice][sum][row and column]
 //! ```
 
@@ -71,6 +71,8 @@ pub(super) struct Split {
     rows_a_thread: i64,
     /// Blocks of the launch.
     blocks: i64,
+    /// Groups of columns that each takes one after the other.
+    tiles_a_block: i64,
     staged: Vec<StagedOperand>,
     /// The sums as products on tensor cores.
     products: Option<Products>,
@@ -105,14 +107,15 @@ struct Arrays {
 
 impl Split {
     /// Where every sum of the kernel has a value for each column and is long; `shared_bytes` are left. With the counter
-    /// of a loop, whose steps it is computed at, operands stay in shared memory. With tensor cores, which round factors if
-    /// they may, `products` of them do.
+    /// of a loop, whose steps it is computed at, operands stay in shared memory: those of one group of columns a block, or of
+    /// `most_tiles` where there are more. With tensor cores, which round factors if they may, `products` of them do.
     pub(super) fn new(
         analysis: &Analysis,
         counter: Option<&Symbol>,
         blocks: u32,
         shared_bytes: u32,
         products: Option<Rounding>,
+        most_tiles: i64,
     ) -> Option<Split> {
         let axes = analysis.space_axes();
         let (column, rows) = axes.split_last()?;
@@ -139,7 +142,8 @@ impl Split {
             return None;
         }
         let blocks = i64::from(blocks.max(1));
-        let units = ceil_div(columns, blocks).min(WARP);
+        let tiles_a_block = ceil_div(columns, blocks * WARP).clamp(1, most_tiles);
+        let units = ceil_div(columns, blocks * tiles_a_block).min(WARP);
         let slots = power_of_two(units);
         let known_rows = rows.iter().try_fold(1i64, |n, a| n.checked_mul(analysis.extent(*a).as_constant()?));
         let at_once = known_rows.map_or(ROWS_AT_ONCE, |n| n.clamp(1, ROWS_AT_ONCE));
@@ -156,11 +160,12 @@ impl Split {
             row_groups,
             rows_a_thread,
             blocks,
+            tiles_a_block,
             staged: Vec::new(),
             products: None,
             arrays: None,
         };
-        if let Some((counter, rounding)) = counter.zip(products).filter(|_| split.tiles() <= blocks)
+        if let Some((counter, rounding)) = counter.zip(products).filter(|_| split.has_own_tiles())
             && split.multiply(analysis, known_rows, counter, rounding, shared_bytes)
         {
             return Some(split);
@@ -168,7 +173,7 @@ impl Split {
         if split.shared_bytes() > shared_bytes {
             return None;
         }
-        if let Some(counter) = counter.filter(|_| split.tiles() <= blocks) {
+        if let Some(counter) = counter.filter(|_| split.has_own_tiles()) {
             split.stage(analysis, counter, shared_bytes);
         }
         Some(split)
@@ -246,6 +251,11 @@ impl Split {
         ceil_div(self.columns, self.units)
     }
 
+    /// Whether blocks have the same columns at every step.
+    fn has_own_tiles(&self) -> bool {
+        self.tiles() <= self.blocks * self.tiles_a_block
+    }
+
     /// Lanes with columns and rows of their own; the others of a warp take other slices of the same.
     fn lanes(&self) -> i64 {
         self.slots * self.row_groups
@@ -266,7 +276,7 @@ impl Split {
         let sums = self.sums.len() as i64 * self.points();
         let element = self.sums.first().map_or(4, |s| i64::from(s.lane.bytes()));
         let staged: i64 =
-            self.staged.iter().map(|s| s.elements(self.units) * i64::from(s.lane.bytes())).sum();
+            self.staged.iter().map(|s| self.staged_elements_of(s) * i64::from(s.lane.bytes())).sum();
         let products = self.products.as_ref().map_or(0, |p| p.shared_bytes(self.slots));
         u32::try_from((WARPS + 1) * sums * element + staged + products).unwrap_or(u32::MAX)
     }
@@ -286,7 +296,7 @@ impl Split {
         let slices = array("slices", lane, WARPS * sums);
         let totals = array("sums", lane, sums);
         let staged: Vec<SharedId> =
-            self.staged.iter().map(|s| array("staged", s.lane, s.elements(self.units))).collect();
+            self.staged.iter().map(|s| array("staged", s.lane, self.staged_elements_of(s))).collect();
         for (operand, array) in self.staged.iter().zip(&staged) {
             self.fill(emitter, numbers, operand, *array)?;
         }
@@ -298,6 +308,7 @@ impl Split {
         Ok(())
     }
 
+    /// Fills the array of an operand in its order, so that neighbouring threads store to neighbouring banks.
     fn fill(
         &self,
         emitter: &mut Emitter,
@@ -305,16 +316,33 @@ impl Split {
         operand: &StagedOperand,
         array: SharedId,
     ) -> Emitted<()> {
-        let end = emitter.b.index(self.units * operand.extent);
-        let each = emitter.b.open_loop(&[], true);
-        let extent = emitter.b.index(operand.extent);
-        let (unit, position) = floor_division(&mut emitter.b, each.counter, extent, true);
-        let column = self.column_of(emitter, numbers.block, unit);
+        let b = &mut emitter.b;
+        let end = b.index(self.staged_elements_of(operand));
+        let each = b.open_loop(&[], true);
+        let (within, place) = match self.tiles_a_block {
+            1 => (None, each.counter),
+            _ => {
+                let size = b.index(operand.elements(self.units));
+                let (within, place) = floor_division(b, each.counter, size, true);
+                (Some(within), place)
+            }
+        };
+        let line = b.index(VECTOR * self.units);
+        let (vector, place) = floor_division(b, place, line, true);
+        let lanes = b.index(VECTOR);
+        let (unit, lane) = floor_division(b, place, lanes, true);
+        let position = b.mul(vector, lanes);
+        let mut position = b.add(position, lane);
+        if operand.extent % VECTOR != 0 {
+            // Nobody reads what is behind the last one.
+            let last = b.index(operand.extent - 1);
+            position = b.binary(BinaryOp::Min, position, last);
+        }
+        let tile = self.tile_of(b, numbers.block, within);
+        let column = self.column_of(emitter, tile, unit);
         let point = emitter.origin().with(self.column, column).with(operand.axis, position);
         let value = emitter.load(operand.element, &point)?;
-        let place = operand.place(self.units, unit);
-        let at = place.position(&mut emitter.b, position, 1);
-        emitter.b.store_shared(array, at, value);
+        emitter.b.store_shared(array, each.counter, value);
         emitter.b.close_loop(each, numbers.thread, end, i64::from(THREADS), &[]);
         Ok(())
     }
@@ -324,11 +352,19 @@ impl Split {
         let units = emitter.b.index(self.units);
         let first = emitter.b.mul(tile, units);
         let column = emitter.b.add(first, unit);
-        if self.columns % self.units == 0 && self.tiles() >= self.blocks {
+        if self.columns % self.units == 0 && self.tiles() >= self.blocks * self.tiles_a_block {
             return column;
         }
         let last = emitter.b.index(self.columns - 1);
         emitter.b.binary(BinaryOp::Min, column, last)
+    }
+
+    /// A tile of a block; of several, the one of that number.
+    fn tile_of(&self, b: &mut FunctionBuilder, block: ValueId, within: Option<ValueId>) -> ValueId {
+        let Some(within) = within else { return block };
+        let each = b.index(self.tiles_a_block);
+        let first = b.mul(block, each);
+        b.add(first, within)
     }
 
     /// Whether tiles of a large contraction would have too few rows to fill.
@@ -337,7 +373,7 @@ impl Split {
     }
 
     /// Rows that a block takes at once.
-    fn rows_at_once(&self) -> i64 {
+    pub(super) fn rows_at_once(&self) -> i64 {
         self.row_groups * self.rows_a_thread
     }
 
@@ -351,6 +387,57 @@ impl Split {
         self.tile(emitter, numbers, [tiles.counter, passes.counter, rows])?;
         emitter.b.close_loop(passes, zero, rows, self.rows_at_once(), &[]);
         emitter.b.close_loop(tiles, numbers.block, end, self.blocks, &[]);
+        Ok(())
+    }
+
+    /// Whether every column has a thread and all that stays the same is in shared memory.
+    pub(super) fn has_all_staged(&self, analysis: &Analysis, counter: &Symbol) -> bool {
+        let is_staged = |element: ElementId, axis: Axis| {
+            !self.stays(analysis, counter, element, axis)
+                || self.staged.iter().any(|s| s.element == element && s.axis == axis)
+        };
+        let of_sum =
+            |sum: &Sum| operands(analysis, sum.reduction.body).into_iter().all(|e| is_staged(e, sum.axis));
+        self.has_own_tiles() && self.rows.len() == 1 && self.sums.iter().all(of_sum)
+    }
+
+    /// Operations of the sums of a row.
+    pub(super) fn flops_a_row(&self, analysis: &Analysis) -> f64 {
+        let columns = analysis.extent(self.column).as_constant().unwrap_or(1) as f64;
+        self.sums.iter().map(|sum| 2.0 * sum.extent as f64 * columns).sum()
+    }
+
+    /// The kernel at one step, by the blocks of a cluster, for rows from a first one to an end that it takes at once.
+    pub(super) fn phase_of_cluster(
+        &self,
+        emitter: &mut Emitter,
+        numbers: Numbers,
+        [first_row, rows]: [ValueId; 2],
+    ) -> Emitted<()> {
+        let Some(arrays) = &self.arrays else {
+            return Err(emitter.analysis.malformed("its sums have no shared memory"));
+        };
+        if self.tiles_a_block == 1 {
+            let tile =
+                Tile { split: self, arrays, numbers, tile: numbers.block, within: None, first_row, rows };
+            let point = tile.own_point(emitter)?;
+            tile.load_early(emitter, &point)?;
+            emitter.b.wait_for_cluster();
+            tile.sums(emitter)?;
+            return tile.epilogue_of_cluster(emitter, &point);
+        }
+        emitter.b.wait_for_cluster();
+        let (begin, end) = (emitter.b.index(0), emitter.b.index(self.tiles_a_block));
+        let each = emitter.b.open_loop(&[], true);
+        let within = Some(each.counter);
+        let number = self.tile_of(&mut emitter.b, numbers.block, within);
+        let tile = Tile { split: self, arrays, numbers, tile: number, within, first_row, rows };
+        let point = tile.own_point(emitter)?;
+        tile.load_early(emitter, &point)?;
+        tile.sums(emitter)?;
+        tile.epilogue(emitter, &point)?;
+        emitter.b.close_loop(each, begin, end, 1, &[]);
+        emitter.b.arrive_at_cluster();
         Ok(())
     }
 
@@ -372,7 +459,7 @@ impl Split {
             return Err(emitter.analysis.malformed("its sums have no shared memory"));
         };
         let [tile, first_row, rows] = place;
-        let tile = Tile { split: self, arrays, numbers, tile, first_row, rows };
+        let tile = Tile { split: self, arrays, numbers, tile, within: None, first_row, rows };
         let point = tile.own_point(emitter)?;
         tile.load_early(emitter, &point)?;
         match &self.products {
@@ -400,17 +487,27 @@ impl Sum {
 }
 
 impl StagedOperand {
-    /// Elements of its array.
+    /// Elements that a tile takes of its array.
     fn elements(&self, units: i64) -> i64 {
         ceil_div(self.extent, VECTOR) * VECTOR * units
     }
 
-    fn place(&self, units: i64, unit: ValueId) -> Staged {
-        Staged { axis: self.axis, units, unit }
+    /// Where the operand of a unit is, of the first tile of the block or of another one.
+    fn place(&self, b: &mut FunctionBuilder, units: i64, unit: ValueId, tile: Option<ValueId>) -> Staged {
+        let first = tile.map(|tile| {
+            let size = b.index(self.elements(units));
+            b.mul(tile, size)
+        });
+        Staged { axis: self.axis, units, unit, first }
     }
 }
 
 impl Split {
+    /// Elements of the array of an operand.
+    fn staged_elements_of(&self, operand: &StagedOperand) -> i64 {
+        operand.elements(self.units) * self.tiles_a_block
+    }
+
     fn reductions(&self) -> Vec<(Reduction, i64)> {
         self.sums.iter().map(|s| (s.reduction, s.extent)).collect()
     }

@@ -211,6 +211,10 @@ impl Parser {
             Mapping::Blocks { threads: self.number("the number of threads")? }
         } else if self.accept_word("resident") {
             Mapping::Resident { threads: self.number("the number of threads")? }
+        } else if self.accept_word("clusters") {
+            let blocks = self.number("the number of blocks")?;
+            self.expect_word("of")?;
+            Mapping::Clusters { threads: self.number("the number of threads")?, blocks }
         } else {
             self.expect_word("range")?;
             Mapping::Range
@@ -298,6 +302,11 @@ impl Parser {
         if self.accept_word("store") {
             if self.at_shared() {
                 let (array, index) = (self.shared_id()?, self.position()?);
+                if self.accept_word("of") {
+                    let block = self.number("the number of a block")?;
+                    self.expect('=')?;
+                    return Ok(Statement::StoreCluster { array, index, value: self.value()?, block });
+                }
                 self.expect('=')?;
                 return Ok(Statement::StoreShared { array, index, value: self.value()? });
             }
@@ -331,6 +340,12 @@ impl Parser {
         }
         if self.accept_word("grid_barrier") {
             return Ok(Statement::GridBarrier);
+        }
+        if self.accept_word("cluster_arrive") {
+            return Ok(Statement::ClusterArrive);
+        }
+        if self.accept_word("cluster_wait") {
+            return Ok(Statement::ClusterWait);
         }
         if self.accept_word("for") {
             return self.nested(Self::counted_loop);

@@ -204,6 +204,11 @@ pub(crate) fn statement_head(function: &Function, statement: &Statement) -> Stri
         Statement::AwaitCopies { pending } => format!("await_copies {pending}"),
         Statement::Barrier => "barrier".into(),
         Statement::GridBarrier => "grid_barrier".into(),
+        Statement::StoreCluster { array, index, value, block } => {
+            format!("store {array}[{index}] of {block} = {value}")
+        }
+        Statement::ClusterArrive => "cluster_arrive".into(),
+        Statement::ClusterWait => "cluster_wait".into(),
         Statement::Prefetch { buffer, index } => format!("prefetch {buffer}[{index}]"),
         Statement::Product(p) => {
             let columns =
@@ -261,6 +266,7 @@ pub fn print(function: &Function) -> String {
         Mapping::Threads { block } => format!("threads {block}"),
         Mapping::Blocks { threads } => format!("blocks {threads}"),
         Mapping::Resident { threads } => format!("resident {threads}"),
+        Mapping::Clusters { threads, blocks } => format!("clusters {blocks} of {threads}"),
     };
     let _ = writeln!(out, "function {} {mapping} {{", word(&function.name));
     for (i, buffer) in function.buffers.iter().enumerate() {

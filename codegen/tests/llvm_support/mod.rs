@@ -173,7 +173,9 @@ impl Case {
                     Vec::new()
                 });
             }
-            Mapping::Blocks { .. } | Mapping::Resident { .. } => unreachable!("cases are of single items"),
+            Mapping::Blocks { .. } | Mapping::Resident { .. } | Mapping::Clusters { .. } => {
+                unreachable!("cases are of single items")
+            }
             Mapping::Threads { .. } => {
                 let item = maker.let_(scalar(LaneType::I64), Operation::WorkItem);
                 let items = maker.let_(scalar(LaneType::I64), Operation::Symbol(0));

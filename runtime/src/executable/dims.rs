@@ -6,6 +6,7 @@ use fuse_ir::bind::{bind_given_dims, concrete_shape};
 use fuse_ir::expr::DimEnv;
 use fuse_ir::{DType, InputKind, Tensor};
 
+use super::choice::Form;
 use super::{Executable, Parameter, lock};
 use crate::arguments::Arguments;
 use crate::block::OutOfMemory;
@@ -68,6 +69,7 @@ impl Executable {
     pub(super) fn instance(
         &self,
         version: &Version,
+        form: &Form,
         given: &[Option<&Tensor>],
         dims: &DimEnv,
     ) -> Result<Arc<Instance>, RunError> {
@@ -86,7 +88,7 @@ impl Executable {
         if let Some(instance) = lock(&version.instances).known.get(&key) {
             return Ok(instance.clone());
         }
-        let instance = Arc::new(self.resolve(version, &shapes, dims)?);
+        let instance = Arc::new(self.resolve(version, form, &shapes, dims)?);
         let mut instances = lock(&version.instances);
         if instances.order.len() >= PLANS_KEPT
             && let Some(oldest) = instances.order.pop_front()
@@ -102,6 +104,7 @@ impl Executable {
     pub(super) fn resolve(
         &self,
         version: &Version,
+        form: &Form,
         shapes: &[Option<(DType, &[usize])>],
         dims: &DimEnv,
     ) -> Result<Instance, RunError> {
@@ -117,7 +120,7 @@ impl Executable {
         }
         let quantities = version.program.quantities(&dims)?;
         let spread = Spread::over(self.device.threads(), &quantities);
-        let has_wide_indices = self.wide.as_ref().is_some_and(|w| w.is_needed(&version.program, &dims));
+        let has_wide_indices = form.wide.as_ref().is_some_and(|w| w.is_needed(&version.program, &dims));
         let output = |o: &fuse_ir::graph::Output| {
             let ty = self.graph.ty(o.value);
             Ok((ty.dtype, concrete_shape(&ty.shape, &dims)?))

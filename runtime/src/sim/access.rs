@@ -1,6 +1,7 @@
 //! Accesses of a warp to memory, each checked, and counted as the hardware would serve them.
 
 use super::arithmetic::{Function, evaluate};
+use super::cluster::{self, Neighbours, is_shared};
 use super::execute::{Context, Wrong, each_lane};
 use super::fault::Problem;
 use super::flags::{Change, Flags, Incoming, Word};
@@ -31,12 +32,14 @@ pub(super) struct Memories<'a> {
     pub arrivals: &'a Arrivals,
     /// What orders blocks, in a cooperative launch.
     pub flags: Option<&'a Flags>,
+    /// The cluster, where blocks run in clusters.
+    pub neighbours: Option<&'a Neighbours<'a>>,
 }
 
 /// An address between the generic space and another one.
 pub(super) fn convert(to_generic: bool, space: Space, address: u64) -> u64 {
     let window = match space {
-        Space::Shared => SHARED_WINDOW,
+        Space::Shared | Space::Cluster => SHARED_WINDOW,
         Space::Local => LOCAL_WINDOW,
         Space::Generic | Space::Global => return address,
     };
@@ -46,7 +49,8 @@ pub(super) fn convert(to_generic: bool, space: Space, address: u64) -> u64 {
 /// Whether a generic address lies in a space.
 pub(super) fn is_in(space: Space, address: u64) -> bool {
     match (space, address & WINDOW_MASK) {
-        (Space::Shared, window) => window == SHARED_WINDOW,
+        (Space::Shared, window) => window == SHARED_WINDOW && !cluster::names_block(address),
+        (Space::Cluster, window) => window == SHARED_WINDOW,
         (Space::Local, window) => window == LOCAL_WINDOW,
         (Space::Global, window) => window == 0,
         (Space::Generic, _) => true,
@@ -74,13 +78,16 @@ impl<'a> Memories<'a> {
     {
         let nowhere = || Problem::OutOfBounds { address, bytes: size, buffer: None };
         let space = match (space, address & WINDOW_MASK) {
+            (Space::Generic, SHARED_WINDOW) if cluster::names_block(address) => Space::Cluster,
             (Space::Generic, SHARED_WINDOW) => Space::Shared,
+            (Space::Cluster, _) if !cluster::names_block(address) => Space::Shared,
             (Space::Generic, LOCAL_WINDOW) => Space::Local,
             (Space::Generic, _) => Space::Global,
             (space, _) => space,
         };
         let (region, offset) = match space {
             Space::Shared => (self.shared, address & mask(32)),
+            Space::Cluster => self.distant(address, size)?,
             Space::Local => {
                 let offset = address & mask(32);
                 if offset + u64::from(size) > self.local {
@@ -98,6 +105,23 @@ impl<'a> Memories<'a> {
         };
         region.check(offset, size, address)?;
         Ok(Place { region, offset, space })
+    }
+
+    /// The shared memory of the block of the cluster that an address names, and the offset there.
+    #[cold]
+    #[inline(never)]
+    fn distant(&self, address: u64, size: u32) -> Result<(&'a Region, u64), Problem> {
+        let nowhere = Problem::OutOfBounds { address, bytes: size, buffer: None };
+        let neighbours = self.neighbours.ok_or(nowhere)?;
+        Ok((neighbours.region(address)?, cluster::offset(address)))
+    }
+
+    /// Notes an access to the shared memory of a block of the cluster.
+    #[inline]
+    fn note_visit(&self, place: &Place<'_>, address: u64, access: &Access<'_>) {
+        if let (Space::Cluster, Some(neighbours)) = (place.space, self.neighbours) {
+            neighbours.note_visit(address, access);
+        }
     }
 }
 
@@ -140,7 +164,7 @@ impl Warp {
 
     /// Who accesses memory in a space; the thread is still to be filled in.
     pub fn access(&self, memories: &Memories<'_>, space: Space, atomic: bool) -> Access<'_> {
-        let stamp = memories.stamps[usize::from(space == Space::Shared)];
+        let stamp = memories.stamps[usize::from(is_shared(space))];
         let clock = self.clocks[self.index as usize];
         let record = Access::record(stamp, memories.block, clock, atomic);
         Access {
@@ -208,6 +232,7 @@ impl Warp {
                     let access = self.access(&memories, place.space, transfer.atomic);
                     let access = Access { thread: access.thread + lane as u32, ..access };
                     place.region.note_read(place.offset, size, &access)?;
+                    memories.note_visit(&place, address, &access);
                     let value = place.region.load(place.offset, size);
                     slot[lane] = match &flags {
                         Some(flags) if space == Space::Global => {
@@ -282,6 +307,7 @@ impl Warp {
                     let access = self.access(&memories, place.space, transfer.atomic);
                     let access = Access { thread: access.thread + lane as u32, ..access };
                     place.region.note_write(place.offset, size, &access)?;
+                    memories.note_visit(&place, address, &access);
                     let new = self.registers[*slot as usize][lane] & mask(size * 8);
                     if let (Some(flags), Space::Global) = (&mut flags, space) {
                         let value = place.region.load(place.offset, size);
@@ -297,7 +323,7 @@ impl Warp {
             return Err(wrong);
         }
         context.progress = true;
-        context.changed |= space == Space::Global;
+        context.changed |= reaches_others(space);
         let bytes = size * transfer.count;
         if space == Space::Global {
             context.counters.global_written += u64::from(lanes.count_ones() * bytes);
@@ -346,6 +372,7 @@ impl Warp {
                 let access = Access { thread: access.thread + lane as u32, ..access };
                 place.region.note_read(place.offset, size, &access)?;
                 place.region.note_write(place.offset, size, &access)?;
+                memories.note_visit(&place, addresses[lane], &access);
                 let (b, c) = (operand[lane] & mask(size * 8), second[lane] & mask(size * 8));
                 let new = |old| match f {
                     Atomic::Map(f) => evaluate(f, transfer.ty, Mode::default(), old, b, 0),
@@ -410,7 +437,7 @@ impl Warp {
             each_lane(lanes, |lane| registers[lane] = out[lane]);
         }
         context.progress |= changed;
-        context.changed |= changed && space == Space::Global;
+        context.changed |= changed && reaches_others(space);
         if space == Space::Global {
             let bytes = u64::from(lanes.count_ones() * size);
             context.counters.global_read += bytes;
@@ -429,6 +456,11 @@ impl Warp {
         }
         Ok(())
     }
+}
+
+/// Whether other blocks see what is written there.
+fn reaches_others(space: Space) -> bool {
+    matches!(space, Space::Global | Space::Cluster)
 }
 
 pub(super) fn aligned(address: u64, alignment: u32) -> Result<(), Problem> {
@@ -455,8 +487,18 @@ pub(super) fn count_request(
             context.counters.shared_requests += 1;
             context.counters.bank_conflicts += conflicts(addresses, bytes, lanes);
         }
+        Space::Cluster => count_distant(context, addresses, bytes, lanes),
         Space::Generic | Space::Local => {}
     }
+}
+
+/// Counts an access of some lanes to shared memory of the cluster: what leads to other blocks, and the rest as the block's
+/// own.
+fn count_distant(context: &mut Context<'_>, addresses: &[u64; LANES], bytes: u32, lanes: u32) {
+    let distant = context.memories.neighbours.map_or(0, |n| n.distant(addresses, lanes));
+    context.counters.distributed_requests += u64::from(distant > 0);
+    context.counters.distributed_bytes += u64::from(distant * bytes);
+    context.counters.shared_requests += u64::from(distant < lanes.count_ones());
 }
 
 /// The distinct units of some lanes' addresses, and their number.

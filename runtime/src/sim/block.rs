@@ -50,7 +50,7 @@ pub(super) struct Visit {
     pub ended: bool,
     /// Whether a warp is about to read flags.
     pub polls: bool,
-    /// Whether a warp could go on at once.
+    /// Whether a warp could go on at once, of this block or of its cluster.
     pub ready: bool,
     /// Turns in which a warp neither waited nor ended.
     pub turns: u32,
@@ -63,8 +63,11 @@ pub(super) fn visit(
     context: &mut Context<'_>,
     admitted: bool,
 ) -> Result<Visit, BlockFault> {
-    warps.iter_mut().for_each(|warp| warp.admit(admitted));
-    let (mut turns, mut progress) = (0, true);
+    warps.iter_mut().for_each(|warp| {
+        warp.admit(admitted);
+        warp.gather(context);
+    });
+    let (mut turns, mut progress, mut gathered) = (0, true, false);
     for _ in 0..VISIT_TURNS {
         let mut busy = false;
         for (at, warp) in warps.iter_mut().enumerate() {
@@ -79,7 +82,11 @@ pub(super) fn visit(
         if warps.iter().all(|w| w.state == State::Done) {
             break;
         }
-        let released = release(warps);
+        let mut released = release(warps);
+        if std::mem::take(&mut context.gathered) {
+            gathered = true;
+            warps.iter_mut().for_each(|warp| released |= warp.gather(context));
+        }
         progress = std::mem::take(&mut context.progress);
         if !released && warps.iter().all(|w| matches!(w.state, State::Waiting { .. } | State::Done)) {
             return Err(stuck(warps));
@@ -90,7 +97,8 @@ pub(super) fn visit(
     }
     let has = |state| warps.iter().any(|w| w.state == state);
     let ended = warps.iter().all(|w| w.state == State::Done);
-    Ok(Visit { ended, polls: has(State::Polling), ready: has(State::Ready), turns })
+    let gathered = gathered || std::mem::take(&mut context.gathered);
+    Ok(Visit { ended, polls: has(State::Polling), ready: gathered || has(State::Ready), turns })
 }
 
 /// Lets the warps go on whose barriers are complete.
@@ -109,7 +117,12 @@ fn complete(warps: &mut [Warp], id: u32) -> bool {
     let waits = |w: &Warp| matches!(w.state, State::Waiting { id: at, .. } if at == id);
     let count = warps.iter().find_map(|w| match w.state {
         State::Waiting { id: at, count } if at == id => Some(count),
-        State::Waiting { .. } | State::Ready | State::Polling | State::Yielding | State::Done => None,
+        State::Waiting { .. }
+        | State::Ready
+        | State::Polling
+        | State::Yielding
+        | State::Gathering
+        | State::Done => None,
     });
     let Some(count) = count else { return false };
     let everyone = warps.iter().filter(|w| w.state != State::Done).map(|w| w.live.count_ones()).sum();

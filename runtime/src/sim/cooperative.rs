@@ -1,18 +1,22 @@
-//! Cooperative launches: all blocks are there at once and take turns, in rounds. In a round each block that has not
+//! Cooperative launches, and clusters: all their blocks are there at once and take turns, in rounds. In a round each block that has not
 //! ended runs until it ends, waits for others or has had its turn. Flags are read in rounds of their own, when all blocks
 //! have come to where they wait ([`super::poll`]). Rounds in which no global memory changes, no flag shows anything new
 //! and no warp ends are the same again from some point on: the grid is deadlocked.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Barrier, Mutex, PoisonError};
 
+use super::access::Memories;
 use super::block;
+use super::cluster::{Cluster, Neighbours};
 use super::counters::Counters;
 use super::execute::first;
 use super::fault::{Problem, Wait};
 use super::flags::Flags;
 use super::grid::{Grid, Shared};
-use super::warp::{State, Warp, spread};
+use super::op::Space;
+use super::warp::{State, Warp};
 
 /// Turns of a warp without a change, after which the grid is taken to wait for ever. One that computes needs so many
 /// for more instructions than kernels have between two stores.
@@ -20,17 +24,24 @@ const IDLE_TURNS: u32 = 1 << 12;
 /// The turns that count for a round in which all warps wait.
 const WAITING_TURNS: u32 = 16;
 
-/// A block of a cooperative launch.
+/// A block that is there together with others.
 struct Resident {
     warps: Vec<Warp>,
-    shared: Shared,
     ended: bool,
 }
 
 /// What the threads of the host share.
 struct Rounds<'g> {
     flags: &'g Flags,
+    /// The number of the first block.
+    first: u64,
     blocks: Vec<Mutex<Resident>>,
+    /// The shared memory of each block.
+    shared: Vec<Shared>,
+    /// The clusters of the blocks, in order.
+    clusters: Vec<Cluster>,
+    /// The next block that has not had its turn in this round, counted from the first one.
+    next: AtomicU64,
     /// The threads begin and end rounds together.
     meet: Barrier,
     /// Whether global memory changed in this round, or a warp ended.
@@ -45,13 +56,20 @@ struct Rounds<'g> {
 }
 
 impl Grid<'_> {
-    /// Runs all blocks to their ends, on so many threads of the host.
-    pub fn cooperate(&self, workers: usize) {
-        let blocks = self.blocks as usize;
-        let flags = Flags::new(blocks, blocks * self.shape.warps() as usize);
+    /// Runs some blocks to their ends, which are there at once, on so many threads of the host.
+    pub fn cooperate(&self, numbers: Range<u64>, workers: usize) {
+        let (first, count) = (numbers.start, (numbers.end - numbers.start) as usize);
+        let warps = self.shape.warps();
+        let each = self.shape.cluster_blocks();
+        let flags = Flags::new(first, count, warps as usize);
+        let (blocks, shared) = numbers.map(|at| self.resident(at, &flags)).unzip();
         let rounds = Rounds {
             flags: &flags,
-            blocks: (0..self.blocks).map(|at| Mutex::new(self.resident(at, &flags))).collect(),
+            first,
+            blocks,
+            shared,
+            clusters: (0..count / each as usize).map(|_| Cluster::new(each, warps)).collect(),
+            next: AtomicU64::new(0),
             meet: Barrier::new(workers),
             changed: AtomicBool::new(false),
             turns: AtomicU32::new(0),
@@ -59,21 +77,16 @@ impl Grid<'_> {
             ready: AtomicBool::new(false),
             ended: AtomicU64::new(0),
         };
-        std::thread::scope(|scope| {
-            for _ in 1..workers {
-                scope.spawn(|| self.take_turns(&rounds));
-            }
-            self.take_turns(&rounds);
-        });
+        self.on_threads(workers, || self.take_turns(&rounds));
     }
 
-    fn resident(&self, at: u64, flags: &Flags) -> Resident {
+    fn resident(&self, at: u64, flags: &Flags) -> (Mutex<Resident>, Shared) {
         let (mut warps, shared) = self.block();
         for warp in &mut warps {
-            warp.start(self.kernel, &self.shape, spread(at, self.shape.grid));
+            warp.start(self.kernel, &self.shape, self.shape.index(at));
             warp.cooperate(flags);
         }
-        Resident { warps, shared, ended: false }
+        (Mutex::new(Resident { warps, ended: false }), shared)
     }
 
     /// What each thread of the host does.
@@ -82,7 +95,7 @@ impl Grid<'_> {
         let (mut idle, mut admitted) = (0, false);
         loop {
             loop {
-                let at = self.next.fetch_add(1, Relaxed);
+                let at = rounds.next.fetch_add(1, Relaxed);
                 let Some(block) = usize::try_from(at).ok().and_then(|i| rounds.blocks.get(i)) else { break };
                 let mut block = block.lock().unwrap_or_else(PoisonError::into_inner);
                 if !block.ended {
@@ -91,7 +104,7 @@ impl Grid<'_> {
             }
             // All have seen the round's end before one of them begins the next.
             rounds.meet.wait();
-            let over = self.failed.load(Relaxed) || rounds.ended.load(Relaxed) == self.blocks;
+            let over = self.failed.load(Relaxed) || rounds.ended.load(Relaxed) == rounds.blocks.len() as u64;
             if rounds.changed.load(Relaxed) {
                 idle = 0;
             } else {
@@ -111,14 +124,14 @@ impl Grid<'_> {
                 rounds.turns.store(0, Relaxed);
                 rounds.polls.store(false, Relaxed);
                 rounds.ready.store(false, Relaxed);
-                self.next.store(0, Relaxed);
+                rounds.next.store(0, Relaxed);
             }
             rounds.meet.wait();
         }
         self.count(counters);
     }
 
-    /// Gives a block its turn, or lets it read flags.
+    /// Gives a block its turn, or lets it read flags; `at` counts from the first one.
     fn visit(
         &self,
         rounds: &Rounds<'_>,
@@ -127,7 +140,12 @@ impl Grid<'_> {
         admitted: bool,
         counters: &mut Counters,
     ) {
-        let memories = self.memories(&block.shared, 1, at, Some(rounds.flags));
+        let (number, each) = (rounds.first + at, self.shape.cluster_blocks() as usize);
+        let (cluster, rank) = (at as usize / each, at as usize % each);
+        let shared = &rounds.shared[cluster * each..][..each];
+        let neighbours = Neighbours { cluster: &rounds.clusters[cluster], shared, rank };
+        let memories = self.memories(&shared[rank], 1, number, Some(rounds.flags));
+        let memories = Memories { neighbours: Some(&neighbours), ..memories };
         let mut context = self.context(memories, *counters);
         let result = block::visit(&mut block.warps, &mut context, admitted).map(|visit| {
             block.ended = visit.ended;
@@ -140,15 +158,27 @@ impl Grid<'_> {
         if let Err((warp, (lane, problem))) = result {
             // Its faulty warp does not run again.
             block.ended = true;
-            self.report(at, &block.warps[warp], lane, problem);
+            self.report(number, &block.warps[warp], lane, problem);
+        } else if block.ended {
+            self.end(number, &block.warps, &memories, &neighbours);
         }
         rounds.ended.fetch_add(u64::from(block.ended), Relaxed);
+    }
+
+    /// A block has ended: nobody may access its shared memory any more.
+    fn end(&self, number: u64, warps: &[Warp], memories: &Memories<'_>, neighbours: &Neighbours<'_>) {
+        let follows =
+            |visit| warps.iter().any(|w| w.access(memories, Space::Shared, false).follows_warp(visit));
+        let Err(problem) = neighbours.end(follows) else { return };
+        let Some(last) = warps.first() else { return };
+        let at = (last.current.pc as usize).min(self.kernel.code.len()).saturating_sub(1);
+        self.fail(number, self.place(at as u32, number, last, 0), problem);
     }
 
     /// Reports the first block that waits, and where the others do, each by the warp in it that waits for other blocks.
     fn report_deadlock(&self, rounds: &Rounds<'_>) {
         let mut waits: Vec<Wait> = Vec::new();
-        for (at, block) in (0..).zip(&rounds.blocks) {
+        for (at, block) in (rounds.first..).zip(&rounds.blocks) {
             let block = block.lock().unwrap_or_else(PoisonError::into_inner);
             let Some((instruction, warp, lane)) = waiting(&block.warps) else { continue };
             let wait = self.place(instruction, at, warp, lane);
@@ -158,8 +188,10 @@ impl Grid<'_> {
             }
         }
         let Some(first) = waits.first().cloned() else { return };
-        let problem = Problem::GridDeadlock { ended: rounds.ended.load(Relaxed), blocks: self.blocks, waits };
-        self.fail(0, first, problem);
+        let (ended, blocks) = (rounds.ended.load(Relaxed), rounds.blocks.len() as u64);
+        let each = u64::from(self.shape.cluster_blocks());
+        let of_cluster = blocks < self.blocks || (each > 1 && blocks == each);
+        self.fail(rounds.first, first, Problem::GridDeadlock { of_cluster, ended, blocks, waits });
     }
 }
 

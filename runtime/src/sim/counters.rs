@@ -35,6 +35,12 @@ pub struct Counters {
     pub bank_conflicts: u64,
     /// Barriers of blocks, counted once a warp.
     pub barriers: u64,
+    /// Accesses of whole warps to shared memory of other blocks of their cluster.
+    pub distributed_requests: u64,
+    /// Bytes that threads read or wrote there.
+    pub distributed_bytes: u64,
+    /// Barriers of clusters that were waited for, counted once a warp.
+    pub cluster_barriers: u64,
 }
 
 impl Counters {
@@ -60,5 +66,8 @@ impl AddAssign for Counters {
         self.shared_requests += other.shared_requests;
         self.bank_conflicts += other.bank_conflicts;
         self.barriers += other.barriers;
+        self.distributed_requests += other.distributed_requests;
+        self.distributed_bytes += other.distributed_bytes;
+        self.cluster_barriers += other.cluster_barriers;
     }
 }

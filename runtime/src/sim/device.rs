@@ -23,13 +23,15 @@ pub(crate) const CAPABILITY: (u32, u32) = (9, 0);
 pub(crate) struct SimDevice {
     /// Threads of the host that run blocks.
     threads: usize,
+    /// Multiprocessors that are left for it, where these are not all.
+    multiprocessors: Option<u32>,
     /// By kernel.
     counted: Arc<Mutex<BTreeMap<String, Counters>>>,
 }
 
 impl SimDevice {
-    pub fn new(threads: usize) -> SimDevice {
-        SimDevice { threads: threads.max(1), counted: Arc::default() }
+    pub fn new(threads: usize, multiprocessors: Option<u32>) -> SimDevice {
+        SimDevice { threads: threads.max(1), multiprocessors, counted: Arc::default() }
     }
 
     pub fn threads(&self) -> usize {
@@ -44,7 +46,10 @@ impl SimDevice {
     /// Reads PTX modules and finds each function's kernel in them.
     pub fn load(&self, ptx: &[String], functions: &[Function]) -> Result<SimCode, DeviceError> {
         let modules: Result<Vec<Module>, _> = ptx.iter().map(|text| Module::parse(text)).collect();
-        let modules = modules?;
+        let mut modules = modules?;
+        if let Some(multiprocessors) = self.multiprocessors {
+            modules.iter_mut().for_each(|module| module.set_multiprocessors(multiprocessors));
+        }
         let find = |function: &Function| {
             let has = |m: &Module| m.kernels().any(|k| k == function.name);
             modules.iter().position(has).ok_or_else(|| DeviceError::NoEntry(function.name.clone()))
@@ -75,6 +80,12 @@ pub(crate) struct SimRun<'a> {
 }
 
 impl SimCode {
+    /// How many blocks of a launch there is room for at once.
+    pub fn room(&self, launch: &program::Launch) -> u64 {
+        let module = &self.modules[self.entries[launch.function]];
+        module.room(&launch.name, launch.mapping.block_threads().unwrap_or(1), launch.shared_bytes)
+    }
+
     /// Runs once.
     pub fn run(&self, run: SimRun<'_>) -> Result<(), RunError> {
         let mut memory = Memory::new();
@@ -155,6 +166,7 @@ impl StepRunner for Launcher<'_> {
                     arguments: &arguments,
                     threads: self.code.device.threads,
                     cooperative: matches!(launch.mapping, Mapping::Resident { .. }),
+                    clusters: None,
                 },
             )
             .map_err(DeviceError::from)?;

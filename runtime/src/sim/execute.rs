@@ -24,6 +24,8 @@ pub(super) struct Context<'a> {
     pub progress: bool,
     /// Whether a change was of global memory or of what a warp saw of flags there, or the end of a warp.
     pub changed: bool,
+    /// Whether a cluster met.
+    pub gathered: bool,
 }
 
 /// The first of some lanes.
@@ -57,6 +59,9 @@ impl Warp {
                 self.state = State::Done;
                 context.progress = true;
                 context.changed = true;
+                if let Some(neighbours) = context.memories.neighbours {
+                    context.gathered |= neighbours.leave(self.gathering.take().is_some());
+                }
                 return Ok(());
             }
             let Some(instruction) = kernel.code.get(self.current.pc as usize) else {
@@ -109,6 +114,15 @@ impl Warp {
             Op::Trap => return Err((first(lanes), Problem::Trap)),
             Op::Fence => self.fence(context, lanes),
             Op::Barrier { id, count, waits } => self.barrier(context, *id, *count, *waits, lanes)?,
+            Op::ClusterArrive { releases } => self.arrive_at_cluster(context, *releases, lanes)?,
+            Op::ClusterWait => {
+                self.wait_for_cluster(context, lanes)?;
+                if self.state == State::Gathering {
+                    return Ok(());
+                }
+            }
+            Op::MapToBlock { d, a, rank } => self.map_to_blocks(context, [*d, *a, *rank], lanes)?,
+            Op::BlockOf { d, a } => self.ranks(context, *d, *a, lanes),
             op if op.category() == Category::Memory => {
                 self.memory_op(context, op, lanes)?;
                 if self.state == State::Polling {

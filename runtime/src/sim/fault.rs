@@ -100,17 +100,57 @@ pub enum Problem {
     },
     /// Every warp of the block waits, and not for the same barrier; or nothing happens for ever.
     Deadlock,
-    /// The blocks of a cooperative launch that have not ended wait for each other, or for those that have.
+    /// The blocks of a cooperative launch, or of a cluster, that have not ended wait for each other, or for those that have.
     GridDeadlock {
+        /// Whether they are those of a cluster.
+        of_cluster: bool,
         /// Blocks that have ended.
         ended: u64,
-        /// Blocks of the launch.
+        /// All blocks of the launch or cluster.
         blocks: u64,
         /// Where the others wait, in the order of the first block at each place.
         waits: Vec<Wait>,
     },
+    /// A rank that the cluster does not have.
+    OutsideCluster {
+        /// The rank.
+        rank: u64,
+        /// Blocks of the cluster.
+        blocks: u32,
+    },
+    /// An access to shared memory of a block of the cluster that has ended.
+    BlockEnded {
+        /// Its rank.
+        rank: u32,
+    },
+    /// The end of a block whose shared memory another accesses, with nothing that orders the end after that.
+    EndsEarly {
+        /// The access.
+        earlier: Earlier,
+    },
+    /// The barrier of the cluster, out of order.
+    ClusterBarrier(Misuse),
     /// The kernel stopped itself by `trap`.
     Trap,
+}
+
+/// How a thread misuses the barrier of its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misuse {
+    /// It arrives again before it has waited.
+    ArrivesTwice,
+    /// It waits and has not arrived.
+    WaitsWithoutArrival,
+}
+
+impl Problem {
+    /// With the position in the grid in place of a block's number.
+    pub(super) fn with_blocks(mut self, position: impl Fn(u64) -> u64) -> Problem {
+        if let Problem::Race { earlier, .. } | Problem::EndsEarly { earlier } = &mut self {
+            earlier.block = position(u64::from(earlier.block)) as u32;
+        }
+        self
+    }
 }
 
 impl fmt::Display for Problem {
@@ -147,8 +187,9 @@ impl fmt::Display for Problem {
                 write!(f, "lanes {here:#010x} are here, but the instruction names {named:#010x}")
             }
             Problem::Deadlock => f.write_str("deadlock: this thread waits for what never comes"),
-            Problem::GridDeadlock { ended, blocks, waits } => {
-                write!(f, "deadlock of the grid: {ended} of {blocks} blocks have ended")?;
+            Problem::GridDeadlock { of_cluster, ended, blocks, waits } => {
+                let what = if *of_cluster { "cluster" } else { "grid" };
+                write!(f, "deadlock of the {what}: {ended} of {blocks} blocks have ended")?;
                 waits.iter().try_for_each(|wait| {
                     let Wait { line, text, blocks, block, thread } = wait;
                     write!(
@@ -156,6 +197,23 @@ impl fmt::Display for Problem {
                         "; {blocks} wait at line {line} `{text}`, as block {block:?}, thread {thread:?}"
                     )
                 })
+            }
+            Problem::OutsideCluster { rank, blocks } => {
+                write!(f, "rank {rank} is outside of the cluster, which has {blocks} blocks")
+            }
+            Problem::BlockEnded { rank } => {
+                write!(f, "accesses shared memory of block {rank} of the cluster, which has ended")
+            }
+            Problem::EndsEarly { earlier } => write!(
+                f,
+                "the block ends with nothing that orders that after an access of thread {} of block {} to its shared memory",
+                earlier.thread, earlier.block
+            ),
+            Problem::ClusterBarrier(Misuse::ArrivesTwice) => f.write_str(
+                "arrives at the barrier of the cluster again, and has not waited for the last time",
+            ),
+            Problem::ClusterBarrier(Misuse::WaitsWithoutArrival) => {
+                f.write_str("waits at the barrier of the cluster, and has not arrived there")
             }
             Problem::Trap => f.write_str("trap"),
         }

@@ -12,7 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::memory::Access;
+use super::memory::{Access, BLOCK_MASK};
 use super::order::{Clock, Knowledge, absorb};
 
 /// The most bytes of clocks that the versions of one flag take.
@@ -203,6 +203,8 @@ impl History {
 /// The flags of a launch, by address.
 pub(super) struct Flags {
     nothing: Arc<Clock>,
+    /// The first warp of the grid that may learn by them.
+    first: usize,
     /// Versions of a flag that are remembered: those of two meetings of all blocks, where memory allows.
     versions: usize,
     words: Mutex<Words>,
@@ -215,15 +217,17 @@ struct Words {
 }
 
 impl Flags {
-    /// None are written yet, in a grid of so many blocks and warps.
-    pub fn new(blocks: usize, warps: usize) -> Flags {
+    /// None are written yet, by so many blocks of so many warps each, the first of which is that of the grid.
+    pub fn new(first: u64, blocks: usize, warps: usize) -> Flags {
+        let first = (first & BLOCK_MASK) as usize * warps;
+        let warps = blocks * warps;
         let versions = (2 * blocks + 2).min(HISTORY_BYTES / (16 * warps.max(1))).max(2);
-        Flags { nothing: Arc::new(Clock::nothing(warps)), versions, words: Mutex::default() }
+        Flags { nothing: Arc::new(Clock::nothing(warps)), first, versions, words: Mutex::default() }
     }
 
     /// What a warp knows at first.
     pub fn knowledge(&self) -> Knowledge {
-        Knowledge::new(self.nothing.clone())
+        Knowledge::new(self.nothing.clone(), self.first)
     }
 
     /// Holds the flags for one instruction, so that values and what comes with them change as one.

@@ -45,6 +45,17 @@ pub struct Launch<'a> {
     pub threads: usize,
     /// Whether all blocks are there at once and may wait for each other; refused where a device has no room for that.
     pub cooperative: bool,
+    /// The clusters that blocks run in; those that the kernel was compiled for where it is none.
+    pub clusters: Option<Clusters>,
+}
+
+/// Blocks that reach each other's shared memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Clusters {
+    /// Blocks of a cluster along x, y and z.
+    pub blocks: [u32; 3],
+    /// Whether they may be more than 8, which not all devices have room for, and up to 16.
+    pub nonportable: bool,
 }
 
 impl Module {
@@ -70,6 +81,22 @@ impl Module {
         Ok(Module { kernels, variables, limits: Limits::of(module.target) })
     }
 
+    /// Sets how many multiprocessors the device has, 132 at first.
+    pub fn set_multiprocessors(&mut self, multiprocessors: u32) {
+        self.limits.multiprocessors = multiprocessors;
+    }
+
+    /// How many blocks of a kernel, of so many threads and bytes of dynamic shared memory, there is room for at once; 0 where
+    /// it does not exist.
+    pub fn room(&self, kernel: &str, threads: u32, shared_bytes: u32) -> u64 {
+        let Some(kernel) = self.kernels.iter().find(|k| k.name == kernel) else { return 0 };
+        let dynamic_shared = kernel.shared.next_multiple_of(16);
+        let shared = dynamic_shared + u64::from(shared_bytes);
+        let (grid, cluster) = ([1; 3], kernel.cluster.unwrap_or([1; 3]));
+        let shape = Shape { grid, block: [threads, 1, 1], cluster, dynamic_shared, shared };
+        self.limits.residency(&shape).blocks()
+    }
+
     /// The names of the kernels, in order.
     pub fn kernels(&self) -> impl Iterator<Item = &str> {
         self.kernels.iter().map(|k| k.name.as_str())
@@ -84,9 +111,13 @@ impl Module {
         let kernel = kernel.ok_or_else(|| SimError::NoKernel(launch.kernel.to_string()))?;
         let shape = self.check(kernel, launch)?;
         let blocks: u64 = launch.grid.iter().map(|n| u64::from(*n)).product();
+        let refused = |problem| SimError::Launch { kernel: kernel.name.clone(), problem };
         if launch.cooperative {
-            let refused = |problem| SimError::Launch { kernel: kernel.name.clone(), problem };
-            self.limits.residency(&shape).admit(blocks).map_err(refused)?;
+            self.limits.residency(&shape).admit("a cooperative grid", blocks).map_err(refused)?;
+        }
+        let each = u64::from(shape.cluster_blocks());
+        if each > 1 {
+            self.limits.residency(&shape).admit("a cluster", each).map_err(refused)?;
         }
         let grid = Grid {
             module: self,
@@ -103,14 +134,13 @@ impl Module {
         };
         let workers = launch.threads.clamp(1, 1024).min(usize::try_from(blocks).unwrap_or(usize::MAX)).max(1);
         if launch.cooperative {
-            grid.cooperate(workers);
-        } else {
-            std::thread::scope(|scope| {
-                for _ in 1..workers {
-                    scope.spawn(|| grid.work());
-                }
-                grid.work();
+            grid.cooperate(0..blocks, workers);
+        } else if each > 1 || kernel.is_clustered {
+            grid.on_threads(workers.min(usize::try_from(blocks / each).unwrap_or(1)), || {
+                grid.work_in_clusters(each)
             });
+        } else {
+            grid.on_threads(workers, || grid.work());
         }
         let fault = grid.fault.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, fault)) = fault {
@@ -143,14 +173,18 @@ impl Module {
         }
         let first = kernel.shared.next_multiple_of(16);
         let shared = first + u64::from(launch.shared_bytes);
-        let Limits { declared, shared: most } = self.limits;
+        let Limits { declared, shared: most, .. } = self.limits;
         if kernel.shared > declared || shared > most {
             return refused(format!(
                 "a block takes {} bytes of declared and {shared} of all shared memory; it may take {declared} and {most}",
                 kernel.shared
             ));
         }
-        Ok(Shape { grid: launch.grid, block: launch.block, dynamic_shared: first, shared })
+        let cluster = match self.limits.clusters(kernel, launch.clusters, launch.grid) {
+            Ok(cluster) => cluster,
+            Err(problem) => return refused(problem),
+        };
+        Ok(Shape { grid: launch.grid, block: launch.block, cluster, dynamic_shared: first, shared })
     }
 }
 
@@ -167,8 +201,8 @@ fn parameters(kernel: &Kernel, arguments: &[u64]) -> Vec<u8> {
 
 /// The shared memory of a block.
 pub(super) struct Shared {
-    region: Region,
-    arrivals: Arrivals,
+    pub region: Region,
+    pub arrivals: Arrivals,
 }
 
 /// One launch under way.
@@ -188,6 +222,27 @@ pub(super) struct Grid<'a> {
 }
 
 impl Grid<'_> {
+    /// Does the same on so many threads of the host.
+    pub fn on_threads(&self, workers: usize, work: impl Fn() + Sync) {
+        std::thread::scope(|scope| {
+            for _ in 1..workers {
+                scope.spawn(&work);
+            }
+            work();
+        });
+    }
+
+    /// Runs clusters of so many blocks until there are none left or one failed.
+    fn work_in_clusters(&self, each: u64) {
+        loop {
+            let first = self.next.fetch_add(each, Relaxed);
+            if first >= self.blocks || self.failed.load(Relaxed) {
+                break;
+            }
+            self.cooperate(first..first + each, 1);
+        }
+    }
+
     /// Runs blocks until there are none left or one failed.
     fn work(&self) {
         let (mut warps, shared) = self.block();
@@ -205,7 +260,7 @@ impl Grid<'_> {
                     shared.region.forget_accesses();
                 }
             }
-            let index = spread(block, self.shape.grid);
+            let index = self.shape.index(block);
             warps.iter_mut().for_each(|w| w.start(self.kernel, &self.shape, index));
             let memories = self.memories(&shared, stamp, block, None);
             let mut context = self.context(memories, counters);
@@ -243,13 +298,22 @@ impl Grid<'_> {
             block,
             local: self.kernel.local,
             flags,
+            neighbours: None,
         }
     }
 
     /// What a block executes in, with what was counted before.
     pub fn context<'g>(&'g self, memories: Memories<'g>, counters: Counters) -> Context<'g> {
         let parameters = &self.parameters;
-        Context { kernel: self.kernel, memories, parameters, counters, progress: false, changed: false }
+        Context {
+            kernel: self.kernel,
+            memories,
+            parameters,
+            counters,
+            progress: false,
+            changed: false,
+            gathered: false,
+        }
     }
 
     /// Adds to what the launch counted.
@@ -269,7 +333,7 @@ impl Grid<'_> {
             line: instruction.map_or(0, |i| i.line),
             text: instruction.map_or_else(String::new, |i| i.text.clone()),
             blocks: 1,
-            block: spread(block, self.shape.grid),
+            block: self.shape.index(block),
             thread: spread(u64::from(warp.index * LANES as u32 + lane), self.shape.block),
         }
     }
@@ -283,6 +347,7 @@ impl Grid<'_> {
         }
         let Wait { line, text, block: at, thread, .. } = place;
         let kernel = self.kernel.name.clone();
+        let problem = problem.with_blocks(|block| self.shape.linear(block));
         *known = Some((block, Box::new(Fault { kernel, line, text, block: at, thread, problem })));
     }
 }

@@ -36,7 +36,8 @@ const ATOMIC: u64 = 1 << CLOCK_BITS;
 const THREAD_SHIFT: u32 = CLOCK_BITS + 1;
 const BLOCK_SHIFT: u32 = THREAD_SHIFT + 10;
 const STAMP_SHIFT: u32 = BLOCK_SHIFT + 20;
-const BLOCK_MASK: u64 = (1 << 20) - 1;
+/// Blocks are told apart by so many bits of their number.
+pub(super) const BLOCK_MASK: u64 = (1 << 20) - 1;
 
 impl Access<'_> {
     /// The record of accesses of one warp in one launch.
@@ -123,7 +124,8 @@ fn thread_of(record: u64) -> u32 {
     ((record >> THREAD_SHIFT) & 1023) as u32
 }
 
-fn earlier(record: u64, wrote: bool) -> Earlier {
+/// Who made the access of a record.
+pub(super) fn earlier(record: u64, wrote: bool) -> Earlier {
     Earlier { block: ((record >> BLOCK_SHIFT) & BLOCK_MASK) as u32, thread: thread_of(record), wrote }
 }
 

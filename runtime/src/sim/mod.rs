@@ -4,7 +4,8 @@
 //! positions in a register file, constants and special registers among them. A launch runs each block to its end, one
 //! warp after the other in turns, 32 lanes at a time; lanes that part at a branch meet again at its immediate
 //! post-dominator. Blocks are spread over threads of the host, since those of one launch are independent; those of a
-//! cooperative launch ([`Launch::cooperative`]) are all there at once, take turns, and may wait for each other.
+//! cooperative launch ([`Launch::cooperative`]) are all there at once, take turns, and may wait for each other, and so are
+//! those of a cluster ([`Launch::clusters`]).
 //!
 //! Semantics follow NVIDIA's PTX ISA document. What it leaves open within a bound (`ex2.approx` and its like, sums of
 //! matrix products) is computed in f64 and rounded once. What is not simulated is refused with its line when a module
@@ -12,13 +13,15 @@
 //!
 //! Every access is checked: bounds, alignment, whether the bytes were ever written, and whether another thread accessed
 //! them with nothing in between that orders the two ([`Problem::Race`]). Barriers order threads of a block; what one
-//! thread releases at the scope of the device and another acquires orders blocks of a cooperative launch. The first
-//! mistake ends a launch with a [`Fault`] that names kernel, instruction, block and thread.
+//! thread releases at the scope of the device and another acquires orders blocks of a cooperative launch; barriers of a
+//! cluster order its blocks. The first mistake ends a launch with a [`Fault`] that names kernel, instruction, block and
+//! thread.
 
 mod access;
 mod arithmetic;
 mod block;
 mod bulk;
+mod cluster;
 mod cooperative;
 mod copies;
 mod counters;
@@ -48,6 +51,6 @@ mod warp;
 
 pub use counters::Counters;
 pub use error::PtxError;
-pub use fault::{Earlier, Fault, Problem, SimError, Wait};
-pub use grid::{Launch, Module};
+pub use fault::{Earlier, Fault, Misuse, Problem, SimError, Wait};
+pub use grid::{Clusters, Launch, Module};
 pub use memory::{Content, Memory};

@@ -12,6 +12,8 @@ pub(super) enum Space {
     Generic,
     Global,
     Shared,
+    /// Shared memory of the blocks of a cluster.
+    Cluster,
     Local,
 }
 
@@ -249,6 +251,17 @@ pub(super) enum Op {
         p: Slot,
         a: Slot,
     },
+    /// An address in the shared memory of another block of the cluster (`mapa`).
+    MapToBlock {
+        d: Slot,
+        a: Slot,
+        rank: Slot,
+    },
+    /// The block whose shared memory an address lies in (`getctarank`).
+    BlockOf {
+        d: Slot,
+        a: Slot,
+    },
     /// Bytes copied from global to shared memory, at last when they are waited for.
     CopyAsync {
         to: Address,
@@ -331,6 +344,12 @@ pub(super) enum Op {
         count: Option<Slot>,
         waits: bool,
     },
+    /// Arrives at the barrier of the cluster.
+    ClusterArrive {
+        releases: bool,
+    },
+    /// Waits until all threads of the cluster have arrived there, and acquires.
+    ClusterWait,
     Branch {
         target: u32,
     },
@@ -374,7 +393,9 @@ impl Op {
             | Op::TestValue { .. }
             | Op::Logic { .. }
             | Op::ConvertAddress { .. }
-            | Op::IsSpace { .. } => Category::Integer,
+            | Op::IsSpace { .. }
+            | Op::MapToBlock { .. }
+            | Op::BlockOf { .. } => Category::Integer,
             Op::Convert { .. } | Op::ConvertPair { .. } => Category::Convert,
             Op::Select { .. }
             | Op::SelectSign { .. }
@@ -400,6 +421,8 @@ impl Op {
             | Op::Elect { .. }
             | Op::WarpBarrier { .. }
             | Op::Barrier { .. }
+            | Op::ClusterArrive { .. }
+            | Op::ClusterWait
             | Op::Branch { .. }
             | Op::BranchTable { .. }
             | Op::Return
@@ -442,9 +465,15 @@ pub(super) enum Special {
     TotalShared,
     Multiprocessor,
     Multiprocessors,
-    /// What has a single value here: the number of the grid, ranks in clusters.
+    /// What has a single value here: the number of the grid.
     Zero,
-    One,
+    BlockInCluster(usize),
+    ClusterSize(usize),
+    Cluster(usize),
+    Clusters(usize),
+    /// The block's number in its cluster, and how many there are.
+    Rank,
+    Ranks,
 }
 
 /// A kernel, decoded.
@@ -463,6 +492,14 @@ pub(super) struct Kernel {
     /// Bytes of local memory a thread.
     pub local: u64,
     pub block: Option<([u32; 3], bool)>,
+    /// Blocks of a cluster, where the kernel says it.
+    pub cluster: Option<[u32; 3]>,
+    /// The most blocks of a cluster, where the kernel says it.
+    pub most_clustered: Option<u32>,
+    /// Whether it has to be launched in clusters.
+    pub is_explicit: bool,
+    /// Whether it has instructions of clusters.
+    pub is_clustered: bool,
     /// The least access to shared memory in bytes, 4 at most.
     pub granule: u64,
 }

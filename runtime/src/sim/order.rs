@@ -109,6 +109,8 @@ pub(super) struct Member<'a> {
 
 /// What a warp knows of the accesses of the grid, beyond what barriers of its own block tell it.
 pub(super) struct Knowledge {
+    /// The first warp of the grid that clocks are of.
+    first: usize,
     /// What every lane knows.
     base: Arc<Clock>,
     /// What some lanes acquired since all of them met.
@@ -126,16 +128,17 @@ pub(super) struct Knowledge {
 }
 
 impl Knowledge {
-    /// Knows nothing yet of any of the grid's warps.
-    pub fn new(nothing: Arc<Clock>) -> Knowledge {
+    /// Knows nothing yet of any of the grid's warps, from the first on that it may learn of.
+    pub fn new(nothing: Arc<Clock>, first: usize) -> Knowledge {
         let learned = Learned::default;
         let (acquired, observed, fenced, before) = (learned(), learned(), learned(), Default::default());
-        Knowledge { base: nothing, acquired, observed, fenced, before, seen: HashMap::new(), looked: false }
+        let (base, seen) = (nothing, HashMap::new());
+        Knowledge { first, base, acquired, observed, fenced, before, seen, looked: false }
     }
 
     /// Whether an access of a lane of a warp of the grid, or of any lane, happened before what `lane` does now.
     pub fn covers(&self, warp: usize, clock: u32, earlier: Option<u32>, lane: u32) -> bool {
-        let acquired = self.acquired.of(1 << lane);
+        let (warp, acquired) = (warp.wrapping_sub(self.first), self.acquired.of(1 << lane));
         self.base.covers(warp, clock, earlier) || acquired.is_some_and(|c| c.covers(warp, clock, earlier))
     }
 
@@ -152,7 +155,8 @@ impl Knowledge {
         }
         for (at, clock) in member.clocks.iter().enumerate() {
             let own = entry(*clock, if at == member.index { lanes } else { u32::MAX });
-            if let Some(slot) = all.warps.get_mut(member.first + at) {
+            let warp = (member.first + at).wrapping_sub(self.first);
+            if let Some(slot) = all.warps.get_mut(warp) {
                 *slot = joined(*slot, own);
             }
         }

@@ -259,6 +259,8 @@ impl<'a> Parser<'_, 'a> {
             registers: [0; 2],
             block: None,
             cluster: None,
+            most_clustered: None,
+            is_explicit: false,
         };
         if self.accept('(') && !self.accept(')') {
             loop {
@@ -308,10 +310,11 @@ impl<'a> Parser<'_, 'a> {
                 ".maxntid" => entry.block = Some((self.triple()?, false)),
                 ".reqntid" => entry.block = Some((self.triple()?, true)),
                 ".reqnctapercluster" => entry.cluster = Some(self.triple()?),
-                ".minnctapersm" | ".maxnctapersm" | ".maxnreg" | ".maxclusterrank" => {
+                ".maxclusterrank" => entry.most_clustered = Some(self.triple()?[0]),
+                ".minnctapersm" | ".maxnctapersm" | ".maxnreg" => {
                     self.number()?;
                 }
-                ".explicitcluster" | ".blocksareclusters" => {}
+                ".explicitcluster" => entry.is_explicit = true,
                 ".pragma" => self.skip_past(';')?,
                 _ => {
                     self.at -= 1;

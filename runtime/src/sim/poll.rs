@@ -1,5 +1,6 @@
 //! How a warp of a cooperative launch waits for other blocks: it looks at the same flags again and again.
 
+use super::cluster::is_shared;
 use super::counters::Counters;
 use super::execute::{Context, first};
 use super::op::{Space, Transfer};
@@ -92,7 +93,7 @@ impl Warp {
         }
         if again && !news {
             poll.admitted = false;
-            self.state = if space == Space::Shared { State::Yielding } else { State::Polling };
+            self.state = if is_shared(space) { State::Yielding } else { State::Polling };
         }
         poll.at = Some(self.current.pc);
         (poll.lanes, poll.addresses, poll.counted) = (lanes, *addresses, context.counters);

@@ -110,6 +110,10 @@ pub(super) struct Entry<'a> {
     pub block: Option<([u32; 3], bool)>,
     /// `.reqnctapercluster`.
     pub cluster: Option<[u32; 3]>,
+    /// `.maxclusterrank`.
+    pub most_clustered: Option<u32>,
+    /// `.explicitcluster`.
+    pub is_explicit: bool,
 }
 
 /// A module as written.

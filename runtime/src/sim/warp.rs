@@ -3,7 +3,7 @@
 use fuse_codegen::schedule::GpuLimits;
 
 use super::flags::Flags;
-use super::memory::Region;
+use super::memory::{BLOCK_MASK, Region};
 use super::op::{Kernel, Special};
 use super::order::{Knowledge, Member, Outgoing};
 use super::poll::Poll;
@@ -33,6 +33,8 @@ pub(super) enum State {
     Polling,
     /// Has read what it may have to wait for, and gives others their turn.
     Yielding,
+    /// At the barrier of its cluster.
+    Gathering,
     Done,
 }
 
@@ -78,6 +80,8 @@ pub(super) struct Warp {
     /// How it waits for others, in a cooperative launch.
     pub poll: Option<Box<Poll>>,
     pub state: State,
+    /// The phase of the cluster's barrier that it has arrived in and not waited for.
+    pub gathering: Option<u64>,
     /// Barriers of the block at which it has arrived without waiting.
     pub arrived: Vec<Arrived>,
     /// How often it asked for the time.
@@ -93,6 +97,8 @@ pub(super) struct Warp {
 pub(super) struct Shape {
     pub grid: [u32; 3],
     pub block: [u32; 3],
+    /// Blocks of a cluster along each axis.
+    pub cluster: [u32; 3],
     pub dynamic_shared: u64,
     pub shared: u64,
 }
@@ -100,6 +106,28 @@ pub(super) struct Shape {
 impl Shape {
     pub fn threads(&self) -> u32 {
         self.block.iter().product()
+    }
+
+    /// Blocks of a cluster.
+    pub fn cluster_blocks(&self) -> u32 {
+        self.cluster.iter().product()
+    }
+
+    /// The index of a block. Blocks have their numbers in the order of their clusters, and within these of their ranks.
+    pub fn index(&self, block: u64) -> [u32; 3] {
+        if self.cluster == [1; 3] {
+            return spread(block, self.grid);
+        }
+        let each = u64::from(self.cluster_blocks());
+        let clusters = std::array::from_fn(|axis| self.grid[axis] / self.cluster[axis].max(1));
+        let (cluster, within) = (spread(block / each, clusters), spread(block % each, self.cluster));
+        std::array::from_fn(|axis| cluster[axis] * self.cluster[axis] + within[axis])
+    }
+
+    /// The position of a block's number among indices that count along x first.
+    pub fn linear(&self, block: u64) -> u64 {
+        let ([x, y, z], [width, height, _]) = (self.index(block).map(u64::from), self.grid.map(u64::from));
+        (z * height + y) * width + x
     }
 
     /// Warps of a block.
@@ -131,6 +159,7 @@ impl Warp {
             knowledge: None,
             poll: None,
             state: State::Ready,
+            gathering: None,
             arrived: Vec::new(),
             ticks: 0,
             copies: Vec::new(),
@@ -152,6 +181,7 @@ impl Warp {
         self.clocks[self.index as usize] = 1;
         self.met = 0;
         self.state = State::Ready;
+        self.gathering = None;
         self.arrived.clear();
         self.ticks = 0;
         self.copies.clear();
@@ -176,7 +206,7 @@ impl Warp {
 
     /// Its place in a grid, as one of a block's warps.
     pub fn member(&self, block: u64) -> Member<'_> {
-        let first = block as usize * self.clocks.len();
+        let first = (block & BLOCK_MASK) as usize * self.clocks.len();
         Member { first, index: self.index as usize, clocks: &self.clocks }
     }
 
@@ -282,7 +312,15 @@ fn special_value(special: Special, shape: &Shape, block: [u32; 3], warp: u32, la
         }
         Special::Multiprocessors => multiprocessors() as u32,
         Special::Zero => 0,
-        Special::One => 1,
+        Special::BlockInCluster(axis) => block[axis] % shape.cluster[axis].max(1),
+        Special::ClusterSize(axis) => shape.cluster[axis],
+        Special::Cluster(axis) => block[axis] / shape.cluster[axis].max(1),
+        Special::Clusters(axis) => shape.grid[axis] / shape.cluster[axis].max(1),
+        Special::Rank => {
+            let [x, y, z] = std::array::from_fn(|axis| block[axis] % shape.cluster[axis].max(1));
+            (z * shape.cluster[1] + y) * shape.cluster[0] + x
+        }
+        Special::Ranks => shape.cluster_blocks(),
     }
 }
 

@@ -43,6 +43,7 @@ pub fn run(body: &str, blocks: u32, threads: u32, input: &[u32]) -> Result<(Vec<
         arguments: &[given, out],
         threads: 1,
         cooperative: false,
+        clusters: None,
     };
     let counters = module.launch(&memory, &launch)?;
     let mut bytes = vec![0; 4 * words];

@@ -60,5 +60,5 @@ pub fn executable(threads: usize) -> Executable {
 }
 
 pub fn threads_only(threads: usize) -> DeviceOptions {
-    DeviceOptions { threads: Some(threads), memory_limit: None }
+    DeviceOptions { threads: Some(threads), ..DeviceOptions::default() }
 }

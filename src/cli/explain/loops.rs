@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use fuse_codegen::kernel_ir::MatrixFactors;
-use fuse_codegen::schedule::{GpuLimits, LoopPlan, PhaseForm, PhasePlan, Rounding, loop_plan};
+use fuse_codegen::schedule::{
+    ClusterPlan, GpuLimits, LoopForm, LoopPlan, PhaseForm, PhasePlan, Rounding, loop_plan,
+};
 use fuse_ir::DimEnv;
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::{BufferId, KernelGraph, Loop, Step};
@@ -18,7 +20,9 @@ use crate::cli::error::CliError;
 pub struct LoopReport {
     /// The function that runs all steps.
     name: String,
-    /// Blocks that run at the same time, and the threads of each.
+    /// The clusters of blocks that exchange states through shared memory, where there are any.
+    clusters: Option<Clusters>,
+    /// Blocks that run at the same time, or are a cluster, and the threads of each.
     blocks: u32,
     threads: u32,
     /// The shared memory of a block, and what it may have.
@@ -26,6 +30,25 @@ pub struct LoopReport {
     shared_bytes_limit: u32,
     kernels: Vec<PhaseReport>,
     step_us: StepTime,
+}
+
+/// Clusters that run a loop.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Clusters {
+    /// How many, of which each takes so many rows.
+    count: f64,
+    rows_at_once: u32,
+    /// The part of the multiprocessors that they keep busy.
+    share: f64,
+}
+
+impl Clusters {
+    fn new(plan: &ClusterPlan, limits: GpuLimits, dims: &DimEnv) -> Clusters {
+        let rows = plan.rows.eval_dim(dims).map_or(1, |n| n.max(1)) as f64;
+        let count = (rows / f64::from(plan.rows_at_once.max(1))).ceil();
+        let share = count * f64::from(plan.blocks) / f64::from(limits.multiprocessors.max(1));
+        Clusters { count, rows_at_once: plan.rows_at_once, share: share.min(1.0) }
+    }
 }
 
 /// One kernel of its body.
@@ -68,14 +91,14 @@ pub fn loops(
     program: &KernelGraph,
     cost: &ProgramCost,
     device: &DeviceModel,
-    (limits, rounding): (GpuLimits, Rounding),
+    (limits, rounding, form): (GpuLimits, Rounding, LoopForm),
     dims: &DimEnv,
 ) -> Result<Vec<LoopReport>, CliError> {
     let mut found = Vec::new();
     collect_loops(&program.steps, &mut found);
     let mut reports = Vec::new();
     for l in found {
-        if let Some(plan) = loop_plan(program, l, limits, rounding).map_err(CliError::bug)? {
+        if let Some(plan) = loop_plan(program, l, limits, rounding, form).map_err(CliError::bug)? {
             let tf32 = rounding == Some(MatrixFactors::Tf32);
             let matrix_rate = device.matrix_flops_per_second / if tf32 { 2.0 } else { 1.0 };
             let of_matrices = DeviceModel { flops_per_second: matrix_rate, ..device.clone() };
@@ -103,15 +126,17 @@ impl LoopReport {
         dims: &DimEnv,
     ) -> LoopReport {
         let kernels: Vec<_> = plan.phases.iter().map(|p| PhaseReport::new(program, p, dims)).collect();
+        let clusters = plan.cluster.as_ref().map(|c| Clusters::new(c, limits, dims));
         let mut step = StepTime { modelled: 0.0, exchange: 0.0, memory: 0.0, arithmetic: 0.0 };
         for (phase, report) in plan.phases.iter().zip(&kernels) {
             let Some(used) = cost.kernels.iter().find(|k| k.name == report.name) else { continue };
             let shared = report.shared.iter().map(|o| o.bytes).sum();
             let on_tensor_cores = matches!(phase.form, PhaseForm::Split { tensor_cores: true, .. });
-            step.add(used, shared, if on_tensor_cores { of_matrices } else { device });
+            step.add(used, shared, if on_tensor_cores { of_matrices } else { device }, clusters);
         }
         LoopReport {
             name: plan.name.clone(),
+            clusters,
             blocks: plan.blocks,
             threads: plan.threads,
             shared_bytes: plan.shared_bytes,
@@ -125,11 +150,17 @@ impl LoopReport {
     pub fn write(&self, out: &mut String) {
         let bytes = |n: f64| quantity(n, 1024.0, BYTES);
         let [used, limit] = [self.shared_bytes, self.shared_bytes_limit].map(|n| bytes(f64::from(n)));
-        let _ = writeln!(
-            out,
-            "\n{}  (all steps in one launch: {} blocks of {} threads, {used} of {limit} of shared memory each)",
-            self.name, self.blocks, self.threads
-        );
+        let blocks = format!("{} blocks of {} threads", self.blocks, self.threads);
+        let shape = match self.clusters {
+            None => format!("{blocks}, {used} of {limit} of shared memory each"),
+            Some(Clusters { count, rows_at_once, .. }) => format!(
+                "{count} clusters of {blocks}, {rows_at_once} rows a cluster, {used} of {limit} of shared memory a block"
+            ),
+        };
+        let _ = writeln!(out, "\n{}  (all steps in one launch: {shape})", self.name);
+        if self.clusters.is_some() {
+            let _ = writeln!(out, "  states are exchanged through the shared memory of a cluster");
+        }
         let list = |operands: &[Operand]| {
             let texts: Vec<String> =
                 operands.iter().map(|o| format!("{} ({})", o.buffer, bytes(o.bytes))).collect();
@@ -182,16 +213,21 @@ impl PhaseReport {
 
 impl StepTime {
     /// Adds a kernel, of whose operands so many bytes are in shared memory.
-    fn add(&mut self, used: &KernelUse, shared: f64, device: &DeviceModel) {
+    fn add(&mut self, used: &KernelUse, shared: f64, device: &DeviceModel, clusters: Option<Clusters>) {
         let steps = used.launches.max(1.0);
         let memory = (used.bytes / steps - shared).max(0.0) / device.memory_bytes_per_second;
         let arithmetic = (used.flops / device.flops_per_second
             + used.transcendentals / device.transcendentals_per_second)
-            / steps;
+            / steps
+            / clusters.map_or(1.0, |c| c.share);
+        let exchange = match clusters {
+            Some(_) => device.cluster_exchange_seconds,
+            None => device.exchange_seconds,
+        };
         let work = memory.max(arithmetic) + device.exposed * memory.min(arithmetic);
-        self.exchange += 1e6 * device.exchange_seconds;
+        self.exchange += 1e6 * exchange;
         self.memory += 1e6 * memory;
         self.arithmetic += 1e6 * arithmetic;
-        self.modelled += 1e6 * (device.exchange_seconds + work);
+        self.modelled += 1e6 * (exchange + work);
     }
 }

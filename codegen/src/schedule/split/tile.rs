@@ -7,7 +7,9 @@ use super::super::coordinates::coordinates;
 use super::super::emitter::{Emitted, Emitter, Point};
 use super::super::reduction::{State, merge_all};
 use super::{Arrays, Split, operands};
-use crate::kernel_ir::{BinaryOp, Condition, ValueId};
+use crate::builder::FunctionBuilder;
+use crate::decompose;
+use crate::kernel_ir::{BinaryOp, Condition, LaneType, Type, ValueId};
 
 /// What a block computes at once.
 pub(super) struct Tile<'a> {
@@ -15,6 +17,8 @@ pub(super) struct Tile<'a> {
     pub(super) arrays: &'a Arrays,
     pub(super) numbers: Numbers,
     pub(super) tile: ValueId,
+    /// Its number among those of the block, where there are several.
+    pub(super) within: Option<ValueId>,
     pub(super) first_row: ValueId,
     /// The number of all rows.
     pub(super) rows: ValueId,
@@ -46,7 +50,8 @@ impl Tile<'_> {
             points.push(self.point(emitter, number, column)?);
         }
         for (operand, array) in split.staged.iter().zip(&self.arrays.staged) {
-            emitter.staged.insert(operand.element, (*array, operand.place(split.units, unit)));
+            let place = operand.place(&mut emitter.b, split.units, unit, self.within);
+            emitter.staged.insert(operand.element, (*array, place));
         }
         let partials = emitter.partial_sums(&split.reductions(), &points, slice, split.slices())?;
         emitter.staged.clear();
@@ -69,6 +74,15 @@ impl Tile<'_> {
             b.store_shared(self.arrays.slices, at, partial[0]);
         }
         b.close_if(is_first);
+        Ok(())
+    }
+
+    /// The sums of multiply-adds, slices and totals.
+    pub(super) fn sums(&self, emitter: &mut Emitter) -> Emitted<()> {
+        self.slices(emitter)?;
+        emitter.b.meet();
+        self.totals(emitter);
+        emitter.b.meet();
         Ok(())
     }
 
@@ -115,15 +129,65 @@ impl Tile<'_> {
             analysis.stores.iter().flat_map(|store| operands(analysis, store.value)).collect();
         loads.sort_unstable();
         loads.dedup();
-        let direct = |e: &ElementId| analysis.loads.get(e).is_some_and(|access| access.dynamic.is_empty());
+        let images = &emitter.images;
+        let direct = |e: &ElementId| {
+            let access = analysis.loads.get(e);
+            access.is_some_and(|a| a.dynamic.is_empty() && !images.contains_key(&a.buffer))
+        };
         loads.retain(direct);
         emitter.evaluate(&loads, point)
     }
 
     /// One thread a point computes and stores what the kernel stores there.
     pub(super) fn epilogue(&self, emitter: &mut Emitter, point: &Point) -> Emitted<()> {
+        let inside = self.stores_any(&mut emitter.b);
+        emitter.b.open_if();
+        self.remember_totals(emitter, point);
+        for part in &emitter.analysis.parts {
+            emitter.stores(std::slice::from_ref(point), part)?;
+        }
+        emitter.b.close_if(inside);
+        emitter.forget();
+        Ok(())
+    }
+
+    /// As [`Tile::epilogue`], by a block of a cluster, which arrives when the images are written; then buffers are.
+    pub(super) fn epilogue_of_cluster(&self, emitter: &mut Emitter, point: &Point) -> Emitted<()> {
+        let analysis = emitter.analysis;
+        let inside = self.stores_any(&mut emitter.b);
+        let mut before = Vec::with_capacity(analysis.stores.len());
+        for store in &analysis.stores {
+            before.push(emitter.b.integer(Type::scalar(LaneType::of_memory(store.access.dtype)), 0));
+        }
+        // A condition whose block has results.
+        let (none, one) = (emitter.b.index(0), emitter.b.index(1));
+        let times = emitter.b.select(inside, one, none);
+        let once = emitter.b.open_loop(&before, true);
+        self.remember_totals(emitter, point);
+        let targets: Vec<ElementId> = analysis.stores.iter().map(|store| store.value).collect();
+        emitter.evaluate(&targets, point)?;
+        let mut values = Vec::with_capacity(analysis.stores.len());
+        for store in &analysis.stores {
+            let value = emitter.value(store.value, point)?;
+            let value = decompose::to_memory(&mut emitter.b, store.access.dtype, value);
+            emitter.store_images(&store.access, value, point)?;
+            values.push(value);
+        }
+        let values = emitter.b.close_loop(once, none, times, 1, &values);
+        emitter.b.arrive_at_cluster();
+        emitter.b.open_if();
+        for (store, value) in analysis.stores.iter().zip(values) {
+            let position = emitter.position(&store.access, point)?;
+            emitter.b.store(store.access.buffer, position, value);
+        }
+        emitter.b.close_if(inside);
+        emitter.forget();
+        Ok(())
+    }
+
+    /// Whether the thread has a point of its own.
+    fn stores_any(&self, b: &mut FunctionBuilder) -> ValueId {
         let split = self.split;
-        let b = &mut emitter.b;
         let thread = self.numbers.thread;
         let unit = low_bits(b, thread, split.slots);
         let row = b.shift_right_arithmetic(thread, bits(split.slots));
@@ -137,19 +201,17 @@ impl Tile<'_> {
             let within = b.compare(Condition::Lt, value, bound);
             inside = b.and(inside, within);
         }
-        b.open_if();
+        inside
+    }
+
+    fn remember_totals(&self, emitter: &mut Emitter, point: &Point) {
+        let split = self.split;
         for (i, sum) in split.sums.iter().enumerate() {
             let offset = emitter.b.index(i as i64 * split.points());
-            let at = emitter.b.add(thread, offset);
+            let at = emitter.b.add(self.numbers.thread, offset);
             let total = emitter.b.load_shared(self.arrays.sums, 1, at);
             emitter.remember(sum.reduction.element, point, total);
         }
-        for part in &emitter.analysis.parts {
-            emitter.stores(std::slice::from_ref(point), part)?;
-        }
-        emitter.b.close_if(inside);
-        emitter.forget();
-        Ok(())
     }
 
     pub(super) fn point(&self, emitter: &mut Emitter, row: ValueId, column: ValueId) -> Emitted<Point> {

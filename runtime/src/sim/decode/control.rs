@@ -18,8 +18,13 @@ impl<'m> Decoder<'m> {
             "trap" => Op::Trap,
             "fence" | "membar" if fences(opcode) => Op::Fence,
             "fence" | "membar" | "griddepcontrol" | "nanosleep" | "pmevent" => Op::Nothing,
-            "bar" | "barrier" if opcode.has("cluster") => {
-                return Err("clusters of blocks are not simulated".to_string());
+            "barrier" if opcode.has("cluster") => {
+                self.clustered()?;
+                match opcode.parts.get(1) {
+                    Some(&"arrive") => Op::ClusterArrive { releases: !opcode.has("relaxed") },
+                    Some(&"wait") => Op::ClusterWait,
+                    _ => return Err("a barrier of a cluster is arrived at or waited for".to_string()),
+                }
             }
             "bar" | "barrier" if opcode.has("warp") => Op::WarpBarrier { members: self.source(o, 0, WORD)? },
             "bar" | "barrier" if opcode.has("sync") || opcode.has("arrive") => {

@@ -17,15 +17,24 @@ impl<'m> Decoder<'m> {
             "st" => self.store(opcode, o)?,
             "atom" | "red" => self.atomic(opcode, o)?,
             "cvta" => {
-                let space = space(opcode)?.ok_or("the state space is missing")?;
+                let space = self.space(opcode)?.ok_or("the state space is missing")?;
                 let (d, a) = (self.result(o, 0)?, self.source(o, 1, ADDRESS)?);
                 Op::ConvertAddress { to_generic: !opcode.has("to"), space, d, a }
             }
             "isspacep" => {
-                let space = space(opcode)?.ok_or("the state space is missing")?;
+                let space = self.space(opcode)?.ok_or("the state space is missing")?;
                 let p = o.first().map(predicate_result).transpose()?.flatten();
                 let p = p.ok_or("the result is no predicate")?;
                 Op::IsSpace { space, p, a: self.source(o, 1, ADDRESS)? }
+            }
+            "mapa" => {
+                self.clustered()?;
+                let (d, a) = (self.result(o, 0)?, self.source(o, 1, ADDRESS)?);
+                Op::MapToBlock { d, a, rank: self.source(o, 2, WORD)? }
+            }
+            "getctarank" => {
+                self.clustered()?;
+                Op::BlockOf { d: self.result(o, 0)?, a: self.source(o, 1, ADDRESS)? }
             }
             "prefetch" | "prefetchu" | "applypriority" => Op::Nothing,
             "cp" if opcode.has("async") && !opcode.has("bulk") => self.copy(opcode, o)?,
@@ -44,6 +53,24 @@ impl<'m> Decoder<'m> {
         }))
     }
 
+    /// The state space, if the instruction names one.
+    fn space(&mut self, opcode: &Opcode<'_>) -> Decoded<Option<Space>> {
+        for part in &opcode.parts {
+            return Ok(Some(match *part {
+                "global" | "const" => Space::Global,
+                "shared" | "shared::cta" => Space::Shared,
+                "local" => Space::Local,
+                "param" | "generic" => Space::Generic,
+                "shared::cluster" => {
+                    self.clustered()?;
+                    Space::Cluster
+                }
+                _ => continue,
+            }));
+        }
+        Ok(None)
+    }
+
     fn address(&mut self, o: &[Operand<'m>], at: usize) -> Decoded<Address> {
         match o.get(at) {
             Some(Operand::Address { base, offset }) => match base.as_ref() {
@@ -59,10 +86,10 @@ impl<'m> Decoder<'m> {
     fn transfer(&mut self, opcode: &Opcode<'_>) -> Decoded<Transfer> {
         let ty = *opcode.types.last().ok_or("the type is missing")?;
         let count = [("v2", 2), ("v4", 4), ("v8", 8)].iter().find(|(name, _)| opcode.has(name));
-        let space = space(opcode)?.unwrap_or(Space::Generic);
+        let space = self.space(opcode)?.unwrap_or(Space::Generic);
         let ordered = ["relaxed", "acquire", "release", "volatile", "mmio"];
         let atomic = ordered.iter().any(|part| opcode.has(part));
-        if matches!(space, Space::Shared | Space::Generic) {
+        if matches!(space, Space::Shared | Space::Cluster | Space::Generic) {
             self.kernel.granule = self.kernel.granule.min(u64::from(ty.bytes().min(4)));
         }
         let count = count.map_or(1, |(_, n)| *n);
@@ -123,6 +150,9 @@ impl<'m> Decoder<'m> {
     }
 
     fn atomic(&mut self, opcode: &Opcode<'_>, o: &[Operand<'m>]) -> Decoded<Op> {
+        if opcode.has("async") {
+            return Err("asynchronous reductions are not simulated".to_string());
+        }
         let transfer = Transfer { atomic: true, ..self.transfer(opcode)? };
         let (ty, returns) = (transfer.ty, opcode.name == "atom");
         let f = opcode.parts.iter().find_map(|part| {
@@ -177,7 +207,7 @@ impl<'m> Decoder<'m> {
     }
 
     fn copy_bulk(&mut self, opcode: &Opcode<'_>, o: &[Operand<'m>]) -> Decoded<Op> {
-        // The block of a cluster that is meant is this one, the only one of its cluster.
+        // The block of a cluster that is meant is this one: addresses of others are out of bounds.
         let to_block = matches!(opcode.parts.get(2), Some(&("shared::cluster" | "shared::cta")));
         let plain = !["tensor", "multicast::cluster", "reduce"].iter().any(|part| opcode.has(part));
         let ends = opcode.has("mbarrier::complete_tx::bytes");
@@ -210,7 +240,7 @@ impl<'m> Decoder<'m> {
     }
 
     fn phase_barrier(&mut self, opcode: &Opcode<'_>, o: &[Operand<'m>]) -> Decoded<Op> {
-        if !matches!(space(opcode)?, Some(Space::Shared) | None) || opcode.has("cluster") {
+        if !matches!(self.space(opcode)?, Some(Space::Shared) | None) || opcode.has("cluster") {
             return Err("barriers are simulated in the block's own shared memory only".to_string());
         }
         let (at, f) = match opcode.parts.first() {
@@ -270,7 +300,7 @@ impl<'m> Decoder<'m> {
     }
 }
 
-/// What an instruction orders between blocks: nothing where its scope is one block, which a cluster is here.
+/// What an instruction orders between blocks: nothing where its scope is one block, or a cluster.
 fn order(opcode: &Opcode<'_>) -> Order {
     let both = opcode.has("acq_rel");
     let wide = !opcode.has("cta") && !opcode.has("cluster");
@@ -278,18 +308,4 @@ fn order(opcode: &Opcode<'_>) -> Order {
         acquires: wide && (both || opcode.has("acquire")),
         releases: wide && (both || opcode.has("release")),
     }
-}
-
-fn space(opcode: &Opcode<'_>) -> Decoded<Option<Space>> {
-    for part in &opcode.parts {
-        return Ok(Some(match *part {
-            "global" | "const" => Space::Global,
-            "shared" | "shared::cta" => Space::Shared,
-            "local" => Space::Local,
-            "param" | "generic" => Space::Generic,
-            "shared::cluster" => return Err("clusters of blocks are not simulated".to_string()),
-            _ => continue,
-        }));
-    }
-    Ok(None)
 }

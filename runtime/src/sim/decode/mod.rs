@@ -7,8 +7,10 @@ mod memory;
 
 use std::collections::HashMap;
 
+use super::cluster::FIRST_CAPABILITY;
 use super::error::PtxError;
 use super::flow::post_dominators;
+use super::limits::Limits;
 use super::op::{Condition, Instruction, Kernel, Op, Slot, Special};
 use super::syntax::{Class, Entry, Literal, Module, Operand, Register, Statement, Variable, VariableSpace};
 use super::value::{Mode, Rounding, Type};
@@ -78,6 +80,8 @@ struct Decoder<'m> {
     symbols: HashMap<&'m str, u64>,
     dynamic: Vec<&'m str>,
     labels: HashMap<&'m str, u32>,
+    /// The compute capability of the target, times ten.
+    capability: u32,
 }
 
 /// Decodes every kernel of a module.
@@ -140,6 +144,10 @@ impl<'m> Decoder<'m> {
             shared,
             local: align(local, 16),
             block: entry.block,
+            cluster: entry.cluster,
+            most_clustered: entry.most_clustered,
+            is_explicit: entry.is_explicit,
+            is_clustered: false,
             granule: 4,
         };
         let labels = entry.labels.iter().map(|(name, at)| (*name, *at as u32)).collect();
@@ -151,13 +159,14 @@ impl<'m> Decoder<'m> {
             symbols,
             dynamic,
             labels,
+            capability: Limits::of(module.target).capability,
         }
     }
 
     fn run(mut self) -> Result<Kernel, PtxError> {
         let entry = self.entry;
-        if entry.cluster.is_some() {
-            return Err(PtxError::new(entry.line, entry.name, "clusters of blocks are not simulated"));
+        if entry.cluster.is_some() || entry.most_clustered.is_some() || entry.is_explicit {
+            self.clustered().map_err(|problem| PtxError::new(entry.line, entry.name, problem))?;
         }
         for statement in &entry.statements {
             let op = self.statement(statement);
@@ -174,6 +183,15 @@ impl<'m> Decoder<'m> {
         }
         self.join();
         Ok(self.kernel)
+    }
+
+    /// Notes an instruction of clusters.
+    fn clustered(&mut self) -> Decoded<()> {
+        self.kernel.is_clustered = true;
+        if self.capability < FIRST_CAPABILITY {
+            return Err("clusters need sm_90".to_string());
+        }
+        Ok(())
     }
 
     /// Finds where branches meet.
@@ -245,7 +263,12 @@ impl<'m> Decoder<'m> {
             Operand::Register(r) if r.class != Class::Predicate => Ok(r.slot),
             Operand::Literal(value) => Ok(self.constant(literal_bits(*value, ty))),
             Operand::Special(name) => match special(name) {
-                Some(special) => Ok(self.special(name, special)),
+                Some(special) => {
+                    if name.contains("cluster") {
+                        self.clustered()?;
+                    }
+                    Ok(self.special(name, special))
+                }
                 None => Err(format!("the special register `{name}` is not simulated")),
             },
             Operand::Symbol(name) => self.symbol(name),
@@ -330,17 +353,19 @@ fn special(name: &str) -> Option<Special> {
             _ => None,
         }
     };
-    if let Some(axis) = axis("%tid") {
-        return Some(Special::Thread(axis));
-    }
-    if let Some(axis) = axis("%ntid") {
-        return Some(Special::BlockSize(axis));
-    }
-    if let Some(axis) = axis("%ctaid") {
-        return Some(Special::Block(axis));
-    }
-    if let Some(axis) = axis("%nctaid") {
-        return Some(Special::GridSize(axis));
+    type OfAxis = fn(usize) -> Special;
+    let by_axis: [(&str, OfAxis); 8] = [
+        ("%tid", Special::Thread),
+        ("%ntid", Special::BlockSize),
+        ("%ctaid", Special::Block),
+        ("%nctaid", Special::GridSize),
+        ("%cluster_ctaid", Special::BlockInCluster),
+        ("%cluster_nctaid", Special::ClusterSize),
+        ("%clusterid", Special::Cluster),
+        ("%nclusterid", Special::Clusters),
+    ];
+    if let Some(found) = by_axis.iter().find_map(|(prefix, special)| axis(prefix).map(special)) {
+        return Some(found);
     }
     let mask = |below, equal, above| Some(Special::LaneMask { below, equal, above });
     match name {
@@ -355,8 +380,9 @@ fn special(name: &str) -> Option<Special> {
         "%total_smem_size" => Some(Special::TotalShared),
         "%smid" => Some(Special::Multiprocessor),
         "%nsmid" => Some(Special::Multiprocessors),
-        "%gridid" | "%cluster_ctarank" => Some(Special::Zero),
-        "%cluster_nctarank" => Some(Special::One),
+        "%gridid" => Some(Special::Zero),
+        "%cluster_ctarank" => Some(Special::Rank),
+        "%cluster_nctarank" => Some(Special::Ranks),
         _ => None,
     }
 }

@@ -1,0 +1,405 @@
+//! A loop over time by clusters of blocks, which exchange states through each other's shared memory.
+//!
+//! Where rows of a loop (its batch) do not need each other, a cluster takes as many as its threads sum up at once, and
+//! other clusters take others. Every buffer that steps both write and read has an image in the shared memory of each block
+//! of the cluster, for the cluster's rows alone: of the halves of a state both, so that the blocks meet once after each
+//! kernel. What a block stores it writes to all images, and to the buffer too, where the loop's successors find it. A state
+//! that only its own column reads is written to the block's own image.
+//!
+//! ```text
+//! image    [half][row of the cluster][element of the row]
+//! kernel   loads that are no images' | wait | sums, stores to images | arrive | stores to buffers
+//! ```
+
+use std::collections::BTreeMap;
+
+use fuse_ir::device::DeviceModel;
+use fuse_ir::expr::{Atom, Axis, Dim};
+use fuse_ir::kernel::{BufferId, KernelGraph, Loop};
+
+use super::super::access::Access;
+use super::super::analysis::axis_bit;
+use super::super::block::{Numbers, THREADS};
+use super::super::contraction::assumed;
+use super::super::coordinates::coordinates;
+use super::super::emitter::{Emitted, Emitter, Image, floor_division};
+use super::super::{GpuLimits, ScheduleError};
+use super::{Phase, Resident, position_of};
+use crate::builder::FunctionBuilder;
+use crate::kernel_ir::{BinaryOp, LaneType, Mapping, ParameterId, SharedId, Type, ValueId};
+
+/// Elements of an image at most: what is left beside weights.
+const MOST_ELEMENTS: i64 = 1 << 14;
+
+/// Groups of columns that a block takes one after the other at most.
+const MOST_TILES: i64 = 4;
+
+/// A loop by clusters.
+pub(super) struct Cluster<'a> {
+    pub(super) resident: Resident<'a>,
+    /// Blocks of a cluster.
+    pub(super) blocks: u32,
+    /// The number of rows, and how many a cluster takes.
+    pub(super) rows: Dim,
+    pub(super) rows_at_once: i64,
+    /// By the buffer that a step reads, or the only one.
+    images: Vec<ImagePlan>,
+}
+
+/// A buffer that steps write and read.
+struct ImagePlan {
+    current: ParameterId,
+    /// The other half of a state.
+    next: Option<ParameterId>,
+    lane: LaneType,
+    /// Elements of a row.
+    elements: i64,
+    /// Whether blocks read what others wrote.
+    is_exchanged: bool,
+}
+
+impl ImagePlan {
+    fn halves(&self) -> i64 {
+        1 + i64::from(self.next.is_some())
+    }
+}
+
+impl<'a> Cluster<'a> {
+    /// Where it is possible and, by the model of the device, faster than the loop as blocks that meet in memory.
+    pub(super) fn new(
+        graph: &'a KernelGraph,
+        l: &'a Loop,
+        limits: GpuLimits,
+        grid: &Resident,
+    ) -> Result<Option<Cluster<'a>>, ScheduleError> {
+        // Of blocks on tensor cores each multiplies many rows, more than a cluster's.
+        if limits.cluster_blocks < 2 || grid.phases.iter().any(Phase::is_on_tensor_cores) {
+            return Ok(None);
+        }
+        let own = GpuLimits { multiprocessors: limits.cluster_blocks, tensor_cores: false, ..limits };
+        let Some(resident) = Resident::new(graph, l, (own, None), MOST_TILES)? else { return Ok(None) };
+        let Some((rows, rows_at_once)) = resident.rows() else { return Ok(None) };
+        let Some(images) = images(graph, l, &resident, &rows) else { return Ok(None) };
+        let taken = bytes_of(&images, rows_at_once);
+        if images.iter().any(|image| rows_at_once * image.elements > MOST_ELEMENTS) {
+            return Ok(None);
+        }
+        let left = i64::from(limits.shared_bytes) - taken;
+        let Some(left) = u32::try_from(left).ok().filter(|left| *left > 0) else { return Ok(None) };
+        let Some(resident) =
+            Resident::new(graph, l, (GpuLimits { shared_bytes: left, ..own }, None), MOST_TILES)?
+        else {
+            return Ok(None);
+        };
+        let pairs = || resident.analyses.iter().zip(&resident.phases);
+        let fits = pairs().all(|(analysis, phase)| phase.fits_a_cluster(analysis, &l.counter));
+        if !fits || resident.rows() != Some((rows.clone(), rows_at_once)) {
+            return Ok(None);
+        }
+        let blocks = limits.cluster_blocks;
+        let cluster = Cluster { resident, blocks, rows, rows_at_once, images };
+        Ok(cluster.is_faster(limits).then_some(cluster))
+    }
+
+    /// Whether the model of a GPU with so much expects a step to take less time than by blocks that meet in memory.
+    fn is_faster(&self, limits: GpuLimits) -> bool {
+        let device = DeviceModel::cuda();
+        let pairs = || self.resident.analyses.iter().zip(&self.resident.phases);
+        let flops: f64 = pairs().map(|(analysis, phase)| phase.flops_a_row(analysis)).sum();
+        let rows = assumed(&self.rows).max(1) as f64;
+        let arithmetic = rows * flops / device.flops_per_second;
+        let share = self.share(rows, limits.multiprocessors);
+        let phases = self.resident.phases.len() as f64;
+        arithmetic / share + phases * device.cluster_exchange_seconds
+            < arithmetic + phases * device.exchange_seconds
+    }
+
+    /// The part of the multiprocessors that so many rows keep busy.
+    fn share(&self, rows: f64, multiprocessors: u32) -> f64 {
+        let clusters = (rows / self.rows_at_once as f64).ceil();
+        (clusters * f64::from(self.blocks) / f64::from(multiprocessors)).min(1.0)
+    }
+
+    /// The blocks of the launch.
+    pub(super) fn work(&self) -> Dim {
+        self.rows.ceil_div(&Dim::constant(self.rows_at_once)) * Dim::constant(i64::from(self.blocks))
+    }
+
+    /// The bytes of a block's images.
+    pub(super) fn image_bytes(&self) -> u32 {
+        u32::try_from(bytes_of(&self.images, self.rows_at_once)).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn mapping(&self) -> Mapping {
+        Mapping::Clusters { threads: THREADS, blocks: self.blocks }
+    }
+
+    /// The code of the loop.
+    pub(super) fn emit(&mut self, l: &Loop) -> Emitted<FunctionBuilder> {
+        let mut b = FunctionBuilder::new();
+        let launched = Numbers::new(&mut b);
+        let blocks = b.index(i64::from(self.blocks));
+        let (cluster, rank) = floor_division(&mut b, launched.block, blocks, true);
+        let numbers = Numbers { block: rank, ..launched };
+        let Some(first) = self.resident.analyses.first() else { return Ok(b) };
+        let mut emitter = Emitter::within(first, b, None);
+        let rows = emitter.dimension(&self.rows)?;
+        let at_once = emitter.b.index(self.rows_at_once);
+        let begin = emitter.b.mul(cluster, at_once);
+        let end = emitter.b.add(begin, at_once);
+        let end = emitter.b.binary(BinaryOp::Min, end, rows);
+        let trip = emitter.dimension(&l.trip)?;
+        b = emitter.b;
+        let of_rows = [begin, end];
+        let arrays: Vec<SharedId> =
+            self.images.iter().map(|image| self.fill(&mut b, image, numbers, of_rows)).collect();
+        for (analysis, phase) in self.resident.analyses.iter().zip(&mut self.resident.phases) {
+            let mut emitter = Emitter::within(analysis, b, None);
+            if let Phase::Split(split) = phase {
+                split.prepare(&mut emitter, numbers)?;
+            }
+            b = emitter.b;
+        }
+        b.arrive_at_cluster();
+        let none = b.index(0);
+        let steps = b.open_loop(&[], true);
+        let images = self.places(&mut b, &arrays, begin, steps.counter);
+        let position = position_of(&mut b, l, trip, steps.counter);
+        for (analysis, phase) in self.resident.analyses.iter().zip(&self.resident.phases) {
+            let mut emitter = Emitter::within(analysis, b, Some((l.counter.clone(), position)));
+            emitter.images.clone_from(&images);
+            match phase {
+                Phase::Split(split) => split.phase_of_cluster(&mut emitter, numbers, of_rows)?,
+                Phase::Rows(rows) => {
+                    emitter.b.wait_for_cluster();
+                    rows.phase(&mut emitter, numbers, self.blocks, Some(of_rows))?;
+                    emitter.b.arrive_at_cluster();
+                }
+                Phase::Points => {
+                    emitter.b.wait_for_cluster();
+                    points(&mut emitter, numbers, self.blocks, of_rows)?;
+                    emitter.b.arrive_at_cluster();
+                }
+            }
+            b = emitter.b;
+        }
+        b.close_exchanging_loop(steps, none, trip, 1, &[], self.resident.parameters.exchanged.clone());
+        // Others may still write to this block's memory.
+        b.wait_for_cluster();
+        Ok(b)
+    }
+
+    /// Allocates an image and fills it with the states before the first step.
+    fn fill(
+        &self,
+        b: &mut FunctionBuilder,
+        image: &ImagePlan,
+        numbers: Numbers,
+        [begin, end]: [ValueId; 2],
+    ) -> SharedId {
+        let name = &self.resident.parameters.buffers[image.current.0 as usize].name;
+        let elements = image.halves() * self.rows_at_once * image.elements;
+        let array =
+            b.shared_array(format!("{name}.image"), image.lane, u32::try_from(elements).unwrap_or(u32::MAX));
+        if image.next.is_none() {
+            return array;
+        }
+        let row = b.index(image.elements);
+        let first = b.mul(begin, row);
+        let count = b.sub(end, begin);
+        let count = b.mul(count, row);
+        let each = b.open_loop(&[], true);
+        let at = b.add(first, each.counter);
+        let depth = b.depth();
+        let value = b.load_updated(Type::scalar(image.lane), image.current, at, depth);
+        b.store_shared(array, each.counter, value);
+        b.close_loop(each, numbers.thread, count, i64::from(THREADS), &[]);
+        array
+    }
+
+    /// Where the images of buffers are at a step: elements of the buffer at their position and the offset.
+    fn places(
+        &self,
+        b: &mut FunctionBuilder,
+        arrays: &[SharedId],
+        first_row: ValueId,
+        step: ValueId,
+    ) -> rustc_hash::FxHashMap<ParameterId, Image> {
+        let mut places = rustc_hash::FxHashMap::default();
+        let one = b.index(1);
+        let parity = b.and(step, one);
+        for (image, array) in self.images.iter().zip(arrays) {
+            let blocks = image.is_exchanged.then_some(self.blocks);
+            let row = b.index(image.elements);
+            let first = b.mul(first_row, row);
+            let size = b.index(self.rows_at_once * image.elements);
+            let half = b.mul(parity, size);
+            let mut place = |b: &mut FunctionBuilder, buffer, half: Option<ValueId>| {
+                let none = b.index(0);
+                let offset = b.sub(half.unwrap_or(none), first);
+                places.insert(buffer, Image { array: *array, offset, blocks });
+            };
+            match image.next {
+                None => place(b, image.current, None),
+                Some(next) => {
+                    let other = b.sub(size, half);
+                    place(b, image.current, Some(half));
+                    place(b, next, Some(other));
+                }
+            }
+        }
+        places
+    }
+}
+
+impl Resident<'_> {
+    /// The rows that kernels have in common, and how many a block sums up at once.
+    fn rows(&self) -> Option<(Dim, i64)> {
+        let splits = self.analyses.iter().zip(&self.phases).filter_map(|(analysis, phase)| match phase {
+            Phase::Split(split) => Some((analysis, split)),
+            Phase::Rows(_) | Phase::Points => None,
+        });
+        let rows_at_once = splits.map(|(_, split)| split.rows_at_once()).min()?;
+        let mut rows = None;
+        for analysis in &self.analyses {
+            let extent = analysis.extent(*analysis.space_axes().first()?).clone();
+            if rows.get_or_insert_with(|| extent.clone()) != &extent {
+                return None;
+            }
+        }
+        rows.map(|rows| (rows, rows_at_once))
+    }
+}
+
+/// The images of the buffers that a loop's kernels both store and load; `None` where rows need each other.
+fn images(graph: &KernelGraph, l: &Loop, resident: &Resident, rows: &Dim) -> Option<Vec<ImagePlan>> {
+    let positions = &resident.parameters.positions;
+    let mut pairs: BTreeMap<BufferId, Option<BufferId>> = BTreeMap::new();
+    for buffer in positions.keys().filter(|id| !l.carries.iter().any(|c| c.next == **id)) {
+        let carry = l.carries.iter().find(|c| c.current == *buffer);
+        pairs.insert(*buffer, carry.map(|c| c.next));
+    }
+    let mut images = Vec::new();
+    for (current, next) in pairs {
+        let buffers: Vec<ParameterId> = [Some(current), next]
+            .into_iter()
+            .flatten()
+            .filter_map(|id| positions.get(&id).copied())
+            .collect();
+        let is_of = |access: &Access| buffers.contains(&access.buffer);
+        let is_updated = resident.analyses.iter().any(|a| a.stores.iter().any(|s| is_of(&s.access)));
+        let is_loaded = resident.analyses.iter().any(|a| a.loads.values().any(is_of));
+        if !is_updated && next.is_none() || !is_loaded {
+            continue;
+        }
+        let declared = graph.buffer(current);
+        let (extent, rest) = declared.ty.shape.split_first()?;
+        let elements = rest.iter().try_fold(1i64, |n, e| n.checked_mul(e.as_constant()?))?;
+        if extent != rows {
+            return None;
+        }
+        for analysis in &resident.analyses {
+            let row = *analysis.space_axes().first()?;
+            let stores = analysis.stores.iter().map(|s| &s.access);
+            let mut accesses = analysis.loads.values().chain(stores).filter(|access| is_of(access));
+            if !accesses.all(|access| is_of_row(access, row, elements)) {
+                return None;
+            }
+        }
+        let dtype = declared.ty.dtype;
+        let [current, ..] = buffers[..] else { return None };
+        images.push(ImagePlan {
+            current,
+            next: buffers.get(1).copied(),
+            lane: LaneType::of_memory(dtype),
+            elements,
+            is_exchanged: !is_own(resident, &buffers),
+        });
+    }
+    Some(images)
+}
+
+/// The shared memory that images of so many rows take.
+fn bytes_of(images: &[ImagePlan], rows: i64) -> i64 {
+    let bytes = |image: &ImagePlan| {
+        let elements = image.halves() * rows * image.elements;
+        (elements * i64::from(image.lane.bytes()) + 15) & !15
+    };
+    images.iter().map(bytes).sum()
+}
+
+/// Whether an access is of the row of its point, among rows of so many elements.
+fn is_of_row(access: &Access, row: Axis, elements: i64) -> bool {
+    if !access.dynamic.is_empty() || access.guard.is_some() {
+        return false;
+    }
+    let mut is_found = false;
+    for (factors, coefficient) in access.position.terms() {
+        let of_row = factors.iter().any(|atom| match atom {
+            Atom::Axis(axis) => *axis == row,
+            Atom::Symbol(_) => true,
+            Atom::FloorDiv(x, y) | Atom::Mod(x, y) | Atom::Min(x, y) | Atom::Max(x, y) => {
+                [x, y].iter().any(|e| e.axes().contains(&row) || !e.symbols().is_empty())
+            }
+        });
+        if of_row {
+            if is_found || coefficient != elements || factors.len() != 1 || factors[0] != Atom::Axis(row) {
+                return false;
+            }
+            is_found = true;
+        } else if coefficient < 0 || coefficient >= elements {
+            return false;
+        }
+    }
+    is_found
+}
+
+/// Whether what a column stores only the same column loads, so that no other block needs it.
+fn is_own(resident: &Resident, buffers: &[ParameterId]) -> bool {
+    let [current, next] = buffers else { return false };
+    let mut storing = resident
+        .analyses
+        .iter()
+        .zip(&resident.phases)
+        .filter(|(analysis, _)| analysis.stores.iter().any(|s| s.access.buffer == *next));
+    let (Some((own, Phase::Split(_))), None) = (storing.next(), storing.next()) else { return false };
+    let stored: Vec<&Access> =
+        own.stores.iter().map(|s| &s.access).filter(|access| access.buffer == *next).collect();
+    let space = own.space_axes().iter().fold(0, |set, axis| set | axis_bit(*axis));
+    resident.analyses.iter().all(|analysis| {
+        analysis.loads.iter().all(|(id, access)| {
+            let is_point = || {
+                std::ptr::eq(analysis, own)
+                    && analysis.free[id.index()] & !space == 0
+                    && stored.iter().all(|store| store.position == access.position)
+            };
+            access.buffer != *next && (access.buffer != *current || is_point())
+        })
+    })
+}
+
+/// Every thread of the cluster computes points of its rows.
+fn points(emitter: &mut Emitter, numbers: Numbers, blocks: u32, [begin, end]: [ValueId; 2]) -> Emitted<()> {
+    let analysis = emitter.analysis;
+    let axes = analysis.space_axes();
+    let of_a_row = emitter.dimension(&analysis.points(axes.get(1..).unwrap_or(&[])))?;
+    let mut point = emitter.origin();
+    let threads = emitter.b.index(i64::from(THREADS));
+    let own = emitter.b.mul(numbers.block, threads);
+    let own = emitter.b.add(own, numbers.thread);
+    let first = emitter.b.mul(begin, of_a_row);
+    let first = emitter.b.add(first, own);
+    let last = emitter.b.mul(end, of_a_row);
+    let items = emitter.b.open_loop(&[], true);
+    emitter.guard(analysis.space_symbols());
+    let depth = emitter.b.depth();
+    let extents = axes.iter().map(|a| analysis.extent(*a));
+    let coordinates = coordinates(emitter, extents, items.counter)?;
+    for (axis, value) in axes.iter().zip(coordinates) {
+        point = point.with(*axis, value);
+    }
+    emitter.tile(std::slice::from_ref(&point), 1)?;
+    emitter.set_guards_aside(depth - 1);
+    emitter.b.close_loop(items, first, last, i64::from(THREADS) * i64::from(blocks), &[]);
+    Ok(())
+}
