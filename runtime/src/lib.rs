@@ -5,7 +5,7 @@
 //! that would not fit fails before anything is allocated.
 //!
 //! Devices ([`device`]) share one walk over the program's steps. The CPU ([`cpu`]) walks it with a team of
-//! threads in lockstep ([`team`]); CUDA launches it on a stream, through a driver that is loaded at run time.
+//! threads in lockstep ([`team`]), or on threads of the caller ([`ThreadPool`]); CUDA launches it on a stream, through a driver that is loaded at run time.
 
 mod arguments;
 mod block;
@@ -21,6 +21,7 @@ pub mod machine;
 mod narrow;
 pub mod plan;
 pub mod plan_checker;
+mod pool;
 mod prepare;
 mod profile;
 mod program;
@@ -38,5 +39,6 @@ pub use error::{BuildError, RunError};
 pub use executable::{Code, Executable};
 pub use improvement::{HostCode, Improvement, Maker, Urgency, improvement};
 pub use plan::{MemoryPlan, PlanError};
+pub use pool::ThreadPool;
 pub use profile::KernelTime;
 pub use wide::MakePtx;
