@@ -1,7 +1,7 @@
-//! Which loops the CPU runs in strips, see `fuse_rewrite::strip_loops`.
+//! What the CPU does to kernels so that they take less memory: see `fuse_rewrite::store_joined` and `strip_loops`.
 
 use fuse_ir::kernel::KernelGraph;
-use fuse_rewrite::{StripPolicy, strip_loops};
+use fuse_rewrite::{StripPolicy, store_joined, strip_loops};
 use fuse_runtime::machine::largest_cache_bytes;
 
 /// Rows of a strip: one that is longer is no faster, since products take rows in blocks of 128.
@@ -13,7 +13,8 @@ const STRIP_ROWS_OF_MORE: i64 = 1152;
 /// The largest cache, where the system does not tell.
 const USUAL_CACHE_BYTES: usize = 16 << 20;
 
-/// Cuts loops in strips for this machine, where weights may take three quarters of the largest cache; how many loops.
+/// Has joined tensors stored where they lie, and cuts loops in strips for this machine, where weights may take three
+/// quarters of the largest cache; how many changes there were.
 pub fn cut(kernels: &mut KernelGraph) -> usize {
     let cache = largest_cache_bytes().unwrap_or(USUAL_CACHE_BYTES);
     let most_weight_bytes = i64::try_from(cache / 4 * 3).unwrap_or(i64::MAX);
@@ -23,5 +24,5 @@ pub fn cut(kernels: &mut KernelGraph) -> usize {
         most_weight_bytes,
         rows_of_more: STRIP_ROWS_OF_MORE,
     };
-    strip_loops(kernels, policy)
+    store_joined(kernels) + strip_loops(kernels, policy)
 }
