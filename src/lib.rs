@@ -18,6 +18,49 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! On the CPU, runs are made by threads that fuse starts for a [`Device`]. A program that has threads of its own lends them
+//! instead ([`ThreadPool`], [`Device::on_pool`]):
+//!
+//! ```
+//! use fuse::{CompileOptions, Device, DeviceOptions, DimEnv, Target, ThreadPool};
+//!
+//! /// Starts threads for each run, beside the calling one; a framework would hand the calls to its workers.
+//! struct Scoped {
+//!     threads: usize,
+//! }
+//!
+//! impl ThreadPool for Scoped {
+//!     fn threads(&self) -> usize {
+//!         self.threads
+//!     }
+//!
+//!     fn run(&self, workers: usize, work: &(dyn Fn() + Sync)) {
+//!         std::thread::scope(|scope| {
+//!             for _ in 1..workers {
+//!                 scope.spawn(work);
+//!             }
+//!             work();
+//!         });
+//!     }
+//! }
+//!
+//! let graph = fuse::frontend::zoo::lstm_graph(64, 128)?;
+//! let compiled = fuse::compile(&graph, &CompileOptions::new(Target::Cpu))?;
+//! let dims = DimEnv::new().with("T", 20).with("B", 16);
+//! let values = fuse::random::values_for(&graph, &dims, 0)?;
+//! let (parameters, inputs) = fuse::random::by_kind(&graph, &values);
+//!
+//! let mut model = compiled.load(&Device::on_pool(Scoped { threads: 2 }, &DeviceOptions::default()))?;
+//! model.bind(parameters.clone())?;
+//! let outputs = model.run(&inputs, &dims)?;
+//!
+//! let threads = DeviceOptions { threads: Some(2), ..DeviceOptions::default() };
+//! let mut same = compiled.load(&Device::cpu(&threads)?)?;
+//! same.bind(parameters)?;
+//! assert_eq!(same.run(&inputs, &dims)?, outputs);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! The stages can be called one by one: [`frontend`], [`ir`], [`rewrite`], [`codegen`] and [`runtime`] are the
 //! crates of the workspace, and [`Compiled`] holds what each of them made.
 
@@ -46,7 +89,7 @@ pub use fuse_ir::tensor::Tensor as HostTensor;
 pub use fuse_ir::{DType, Dim, DimEnv, Graph};
 pub use fuse_rewrite as rewrite;
 pub use fuse_runtime as runtime;
-pub use fuse_runtime::{Device, DeviceName, DeviceOptions, Executable};
+pub use fuse_runtime::{Device, DeviceName, DeviceOptions, Executable, ThreadPool};
 pub use precision::ProductPrecision;
 pub use tier::Tier;
 pub use weights::{NarrowWeights, WeightsDtype};

@@ -62,9 +62,9 @@ const REST: usize = MIB;
 /// The larger of an LSTM's two weights in the tests, both of `[4 * 512, 512]` f32.
 const LARGEST_WEIGHT: usize = 4 * MIB;
 
-/// So many steps that the 2 MiB of a strip, which do not grow with them, are less than a tenth.
+/// So many steps that the MiB of a strip, which does not grow with them, is less than a tenth.
 fn dims() -> DimEnv {
-    DimEnv::new().with("T", 250).with("B", 16)
+    DimEnv::new().with("T", 100).with("B", 16)
 }
 
 type Named = BTreeMap<String, HostTensor>;

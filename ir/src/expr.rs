@@ -449,7 +449,9 @@ fn atom_bounds(atom: &Atom, extents: &[Dim]) -> Option<(Expr, Option<Expr>)> {
             Some((Expr::default(), Some((**b).clone() - Expr::constant(1))))
         }
         Atom::FloorDiv(a, b) if b.as_constant().is_some_and(|d| d > 0) && a.is_nonnegative(extents) => {
-            Some((Expr::default(), None))
+            let most = a.upper_bound(extents).and_then(|most| most.as_constant());
+            let quotient = |(most, d)| Expr::constant(floor_div(most, d));
+            Some((Expr::default(), most.zip(b.as_constant()).map(quotient)))
         }
         Atom::Min(a, b) if a.is_nonnegative(extents) && b.is_nonnegative(extents) => {
             Some((Expr::default(), None))
@@ -717,6 +719,15 @@ mod tests {
         assert_eq!(flat.modulo(&s("B")).simplify(&space), Expr::axis(1));
         let near_miss = Expr::axis(0) * s("B") + Expr::axis(1) + c(1);
         assert_ne!(near_miss.modulo(&s("B")).simplify(&space), Expr::axis(1) + c(1));
+    }
+
+    #[test]
+    fn a_quotient_has_the_range_that_its_dividend_gives_it() {
+        let (space, half) = ([c(512)], Expr::axis(0).floor_div(&c(256)));
+        assert!(half.floor_div(&c(2)).simplify(&space).is_zero());
+        assert_eq!(half.modulo(&c(2)).simplify(&space), half);
+        assert!(!half.floor_div(&c(2)).simplify(&[c(513)]).is_zero());
+        assert_eq!(half.upper_bound(&[s("B")]), None);
     }
 
     #[test]

@@ -244,6 +244,30 @@ impl Element {
         }
     }
 
+    /// The same element computed from other elements.
+    pub fn map_operands(&self, to: impl Fn(ElementId) -> ElementId) -> Element {
+        match self {
+            Element::Load { buffer, index } => {
+                let coordinate = |c: &Coordinate| match c {
+                    Coordinate::Static(e) => Coordinate::Static(e.clone()),
+                    Coordinate::Dynamic(e) => Coordinate::Dynamic(to(*e)),
+                };
+                Element::Load { buffer: *buffer, index: index.iter().map(coordinate).collect() }
+            }
+            Element::Constant(_) | Element::Index(_) => self.clone(),
+            Element::Scalar(op, operands) => Element::Scalar(*op, operands.iter().map(|e| to(*e)).collect()),
+            Element::Cast(e) => Element::Cast(to(*e)),
+            Element::Reduce { op, axes, body } => {
+                Element::Reduce { op: *op, axes: axes.clone(), body: to(*body) }
+            }
+            Element::Recurrence { state, exclusive } => {
+                let Recurrence { axis, init, factor, term } = *state;
+                let state = Recurrence { axis, init: to(init), factor: to(factor), term: to(term) };
+                Element::Recurrence { state, exclusive: *exclusive }
+            }
+        }
+    }
+
     /// What is loaded, and where, if that is what it is.
     pub fn load(&self) -> Option<(BufferId, &[Coordinate])> {
         match self {

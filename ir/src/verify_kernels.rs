@@ -18,8 +18,9 @@
 //!    state is stored at an index without the axis of the recurrence; without that, points would write the
 //!    same element.
 //! 8. A kernel stores something, and loads nothing that it stores.
-//! 9. Inputs are never stored. An output is stored, and by a kernel at most once; several kernels may each store a
-//!    part of it, as those that take a recurrence in chunks do.
+//! 9. Inputs are never stored. An output is stored, and by a kernel at most once at each index; several kernels may each
+//!    store a part of it, as those that take a recurrence in chunks do, and one kernel several parts, as a loop over two
+//!    directions does.
 //! 10. Buffers are written before they are read, in order of execution. What a loop writes counts as written
 //!     afterwards.
 //! 11. A carry's two buffers are different states of one type, and every state belongs to a carry, always with the

@@ -116,6 +116,14 @@ impl Copier<'_> {
     ) -> Option<ElementId> {
         let copy = |e: &ElementId| copies[e.index()];
         let axis = |a: &Axis| axes[a.index()].as_axis();
+        // From another start, but the same way.
+        let along = |a: &Axis| {
+            axes[a.index()]
+                .axes()
+                .into_iter()
+                .next()
+                .filter(|along| (axes[a.index()].clone() - Expr::axis(along.index())).axes().is_empty())
+        };
         Some(match element {
             Element::Load { buffer, index } => {
                 let coordinate = |c: &Coordinate| {
@@ -140,7 +148,7 @@ impl Copier<'_> {
             }
             Element::Recurrence { state, exclusive } => {
                 let state = Recurrence {
-                    axis: axis(&state.axis)?,
+                    axis: along(&state.axis)?,
                     init: copy(&state.init)?,
                     factor: copy(&state.factor)?,
                     term: copy(&state.term)?,

@@ -96,6 +96,33 @@ struct Copy {
     panels: Panels,
     /// Where the first panel begins along `n`.
     from: i64,
+    /// The elements along `k`: others are not copied.
+    summed: Summed,
+}
+
+/// A range of an axis that is summed over.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Summed {
+    from: i64,
+    count: Dim,
+}
+
+impl Summed {
+    /// What a sum over so many elements from `from` on reads of an axis: all of it where that is not known.
+    fn of(from: i64, extent: &Dim, whole: &Dim) -> Summed {
+        match (extent.as_constant(), whole.as_constant()) {
+            (Some(count), Some(whole)) if from >= 0 && from + count <= whole => {
+                Summed { from, count: Dim::constant(count) }
+            }
+            _ => Summed { from: 0, count: whole.clone() },
+        }
+    }
+
+    fn contains(&self, other: &Summed) -> bool {
+        let end = |s: &Summed| Some(s.from + s.count.as_constant()?);
+        let within = end(other).zip(end(self)).is_some_and(|(other, this)| other <= this);
+        self == other || (self.from <= other.from && within)
+    }
 }
 
 /// An axis in panels.
@@ -142,6 +169,8 @@ struct Wish {
     /// The axes of the buffer that are the kernel's last and the reduced one.
     across: usize,
     along: usize,
+    /// What is summed over of the latter.
+    summed: Summed,
 }
 
 struct Paneler {
@@ -185,14 +214,15 @@ impl Paneler {
             wishes.iter().map(|w| self.wanted_copy(kernel, w, panels)).collect();
         let Some(copies) = copies else { return };
         split_axis(kernel, last, panels);
-        for (Wish { element, across, along }, (copy, first)) in wishes.into_iter().zip(copies) {
+        for (Wish { element, across, along, .. }, (copy, first)) in wishes.into_iter().zip(copies) {
             let Element::Load { index, .. } = &kernel.elements[element].element else { continue };
             let others = (0..index.len()).filter(|i| *i != across && *i != along);
             let mut packed: SmallVec<[Coordinate; 4]> = others.map(|i| index[i].clone()).collect();
+            let Coordinate::Static(k) = index[along].clone() else { continue };
+            let (buffer, summed) = self.copy(copy);
             packed.push(Coordinate::Static(Expr::axis(last) + Expr::constant(first)));
-            packed.push(index[along].clone());
+            packed.push(Coordinate::Static(k - Expr::constant(summed.from)));
             packed.push(Coordinate::Static(Expr::axis(last + 1)));
-            let buffer = self.copy(copy);
             kernel.elements[element].element = Element::Load { buffer, index: packed };
         }
     }
@@ -200,7 +230,7 @@ impl Paneler {
     /// The copy that a load wants, and the panel of it that is the kernel's first. Panels that fit all of the
     /// parameter are shared by kernels and loads that begin at different ones of them.
     fn wanted_copy(&self, kernel: &Kernel, wish: &Wish, panels: Panels) -> Option<(Copy, i64)> {
-        let Wish { element, across, along } = *wish;
+        let Wish { element, across, along, ref summed } = *wish;
         let Element::Load { buffer, index } = &kernel.elements[element].element else { return None };
         let Coordinate::Static(n) = &index[across] else { return None };
         let from = (n.clone() - Expr::axis(kernel.rank - 1)).as_constant().filter(|from| *from >= 0)?;
@@ -209,11 +239,12 @@ impl Paneler {
         let all = Panels { count: whole, width: panels.width };
         if panels.divide() && all.divide() && from % panels.width == 0 {
             return Some((
-                Copy { source: *buffer, across, along, panels: all, from: 0 },
+                Copy { source: *buffer, across, along, panels: all, from: 0, summed: summed.clone() },
                 from / panels.width,
             ));
         }
-        (from + panels.count <= whole).then_some((Copy { source: *buffer, across, along, panels, from }, 0))
+        let copy = Copy { source: *buffer, across, along, panels, from, summed: summed.clone() };
+        (from + panels.count <= whole).then_some((copy, 0))
     }
 
     /// Whether an element is a load of a parameter that a reduction would rather read in panels.
@@ -234,25 +265,32 @@ impl Paneler {
             let using: Vec<usize> =
                 (0..coordinates.len()).filter(|i| coordinates[*i].uses_axis(axis)).collect();
             let [at] = using[..] else { return None };
-            (coordinates[at].clone() - Expr::axis(axis.index())).as_constant().map(|_| at)
+            (coordinates[at].clone() - Expr::axis(axis.index())).as_constant().map(|from| (at, from))
         };
-        let (across, along) = (along(n)?, along(k)?);
+        let ((across, _), (along, from)) = (along(n)?, along(k)?);
+        let summed =
+            Summed::of(from, &kernel.extents[k.index()], &self.buffers[buffer.index()].ty.shape[along]);
         let worth =
             is_reused(kernel, &coordinates, in_loop) && assumed(&kernel.extents[k.index()]) >= SHORTEST;
-        worth.then_some(Wish { element, across, along })
+        worth.then_some(Wish { element, across, along, summed })
     }
 
-    /// The buffer of a copy.
-    fn copy(&mut self, copy: Copy) -> BufferId {
-        if let Some(buffer) = self.copies.get(&copy) {
-            return *buffer;
+    /// The buffer of a copy, or of one with more elements to sum over, and which these are.
+    fn copy(&mut self, copy: Copy) -> (BufferId, Summed) {
+        let covers = |known: &&Copy| {
+            let same = Copy { summed: copy.summed.clone(), ..(*known).clone() } == copy;
+            same && known.summed.contains(&copy.summed)
+        };
+        if let Some(known) = self.order.iter().find(covers) {
+            return (self.copies[known], known.summed.clone());
         }
-        let Copy { source, across, along, panels, .. } = copy;
+        let Copy { source, across, along, panels, ref summed, .. } = copy;
+        let summed = summed.clone();
         let Buffer { name, ty, .. } = &self.buffers[source.index()];
         let outer = (0..ty.shape.len()).filter(|i| *i != across && *i != along);
         let mut shape: Shape = outer.map(|i| ty.shape[i].clone()).collect();
         shape.push(Dim::constant(panels.number()));
-        shape.push(ty.shape[along].clone());
+        shape.push(summed.count.clone());
         shape.push(Dim::constant(panels.width));
         let (name, ty) = (format!("{name}.panels"), TensorType { dtype: ty.dtype, shape });
         let name = self.buffer_names.unique(&name);
@@ -260,12 +298,12 @@ impl Paneler {
         let buffer = BufferId::from(self.buffers.len() - 1);
         self.copies.insert(copy.clone(), buffer);
         self.order.push(copy);
-        buffer
+        (buffer, summed)
     }
 
     /// The kernel that writes a copy.
     fn kernel(&mut self, copy: &Copy) -> Kernel {
-        let Copy { source, across, along, panels, from } = *copy;
+        let Copy { source, across, along, panels, from, ref summed } = *copy;
         let target = self.copies[copy];
         let (name, dtype) = {
             let buffer = &self.buffers[source.index()];
@@ -278,7 +316,7 @@ impl Paneler {
             let e = if i == across {
                 panels.element(panel.clone(), lane.clone()) + Expr::constant(from)
             } else if i == along {
-                k.clone()
+                k.clone() + Expr::constant(summed.from)
             } else {
                 outer.next().unwrap_or_default()
             };

@@ -3,13 +3,15 @@
 use std::fmt::Write;
 
 use fuse_ir::device::DeviceModel;
+use fuse_ir::kernel::KernelGraph;
 use fuse_ir::testing::{GraphConfig, Reference, Rounding, arb_dims, arb_graph, dims_for};
 use fuse_ir::{DType, DimEnv, Graph, Tensor, interpret_kernels, verify_kernels};
-use fuse_rewrite::{ChunkPolicy, Mode, Options, StripPolicy, optimize, strip_loops};
+use fuse_rewrite::{ChunkPolicy, Mode, Options, StripPolicy, optimize, store_joined, strip_loops};
 use proptest::prelude::*;
 
 /// Few enough rows for several strips of a few steps: three steps at batch 2.
-const STRIPS: StripPolicy = StripPolicy { rows: 6, most_weight_bytes: 1 << 20 };
+const STRIPS: StripPolicy =
+    StripPolicy { rows: 6, bytes: 1 << 20, most_weight_bytes: 1 << 20, rows_of_more: 12 };
 
 /// What a graph is rewritten for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +36,7 @@ fn run(graph: &Graph, way: Way, inputs: &[Tensor], dims: &DimEnv) -> Result<Vec<
     };
     let mut optimized = optimize(graph, &device, &options).map_err(|e| e.to_string())?;
     if way == Way::Strips {
+        store_joined(&mut optimized.kernels);
         strip_loops(&mut optimized.kernels, STRIPS);
     }
     verify_kernels(&optimized.kernels).map_err(|e| format!("{e}\n{}", optimized.kernels))?;
@@ -235,10 +238,56 @@ fn a_layer_with_projected_inputs_runs_in_strips_in_either_direction() {
         let graph = stack(&[Layer { unfit, ..layer }]);
         let mut kernels = optimize(&graph, &DeviceModel::cpu(), &Options::default()).unwrap().kernels;
         let tight = StripPolicy { most_weight_bytes: 3 * 9 * 8 - 1, ..STRIPS };
-        assert_eq!(strip_loops(&mut kernels, tight), 0, "three matrices do not fit");
+        let mut longer = kernels.clone();
+        assert_eq!(strip_loops(&mut longer, tight), 1, "{longer}");
         assert_eq!(strip_loops(&mut kernels, STRIPS), 1, "{kernels}");
+        let rows = |kernels: &KernelGraph, rows: i64| {
+            let steps = format!("floordiv({}, 128*B + 1) + 1", 128 * (rows - 1));
+            assert!(kernels.to_string().contains(&steps), "{kernels}");
+        };
+        rows(&kernels, STRIPS.rows);
+        // Three matrices do not fit.
+        rows(&longer, STRIPS.rows_of_more);
         verify_kernels(&kernels).unwrap_or_else(|e| panic!("{e}\n{kernels}"));
         for (steps, batch) in [(0, 2), (1, 2), (3, 2), (7, 2), (5, 0), (9, 40)] {
+            let dims = DimEnv::new().with("T", steps).with("B", batch);
+            agrees(&graph, &dims, Way::Strips, Rounding::F64).unwrap_or_else(|e| panic!("{dims:?}: {e}"));
+        }
+    }
+}
+
+/// The two directions of a layer, joined at each step, or one of them twice.
+fn directions(joined: &str) -> Graph {
+    let direction = |name: &str, reverse: &str, op: &str| {
+        format!(
+            "%h{name}, %{name} = scan {reverse} over T carry (h = h) each (x = x) with (w = w) {{
+               %p = contract h, w axes=[1:0]
+               %a = {op} %p, x
+               %n = tanh %a
+               next h = %n
+               stack y = %n
+             }}"
+        )
+    };
+    let (f, r) = (direction("f", "", "add"), direction("r", "reverse", "sub"));
+    let text = format!(
+        "graph g(x: f64[T, B, 3], h: f64[B, 3], w: f64[3, 3]) {{
+           {f}
+           {r}
+           %y = concat {joined} axis=2
+           return y = %y
+         }}"
+    );
+    fuse_ir::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
+#[test]
+fn joined_directions_are_stored_where_they_lie() {
+    for (joined, gone) in [("%f, %r", 1), ("%r, %f", 1), ("%f, %r, %f", 0), ("%r, x, %f", 0)] {
+        let graph = directions(joined);
+        let mut kernels = optimize(&graph, &DeviceModel::cpu(), &Options::default()).unwrap().kernels;
+        assert_eq!(store_joined(&mut kernels), gone, "{joined}: {kernels}");
+        for (steps, batch) in [(0, 2), (1, 1), (4, 3), (7, 2)] {
             let dims = DimEnv::new().with("T", steps).with("B", batch);
             agrees(&graph, &dims, Way::Strips, Rounding::F64).unwrap_or_else(|e| panic!("{dims:?}: {e}"));
         }

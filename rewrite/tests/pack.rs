@@ -1,9 +1,10 @@
 //! Which parameters are copied into another layout, and that the copies change nothing.
 
 use fuse_frontend::{DType, Tensor, Trace, trace};
+use fuse_ir::compare::{Tolerance, compare};
 use fuse_ir::device::DeviceModel;
 use fuse_ir::interp::{Interpreter, Precision};
-use fuse_ir::kernel::KernelGraph;
+use fuse_ir::kernel::{Buffer, KernelGraph};
 use fuse_ir::{DimEnv, Graph, interpret_kernels, verify_kernels};
 use fuse_rewrite::{Options, optimize, panel_parameters, split_products};
 
@@ -127,6 +128,29 @@ fn panels_change_nothing_whichever_axis_is_summed() {
         let got = interpret_kernels(&kernels, &values, &dims).unwrap();
         assert_eq!(got[0], expected[0], "{kernels}");
     }
+}
+
+#[test]
+fn only_what_is_summed_over_is_copied() {
+    // Inputs and states are multiplied with parts of one matrix.
+    let graph = graph(|t| {
+        let w = t.parameter("w", DType::F32, (88, 48));
+        let x = t.input("x", DType::F32, (20, 40));
+        let h = t.input("h", DType::F32, (20, 48));
+        let of_x = x.contract(w.slice(0, ..40), [], [(1, 0)]);
+        let of_h = h.contract(w.slice(0, 40..), [], [(1, 0)]);
+        of_x.tanh() * of_h
+    });
+    let (kernels, copies) = in_panels(&graph, 16);
+    let elements = |b: &Buffer| b.ty.shape.iter().map(|d| d.as_constant().unwrap()).product::<i64>();
+    let panels = || kernels.buffers.iter().filter(|b| b.name.contains(".panels"));
+    assert_eq!((copies, panels().map(elements).sum::<i64>()), (2, 88 * 48), "{kernels}");
+    let dims = DimEnv::new();
+    let values = values(&graph, &dims);
+    let expected = Interpreter::new(Precision::F64).run(&graph, &values).unwrap();
+    let got = interpret_kernels(&kernels, &values, &dims).unwrap();
+    let near = Tolerance { ulp: 0.0, absolute: 1e-5, relative: 1e-6 };
+    compare(&got[0], &expected[0], near).unwrap_or_else(|e| panic!("{e}\n{kernels}"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The CPU: compiled functions called by a team of threads.
+//! The CPU: compiled functions called by a team of threads, fuse's own or a caller's.
 //!
 //! All members walk the whole program, loops over time included, in lockstep: each does its contiguous part of
 //! every kernel's work items, and they meet at a barrier between kernels. Nothing is allocated or locked on
@@ -13,6 +13,7 @@ use crate::device::DeviceError;
 use crate::error::RunError;
 use crate::improvement::{LEFT_OF_TIME, RunTime};
 use crate::limits;
+use crate::pool::{Pool, ThreadPool};
 use crate::profile::{Notes, Profile};
 use crate::program::{Launch, Program, Quantities, RunState, StepRunner, Total, walk};
 use crate::team::{Barrier, Job, JobOptions, Signal, Team};
@@ -72,10 +73,18 @@ unsafe impl HostModule for CpuModule {
     }
 }
 
-/// The host processor with a team of threads.
+/// The host processor with threads to run on.
 #[derive(Clone)]
 pub struct CpuDevice {
-    team: Arc<Team>,
+    workers: Workers,
+}
+
+#[derive(Clone)]
+enum Workers {
+    /// Threads of fuse.
+    Team(Arc<Team>),
+    /// Threads of the caller.
+    Pool(Arc<Pool>),
 }
 
 impl CpuDevice {
@@ -86,12 +95,20 @@ impl CpuDevice {
     pub fn new(threads: Option<usize>) -> Result<CpuDevice, DeviceError> {
         let threads = threads.unwrap_or_else(limits::default_threads).max(1);
         let team = Team::new(threads).map_err(|e| DeviceError::Threads { threads, reason: e.to_string() })?;
-        Ok(CpuDevice { team: Arc::new(team) })
+        Ok(CpuDevice { workers: Workers::Team(Arc::new(team)) })
+    }
+
+    /// A device that runs on a caller's threads, on so many at most.
+    pub(crate) fn on_pool(pool: Box<dyn ThreadPool>, most: Option<usize>) -> CpuDevice {
+        CpuDevice { workers: Workers::Pool(Arc::new(Pool::new(pool, most.unwrap_or(usize::MAX)))) }
     }
 
     /// The number of threads, the caller's among them.
     pub fn threads(&self) -> usize {
-        self.team.threads()
+        match &self.workers {
+            Workers::Team(team) => team.threads(),
+            Workers::Pool(pool) => pool.threads(),
+        }
     }
 
     /// Runs the program once. Blocks until no member touches the run's memory any more.
@@ -100,7 +117,11 @@ impl CpuDevice {
         let run = Arc::new(run);
         let job: Arc<dyn Job> = run.clone();
         let options = JobOptions { members: widest, fine_grained };
-        self.team.run(&job, options).map_err(RunError::Panicked)?;
+        let result = match &self.workers {
+            Workers::Team(team) => team.run(&job, options),
+            Workers::Pool(pool) => pool.run(job.as_ref(), options),
+        };
+        result.map_err(RunError::Panicked)?;
         match run.error.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(error) => Err(error),
             None => Ok(()),

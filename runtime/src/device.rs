@@ -9,6 +9,7 @@ use fuse_codegen::schedule::GpuLimits;
 use crate::cpu::CpuDevice;
 use crate::cuda::CudaDevice;
 use crate::limits;
+use crate::pool::ThreadPool;
 use crate::sim::device::{CAPABILITY, SimDevice};
 use crate::sim::{Counters, PtxError, SimError};
 
@@ -171,6 +172,15 @@ impl Device {
     /// Where the system refuses the threads.
     pub fn cpu(options: &DeviceOptions) -> Result<Device, DeviceError> {
         Device::open(DeviceName::Cpu, options)
+    }
+
+    /// The host processor, where every run is made on threads of the caller; see [`ThreadPool`] for what these are asked
+    /// to do. Nothing of fuse waits or spins between runs. Runs take as many workers as the pool has, or `options`
+    /// allow if that is fewer.
+    pub fn on_pool(pool: impl ThreadPool + 'static, options: &DeviceOptions) -> Device {
+        let kind = Kind::Cpu(CpuDevice::on_pool(Box::new(pool), options.threads));
+        let memory_limit = options.memory_limit.unwrap_or_else(limits::default_memory_limit);
+        Device { kind, memory_limit }
     }
 
     /// A simulated GPU of compute capability 9.0, which executes PTX on the host and reports what it does wrong.

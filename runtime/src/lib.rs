@@ -5,7 +5,7 @@
 //! that would not fit fails before anything is allocated.
 //!
 //! Devices ([`device`]) share one walk over the program's steps. The CPU ([`cpu`]) walks it with a team of
-//! threads in lockstep ([`team`]); CUDA launches it on a stream, through a driver that is loaded at run time.
+//! threads in lockstep ([`team`]), or on threads of the caller ([`ThreadPool`]); CUDA launches it on a stream, through a driver that is loaded at run time.
 
 mod arguments;
 mod block;
@@ -22,6 +22,7 @@ pub mod machine;
 mod narrow;
 pub mod plan;
 pub mod plan_checker;
+mod pool;
 mod prepare;
 mod profile;
 mod program;
@@ -40,5 +41,6 @@ pub use executable::{Code, Executable};
 pub use fallback::MakeSteps;
 pub use improvement::{HostCode, Improvement, Maker, Urgency, improvement};
 pub use plan::{MemoryPlan, PlanError};
+pub use pool::ThreadPool;
 pub use profile::KernelTime;
 pub use wide::MakePtx;

@@ -12,12 +12,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Looks at a flag this often before sleeping; about 10 to 50 µs.
-const SPINS: u32 = 1000;
+pub(crate) const SPINS: u32 = 1000;
 /// Sleep at barriers in one job below this never breaks up the team.
 const SLEEP_ALLOWED: Duration = Duration::from_millis(1);
 /// How long the team first rests after it was broken up; doubles each time up to [`LONGEST_REST`].
-const FIRST_REST: Duration = Duration::from_millis(20);
-const LONGEST_REST: Duration = Duration::from_secs(1);
+pub(crate) const FIRST_REST: Duration = Duration::from_millis(20);
+/// How long a team rests at most.
+pub(crate) const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// What a barrier tells a member.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,7 +149,8 @@ impl Drop for Team {
     }
 }
 
-fn run_alone(job: &dyn Job) -> Result<(), String> {
+/// Runs a job on the calling thread.
+pub(crate) fn run_alone(job: &dyn Job) -> Result<(), String> {
     let barrier = Barrier::default();
     barrier.begin(1, false);
     catch_unwind(AssertUnwindSafe(|| job.run(0, &barrier))).map_err(|e| panic_message(e.as_ref()))
@@ -177,10 +179,15 @@ impl Shared {
     }
 
     fn take_part(&self, job: &dyn Job, member: usize) {
-        if let Err(e) = catch_unwind(AssertUnwindSafe(|| job.run(member, &self.barrier))) {
-            lock(&self.panic).get_or_insert_with(|| panic_message(e.as_ref()));
-            self.barrier.abandon();
-        }
+        take_part(job, member, &self.barrier, &self.panic);
+    }
+}
+
+/// Does a member's part. A panic is noted if it is the first, and frees the others.
+pub(crate) fn take_part(job: &dyn Job, member: usize, barrier: &Barrier, panic: &Mutex<Option<String>>) {
+    if let Err(e) = catch_unwind(AssertUnwindSafe(|| job.run(member, barrier))) {
+        lock(panic).get_or_insert_with(|| panic_message(e.as_ref()));
+        barrier.abandon();
     }
 }
 
@@ -202,13 +209,14 @@ fn serve(shared: &Shared, worker: usize) {
     }
 }
 
-fn panic_message(payload: &(dyn Any + Send)) -> String {
+/// What a panic said.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|s| s.to_string());
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }
 
 /// Nothing is left half-changed under these locks, so a panic elsewhere does not matter.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -302,7 +310,7 @@ struct Padded(AtomicU32);
 
 impl Barrier {
     /// Prepares for a job; no member is at the barrier.
-    fn begin(&self, members: u32, fine_grained: bool) {
+    pub(crate) fn begin(&self, members: u32, fine_grained: bool) {
         self.members.store(members, Ordering::SeqCst);
         self.arrived.0.store(0, Ordering::SeqCst);
         self.round.set(0);
@@ -348,11 +356,13 @@ impl Barrier {
         began.is_some_and(|began| slept * 4 > began.elapsed())
     }
 
-    fn was_broken_up(&self) -> bool {
+    /// Whether waiting cost so much that member 0 went on alone.
+    pub(crate) fn was_broken_up(&self) -> bool {
         self.round.get() & ALONE != 0
     }
 
-    fn abandon(&self) {
+    /// Frees all members: one has panicked.
+    pub(crate) fn abandon(&self) {
         self.round.set(ABANDONED);
     }
 }

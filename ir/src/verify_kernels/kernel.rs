@@ -42,7 +42,8 @@ impl<'g> Walk<'g> {
         for (i, store) in kernel.stores.iter().enumerate() {
             self.store(kernel, store, &axes, &loaded).map_err(here(Place::Store(i)))?;
             let target = graph.buffer(store.buffer);
-            let again = kernel.stores[..i].iter().any(|earlier| earlier.buffer == store.buffer);
+            let same = |earlier: &Store| earlier.buffer == store.buffer && earlier.index == store.index;
+            let again = kernel.stores[..i].iter().any(same);
             if again && matches!(target.kind, BufferKind::Output(_)) {
                 let cause = KernelVerifyCause::OutputStoredTwice(target.name.clone());
                 return Err(here(Place::Store(i))(cause.into()));
