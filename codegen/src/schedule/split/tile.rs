@@ -6,8 +6,10 @@ use super::super::block::{Numbers, THREADS, WARPS, bits, low_bits, of_lanes};
 use super::super::coordinates::coordinates;
 use super::super::emitter::{Emitted, Emitter, Point};
 use super::super::reduction::{State, merge_all};
-use super::{Arrays, Split, operands};
-use crate::kernel_ir::{BinaryOp, Condition, ValueId};
+use super::{Arrays, Split, stored_loads};
+use crate::builder::FunctionBuilder;
+use crate::decompose::register_type;
+use crate::kernel_ir::{BinaryOp, Condition, Type, ValueId};
 
 /// What a block computes at once.
 pub(super) struct Tile<'a> {
@@ -90,8 +92,7 @@ impl Tile<'_> {
         b.close_loop(each, self.numbers.thread, end, i64::from(THREADS), &[]);
     }
 
-    /// The point that the thread stores. The threads after those that store any have the last one of these: what they
-    /// load with them, one element a warp, is there already or on its way.
+    /// The point that the thread stores. The threads after those that store any have the last one of these.
     pub(super) fn own_point(&self, emitter: &mut Emitter) -> Emitted<Point> {
         let split = self.split;
         let b = &mut emitter.b;
@@ -108,22 +109,36 @@ impl Tile<'_> {
         self.point(emitter, row, column)
     }
 
-    /// Loads what the point needs beside the sums: on its way while these are computed.
+    /// Loads what the point needs beside the sums and what its column has: on its way while the sums are computed. Threads
+    /// without a point load nothing.
     pub(super) fn load_early(&self, emitter: &mut Emitter, point: &Point) -> Emitted<()> {
-        let analysis = emitter.analysis;
-        let mut loads: Vec<ElementId> =
-            analysis.stores.iter().flat_map(|store| operands(analysis, store.value)).collect();
-        loads.sort_unstable();
-        loads.dedup();
+        let (analysis, split) = (emitter.analysis, self.split);
         let direct = |e: &ElementId| analysis.loads.get(e).is_some_and(|access| access.dynamic.is_empty());
-        loads.retain(direct);
-        emitter.evaluate(&loads, point)
+        let mut loads: Vec<ElementId> = stored_loads(analysis);
+        loads.retain(|load| direct(load) && !split.of_columns.contains(load));
+        if loads.is_empty() {
+            return Ok(());
+        }
+        // A condition gives no values; a loop that runs once or never does.
+        let b = &mut emitter.b;
+        let nothing = |load: &ElementId| b.number(Type::scalar(register_type(analysis.dtype(*load))), 0.0);
+        let nothing: Vec<ValueId> = loads.iter().map(nothing).collect();
+        let (_, has_point) = self.own_unit(b);
+        let (zero, one) = (b.index(0), b.index(1));
+        let times = b.select(has_point, one, zero);
+        let once = b.open_loop(&nothing, true);
+        emitter.evaluate(&loads, point)?;
+        let loaded = loads.iter().map(|load| emitter.value(*load, point)).collect::<Emitted<Vec<_>>>()?;
+        let loaded = emitter.b.close_loop(once, zero, times, 1, &loaded);
+        for (load, value) in loads.iter().zip(loaded) {
+            emitter.remember(*load, point, value);
+        }
+        Ok(())
     }
 
-    /// One thread a point computes and stores what the kernel stores there.
-    pub(super) fn epilogue(&self, emitter: &mut Emitter, point: &Point) -> Emitted<()> {
+    /// The number of the thread's column in the tile, and whether the thread has a point there.
+    fn own_unit(&self, b: &mut FunctionBuilder) -> (ValueId, ValueId) {
         let split = self.split;
-        let b = &mut emitter.b;
         let thread = self.numbers.thread;
         let unit = low_bits(b, thread, split.slots);
         let row = b.shift_right_arithmetic(thread, bits(split.slots));
@@ -137,12 +152,23 @@ impl Tile<'_> {
             let within = b.compare(Condition::Lt, value, bound);
             inside = b.and(inside, within);
         }
-        b.open_if();
+        (unit, inside)
+    }
+
+    /// One thread a point computes and stores what the kernel stores there.
+    pub(super) fn epilogue(&self, emitter: &mut Emitter, point: &Point) -> Emitted<()> {
+        let (split, thread) = (self.split, self.numbers.thread);
+        let (unit, inside) = self.own_unit(&mut emitter.b);
+        emitter.b.open_if();
         for (i, sum) in split.sums.iter().enumerate() {
             let offset = emitter.b.index(i as i64 * split.points());
             let at = emitter.b.add(thread, offset);
             let total = emitter.b.load_shared(self.arrays.sums, 1, at);
             emitter.remember(sum.reduction.element, point, total);
+        }
+        for (load, array) in split.of_columns.iter().zip(&self.arrays.of_columns) {
+            let value = emitter.b.load_shared(*array, 1, unit);
+            emitter.remember(*load, point, value);
         }
         for part in &emitter.analysis.parts {
             emitter.stores(std::slice::from_ref(point), part)?;
