@@ -15,8 +15,8 @@ use super::builder::{Frame, LlvmBuilder, Work};
 use super::gpu::{BlockFrame, GridFrame, place_shared};
 use super::matrix::needs_matrices;
 use super::module::{
-    Session, add_enum, add_string, check_functions, check_module, check_symbols, describe_buffer, initialize,
-    optimize, run_passes,
+    GPU_PASSES, Session, add_enum, add_string, check_functions, check_module, check_symbols, describe_buffer,
+    initialize, optimize, run_passes,
 };
 use super::neighbours::has_neighbours;
 use super::phases::Phases;
@@ -210,7 +210,7 @@ fn optimized_module<'s>(
     phases.end("building");
     check_module(&module)?;
     phases.end("verifying");
-    optimize(session, &module, machine, options.optimization, LAST_PASSES)?;
+    optimize(session, &module, machine, options.optimization, &format!("{GPU_PASSES},{LAST_PASSES}"))?;
     if options.optimization == Optimization::Full {
         join_neighbours(session, &module, machine, functions)?;
     }
