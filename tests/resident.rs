@@ -204,3 +204,65 @@ fn loops_on_tensor_cores_stay_in_registers() {
         }
     }
 }
+
+/// What one more step of the only loop adds: sectors of 32 bytes, bytes read, bytes written, turns lost to shared memory.
+fn traffic_of_a_step(compiled: &Compiled, rows: i64, last: i64) -> [i64; 4] {
+    let of_steps = |steps: i64| {
+        let device = Device::sim(&Default::default()).expect("a simulated GPU is always there");
+        let mut executable = compiled.load(&device).expect("loads");
+        let dims = DimEnv::new().with("T", steps).with("B", rows);
+        let values = fuse::random::values_for(&compiled.graph, &dims, 1).expect("dimensions are given");
+        let (parameters, inputs) = fuse::random::by_kind(&compiled.graph, &values);
+        executable.bind(parameters).expect("binds");
+        executable.run(&inputs, &dims).expect("runs");
+        let counters = device.counters().expect("the simulated GPU counts");
+        let (_, c) = counters.iter().find(|(name, _)| name.starts_with("steps_")).expect("one loop");
+        [c.global_sectors, c.global_read, c.global_written, c.bank_conflicts].map(|n| n as i64)
+    };
+    let (before, after) = (of_steps(last), of_steps(last + 1));
+    std::array::from_fn(|i| after[i] - before[i])
+}
+
+/// A step of an LSTM reads the projected inputs and the memory cell once, the state once a block, and writes both states and
+/// the output; the blocks meet with an addition and a look each. That is all of its traffic, on tensor cores or not.
+#[test]
+fn a_step_moves_its_inputs_the_state_once_a_block_and_its_output() {
+    const F32: i64 = 4;
+    const SECTOR: i64 = 32;
+    let (rows, last) = (16, 1);
+    // Three columns a block are parts of one sector or of two.
+    for (hidden, precision) in
+        [(272, ProductPrecision::F32), (256, ProductPrecision::F32), (256, ProductPrecision::Bf16)]
+    {
+        let graph = cell::<2, Lstm>("lstm", 4, hidden);
+        let options = CompileOptions { precision, ..CompileOptions::new(Target::Cuda) };
+        let compiled = fuse::compile(&graph, &options).expect("compiles");
+        let multiprocessors = i64::from(compiled.gpu.multiprocessors);
+        // The columns of a block, in the last one fewer.
+        let units = (hidden + multiprocessors - 1) / multiprocessors;
+        let firsts: Vec<i64> = (0..hidden).step_by(units as usize).collect();
+        let sectors_of = |row_starts: &mut dyn Iterator<Item = i64>| {
+            let of_block = |start: i64, first: i64| {
+                let end = start + (first + units).min(hidden);
+                (end * F32 - 1) / SECTOR - (start + first) * F32 / SECTOR + 1
+            };
+            row_starts
+                .map(|start| firsts.iter().map(|first| of_block(start, *first)).sum::<i64>())
+                .sum::<i64>()
+        };
+        let of_states = sectors_of(&mut (0..rows).map(|row| row * hidden));
+        let of_inputs = sectors_of(&mut (0..4 * rows).map(|gate| (last * 4 * rows + gate) * hidden));
+        let of_outputs = sectors_of(&mut (0..rows).map(|row| (last * rows + row) * hidden));
+        let state = rows * hidden * F32;
+        let blocks = firsts.len() as i64;
+        let [sectors, read, written, conflicts] = traffic_of_a_step(&compiled, rows, last);
+        let least = blocks * state / SECTOR + of_inputs + 3 * of_states + of_outputs + 2 * multiprocessors;
+        assert_eq!(sectors, least, "sectors with factors of {precision}");
+        assert_eq!(written, 3 * state + F32 * multiprocessors, "bytes written with factors of {precision}");
+        match precision {
+            ProductPrecision::F32 => assert_eq!(conflicts, 0),
+            // Lanes that sum up neighbouring columns ask for the same bytes, which count for each; tensor cores share them.
+            _ => assert_eq!(read, blocks * state + 5 * state + 2 * F32 * multiprocessors),
+        }
+    }
+}

@@ -114,3 +114,38 @@ fn every_model_agrees_with_the_interpreter_rewritten_or_not() {
         }
     }
 }
+
+/// Factors of products rounded to bf16: the simulated GPU reports nothing, and results are as near as such factors leave
+/// them.
+#[cfg(feature = "llvm")]
+#[test]
+fn every_model_runs_on_tensor_cores_of_bf16() {
+    let sim = Device::sim(&Default::default()).expect("a simulated GPU is always there");
+    let tolerance = Tolerance { ulp: 0.0, absolute: 5e-2, relative: 2e-2 };
+    let options =
+        CompileOptions { precision: fuse::ProductPrecision::Bf16, ..CompileOptions::new(Target::Cuda) };
+    for model in models(Scale::Small) {
+        let graph = &model.graph;
+        // Few steps and rows; other dimensions as they are.
+        let few = |name: &str, value: i64| match name {
+            "T" | "S" => value.min(3),
+            "B" => value.min(5),
+            _ => value,
+        };
+        let dims =
+            model.dims.iter().fold(DimEnv::new(), |dims, (name, value)| dims.with(name, few(name, *value)));
+        let values = fuse::random::values_for(graph, &dims, 1).expect("dimensions are given");
+        let (parameters, inputs) = fuse::random::by_kind(graph, &values);
+        let interpreter = Interpreter::new(Precision::F64).with_dims(dims.clone());
+        let expected = interpreter.run(graph, &values).expect("interprets");
+        let compiled = fuse::compile(graph, &options).expect("compiles");
+        let mut executable = compiled.load(&sim).expect("loads");
+        executable.bind(parameters).expect("binds");
+        let outputs = executable.run(&inputs, &dims).unwrap_or_else(|e| panic!("{}: {e}", graph.name()));
+        for ((output, got), expected) in graph.outputs().iter().zip(&outputs).zip(&expected) {
+            if let Err(e) = compare(got, expected, tolerance) {
+                panic!("{} `{}`: {e}", graph.name(), output.name);
+            }
+        }
+    }
+}

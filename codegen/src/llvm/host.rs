@@ -18,7 +18,8 @@ use inkwell::values::{BasicMetadataValueEnum, FunctionValue, IntValue, PointerVa
 
 use super::builder::{LlvmBuilder, Work};
 use super::module::{
-    Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize, optimize,
+    HOST_PASSES, Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize,
+    optimize,
 };
 use super::phases::Phases;
 use super::ptx::frame;
@@ -324,7 +325,7 @@ fn optimized_module<'s>(
     phases.end("building");
     check_module(&module)?;
     phases.end("verifying");
-    optimize(session, &module, machine, optimization, "loop-mssa(licm)")?;
+    optimize(session, &module, machine, optimization, HOST_PASSES)?;
     phases.end("passes");
     Ok(module)
 }

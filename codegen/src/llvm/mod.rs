@@ -21,6 +21,7 @@ pub mod host;
 mod manifest;
 mod matrix;
 mod module;
+mod neighbours;
 mod phases;
 pub mod ptx;
 pub mod ptxas;

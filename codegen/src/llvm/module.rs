@@ -174,6 +174,11 @@ pub(super) fn add_string(context: &Context, function: FunctionValue<'_>, key: &s
 /// Verifies the module and that everything it refers to exists.
 pub(super) fn check_module(module: &Module<'_>) -> Result<(), LlvmError> {
     module.verify().map_err(|message| LlvmError::Rejected(message.to_string()))?;
+    check_symbols(module)
+}
+
+/// Verifies that everything the module refers to exists.
+pub(super) fn check_symbols(module: &Module<'_>) -> Result<(), LlvmError> {
     let undefined: Vec<String> = module
         .get_functions()
         .filter(|function| function.count_basic_blocks() == 0 && function.get_intrinsic_id() == 0)
@@ -193,23 +198,38 @@ pub(super) fn check_module(module: &Module<'_>) -> Result<(), LlvmError> {
 /// looks for more of them, most of the time of LLVM's own pipelines, finds nothing (`docs/perf/cpu-log.md`,
 /// `docs/perf/gpu.md`). Loops are rotated so that what does not change can leave them; `indvars` finds the conditions
 /// on counters that always hold.
-const PASSES: &str = "sroa,early-cse<memssa>,simplifycfg,instcombine<no-verify-fixpoint>,loop-mssa(loop-rotate),\
-    loop(indvars),early-cse,instcombine<no-verify-fixpoint>,simplifycfg";
+pub(super) const HOST_PASSES: &str = "sroa,early-cse<memssa>,simplifycfg,instcombine<no-verify-fixpoint>,\
+    loop-mssa(loop-rotate),loop(indvars),early-cse,instcombine<no-verify-fixpoint>,simplifycfg,loop-mssa(licm)";
 
-/// Runs LLVM's passes; `last` are those of the target.
+/// The same for a GPU, but for what changes nothing there: equal values before the first simplification, and knowledge of
+/// memory. Functions for a GPU are compiled while somebody waits.
+pub(super) const GPU_PASSES: &str = "sroa,simplifycfg,instcombine<no-verify-fixpoint>,loop(loop-rotate),loop(indvars),\
+    early-cse,instcombine<no-verify-fixpoint>,simplifycfg";
+
+/// Runs LLVM's passes, which are those of the target.
 pub(super) fn optimize(
     session: &Session,
     module: &Module<'_>,
     machine: &TargetMachine,
     optimization: Optimization,
-    last: &str,
+    passes: &str,
 ) -> Result<(), LlvmError> {
     let pipeline = match optimization {
         // The bodies of host functions are inlined whatever the level.
         Optimization::None => "always-inline".to_owned(),
-        Optimization::Full => format!("always-inline,globaldce,function({PASSES},{last})"),
+        Optimization::Full => format!("always-inline,globaldce,function({passes})"),
     };
-    let passes = module.run_passes(&pipeline, machine, PassBuilderOptions::create());
+    run_passes(session, module, machine, &pipeline)
+}
+
+/// Runs passes by their names.
+pub(super) fn run_passes(
+    session: &Session,
+    module: &Module<'_>,
+    machine: &TargetMachine,
+    pipeline: &str,
+) -> Result<(), LlvmError> {
+    let passes = module.run_passes(pipeline, machine, PassBuilderOptions::create());
     passes.map_err(|message| LlvmError::Emission(message.to_string()))?;
     session.check()
 }

@@ -15,8 +15,10 @@ use super::builder::{Frame, LlvmBuilder, Work};
 use super::gpu::{BlockFrame, GridFrame, place_shared};
 use super::matrix::needs_matrices;
 use super::module::{
-    Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize, optimize,
+    GPU_PASSES, Session, add_enum, add_string, check_functions, check_module, check_symbols, describe_buffer,
+    initialize, optimize, run_passes,
 };
+use super::neighbours::has_neighbours;
 use super::phases::Phases;
 use super::wide_products::with_wide_products;
 use super::{Arch, LlvmError, Optimization};
@@ -40,10 +42,13 @@ const GLOBAL: u16 = 1;
 /// `ptx_kernel`, the calling convention of an entry point.
 const PTX_KERNEL: u32 = 71;
 
-/// The passes that end with the code to be selected: vectors that are aligned because extents are, constant parts of
-/// addresses for the instructions, and neighbouring accesses as one. What does not change in loops stands before them
-/// already; addresses that LLVM would move there too wait in registers.
-const LAST_PASSES: &str = "infer-alignment,separate-const-offset-from-gep,early-cse,load-store-vectorizer";
+/// The passes that end with the code to be selected: vectors that are aligned because extents are, and constant parts of
+/// addresses for the instructions. What does not change in loops stands before them already; addresses that LLVM would
+/// move there too wait in registers.
+const LAST_PASSES: &str = "infer-alignment,separate-const-offset-from-gep,early-cse";
+
+/// The pass behind these, which makes one access of neighbouring ones.
+const JOINING_PASS: &str = "function(load-store-vectorizer)";
 
 /// What PTX to make.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -110,10 +115,33 @@ pub fn ptx(functions: &[Function], options: &PtxOptions) -> Result<String, LlvmE
 /// a quarter of the time, and had more registers spilled (docs/perf/gpu.md).
 fn select_only(session: &Session, module: &Module<'_>) {
     for function in module.get_functions().filter(|f| f.count_basic_blocks() > 0) {
-        for attribute in ["noinline", "optnone"] {
-            add_enum(session.context(), function, AttributeLoc::Function, attribute, 0);
-        }
+        leave(session, function);
     }
+}
+
+/// Keeps LLVM from optimising a function any further.
+fn leave(session: &Session, function: FunctionValue<'_>) {
+    for attribute in ["noinline", "optnone"] {
+        add_enum(session.context(), function, AttributeLoc::Function, attribute, 0);
+    }
+}
+
+/// Makes one access of neighbouring ones, in the functions that have any.
+fn join_neighbours(
+    session: &Session,
+    module: &Module<'_>,
+    machine: &TargetMachine,
+    functions: &[Function],
+) -> Result<(), LlvmError> {
+    let (with, without): (Vec<&Function>, Vec<&Function>) =
+        functions.iter().partition(|function| has_neighbours(function));
+    if with.is_empty() {
+        return Ok(());
+    }
+    for function in without.iter().filter_map(|function| module.get_function(&function.name)) {
+        leave(session, function);
+    }
+    run_passes(session, module, machine, JOINING_PASS)
 }
 
 /// The functions as optimised LLVM IR for the GPU, to be read.
@@ -185,10 +213,14 @@ fn optimized_module<'s>(
     phases.end("building");
     check_module(&module)?;
     phases.end("verifying");
-    optimize(session, &module, machine, options.optimization, LAST_PASSES)?;
+    optimize(session, &module, machine, options.optimization, &format!("{GPU_PASSES},{LAST_PASSES}"))?;
+    if options.optimization == Optimization::Full {
+        join_neighbours(session, &module, machine, functions)?;
+    }
     phases.end("passes");
-    check_module(&module)?;
-    phases.end("verifying again");
+    // What passes make of a valid module is valid, but may call what nothing defines.
+    check_symbols(&module)?;
+    debug_assert!(module.verify().is_ok(), "LLVM's passes left an invalid module");
     Ok(module)
 }
 

@@ -2,7 +2,8 @@
 
 use fuse_ir::expr::Dim;
 
-use super::emitter::{Emitted, Emitter, division_by_count};
+use super::division::division_by_count;
+use super::emitter::{Emitted, Emitter};
 use crate::kernel_ir::ValueId;
 
 /// Takes the fastest coordinate off a number; the last one is all that is left.

@@ -12,7 +12,8 @@ use super::Registers;
 use super::ahead::ColumnsAhead;
 use super::analysis::Analysis;
 use super::coordinates::coordinate;
-use super::emitter::{Emitted, Emitter, Point, division_by_count};
+use super::division::division_by_count;
+use super::emitter::{Emitted, Emitter, Point};
 use super::tiling::{Columns, Rows, Tiling, chunks, row_blocks};
 use crate::kernel_ir::{BinaryOp, Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 

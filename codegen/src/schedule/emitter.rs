@@ -13,13 +13,12 @@ use super::ScheduleError;
 use super::access::Access;
 use super::ahead::ColumnsAhead;
 use super::analysis::{Analysis, axis_bit};
+use super::division::{floor_division, truncating_division};
 use super::parts::Part;
 use super::vectors::{Class, Classes};
 use crate::builder::{Depth, FunctionBuilder};
 use crate::decompose;
-use crate::kernel_ir::{
-    BinaryOp, Condition, Conversion, LaneType, Operation, ParameterId, SharedId, Type, ValueId,
-};
+use crate::kernel_ir::{BinaryOp, Condition, LaneType, Operation, ParameterId, SharedId, Type, ValueId};
 
 /// Points whose operations alternate. A point of several transcendental functions is one long chain of dependent
 /// operations, and the next point's stands too far behind it to run meanwhile. Two multiply-adds at a time, of four cycles
@@ -129,6 +128,13 @@ pub(super) struct Image {
     pub(super) blocks: Option<u32>,
 }
 
+/// Steps along an axis whose code stands side by side.
+pub(super) struct Together {
+    pub(super) axis: Axis,
+    /// The value of the axis one step before.
+    pub(super) before: FxHashMap<ValueId, ValueId>,
+}
+
 /// Builds the function of one kernel.
 pub(super) struct Emitter<'a> {
     pub(super) analysis: &'a Analysis<'a>,
@@ -144,6 +150,8 @@ pub(super) struct Emitter<'a> {
     pub(super) ahead: Option<ColumnsAhead>,
     /// Steps that a loop along the axis of the recurrences takes together, all their loads first.
     pub(super) steps_at_once: i64,
+    /// The steps that are being taken together.
+    pub(super) together: Option<Together>,
     /// The counter of the loop around the kernel, where that is in the code.
     pub(super) counter: Option<(Symbol, ValueId)>,
     /// Loads that are of shared memory now.
@@ -165,6 +173,7 @@ impl<'a> Emitter<'a> {
             accumulators,
             ahead: None,
             steps_at_once: 1,
+            together: None,
             counter: None,
             staged: FxHashMap::default(),
             images: FxHashMap::default(),
@@ -422,6 +431,10 @@ impl<'a> Emitter<'a> {
 
     /// The row-major position of an access at a point; of a vector, that of the first lane.
     pub(super) fn position(&mut self, access: &Access, point: &Point) -> Emitted<ValueId> {
+        if let Some((before, stride)) = self.step_before(access, point) {
+            let (before, stride) = (self.position(access, &before)?, self.expression(&stride, point)?);
+            return Ok(self.b.add(before, stride));
+        }
         let mut terms = vec![self.expression(&access.position, point)?];
         for d in &access.dynamic {
             let coordinate = self.value(d.element, point)?;
@@ -436,6 +449,14 @@ impl<'a> Emitter<'a> {
             terms.push(self.b.mul(coordinate, stride));
         }
         Ok(self.sum(terms))
+    }
+
+    /// The point one step before, where steps are taken together, and how far the access goes in a step.
+    fn step_before(&self, access: &Access, point: &Point) -> Option<(Point, Expr)> {
+        let together = self.together.as_ref().filter(|_| access.dynamic.is_empty())?;
+        let before = together.before.get(&point.axis(together.axis)?)?;
+        let stride = access.coefficient(&[together.axis]).filter(|stride| !stride.is_zero())?;
+        Some((point.with(together.axis, *before), stride))
     }
 
     /// Adds what is known furthest out first, so that the partial sums leave the inner loops.
@@ -492,8 +513,13 @@ impl<'a> Emitter<'a> {
 
     /// Floor division and modulo.
     fn division(&mut self, x: &Expr, y: &Expr, point: &Point) -> Emitted<(ValueId, ValueId)> {
-        let nonnegative = x.is_nonnegative(&self.analysis.extents);
+        let extents = &self.analysis.extents;
+        let nonnegative = x.is_nonnegative(extents);
+        let positive = (y.clone() - Expr::constant(1)).is_nonnegative(extents);
         let (value, divisor) = (self.expression(x, point)?, self.expression(y, point)?);
+        if nonnegative && positive && self.b.as_integer(divisor).is_none() {
+            return Ok(truncating_division(&mut self.b, value, divisor));
+        }
         Ok(floor_division(&mut self.b, value, divisor, nonnegative))
     }
 
@@ -603,66 +629,4 @@ fn moves_whole(access: &Access, class: Class, point: &Point) -> bool {
         let joins = class != Class::Lanewise || v.is_of_any_width();
         joins && v.moves(access.dtype) && access.is_unit_stride(&v.axes)
     })
-}
-
-/// Floor division and modulo, both 0 for a zero divisor; no operand makes the machine's division trap.
-pub(super) fn floor_division(
-    b: &mut FunctionBuilder,
-    x: ValueId,
-    y: ValueId,
-    nonnegative: bool,
-) -> (ValueId, ValueId) {
-    match b.as_integer(y) {
-        Some(d) if d > 0 && d & (d - 1) == 0 => {
-            // Arithmetic shifts and masks round down for negative numbers too.
-            let mask = b.index(d - 1);
-            (b.shift_right_arithmetic(x, i64::from(d.trailing_zeros())), b.and(x, mask))
-        }
-        Some(d) if d > 0 && nonnegative => {
-            let quotient = b.binary(BinaryOp::IntDiv, x, y);
-            (quotient, remainder(b, x, y, quotient))
-        }
-        _ => {
-            let zero = b.compare_integer(Condition::Eq, y, 0);
-            let minus = b.compare_integer(Condition::Eq, y, -1);
-            let unsafe_divisor = b.or(zero, minus);
-            let one = b.index(1);
-            let safe = b.select(unsafe_divisor, one, y);
-            let quotient = b.binary(BinaryOp::IntDiv, x, safe);
-            let rest = remainder(b, x, safe, quotient);
-            let nonzero = b.compare_integer(Condition::Ne, rest, 0);
-            let signs = b.xor(rest, safe);
-            let unequal = b.compare_integer(Condition::Lt, signs, 0);
-            let adjust = b.and(nonzero, unequal);
-            let wide = b.convert(Conversion::BoolToInt, adjust, LaneType::I32);
-            let wide = b.convert(Conversion::ZeroExtend, wide, LaneType::I64);
-            let floor = b.sub(quotient, wide);
-            let negated = b.neg(x);
-            let floor = b.select(minus, negated, floor);
-            let nothing = b.index(0);
-            let floor = b.select(zero, nothing, floor);
-            let moved = b.add(rest, safe);
-            let modulo = b.select(adjust, moved, rest);
-            // Division by 1 in place of 0 and -1 leaves the remainder 0 that both are to have.
-            (floor, modulo)
-        }
-    }
-}
-
-/// Quotient and remainder of a number that is not negative by a number of things; where there are none, no machine's
-/// division traps, and nothing is made of the result.
-pub(super) fn division_by_count(b: &mut FunctionBuilder, x: ValueId, count: ValueId) -> (ValueId, ValueId) {
-    if b.as_integer(count).is_some() {
-        return floor_division(b, x, count, true);
-    }
-    let one = b.index(1);
-    let divisor = b.binary(BinaryOp::Max, count, one);
-    let quotient = b.binary(BinaryOp::IntDiv, x, divisor);
-    (quotient, remainder(b, x, divisor, quotient))
-}
-
-/// The remainder of a quotient: a product is cheaper than another division.
-fn remainder(b: &mut FunctionBuilder, x: ValueId, y: ValueId, quotient: ValueId) -> ValueId {
-    let multiple = b.mul(quotient, y);
-    b.sub(x, multiple)
 }

@@ -32,6 +32,7 @@ mod block;
 mod contraction;
 mod coordinates;
 mod cpu;
+mod division;
 mod emitter;
 mod gpu;
 mod parts;

@@ -8,7 +8,7 @@ use fuse_ir::kernel::{Element, ElementId, Recurrence};
 use fuse_ir::{DType, Literal, ScalarOp};
 
 use super::analysis::axis_bit;
-use super::emitter::{Emitted, Emitter, Key, Point};
+use super::emitter::{Emitted, Emitter, Key, Point, Together};
 use super::vectors::Class;
 use crate::decompose;
 use crate::kernel_ir::ValueId;
@@ -86,12 +86,15 @@ impl Emitter<'_> {
         let open = self.b.open_loop(inits, false);
         self.guard(self.analysis.extent(run.axis).symbols());
         let depth = self.b.depth();
-        let mut steps = Vec::new();
-        for step in 0..run.together {
+        let offsets = (0..run.together).map(|step| {
             let offset = self.b.index(step);
-            let position = self.b.add(open.counter, offset);
-            steps.push(points.iter().map(|p| p.with(run.axis, position)).collect::<Vec<_>>());
-        }
+            self.b.add(open.counter, offset)
+        });
+        let positions: Vec<ValueId> = offsets.collect();
+        let before = positions.windows(2).map(|pair| (pair[1], pair[0])).collect();
+        self.together = Some(Together { axis: run.axis, before });
+        let at = |position: &ValueId| points.iter().map(|p| p.with(run.axis, *position)).collect();
+        let steps: Vec<Vec<Point>> = positions.iter().map(at).collect();
         if run.together > 1 {
             let loads = self.loads_along(run.axis);
             self.evaluate_each(&loads, &steps.concat())?;
@@ -100,6 +103,7 @@ impl Emitter<'_> {
         for inside in &steps {
             values = self.step_of_recurrences(inside, rows, states, &values)?;
         }
+        self.together = None;
         self.set_guards_aside(depth - 1);
         Ok(self.b.close_loop(open, run.begin, run.end, run.together, &values))
     }

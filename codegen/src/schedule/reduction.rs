@@ -20,7 +20,7 @@ use crate::builder::FunctionBuilder;
 use crate::decompose::register_type;
 use crate::kernel_ir::{Condition, Conversion, LaneType, Operation, Type, ValueId};
 use states::is_better;
-pub(super) use states::{flatten, join, join_all, merge, merge_all, reshape};
+pub(super) use states::{flatten, join, merge, merge_all, reshape};
 
 /// Elements that an accumulator takes an iteration where there are accumulators enough.
 const REPEAT: usize = 2;

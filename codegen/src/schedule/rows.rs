@@ -104,7 +104,9 @@ impl Rows {
 
     /// The threads of a row outside of loops: as few as have no more than a few vectors each.
     fn threads(&self, analysis: &Analysis, most: i64) -> i64 {
-        let Some(longest) = self.longest(analysis) else { return THREADS_OF_ANY_LENGTH.min(most) };
+        let Some(longest) = self.extents(analysis).and_then(|e| e.into_iter().max()) else {
+            return THREADS_OF_ANY_LENGTH.min(most);
+        };
         let suffices = |threads: i64, vectors: i64| longest <= threads * self.lanes() * vectors;
         let mut sizes = (WARP.ilog2()..=most.ilog2()).map(|bits| 1i64 << bits);
         let of_few = sizes.find(|threads| suffices(*threads, VECTORS_A_THREAD.min(self.kept)));
@@ -120,10 +122,11 @@ impl Rows {
         let by_warps = assumed(&analysis.points(&rows.rows)) > rows_of_blocks && rows.inner != Inner::Warp;
         rows.team = Team { threads: if by_warps { WARP } else { i64::from(THREADS) } };
         rows.teams = i64::from(THREADS) / rows.team.threads;
-        // What follows the sums takes longer than loading: all threads should have some of it.
-        while let Some(longest) = rows.longest(analysis)
+        // What follows the sums takes longer than loading: all threads should have some of it, also where it has fewer
+        // points than the sums.
+        while let Some(extents) = rows.extents(analysis)
             && rows.lanes() > 1
-            && longest < rows.team.threads * rows.lanes()
+            && extents.iter().any(|extent| *extent < rows.team.threads * rows.lanes())
         {
             rows.set_lanes(analysis, rows.lanes() / 2);
         }
@@ -182,11 +185,9 @@ impl Rows {
         self.vector.as_ref().map_or(1, |vector| i64::from(vector.lanes))
     }
 
-    /// The longest extent along a row, where all are known.
-    fn longest(&self, analysis: &Analysis) -> Option<i64> {
-        let extents: Option<Vec<i64>> =
-            self.along.iter().map(|axis| analysis.extent(*axis).as_constant()).collect();
-        extents?.into_iter().max()
+    /// The extents along a row, where all are known.
+    fn extents(&self, analysis: &Analysis) -> Option<Vec<i64>> {
+        self.along.iter().map(|axis| analysis.extent(*axis).as_constant()).collect()
     }
 
     /// The bytes of shared memory that it takes.

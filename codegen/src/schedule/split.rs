@@ -8,7 +8,7 @@
 //! Sums of products that tensor cores take are slices of matrices ([`products`]); the rest stays as it is.
 //!
 //! What the sums need of the columns' own operands (the weights) is the same at every step. As much of that as fits is
-//! staged in shared memory before the first.
+//! staged in shared memory before the first, and so is what the points of a column have in common, such as a bias.
 //!
 //! ```text
 //! lane    column = lane mod slots, then row group, then slice within the warp
@@ -24,10 +24,11 @@ use fuse_ir::expr::{Axis, Dim, Symbol};
 use fuse_ir::kernel::{Element, ElementId};
 
 use super::Rounding;
-use super::analysis::{Analysis, axis_bit};
+use super::analysis::{Analysis, AxisSet, axis_bit};
 use super::block::{Numbers, THREADS, WARP, WARPS};
 use super::contraction::assumed;
-use super::emitter::{Emitted, Emitter, Staged, floor_division};
+use super::division::floor_division;
+use super::emitter::{Emitted, Emitter, Staged};
 use super::reduction::Reduction;
 use crate::builder::FunctionBuilder;
 use crate::decompose::register_type;
@@ -50,6 +51,9 @@ const ROWS_AT_ONCE: i64 = 16;
 
 /// Elements of a vector along the reduced axis.
 const VECTOR: i64 = 4;
+
+/// Bytes that a shared array may begin behind the end of the one before.
+const SHARED_ALIGNMENT: i64 = 16;
 
 /// Where all sums are shorter than this, they are not worth splitting.
 const LEAST_EXTENT: i64 = 16;
@@ -74,6 +78,8 @@ pub(super) struct Split {
     /// Groups of columns that each takes one after the other.
     tiles_a_block: i64,
     staged: Vec<StagedOperand>,
+    /// Loads that each column has one value of, which stay in shared memory.
+    of_columns: Vec<ElementId>,
     /// The sums as products on tensor cores.
     products: Option<Products>,
     arrays: Option<Arrays>,
@@ -101,6 +107,7 @@ struct Arrays {
     slices: SharedId,
     sums: SharedId,
     staged: Vec<SharedId>,
+    of_columns: Vec<SharedId>,
     /// Of products on tensor cores.
     weights: Vec<SharedId>,
 }
@@ -162,9 +169,13 @@ impl Split {
             blocks,
             tiles_a_block,
             staged: Vec::new(),
+            of_columns: Vec::new(),
             products: None,
             arrays: None,
         };
+        if let Some(counter) = counter.filter(|_| split.tiles_a_block == 1 && split.has_own_tiles()) {
+            split.keep_columns(analysis, counter);
+        }
         if let Some((counter, rounding)) = counter.zip(products).filter(|_| split.has_own_tiles())
             && split.multiply(analysis, known_rows, counter, rounding, shared_bytes)
         {
@@ -201,6 +212,13 @@ impl Split {
         self.products.is_some()
     }
 
+    /// Finds what the points of a column have in common at every step: a few bytes a column.
+    fn keep_columns(&mut self, analysis: &Analysis, counter: &Symbol) {
+        let columns = axis_bit(self.column);
+        self.of_columns = stored_loads(analysis);
+        self.of_columns.retain(|load| is_constant(analysis, counter, *load, columns));
+    }
+
     /// Finds operands that stay in shared memory as long as the loop runs, as many as fit.
     fn stage(&mut self, analysis: &Analysis, counter: &Symbol, shared_bytes: u32) {
         for at in 0..self.sums.len() {
@@ -221,19 +239,14 @@ impl Split {
 
     /// Whether a load is of the column and the reduced axis alone, from a buffer that the loop does not write.
     fn stays(&self, analysis: &Analysis, counter: &Symbol, element: ElementId, axis: Axis) -> bool {
-        let Some(access) = analysis.loads.get(&element) else { return false };
-        analysis.free[element.index()] == axis_bit(self.column) | axis_bit(axis)
-            && access.dynamic.is_empty()
-            && access.guard.is_none()
-            && !analysis.is_updated(access.buffer)
-            && !access.all_symbols().contains(counter)
-            && register_type(analysis.dtype(element)) != LaneType::Bool
+        is_constant(analysis, counter, element, axis_bit(self.column) | axis_bit(axis))
     }
 
     /// The loads that are of shared memory from the first step on.
     pub(super) fn staged_elements(&self, analysis: &Analysis) -> Vec<ElementId> {
         let products = self.products.iter().flat_map(|p| p.weights(analysis));
-        self.staged.iter().map(|s| s.element).chain(products).collect()
+        let staged = self.staged.iter().map(|s| s.element);
+        staged.chain(self.of_columns.iter().copied()).chain(products).collect()
     }
 
     /// Whether tensor cores compute its sums.
@@ -277,8 +290,9 @@ impl Split {
         let element = self.sums.first().map_or(4, |s| i64::from(s.lane.bytes()));
         let staged: i64 =
             self.staged.iter().map(|s| self.staged_elements_of(s) * i64::from(s.lane.bytes())).sum();
+        let of_columns = self.of_columns.len() as i64 * (self.units * 8 + SHARED_ALIGNMENT);
         let products = self.products.as_ref().map_or(0, |p| p.shared_bytes(self.slots));
-        u32::try_from((WARPS + 1) * sums * element + staged + products).unwrap_or(u32::MAX)
+        u32::try_from((WARPS + 1) * sums * element + staged + of_columns + products).unwrap_or(u32::MAX)
     }
 
     /// Allocates shared memory, and fills it with what stays there. The threads have not met since.
@@ -297,14 +311,40 @@ impl Split {
         let totals = array("sums", lane, sums);
         let staged: Vec<SharedId> =
             self.staged.iter().map(|s| array("staged", s.lane, self.staged_elements_of(s))).collect();
+        let lanes = self.of_columns.iter().map(|load| register_type(emitter.analysis.dtype(*load)));
+        let lanes: Vec<LaneType> = lanes.collect();
+        let mut array = |lane| {
+            emitter.b.shared_array(
+                format!("{name}.columns"),
+                lane,
+                u32::try_from(self.units).unwrap_or(u32::MAX),
+            )
+        };
+        let of_columns: Vec<SharedId> = lanes.into_iter().map(&mut array).collect();
         for (operand, array) in self.staged.iter().zip(&staged) {
             self.fill(emitter, numbers, operand, *array)?;
+        }
+        if !of_columns.is_empty() {
+            self.fill_columns(emitter, numbers, &of_columns)?;
         }
         let weights = match &self.products {
             Some(products) => products.fill(emitter, self, numbers)?,
             None => Vec::new(),
         };
-        self.arrays = Some(Arrays { slices, sums: totals, staged, weights });
+        self.arrays = Some(Arrays { slices, sums: totals, staged, of_columns, weights });
+        Ok(())
+    }
+
+    fn fill_columns(&self, emitter: &mut Emitter, numbers: Numbers, arrays: &[SharedId]) -> Emitted<()> {
+        let end = emitter.b.index(self.units);
+        let each = emitter.b.open_loop(&[], true);
+        let column = self.column_of(emitter, numbers.block, each.counter);
+        let point = emitter.origin().with(self.column, column);
+        for (load, array) in self.of_columns.iter().zip(arrays) {
+            let value = emitter.load(*load, &point)?;
+            emitter.b.store_shared(*array, each.counter, value);
+        }
+        emitter.b.close_loop(each, numbers.thread, end, i64::from(THREADS), &[]);
         Ok(())
     }
 
@@ -520,6 +560,26 @@ impl Split {
         let last = b.index(self.units - 1);
         b.binary(BinaryOp::Min, slot, last)
     }
+}
+
+/// Whether a load is of these axes alone, from a buffer that the loop does not write, so that every step reads the same.
+fn is_constant(analysis: &Analysis, counter: &Symbol, load: ElementId, axes: AxisSet) -> bool {
+    let Some(access) = analysis.loads.get(&load) else { return false };
+    analysis.free[load.index()] == axes
+        && access.dynamic.is_empty()
+        && access.guard.is_none()
+        && !analysis.is_updated(access.buffer)
+        && !access.all_symbols().contains(counter)
+        && register_type(analysis.dtype(load)) != LaneType::Bool
+}
+
+/// The loads that what is stored is computed from beside sums.
+fn stored_loads(analysis: &Analysis) -> Vec<ElementId> {
+    let mut loads: Vec<ElementId> =
+        analysis.stores.iter().flat_map(|store| operands(analysis, store.value)).collect();
+    loads.sort_unstable();
+    loads.dedup();
+    loads
 }
 
 /// The loads that an element is computed from, without those behind other sums.

@@ -8,7 +8,8 @@ use fuse_ir::{DType, ReduceOp, ScalarOp};
 
 use super::super::Rounding;
 use super::super::analysis::{Analysis, AxisSet, axis_bit};
-use super::super::emitter::{Emitted, Emitter, Point, division_by_count};
+use super::super::division::division_by_count;
+use super::super::emitter::{Emitted, Emitter, Point};
 use super::super::vectors::Classes;
 use crate::decompose::register_type;
 use crate::kernel_ir::{LaneType, MatrixFactors, ValueId};

@@ -6,22 +6,16 @@ use super::{Reduction, State};
 use crate::builder::FunctionBuilder;
 use crate::kernel_ir::{BinaryOp, Condition, ValueId};
 
-/// Values as one, pair by pair; there is one at least.
-pub(in super::super) fn merge_all(b: &mut FunctionBuilder, op: ReduceOp, values: Vec<ValueId>) -> ValueId {
-    pairwise(values, |x, y| merge(b, op, *x, *y))
-}
-
-/// States as one, pair by pair; there is one at least.
-pub(in super::super) fn join_all(b: &mut FunctionBuilder, reduction: Reduction, states: Vec<State>) -> State {
-    pairwise(states, |x, y| join(b, reduction, x, y))
-}
-
-/// Neighbours together, then the neighbours among these, and so on, until one is left of at least one.
-fn pairwise<T: Clone>(mut values: Vec<T>, mut join: impl FnMut(&T, &T) -> T) -> T {
+/// Values as one: neighbours together, then the neighbours among these, and so on, until one is left of at least one.
+pub(in super::super) fn merge_all(
+    b: &mut FunctionBuilder,
+    op: ReduceOp,
+    mut values: Vec<ValueId>,
+) -> ValueId {
     while values.len() > 1 {
         let joined = values.chunks(2).map(|pair| match pair {
-            [x, y] => join(x, y),
-            _ => pair[0].clone(),
+            [x, y] => merge(b, op, *x, *y),
+            _ => pair[0],
         });
         values = joined.collect();
     }

@@ -1,8 +1,7 @@
 //! The threads of one row, and how all of them learn what each of them found.
 
 use super::super::block::{Numbers, WARP, bits, low_bits, of_lanes};
-use super::super::reduction::{Reduction, State, flatten, join_all, reshape};
-use super::super::vectors::ACCESS_BYTES;
+use super::super::reduction::{Reduction, State, flatten, reshape};
 use crate::builder::FunctionBuilder;
 use crate::kernel_ir::{Condition, LaneType, SharedArray, SharedId, ValueId};
 
@@ -54,19 +53,16 @@ impl Team {
         if self.warps() == 1 {
             return of_warps;
         }
-        let by_warp = self.exchange(b, numbers, &flatten(&of_warps));
-        let mut states = reductions.iter().map(|_| Vec::new()).collect::<Vec<Vec<State>>>();
-        for warp in 0..self.warps() as usize {
-            let values: Vec<ValueId> = by_warp.iter().map(|values| values[warp]).collect();
-            for (states, state) in states.iter_mut().zip(reshape(&of_warps, &values)) {
-                states.push(state);
-            }
-        }
-        reductions.iter().zip(states).map(|(reduction, states)| join_all(b, *reduction, states)).collect()
+        let by_lanes = reshape(&of_warps, &self.exchange(b, numbers, &flatten(&of_warps)));
+        let distances = (0..bits(self.warps())).rev().map(|bit| 1u8 << bit);
+        let of_all =
+            |(reduction, state): (&Reduction, State)| of_lanes(b, *reduction, state, distances.clone());
+        reductions.iter().zip(by_lanes).map(of_all).collect()
     }
 
-    /// What each warp has in place of each of the values.
-    fn exchange(self, b: &mut FunctionBuilder, numbers: Numbers, values: &[ValueId]) -> Vec<Vec<ValueId>> {
+    /// What a warp has in place of each of the values: each lane learns that of the warp with its number, modulo the number
+    /// of warps. So a thread loads one element, whose banks differ from lane to lane, and not as many as there are warps.
+    fn exchange(self, b: &mut FunctionBuilder, numbers: Numbers, values: &[ValueId]) -> Vec<ValueId> {
         let (lane, warp) = (numbers.lane(b), numbers.warp(b));
         let is_first = b.compare_integer(Condition::Eq, lane, 0);
         let mut array = |value: &ValueId| b.shared_array("warps", b.ty(*value).lane, self.warps() as u32);
@@ -77,16 +73,7 @@ impl Team {
         }
         b.close_if(is_first);
         b.meet();
-        let mut read = |(array, value): (&SharedId, &ValueId)| {
-            let together = self.warps().min(ACCESS_BYTES as i64 / i64::from(b.ty(*value).lane.bytes()));
-            let mut of_warps = Vec::new();
-            for first in (0..self.warps()).step_by(together as usize) {
-                let at = b.index(first);
-                let vector = b.load_shared(*array, together as u8, at);
-                of_warps.extend((0..together).map(|lane| b.extract(vector, lane as u8)));
-            }
-            of_warps
-        };
-        arrays.iter().zip(values).map(&mut read).collect()
+        let of_warp = low_bits(b, lane, self.warps());
+        arrays.iter().map(|array| b.load_shared(*array, 1, of_warp)).collect()
     }
 }

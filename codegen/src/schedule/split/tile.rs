@@ -6,9 +6,9 @@ use super::super::block::{Numbers, THREADS, WARPS, bits, low_bits, of_lanes};
 use super::super::coordinates::coordinates;
 use super::super::emitter::{Emitted, Emitter, Point};
 use super::super::reduction::{State, merge_all};
-use super::{Arrays, Split, operands};
+use super::{Arrays, Split, stored_loads};
 use crate::builder::FunctionBuilder;
-use crate::decompose;
+use crate::decompose::{self, register_type};
 use crate::kernel_ir::{BinaryOp, Condition, LaneType, Type, ValueId};
 
 /// What a block computes at once.
@@ -104,8 +104,7 @@ impl Tile<'_> {
         b.close_loop(each, self.numbers.thread, end, i64::from(THREADS), &[]);
     }
 
-    /// The point that the thread stores. The threads after those that store any have the last one of these: what they
-    /// load with them, one element a warp, is there already or on its way.
+    /// The point that the thread stores. The threads after those that store any have the last one of these.
     pub(super) fn own_point(&self, emitter: &mut Emitter) -> Emitted<Point> {
         let split = self.split;
         let b = &mut emitter.b;
@@ -122,25 +121,40 @@ impl Tile<'_> {
         self.point(emitter, row, column)
     }
 
-    /// Loads what the point needs beside the sums: on its way while these are computed.
+    /// Loads what the point needs beside the sums and what its column has: on its way while the sums are computed. Threads
+    /// without a point load nothing.
     pub(super) fn load_early(&self, emitter: &mut Emitter, point: &Point) -> Emitted<()> {
-        let analysis = emitter.analysis;
-        let mut loads: Vec<ElementId> =
-            analysis.stores.iter().flat_map(|store| operands(analysis, store.value)).collect();
-        loads.sort_unstable();
-        loads.dedup();
+        let (analysis, split) = (emitter.analysis, self.split);
         let images = &emitter.images;
         let direct = |e: &ElementId| {
             let access = analysis.loads.get(e);
             access.is_some_and(|a| a.dynamic.is_empty() && !images.contains_key(&a.buffer))
         };
-        loads.retain(direct);
-        emitter.evaluate(&loads, point)
+        let mut loads: Vec<ElementId> = stored_loads(analysis);
+        loads.retain(|load| direct(load) && !split.of_columns.contains(load));
+        if loads.is_empty() {
+            return Ok(());
+        }
+        // A condition gives no values; a loop that runs once or never does.
+        let b = &mut emitter.b;
+        let nothing = |load: &ElementId| b.number(Type::scalar(register_type(analysis.dtype(*load))), 0.0);
+        let nothing: Vec<ValueId> = loads.iter().map(nothing).collect();
+        let (_, has_point) = self.own_unit(b);
+        let (zero, one) = (b.index(0), b.index(1));
+        let times = b.select(has_point, one, zero);
+        let once = b.open_loop(&nothing, true);
+        emitter.evaluate(&loads, point)?;
+        let loaded = loads.iter().map(|load| emitter.value(*load, point)).collect::<Emitted<Vec<_>>>()?;
+        let loaded = emitter.b.close_loop(once, zero, times, 1, &loaded);
+        for (load, value) in loads.iter().zip(loaded) {
+            emitter.remember(*load, point, value);
+        }
+        Ok(())
     }
 
     /// One thread a point computes and stores what the kernel stores there.
     pub(super) fn epilogue(&self, emitter: &mut Emitter, point: &Point) -> Emitted<()> {
-        let inside = self.stores_any(&mut emitter.b);
+        let (_, inside) = self.own_unit(&mut emitter.b);
         emitter.b.open_if();
         self.remember_totals(emitter, point);
         for part in &emitter.analysis.parts {
@@ -154,7 +168,7 @@ impl Tile<'_> {
     /// As [`Tile::epilogue`], by a block of a cluster, which arrives when the images are written; then buffers are.
     pub(super) fn epilogue_of_cluster(&self, emitter: &mut Emitter, point: &Point) -> Emitted<()> {
         let analysis = emitter.analysis;
-        let inside = self.stores_any(&mut emitter.b);
+        let (_, inside) = self.own_unit(&mut emitter.b);
         let mut before = Vec::with_capacity(analysis.stores.len());
         for store in &analysis.stores {
             before.push(emitter.b.integer(Type::scalar(LaneType::of_memory(store.access.dtype)), 0));
@@ -185,8 +199,8 @@ impl Tile<'_> {
         Ok(())
     }
 
-    /// Whether the thread has a point of its own.
-    fn stores_any(&self, b: &mut FunctionBuilder) -> ValueId {
+    /// The number of the thread's column in the tile, and whether the thread has a point there.
+    fn own_unit(&self, b: &mut FunctionBuilder) -> (ValueId, ValueId) {
         let split = self.split;
         let thread = self.numbers.thread;
         let unit = low_bits(b, thread, split.slots);
@@ -201,16 +215,22 @@ impl Tile<'_> {
             let within = b.compare(Condition::Lt, value, bound);
             inside = b.and(inside, within);
         }
-        inside
+        (unit, inside)
     }
 
+    /// Takes what is in shared memory for the thread's point: the sums, and what its column has.
     fn remember_totals(&self, emitter: &mut Emitter, point: &Point) {
         let split = self.split;
+        let (unit, _) = self.own_unit(&mut emitter.b);
         for (i, sum) in split.sums.iter().enumerate() {
             let offset = emitter.b.index(i as i64 * split.points());
             let at = emitter.b.add(self.numbers.thread, offset);
             let total = emitter.b.load_shared(self.arrays.sums, 1, at);
             emitter.remember(sum.reduction.element, point, total);
+        }
+        for (load, array) in split.of_columns.iter().zip(&self.arrays.of_columns) {
+            let value = emitter.b.load_shared(*array, 1, unit);
+            emitter.remember(*load, point, value);
         }
     }
 
