@@ -23,7 +23,8 @@ pub fn schedule<'f>(
     functions: &'f [Function],
 ) -> Result<(KernelGraph, Cow<'f, [Function]>), CompileError> {
     let mut kernels = given.clone();
-    let loops = strips::cut(&mut kernels);
+    // Products and what is made of them are apart.
+    let loops = strips::cut(&mut kernels, 2);
     let (target, changed) = match with_products(graph, &kernels) {
         Some((split, lanes)) => {
             kernels = split;

@@ -127,7 +127,7 @@ fn compile_functions(
 pub fn schedule(graph: &Graph, kernels: &KernelGraph) -> Result<(KernelGraph, Vec<Function>), CompileError> {
     let mut kernels = kernels.clone();
     let target = schedule_target();
-    strips::cut(&mut kernels);
+    strips::cut(&mut kernels, 1);
     // Panels are of f32, which most models are of; vectors of others are parts or multiples of them.
     panel_parameters(graph, &mut kernels, i64::from(target.vector_bits() / 32));
     fuse_ir::verify_kernels(&kernels)

@@ -14,15 +14,16 @@ const STRIP_ROWS_OF_MORE: i64 = 1152;
 const USUAL_CACHE_BYTES: usize = 16 << 20;
 
 /// Has joined tensors stored where they lie, and cuts loops in strips for this machine, where weights may take three
-/// quarters of the largest cache; how many changes there were.
-pub fn cut(kernels: &mut KernelGraph) -> usize {
+/// quarters of the largest cache; how many changes there were. A strip has `1/parts` of the rows, for programs that hold
+/// what is of one so often.
+pub fn cut(kernels: &mut KernelGraph, parts: i64) -> usize {
     let cache = largest_cache_bytes().unwrap_or(USUAL_CACHE_BYTES);
     let most_weight_bytes = i64::try_from(cache / 4 * 3).unwrap_or(i64::MAX);
     let policy = StripPolicy {
-        rows: STRIP_ROWS,
-        bytes: STRIP_BYTES,
+        rows: STRIP_ROWS / parts,
+        bytes: STRIP_BYTES / parts,
         most_weight_bytes,
-        rows_of_more: STRIP_ROWS_OF_MORE,
+        rows_of_more: STRIP_ROWS_OF_MORE / parts,
     };
     store_joined(kernels) + strip_loops(kernels, policy)
 }

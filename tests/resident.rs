@@ -235,7 +235,8 @@ fn a_step_moves_its_inputs_the_state_once_a_block_and_its_output() {
         [(272, ProductPrecision::F32), (256, ProductPrecision::F32), (256, ProductPrecision::Bf16)]
     {
         let graph = cell::<2, Lstm>("lstm", 4, hidden);
-        let options = CompileOptions { precision, ..CompileOptions::new(Target::Cuda) };
+        let options =
+            CompileOptions { precision, loops: LoopForm::Grid, ..CompileOptions::new(Target::Cuda) };
         let compiled = fuse::compile(&graph, &options).expect("compiles");
         let multiprocessors = i64::from(compiled.gpu.multiprocessors);
         // The columns of a block, in the last one fewer.

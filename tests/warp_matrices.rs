@@ -184,6 +184,6 @@ fn what_is_copied_to_shared_memory_is_loaded_as_matrices_as_it_is_or_transposed(
         }
         let refused =
             ptx(&[function], &PtxOptions::new(Arch::Sm75)).expect_err("sm_75 has no such instructions");
-        assert!(refused.to_string().contains("which sm_75 does not"), "{refused}");
+        assert!(refused.to_string().contains("has instructions that sm_75 lacks"), "{refused}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::{MmapMut, MmapRaw};
 
@@ -31,6 +32,25 @@ struct Piece {
     mapping: Arc<MmapRaw>,
     start: usize,
     len: usize,
+    /// Whether it was given out for writing, before which the system provides no memory.
+    taken: bool,
+}
+
+/// The bytes of such parts that were given out for writing.
+static MAPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// The bytes that tensors of this process have in mappings of their own and that something was written to: what no
+/// allocator knows of.
+pub fn mapped_bytes() -> usize {
+    MAPPED.load(Ordering::Relaxed)
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if self.taken {
+            MAPPED.fetch_sub(self.len, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Memory {
@@ -48,10 +68,13 @@ impl Memory {
     fn as_mut_slice(&mut self) -> &mut [u8] {
         match self {
             Memory::Allocated(bytes) => bytes,
-            // SAFETY: as above; no other value accesses this part.
-            Memory::Mapped(p) => unsafe {
-                std::slice::from_raw_parts_mut(p.mapping.as_mut_ptr().add(p.start), p.len)
-            },
+            Memory::Mapped(p) => {
+                if !std::mem::replace(&mut p.taken, true) {
+                    MAPPED.fetch_add(p.len, Ordering::Relaxed);
+                }
+                // SAFETY: as above; no other value accesses this part.
+                unsafe { std::slice::from_raw_parts_mut(p.mapping.as_mut_ptr().add(p.start), p.len) }
+            }
         }
     }
 }
@@ -88,7 +111,7 @@ impl Bytes {
         }
         let mapping = Arc::new(MmapRaw::from(MmapMut::map_anon(total).ok()?));
         let piece = |(start, len): (usize, &usize)| {
-            let piece = Piece { mapping: mapping.clone(), start, len: *len };
+            let piece = Piece { mapping: mapping.clone(), start, len: *len, taken: false };
             Bytes { memory: Arc::new(Memory::Mapped(piece)), start: 0, len: *len }
         };
         Some(starts.into_iter().zip(lengths).map(piece).collect())
