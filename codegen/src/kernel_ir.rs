@@ -668,6 +668,21 @@ impl Function {
         self.types[value.0 as usize]
     }
 
+    /// Its products with panels.
+    pub fn products(&self) -> Vec<&PanelProduct> {
+        fn find<'f>(body: &'f [Statement], out: &mut Vec<&'f PanelProduct>) {
+            for statement in body {
+                match statement {
+                    Statement::Product(product) => out.push(product),
+                    other => find(other.body(), out),
+                }
+            }
+        }
+        let mut products = Vec::new();
+        find(&self.body, &mut products);
+        products
+    }
+
     /// The bytes of shared memory that a block takes.
     pub fn shared_bytes(&self) -> u32 {
         self.shared.iter().fold(0, |sum, array| sum.saturating_add(array.bytes()))

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use fuse_codegen::kernel_ir::{Access, Function, Mapping, Statement};
+use fuse_codegen::kernel_ir::{Access, Function, Mapping};
 use fuse_codegen::schedule::resident_name;
 use fuse_ir::expr::{Atom, Dim, DimEnv, EvalError, Expr, Symbol};
 use fuse_ir::kernel::{BufferKind, Coordinate, Element, Kernel, KernelGraph, Loop, Step};
@@ -213,10 +213,6 @@ impl Program {
     }
 }
 
-fn has_products(body: &[Statement]) -> bool {
-    body.iter().any(|s| matches!(s, Statement::Product(_)) || has_products(s.body()))
-}
-
 fn nonnegative(dim: &Dim, value: Result<i64, EvalError>) -> Result<i64, RunError> {
     match value? {
         value if value >= 0 => Ok(value),
@@ -300,7 +296,7 @@ impl Builder<'_> {
             work: compiled.work.clone(),
             mapping: compiled.mapping,
             shared_bytes: compiled.shared_bytes(),
-            is_product: has_products(&compiled.body),
+            is_product: !compiled.products().is_empty(),
             cost,
         };
         self.program.launches.push(launch);

@@ -13,7 +13,7 @@ use cranelift::module::{Linkage, Module, ModuleError, default_libcall_names};
 use super::builder::{Arguments, CraneliftBuilder};
 use super::{libcalls, products};
 use crate::distinct::Distinct;
-use crate::kernel_ir::{Function, LaneType, Mapping, Statement};
+use crate::kernel_ir::{Function, LaneType, Mapping};
 use crate::scalar::emit;
 use crate::verify::{VerifyError, verify};
 
@@ -282,10 +282,9 @@ fn check(function: &Function) -> Result<(), CodegenError> {
     if function.mapping != Mapping::Range {
         return unsupported("its work is mapped to GPU threads".into());
     }
-    if let Some(width) =
-        widths_of_panels(&function.body).find(|w| products::lanes().is_none_or(|l| w % l != 0))
-    {
-        return unsupported(format!("there is no routine for panels of {width} columns"));
+    let has_routine = |width: u32| products::lanes().is_some_and(|lanes| width.is_multiple_of(lanes));
+    if let Some(product) = function.products().into_iter().find(|p| !has_routine(p.width)) {
+        return unsupported(format!("there is no routine for panels of {} columns", product.width));
     }
     for ty in function.types.iter().filter(|ty| ty.lanes > 1) {
         let bits = match ty.lane {
@@ -298,17 +297,6 @@ fn check(function: &Function) -> Result<(), CodegenError> {
         }
     }
     Ok(())
-}
-
-/// The columns of panels in all products.
-fn widths_of_panels(body: &[Statement]) -> Box<dyn Iterator<Item = u32> + '_> {
-    Box::new(body.iter().flat_map(|statement| {
-        let own = match statement {
-            Statement::Product(product) => Some(product.width),
-            _ => None,
-        };
-        own.into_iter().chain(widths_of_panels(statement.body()))
-    }))
 }
 
 /// Builds the CLIF of a function in `context`.

@@ -20,7 +20,7 @@ use inkwell::values::FunctionValue;
 use super::gpu::SHARED_MEMORY;
 use super::host;
 use super::{LlvmError, Optimization};
-use crate::kernel_ir::{Access, Function, Statement};
+use crate::kernel_ir::{Access, Function};
 use crate::verify::verify;
 
 /// Registers the targets, once a process.
@@ -110,16 +110,12 @@ pub(super) fn check_functions(
             return Err(LlvmError::Name(function.name.clone()));
         }
         scheduled(function)?;
-        if has_products(&function.body) {
+        if !function.products().is_empty() {
             return Err(LlvmError::Product(function.name.clone()));
         }
         verify(function).map_err(|e| LlvmError::Invalid(Box::new(e)))?;
     }
     Ok(())
-}
-
-fn has_products(body: &[Statement]) -> bool {
-    body.iter().any(|s| matches!(s, Statement::Product(_)) || has_products(s.body()))
 }
 
 /// Whether PTX takes a name for that of an entry: an identifier of C, except a lone underscore and the one
