@@ -92,12 +92,16 @@ impl ScheduleTarget {
     /// without AVX-512 (whose further ones Cranelift does not use) beside operands and copies of them. One that is
     /// spilled costs more than two that are missing.
     pub fn cpu() -> Self {
-        ScheduleTarget::Cpu { vector_bits: 128, accumulators: 8, prefetches: false, panel_lanes: None }
+        ScheduleTarget::fast_tier(None)
     }
 
     /// The same with a routine for products with panels of multiples of so many columns.
     pub fn cpu_with_panels(lanes: u32) -> Self {
-        ScheduleTarget::Cpu { vector_bits: 128, accumulators: 8, prefetches: false, panel_lanes: Some(lanes) }
+        ScheduleTarget::fast_tier(Some(lanes))
+    }
+
+    fn fast_tier(panel_lanes: Option<u32>) -> Self {
+        ScheduleTarget::Cpu { vector_bits: 128, accumulators: 8, prefetches: false, panel_lanes }
     }
 
     /// The width of a vector register in bits; 0 on GPUs, whose threads have scalars.

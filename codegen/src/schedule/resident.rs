@@ -317,13 +317,27 @@ fn position_of(b: &mut FunctionBuilder, l: &Loop, trip: ValueId, step: ValueId) 
 
 /// Every thread computes points, as many threads apart as there are.
 fn points(emitter: &mut Emitter, numbers: Numbers, blocks: u32) -> Emitted<()> {
+    points_of(emitter, numbers, blocks, |emitter, own| {
+        let all = emitter.analysis.points(&emitter.analysis.space_axes());
+        Ok((own, emitter.dimension(&all)?))
+    })
+}
+
+/// Every thread of the blocks computes points by their numbers. `range` gives its first one, from the number that the thread
+/// has among all, and where they end.
+fn points_of(
+    emitter: &mut Emitter,
+    numbers: Numbers,
+    blocks: u32,
+    range: impl FnOnce(&mut Emitter, ValueId) -> Emitted<(ValueId, ValueId)>,
+) -> Emitted<()> {
     let analysis = emitter.analysis;
     let axes = analysis.space_axes();
     let mut point = emitter.origin();
     let threads = emitter.b.index(i64::from(THREADS));
-    let first = emitter.b.mul(numbers.block, threads);
-    let first = emitter.b.add(first, numbers.thread);
-    let end = emitter.dimension(&analysis.points(&axes))?;
+    let own = emitter.b.mul(numbers.block, threads);
+    let own = emitter.b.add(own, numbers.thread);
+    let (first, end) = range(emitter, own)?;
     let items = emitter.b.open_loop(&[], true);
     emitter.guard(analysis.space_symbols());
     let depth = emitter.b.depth();

@@ -21,11 +21,10 @@ use super::super::access::Access;
 use super::super::analysis::axis_bit;
 use super::super::block::{Numbers, THREADS};
 use super::super::contraction::assumed;
-use super::super::coordinates::coordinates;
 use super::super::division::floor_division;
 use super::super::emitter::{Emitted, Emitter, Image};
 use super::super::{GpuLimits, ScheduleError};
-use super::{Phase, Resident, position_of};
+use super::{Phase, Resident, points_of, position_of};
 use crate::builder::FunctionBuilder;
 use crate::kernel_ir::{BinaryOp, LaneType, Mapping, ParameterId, SharedId, Type, ValueId};
 
@@ -384,23 +383,9 @@ fn points(emitter: &mut Emitter, numbers: Numbers, blocks: u32, [begin, end]: [V
     let analysis = emitter.analysis;
     let axes = analysis.space_axes();
     let of_a_row = emitter.dimension(&analysis.points(axes.get(1..).unwrap_or(&[])))?;
-    let mut point = emitter.origin();
-    let threads = emitter.b.index(i64::from(THREADS));
-    let own = emitter.b.mul(numbers.block, threads);
-    let own = emitter.b.add(own, numbers.thread);
-    let first = emitter.b.mul(begin, of_a_row);
-    let first = emitter.b.add(first, own);
-    let last = emitter.b.mul(end, of_a_row);
-    let items = emitter.b.open_loop(&[], true);
-    emitter.guard(analysis.space_symbols());
-    let depth = emitter.b.depth();
-    let extents = axes.iter().map(|a| analysis.extent(*a));
-    let coordinates = coordinates(emitter, extents, items.counter)?;
-    for (axis, value) in axes.iter().zip(coordinates) {
-        point = point.with(*axis, value);
-    }
-    emitter.tile(std::slice::from_ref(&point), 1)?;
-    emitter.set_guards_aside(depth - 1);
-    emitter.b.close_loop(items, first, last, i64::from(THREADS) * i64::from(blocks), &[]);
-    Ok(())
+    points_of(emitter, numbers, blocks, |emitter, own| {
+        let first = emitter.b.mul(begin, of_a_row);
+        let first = emitter.b.add(first, own);
+        Ok((first, emitter.b.mul(end, of_a_row)))
+    })
 }
