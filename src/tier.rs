@@ -3,7 +3,8 @@
 /// Which code a model runs on the CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Tier {
-    /// Cranelift's, with 128-bit vectors; compiled in milliseconds.
+    /// Cranelift's, with 128-bit vectors, but products with weights by a routine that has the machine's widest; compiled in
+    /// milliseconds.
     #[cfg_attr(not(feature = "llvm"), default)]
     Fast,
     /// LLVM's, with the machine's widest vectors; compiled before the first run.

@@ -2,7 +2,8 @@
 //!
 //! Code memory is written first and made executable afterwards, never both at once. Without the FMA
 //! extension the fused multiply-add is a call of a correct but slow library function; everything else has
-//! native code on any x86-64 with SSSE3 and on aarch64.
+//! native code on any x86-64 with SSSE3 and on aarch64. Products with panels are calls of a routine with the machine's widest
+//! vectors.
 
 mod builder;
 mod libcalls;
