@@ -116,13 +116,18 @@ fn the_peak_tier_agrees_with_the_fast_one() {
     }
 }
 
-/// A layer whose weights are copied into panels, at batch sizes around those of the tiles.
+/// Layers whose weights are copied into panels, at batch sizes around those of the tiles.
 #[test]
 fn panels_serve_every_batch_size() {
     let device = device();
     // No panels fit 50 hidden units without an overlap.
-    for hidden in [64, 50] {
-        let graph = fuse::frontend::zoo::lstm_graph(96, hidden).expect("traces");
+    let mut layers =
+        [64, 50].map(|hidden| fuse::frontend::zoo::lstm_graph(96, hidden).expect("traces")).to_vec();
+    // The inputs' product of a reversed sequence has tiles with rows of several steps.
+    let models = benchmark(Scale::Small).expect("traces");
+    layers.extend(models.into_iter().map(|m| m.graph).filter(|graph| graph.name() == "bilstm"));
+    assert_eq!(layers.len(), 3);
+    for graph in layers {
         let load = |tier| compiled(&graph, tier).load(&device).expect("loads");
         let (mut fast, mut peak) = (load(Tier::Fast), load(Tier::Peak));
         for batch in [0, 1, 2, 3, 4, 5, 6, 7, 8, 13] {

@@ -8,7 +8,8 @@ use fuse_ir::compare::Tolerance;
 use fuse_ir::kernel::{Coordinate, Element, ElementId, Step};
 use fuse_ir::{DType, Dim, Literal, ReduceOp, ScalarOp};
 use kernel_support::{
-    Maker, Weights, a, c, check, check_large_blocks, check_products, env, inputs, lstm_step, s, tensor_of,
+    Maker, Weights, a, c, check, check_kernel_ir, check_large_blocks, check_products, env, inputs, lstm_step,
+    s, tensor_of,
 };
 
 const CLOSE: Tolerance = Tolerance { ulp: 4.0, absolute: 2e-6, relative: 2e-6 };
@@ -512,6 +513,39 @@ fn products_with_panels_are_right_for_every_number_of_rows() {
         }
         check(&products_with_panels(c(1), inner, width), &[]);
     }
+}
+
+/// `y[t, b, n] = Σ_k x[T-1-t, b, k] · w[k, n]`: no step leads from the rows of one `t` to those of the next.
+fn product_of_a_reversed_sequence(rows: fuse_ir::Dim) -> fuse_ir::kernel::KernelGraph {
+    let mut m = Maker::new(&[s("T"), rows.clone(), c(64)]);
+    let x = m.input(DType::F32, &[s("T"), rows, c(5)]);
+    let w = m.input(DType::F32, &[c(5), c(64)]);
+    let from_the_end = s("T") - c(1) - a(0);
+    let sum = m.contract(c(5), (x, &|k| vec![from_the_end.clone(), a(1), k]), (w, &|k| vec![k, a(2)]));
+    m.store(sum);
+    m.finish()
+}
+
+#[test]
+fn tiles_of_rows_go_on_where_the_rows_of_a_step_end() {
+    let target =
+        ScheduleTarget::Cpu { vector_bits: 512, accumulators: 16, prefetches: true, panel_lanes: None };
+    let work = |graph: &fuse_ir::kernel::KernelGraph, dims: &fuse_ir::DimEnv| {
+        let Some(Step::Kernel(kernel)) = graph.steps.first() else { panic!("a kernel") };
+        schedule(graph, kernel, target).unwrap().work.eval_dim(dims).unwrap()
+    };
+    let graph = product_of_a_reversed_sequence(s("B"));
+    for (steps, rows) in [(0, 3), (3, 0), (1, 1), (3, 1), (1, 3), (2, 2), (3, 3), (4, 3), (5, 5), (2, 9)] {
+        let env = env(&[("T", steps), ("B", rows)]);
+        check_kernel_ir(&graph, &env, target, CLOSE);
+        // An item is a tile of four rows; those that are left over go with the last one.
+        let tiles = (steps * rows / 4).max(i64::from(steps * rows > 0));
+        assert_eq!(work(&graph, &env), tiles, "{steps} steps of {rows} rows");
+    }
+    // Where four rows fill tiles anyway, none has rows of two steps.
+    let whole = product_of_a_reversed_sequence(c(8));
+    check_kernel_ir(&whole, &env(&[("T", 3)]), target, CLOSE);
+    assert_eq!(work(&whole, &env(&[("T", 3)])), 6);
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn item(emitter: &mut Emitter, tiling: &Tiling, item: ValueId) -> Emitted<()> {
             Some(group) => grouped_block(emitter, tiling, &rows, group, &mut rest)?,
             None => {
                 // The row block changes fastest, so that neighbouring items use the same columns.
-                let blocks = row_blocks(analysis.extent(rows.axis), rows.tile);
+                let blocks = row_blocks(&rows.extent(analysis), rows.tile);
                 let block = coordinate(emitter, &mut rest, &blocks, remaining == 0)?;
                 RowBlock { block, turn: block }
             }
@@ -100,7 +100,7 @@ fn grouped_block(
     let (number, within) = division_by_count(&mut emitter.b, *item, items);
     let size = emitter.b.index(group);
     let first = emitter.b.mul(number, size);
-    let blocks = emitter.dimension(&row_blocks(analysis.extent(rows.axis), rows.tile))?;
+    let blocks = emitter.dimension(&row_blocks(&rows.extent(analysis), rows.tile))?;
     let left = emitter.b.sub(blocks, first);
     let size = emitter.b.binary(BinaryOp::Min, size, left);
     let (columns, turn) = division_by_count(&mut emitter.b, within, size);
@@ -151,16 +151,6 @@ struct RowsAhead {
     points: Vec<Point>,
 }
 
-/// The points of `count` consecutive rows.
-fn rows_from(emitter: &mut Emitter, point: &Point, axis: Axis, first: ValueId, count: i64) -> Vec<Point> {
-    let row = |row| {
-        let row = emitter.b.index(row);
-        let value = emitter.b.add(first, row);
-        point.with(axis, value)
-    };
-    (0..count).map(row).collect()
-}
-
 /// A block of rows in a tile, the last block with what rows are left over.
 fn walk_rows(
     emitter: &mut Emitter,
@@ -170,7 +160,7 @@ fn walk_rows(
     rows: &Rows,
     block: ValueId,
 ) -> Emitted<()> {
-    let extent = emitter.analysis.extent(rows.axis);
+    let extent = &rows.extent(emitter.analysis);
     let tile = emitter.b.index(rows.tile);
     let first = emitter.b.mul(block, tile);
     let walk = RowWalk { columns, range, point, rows };
@@ -218,14 +208,33 @@ struct RowWalk<'a> {
 impl RowWalk<'_> {
     /// The columns of `count` rows.
     fn tile(&self, emitter: &mut Emitter, first: ValueId, count: i64) -> Emitted<()> {
-        let points = rows_from(emitter, self.point, self.rows.axis, first, count);
-        let ahead = self.rows.prefetches.then(|| {
+        let points = self.consecutive(emitter, first, count)?;
+        let ahead = if self.rows.prefetches {
             let length = emitter.b.index(count);
             let next = emitter.b.add(first, length);
-            let axis = self.rows.axis;
-            RowsAhead { axis, points: rows_from(emitter, self.point, axis, next, count) }
-        });
+            Some(RowsAhead { axis: self.rows.axis, points: self.consecutive(emitter, next, count)? })
+        } else {
+            None
+        };
         walk_columns(emitter, self.columns, self.range, &points, ahead.as_ref(), self.columns.tile)
+    }
+
+    /// The point of a row.
+    fn at(&self, emitter: &mut Emitter, row: ValueId) -> Emitted<Point> {
+        let Some(over) = self.rows.over else { return Ok(self.point.with(self.rows.axis, row)) };
+        let extent = emitter.dimension(emitter.analysis.extent(self.rows.axis))?;
+        let (outer, inner) = division_by_count(&mut emitter.b, row, extent);
+        Ok(self.point.with(over, outer).with(self.rows.axis, inner))
+    }
+
+    /// The points of `count` consecutive rows.
+    fn consecutive(&self, emitter: &mut Emitter, first: ValueId, count: i64) -> Emitted<Vec<Point>> {
+        let row = |row| {
+            let row = emitter.b.index(row);
+            let row = emitter.b.add(first, row);
+            self.at(emitter, row)
+        };
+        (0..count).map(row).collect()
     }
 
     /// A tile, and behind the last one the rows that are left over together with some that were computed already.
@@ -260,12 +269,12 @@ impl RowWalk<'_> {
             emitter.b.open_if();
             let one = emitter.b.index(1);
             let last = emitter.b.sub(count, one);
-            let mut points = rows_from(emitter, self.point, self.rows.axis, begin, 2);
+            let mut points = self.consecutive(emitter, begin, 2)?;
             for row in 2..most {
                 let row = emitter.b.index(row);
                 let row = emitter.b.add(begin, row);
                 let row = emitter.b.binary(BinaryOp::Min, row, last);
-                points.push(self.point.with(self.rows.axis, row));
+                points.push(self.at(emitter, row)?);
             }
             walk_columns(emitter, self.columns, self.range, &points, None, self.columns.tile)?;
             emitter.b.close_if(several);
@@ -279,7 +288,7 @@ impl RowWalk<'_> {
 
     fn one_by_one(&self, emitter: &mut Emitter, begin: ValueId, end: ValueId) -> Emitted<()> {
         let each = emitter.b.open_loop(&[], false);
-        let row = self.point.with(self.rows.axis, each.counter);
+        let row = self.at(emitter, each.counter)?;
         let vectors = self.columns.single_tile;
         walk_columns(emitter, self.columns, self.range, std::slice::from_ref(&row), None, vectors)?;
         emitter.b.close_loop(each, begin, end, 1, &[]);

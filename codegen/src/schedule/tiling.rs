@@ -52,6 +52,9 @@ pub(super) struct Tiling {
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
     pub(super) axis: Axis,
+    /// An axis around it that rows go on along, where tiles would seldom fill otherwise: rows are the points of both,
+    /// one after the other, though no access goes through them in even steps.
+    pub(super) over: Option<Axis>,
     /// Whether a tile asks for what the next one needs.
     pub(super) prefetches: bool,
     /// Whether rows that do not fill a tile have loops of their own, which are worth their code.
@@ -60,6 +63,13 @@ pub(super) struct Rows {
     pub(super) tile: i64,
     /// Blocks that all columns go through before any goes on to the next, if the rows are long.
     pub(super) group: Option<i64>,
+}
+
+impl Rows {
+    pub(super) fn extent(&self, analysis: &Analysis) -> Dim {
+        let axes = [Some(self.axis), self.over].into_iter().flatten();
+        axes.fold(Dim::constant(1), |rows, axis| rows * analysis.extent(axis).clone())
+    }
 }
 
 pub(super) struct Columns {
@@ -136,21 +146,25 @@ impl Tiling {
         let fits = |t: &i64| extent.is_none_or(|n| n % (lanes * t) == 0 || n >= 4 * lanes * t);
         let vectors: Vec<i64> =
             VECTORS.into_iter().filter(|t| *t == 1 || *t <= most_vectors && fits(t)).collect();
-        let row_axis = row_axis(analysis, &outer, axis, &hot);
-        let most_rows = row_axis.map_or(1, |a| analysis.extent(a).as_constant().unwrap_or(i64::MAX));
+        let along = row_axis(analysis, &outer, axis, &hot);
+        let most_rows = along.map_or(1, |a| analysis.extent(a).as_constant().unwrap_or(i64::MAX));
         let ((tile, rows), (single_tile, _)) =
             (kind.shape(&vectors, most_rows, accumulators), kind.shape(&vectors, 1, accumulators));
-        let rows = row_axis.filter(|_| rows > 1).map(|axis| {
-            let group = group(analysis, &hot, axis, rows);
+        let rows = along.filter(|_| rows > 1).map(|along| {
             let prefetches = registers.prefetches;
-            Rows { axis, prefetches, few: prefetches && matches!(kind, Kind::ByColumn(_)), tile: rows, group }
+            let few = prefetches && matches!(kind, Kind::ByColumn(_));
+            let fill = analysis.extent(along).as_constant().is_some_and(|n| n % rows == 0);
+            let others: Vec<Axis> = outer.iter().copied().filter(|a| *a != along).collect();
+            let over = if few && !fill { row_axis(analysis, &others, axis, &hot) } else { None };
+            let group = group(analysis, &hot, along, rows);
+            Rows { axis: along, over, prefetches, few, tile: rows, group }
         });
         if let (Some(vector), Kind::ByLane(members) | Kind::ByColumn(members)) = (&mut vector, kind)
             && members as i64 * rows.map_or(1, |r| r.tile) >= LANE_LOOP_CHAINS
         {
             vector.loop_over_lanes(analysis);
         }
-        outer.retain(|a| rows.is_none_or(|r| r.axis != *a));
+        outer.retain(|a| rows.is_none_or(|r| r.axis != *a && r.over != Some(*a)));
         let chunk = chunk_of(analysis, axis, kind, lanes * tile.max(single_tile));
         let columns = Columns { axis, chunk, vector: vector.map(Rc::new), tile, single_tile };
         Tiling { outer, rows, columns: Some(columns) }
@@ -165,7 +179,7 @@ impl Tiling {
 
     /// The number of work items.
     pub(super) fn work(&self, analysis: &Analysis) -> Dim {
-        let rows = self.rows.map(|r| row_blocks(analysis.extent(r.axis), r.tile));
+        let rows = self.rows.map(|r| row_blocks(&r.extent(analysis), r.tile));
         let mut work = rows.into_iter().fold(self.items_of_a_block(analysis), |a, b| a * b);
         if let Some(c) = self.columns.as_ref().filter(|c| c.chunk.is_none()) {
             // A row is one item, but no item may exist where rows have no points.

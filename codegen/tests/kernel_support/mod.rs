@@ -150,13 +150,28 @@ pub fn check_against(
 pub fn check_products(graph: &KernelGraph, inputs: &[Tensor], dims: &DimEnv, tolerance: Tolerance) {
     let Some(lanes) = panel_lanes() else { return };
     let target = ScheduleTarget::cpu_with_panels(lanes);
-    let expected = interpret_kernels(graph, inputs, dims).unwrap_or_else(|e| panic!("{e}\n{graph}"));
     for launch in [&mut launch_kernel_ir as &mut Launch, &mut launch_cranelift] {
-        let got = run(graph, inputs, dims, target, launch);
-        for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
-            compare(got, expected, tolerance)
-                .unwrap_or_else(|e| panic!("output {i} at {dims:?}: {e}\n{graph}"));
-        }
+        check_schedule(graph, inputs, dims, target, launch, tolerance);
+    }
+}
+
+/// Holds the Kernel IR of a schedule to the interpreter of kernel graphs.
+pub fn check_kernel_ir(graph: &KernelGraph, dims: &DimEnv, target: ScheduleTarget, tolerance: Tolerance) {
+    check_schedule(graph, &inputs(graph, dims), dims, target, &mut launch_kernel_ir, tolerance);
+}
+
+fn check_schedule(
+    graph: &KernelGraph,
+    inputs: &[Tensor],
+    dims: &DimEnv,
+    target: ScheduleTarget,
+    launch: &mut Launch,
+    tolerance: Tolerance,
+) {
+    let expected = interpret_kernels(graph, inputs, dims).unwrap_or_else(|e| panic!("{e}\n{graph}"));
+    let got = run(graph, inputs, dims, target, launch);
+    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        compare(got, expected, tolerance).unwrap_or_else(|e| panic!("output {i} at {dims:?}: {e}\n{graph}"));
     }
 }
 
