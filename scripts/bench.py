@@ -198,9 +198,9 @@ def array_bytes(path):
     return total
 
 
-def inspect(args, model, dims):
-    """What fuse says of a model; nothing where it cannot read it."""
-    command = [args.fuse, "inspect", os.path.join(args.zoo, model, "model.onnx"), "--json"]
+def ask(args, command, model, dims):
+    """What a command of fuse says of a model; nothing where it cannot read it."""
+    command = [args.fuse, command, os.path.join(args.zoo, model, "model.onnx"), "--json"]
     for name, size in dims.items():
         command += ["--dim", f"{name}={size}"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -210,7 +210,7 @@ def inspect(args, model, dims):
 def dimensions(args, model):
     """The values of the symbolic dimensions, from the inputs."""
     import numpy as np
-    facts, dims = inspect(args, model, {}), {}
+    facts, dims = ask(args, "inspect", model, {}), {}
     arrays = np.load(os.path.join(args.zoo, model, "inputs.npz"))
     for port in facts["inputs"] if facts else []:
         names = re.fullmatch(r"\w+\[(.*)\]", port["type"])
@@ -220,14 +220,16 @@ def dimensions(args, model):
 
 
 def work_of(args, model, dims):
-    """What the model takes at least, for its floor: operations, and bytes of weights, inputs and outputs."""
-    facts = inspect(args, model, dims)
-    if not facts or not facts["run"]:
+    """What the model takes at least, for its floor: operations, bytes of weights, inputs and outputs, and its kernels."""
+    facts, program = ask(args, "inspect", model, dims), ask(args, "explain", model, dims)
+    if not facts or not facts["run"] or not program:
         return None
     sizes = {name: array_bytes(os.path.join(args.zoo, model, f"{name}.npz")) for name in ("inputs", "expected")}
+    kernels = [{key: kernel[key] for key in ("name", "in_loop", "launches", "bytes", "flops")}
+               for kernel in program["kernels"] if not kernel["binds"]]
     return {"dims": dims, "flops": facts["run"]["after"]["flops"], "traffic_bytes": facts["run"]["after"]["bytes"],
             "weight_bytes": facts["parameters"]["bytes"], "input_bytes": sizes["inputs"],
-            "output_bytes": sizes["expected"]}
+            "output_bytes": sizes["expected"], "kernels": kernels}
 
 
 def measure_model(args, result, model, peers):
@@ -267,7 +269,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", required=True, metavar="DIR", help="the models")
     parser.add_argument("--fuse", default="target/release/fuse", help="the binary")
-    parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated; the default is all")
+    parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated; by default all; none if empty")
     parser.add_argument("--models", help="comma-separated; by default all in DIR")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.5, help="for one measurement")
@@ -279,7 +281,8 @@ def arguments():
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--dims", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    unknown = set(args.peers.split(",")) - set(PEERS)
+    args.peers = [peer for peer in args.peers.split(",") if peer]
+    unknown = set(args.peers) - set(PEERS)
     if unknown:
         parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
     processors = len(os.sched_getaffinity(0))
@@ -294,7 +297,7 @@ def main():
     if args.worker:
         worker(args)
     found = sorted(d for d in os.listdir(args.zoo) if os.path.exists(os.path.join(args.zoo, d, "model.onnx")))
-    models, peers = args.models.split(",") if args.models else found, args.peers.split(",")
+    models, peers = args.models.split(",") if args.models else found, args.peers
     if not set(models) <= set(found):
         sys.exit(f"not in {args.zoo}: {', '.join(sorted(set(models) - set(found)))}")
     code, machine, err = spawn([args.fuse, "machine", "--threads", str(args.threads), "--json", "-"], args.threads)

@@ -72,17 +72,35 @@ class Results:
         peak = max(a["all_threads_gflops"] for a in self.data["machine"]["multiply_add"])
         data = work["weight_bytes"] + work["input_bytes"] + work["output_bytes"]
         moved = min(data, work["traffic_bytes"])
-        return max(work["flops"] / peak, moved / self.bandwidth(data)) * 1e-6
+        once = max(work["flops"] / peak, moved / self.speed(data))
+        outside, loops = 0.0, 0.0
+        for kernel in work["kernels"]:
+            flops = kernel["flops"] / peak
+            if kernel["in_loop"]:
+                loops += max(flops, kernel["launches"] * self.again(kernel["bytes"] / max(1, kernel["launches"])))
+            else:
+                outside += flops
+        return max(once, outside + loops) * 1e-6
 
-    def bandwidth(self, size):
-        """10⁹ bytes a second of all threads from the nearest level that holds so many bytes."""
+    def places(self):
+        """What holds data, from the nearest on: (bytes of all threads' instances, 10⁹ bytes a second of all threads)."""
         machine = self.data["machine"]
         speeds = {place["place"]: place["all_threads_gb_per_s"] for place in machine["read"]}
         for cache in machine["caches"]:
-            instances = math.ceil(machine["threads"] / cache["shared_by"])
-            if size <= cache["bytes"] * instances:
-                return speeds[f"L{cache['level']}"]
-        return speeds["memory"]
+            yield cache["bytes"] * math.ceil(machine["threads"] / cache["shared_by"]), speeds[f"L{cache['level']}"]
+        yield math.inf, speeds["memory"]
+
+    def speed(self, size):
+        """10⁹ bytes a second of all threads from the nearest level that holds so many bytes."""
+        return next(speed for held, speed in self.places() if size <= held)
+
+    def again(self, size):
+        """Nanoseconds to read so many bytes that were read before, of which each level gives what it can hold."""
+        nanoseconds, nearer = 0.0, 0
+        for held, speed in self.places():
+            nanoseconds += max(0, min(size, held) - nearer) / speed
+            nearer = held
+        return nanoseconds
 
 
 def geometric_mean(values):
@@ -139,6 +157,9 @@ def machine_table(machine):
     """What `fuse machine` measured."""
     rows = [[f"multiply-adds, {a['bits']} bits ({a['instructions']})", number(a["one_thread_gflops"]),
              number(a["all_threads_gflops"]), "GFLOP/s"] for a in machine["multiply_add"]]
+    product = machine["product_in_l1"]
+    rows.append([f"products, {product['bits']} bits, factors in L1", number(product["one_thread_gflops"]),
+                 number(product["all_threads_gflops"]), "GFLOP/s"])
     transfers = [("read", t) for t in machine["read"]] + [("write", machine["write"]), ("copy", machine["copy"])]
     rows += [[f"{what}, {t['place']}", number(t["one_thread_gb_per_s"]), number(t["all_threads_gb_per_s"]), "GB/s"]
              for what, t in transfers]

@@ -654,8 +654,12 @@ fn the_machine_is_measured() {
         let rows = machine[list].as_array().expect("a list");
         assert!(!rows.is_empty() && rows.iter().all(|r| r[speed].as_f64() > Some(0.0)), "{machine}");
     }
+    assert!(machine["product_in_l1"]["all_threads_gflops"].as_f64() > Some(0.0), "{machine}");
     let text = succeeds(&["machine", "--seconds", "0.05"]);
-    assert!(["multiply-adds, ", "read, memory", "barrier"].iter().all(|row| text.contains(row)), "{text}");
+    assert!(
+        ["multiply-adds, ", "products, ", "read, memory", "barrier"].iter().all(|row| text.contains(row)),
+        "{text}"
+    );
     fails_in_one_line(2, &["machine", "--threads", "0"], &["--threads 0", "at least one"]);
     fails_in_one_line(2, &["machine", "--seconds", "0"], &["--seconds 0"]);
 }

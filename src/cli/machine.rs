@@ -61,6 +61,7 @@ fn value(machine: &Machine) -> Value {
         "threads": machine.threads,
         "caches": machine.caches.iter().map(cache).collect::<Vec<_>>(),
         "multiply_add": machine.arithmetic.iter().map(arithmetic).collect::<Vec<_>>(),
+        "product_in_l1": arithmetic(&machine.products),
         "read": machine.reads.iter().map(transfer).collect::<Vec<_>>(),
         "write": transfer(&machine.write),
         "copy": transfer(&machine.copy),
@@ -92,6 +93,7 @@ fn text(machine: &Machine) -> String {
     for a in &machine.arithmetic {
         line(format!("multiply-adds, {} bits", a.bits), &a.gflops, "GFLOP/s");
     }
+    line("products, factors in L1".into(), &machine.products.gflops, "GFLOP/s");
     for t in &machine.reads {
         line(format!("read, {}", t.place), &t.gigabytes, "GB/s");
     }

@@ -16,7 +16,7 @@ pub use processor::{Cache, largest_cache_bytes};
 use crate::limits;
 use crate::team::Team;
 use repetitions::{Work, barrier_seconds, best_seconds};
-use vectors::{GRAIN, Line, Vectors};
+use vectors::{FACTORS, GRAIN, Line, Vectors};
 
 /// The working set that lies in memory, where the last cache is not larger than half of it.
 const LARGEST_SET: usize = 256 << 20;
@@ -61,6 +61,8 @@ pub struct Machine {
     pub caches: Vec<Cache>,
     /// Fused multiply-adds of f32 on registers, for each width of vectors, the widest last.
     pub arithmetic: Vec<Arithmetic>,
+    /// The same where a tile of sums stays in registers and both factors come from the first cache.
+    pub products: Arithmetic,
     /// Reads, from the nearest cache to memory.
     pub reads: Vec<Transfer>,
     /// Writes to memory.
@@ -117,8 +119,9 @@ pub fn measure(
     let places = places(&caches, threads);
     check_memory(&places, threads)?;
     let team = Team::new(threads).map_err(|e| MachineError::Threads { threads, reason: e.to_string() })?;
-    // Each width and each place is measured once; so are the write, the copy and the barrier.
-    let steps = widths.len() + places.len() + 3;
+    // Each width and each place is measured once; so are the products, the write, the copy and the
+    // barrier.
+    let steps = widths.len() + places.len() + 4;
     let mut meter = Meter { team, budget: total / steps as u32, done: 0, steps, progress };
     let mut arithmetic = Vec::new();
     for vectors in &widths {
@@ -129,6 +132,8 @@ pub fn measure(
     let (Some(widest), Some(memory)) = (widths.last(), places.last()) else {
         return Err(MachineError::Panicked("nothing to measure".into()));
     };
+    let gflops = meter.rate(|_| (Products(*widest), widest.product_operations()))?;
+    let products = Arithmetic { instructions: widest.name, bits: widest.bits, gflops };
     let mut reads = Vec::new();
     for place in &places {
         reads.push(meter.transfer(place, *widest, Direction::Read)?);
@@ -136,7 +141,7 @@ pub fn measure(
     let write = meter.transfer(memory, *widest, Direction::Write)?;
     let copy = meter.transfer(memory, *widest, Direction::Copy)?;
     let barrier_microseconds = meter.barrier()? * 1e6;
-    Ok(Machine { processor, threads, caches, arithmetic, reads, write, copy, barrier_microseconds })
+    Ok(Machine { processor, threads, caches, arithmetic, products, reads, write, copy, barrier_microseconds })
 }
 
 /// Measures step by step.
@@ -200,6 +205,21 @@ impl Work for MultiplyAdds {
 
     fn repeat(&self, _: &mut (), times: u64) {
         self.0.multiply_adds(times);
+    }
+}
+
+/// Products with factors in the first cache.
+struct Products(Vectors);
+
+impl Work for Products {
+    type Memory = Vec<Line>;
+
+    fn prepare(&self) -> Vec<Line> {
+        vec![Line::ONES; FACTORS]
+    }
+
+    fn repeat(&self, memory: &mut Vec<Line>, times: u64) {
+        self.0.products(memory, times);
     }
 }
 

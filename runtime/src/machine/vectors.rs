@@ -13,6 +13,15 @@ impl Line {
     pub(super) const BYTES: usize = size_of::<Line>();
 }
 
+/// Elements that the loop of [`Vectors::products`] sums over before it begins again.
+const DEPTH: usize = 64;
+
+/// Lines of the columns of a tile at most, for each of those elements.
+const COLUMNS: usize = 4;
+
+/// The lines of both factors of [`Vectors::products`], 20 KiB: less than any first-level cache.
+pub(super) const FACTORS: usize = DEPTH * (COLUMNS + 1);
+
 /// Lines that a loop reads before it begins again with its first register.
 const LINES_AT_ONCE: usize = 8;
 
@@ -26,7 +35,10 @@ pub(super) struct Vectors {
     pub(super) name: &'static str,
     pub(super) bits: u32,
     chains: u32,
+    /// The rows of a tile of products, and its vectors.
+    tile: [u32; 2],
     multiply_adds: unsafe fn(u64),
+    products: unsafe fn(&[Line], u64),
     read: unsafe fn(&[Line], u64),
     write: unsafe fn(&mut [Line]),
     copy: unsafe fn(&mut [Line], &[Line]),
@@ -42,6 +54,20 @@ impl Vectors {
     /// The arithmetic operations of [`Vectors::multiply_adds`] done once: two for each lane of each chain.
     pub(super) fn operations(&self) -> f64 {
         f64::from(2 * self.chains * self.bits / 32)
+    }
+
+    /// Adds to a tile of sums in registers the products of factors that it reads from the buffer of [`FACTORS`] lines, so
+    /// many times over all that is summed over.
+    pub(super) fn products(&self, factors: &[Line], times: u64) {
+        assert!(factors.len() >= FACTORS);
+        // SAFETY: as in `multiply_adds`; the factors are there.
+        unsafe { (self.products)(factors, times) }
+    }
+
+    /// The arithmetic operations of [`Vectors::products`] done once.
+    pub(super) fn product_operations(&self) -> f64 {
+        let [rows, vectors] = self.tile;
+        DEPTH as f64 * f64::from(2 * rows * vectors * self.bits / 32)
     }
 
     /// Reads all of the buffer so many times.
@@ -94,7 +120,8 @@ pub(super) fn available() -> Vec<Vectors> {
 macro_rules! loops {
     (
         $module:ident, $name:literal, bits: $bits:literal, chains: $chains:literal,
-        $(feature: $feature:literal,)? floats: $floats:ty, integers: $integers:ty,
+        tile: [$rows:literal, $vectors:literal], $(feature: $feature:literal,)?
+        floats: $floats:ty, integers: $integers:ty,
         use $operations:path as operations
     ) => {
         mod $module {
@@ -102,12 +129,21 @@ macro_rules! loops {
 
             use $operations as operations;
 
-            use super::{LINES_AT_ONCE, Line, Vectors};
+            use super::{COLUMNS, DEPTH, LINES_AT_ONCE, Line, Vectors};
 
             const PARTS: usize = Line::BYTES / size_of::<$integers>();
 
-            pub(super) const VECTORS: Vectors =
-                Vectors { name: $name, bits: $bits, chains: $chains, multiply_adds, read, write, copy };
+            pub(super) const VECTORS: Vectors = Vectors {
+                name: $name,
+                bits: $bits,
+                chains: $chains,
+                tile: [$rows, $vectors],
+                multiply_adds,
+                products,
+                read,
+                write,
+                copy,
+            };
 
             $(#[target_feature(enable = $feature)])?
             fn multiply_adds(times: u64) {
@@ -120,6 +156,29 @@ macro_rules! loops {
                 for _ in 0..times {
                     for sum in &mut sums {
                         *sum = operations::multiply_add(x, y, *sum);
+                    }
+                }
+                black_box(sums);
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            fn products(factors: &[Line], times: u64) {
+                let mut sums = [[operations::floats(0.0); $vectors]; $rows];
+                for _ in 0..times {
+                    // What is read again could otherwise be known.
+                    let columns = black_box(factors).as_ptr().cast::<$floats>();
+                    let rows = factors[DEPTH * COLUMNS..].as_ptr().cast::<f32>();
+                    for k in 0..DEPTH {
+                        // SAFETY: the first lines hold so many vectors for each element summed over.
+                        let column: [$floats; $vectors] =
+                            std::array::from_fn(|v| unsafe { columns.add(k * $vectors + v).read() });
+                        for (row, sums) in sums.iter_mut().enumerate() {
+                            // SAFETY: the last lines hold a number for each of them and row.
+                            let x = operations::floats(unsafe { rows.add(row * DEPTH + k).read() });
+                            for (sum, column) in sums.iter_mut().zip(column) {
+                                *sum = operations::multiply_add(column, x, *sum);
+                            }
+                        }
                     }
                 }
                 black_box(sums);
@@ -174,26 +233,26 @@ macro_rules! loops {
 
 #[cfg(target_arch = "x86_64")]
 loops!(
-    bits_128, "fma", bits: 128, chains: 12, feature: "fma",
+    bits_128, "fma", bits: 128, chains: 12, tile: [4, 2], feature: "fma",
     floats: std::arch::x86_64::__m128, integers: std::arch::x86_64::__m128i, use super::x86::narrow as operations
 );
 #[cfg(target_arch = "x86_64")]
 loops!(
-    bits_256, "avx2 and fma", bits: 256, chains: 12, feature: "avx2,fma",
+    bits_256, "avx2 and fma", bits: 256, chains: 12, tile: [4, 2], feature: "avx2,fma",
     floats: std::arch::x86_64::__m256, integers: std::arch::x86_64::__m256i, use super::x86::middle as operations
 );
 #[cfg(target_arch = "x86_64")]
 loops!(
-    bits_512, "avx512f", bits: 512, chains: 16, feature: "avx512f",
+    bits_512, "avx512f", bits: 512, chains: 16, tile: [4, 4], feature: "avx512f",
     floats: std::arch::x86_64::__m512, integers: std::arch::x86_64::__m512i, use super::x86::wide as operations
 );
 #[cfg(target_arch = "aarch64")]
 loops!(
-    bits_128, "neon", bits: 128, chains: 16, feature: "neon",
+    bits_128, "neon", bits: 128, chains: 16, tile: [4, 4], feature: "neon",
     floats: std::arch::aarch64::float32x4_t, integers: std::arch::aarch64::int32x4_t, use super::neon as operations
 );
 loops!(
-    portable, "what the compiler makes of arrays", bits: 128, chains: 12,
+    portable, "what the compiler makes of arrays", bits: 128, chains: 12, tile: [4, 2],
     floats: [f32; 4], integers: [i32; 4], use super::arrays as operations
 );
 
@@ -267,6 +326,7 @@ mod tests {
             assert!(to.iter().all(|line| line.0 == Line::ONES.0), "{}", vectors.name);
             vectors.read(&to, 2);
             vectors.multiply_adds(3);
+            vectors.products(&vec![Line::ONES; FACTORS], 3);
         }
     }
 
@@ -275,5 +335,6 @@ mod tests {
         let found = available();
         assert!(found.windows(2).all(|pair| pair[0].bits < pair[1].bits));
         assert!(found.windows(2).all(|pair| pair[0].operations() < pair[1].operations()));
+        assert!(found.windows(2).all(|pair| pair[0].product_operations() < pair[1].product_operations()));
     }
 }
