@@ -515,6 +515,41 @@ fn products_with_panels_are_right_for_every_number_of_rows() {
     }
 }
 
+/// Eight sums of products of the rows of one input, of which pairs are multiplied: neighbours, or those four apart.
+fn eight_gates(apart: usize) -> fuse_ir::kernel::KernelGraph {
+    let mut m = Maker::new(&[s("B"), c(32)]);
+    let x = m.input(DType::F32, &[s("B"), c(5)]);
+    let weights = [0; 8].map(|_| m.input(DType::F32, &[c(5), c(32)]));
+    let gates = weights.map(|w| {
+        let sum = m.contract(c(5), (x, &|k| vec![a(0), k]), (w, &|k| vec![k, a(1)]));
+        m.apply(ScalarOp::Tanh, &[sum])
+    });
+    let firsts = (0..8).filter(|gate| gate / apart % 2 == 0);
+    let pairs: Vec<ElementId> =
+        firsts.map(|first| m.apply(ScalarOp::Mul, &[gates[first], gates[first + apart]])).collect();
+    let all = pairs.into_iter().reduce(|left, right| m.apply(ScalarOp::Add, &[left, right]));
+    m.store(all.unwrap());
+    m.finish()
+}
+
+#[test]
+fn sums_of_which_little_is_left_have_loops_of_their_own() {
+    let target =
+        ScheduleTarget::Cpu { vector_bits: 512, accumulators: 16, prefetches: true, panel_lanes: None };
+    // Of four neighbours one value is left, for which there are registers beside four rows; of the first four of others all.
+    for (apart, rows) in [(1, 4), (4, 2)] {
+        let graph = eight_gates(apart);
+        let Some(Step::Kernel(kernel)) = graph.steps.first() else { panic!("a kernel") };
+        let work = schedule(&graph, kernel, target).unwrap().work;
+        for batch in [0, 1, 2, 3, 4, 7, 8, 13] {
+            let env = env(&[("B", batch)]);
+            check_kernel_ir(&graph, &env, target, CLOSE);
+            let tiles = (batch / rows).max(i64::from(batch > 0));
+            assert_eq!(work.eval_dim(&env).unwrap(), tiles, "{batch} rows");
+        }
+    }
+}
+
 /// `y[t, b, n] = Σ_k x[T-1-t, b, k] · w[k, n]`: no step leads from the rows of one `t` to those of the next.
 fn product_of_a_reversed_sequence(rows: fuse_ir::Dim) -> fuse_ir::kernel::KernelGraph {
     let mut m = Maker::new(&[s("T"), rows.clone(), c(64)]);

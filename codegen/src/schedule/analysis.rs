@@ -36,6 +36,9 @@ pub(super) struct Group {
     pub(super) carried: bool,
     /// The part of the kernel that needs the members.
     pub(super) part: usize,
+    /// What is computed from the members before the next group's loop, where that is one of several over the same
+    /// extents: fewer values then wait in registers.
+    pub(super) settles: Vec<ElementId>,
 }
 
 /// Where a store goes and what it stores.
@@ -422,6 +425,7 @@ impl<'a> Analysis<'a> {
                         symbols: BTreeSet::new(),
                         carried: false,
                         part,
+                        settles: Vec::new(),
                     });
                     group.carried |= self.carried[id.index()];
                     group.members.push(id);
@@ -431,6 +435,12 @@ impl<'a> Analysis<'a> {
             symbols.push(used);
         }
         self.groups = groups.into_values().collect();
+        self.find_groups();
+    }
+
+    /// Notes the group of each reduction.
+    pub(super) fn find_groups(&mut self) {
+        self.group_of.clear();
         for (i, group) in self.groups.iter().enumerate() {
             self.group_of.extend(group.members.iter().map(|m| (*m, i)));
         }

@@ -23,6 +23,7 @@
 //! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
 //! | `resident/cluster.rs` | the same by clusters of blocks, which exchange states through shared memory |
 //! | `rows.rs` | statistics of rows on a GPU: a warp or a block a row |
+//! | `waves.rs` | loops of a few sums each, where one had too many for a CPU's registers |
 //! | `split.rs` | the sums of a phase, split among the threads of a block |
 
 mod access;
@@ -45,6 +46,7 @@ mod rows;
 mod split;
 mod tiling;
 mod vectors;
+mod waves;
 
 use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::{Kernel, KernelGraph, Step};
@@ -263,7 +265,10 @@ pub fn schedule(
         ScheduleTarget::Cpu { .. } => Some(Shared::Operands),
         ScheduleTarget::Gpu { .. } => None,
     };
-    let analysis = Analysis::new(graph, kernel, shared)?;
+    let mut analysis = Analysis::new(graph, kernel, shared)?;
+    if let ScheduleTarget::Cpu { accumulators, .. } = target {
+        waves::split(&mut analysis, accumulators as usize);
+    }
     let function = match target {
         ScheduleTarget::Cpu { vector_bits, accumulators, prefetches, panel_lanes } => {
             let accumulators = accumulators.max(1) as usize;

@@ -13,7 +13,7 @@ use fuse_ir::kernel_parts::Shared;
 use super::analysis::Analysis;
 
 /// Sums that one loop has registers for, with several rows of each.
-const MOST_TOGETHER: usize = 4;
+pub(super) const MOST_TOGETHER: usize = 4;
 
 /// What tiles compute one after the other: parts that share no reduction where there are many, otherwise those that
 /// share nothing of what `shared` says, or all in one.

@@ -105,6 +105,7 @@ impl Emitter<'_> {
                 }
                 self.reduce(*member, &scalars, rows)?;
             }
+            self.evaluate_each(&group.settles, points)?;
         }
         Ok(())
     }

@@ -196,7 +196,9 @@ impl Tiling {
 /// shape that loads least for each multiply-add. A step loads a vector for each reduction and each vector of
 /// columns, and a scalar for each row.
 fn tile_shape(reductions: i64, vectors: &[i64], most_rows: i64, accumulators: i64) -> (i64, i64) {
-    let shapes = vectors.iter().flat_map(|v| (1..=most_rows).map(move |r| (*v, r)));
+    // Five rows would load a little less than four, but leave more over of most batches.
+    let suits = |r: &i64| r & (r - 1) == 0 || accumulators & (accumulators - 1) != 0;
+    let shapes = vectors.iter().flat_map(|v| (1..=most_rows).filter(suits).map(move |r| (*v, r)));
     let fits = |(v, r): &(i64, i64)| reductions * v * r <= accumulators;
     let loads = |(v, r): (i64, i64)| (reductions * v + r) as f64 / (reductions * v * r) as f64;
     let best = shapes.filter(fits).min_by(|a, b| loads(*a).total_cmp(&loads(*b)).then(a.0.cmp(&b.0)));
