@@ -294,13 +294,13 @@ impl Node<'_> {
                     });
                     worst = greater(worst, distance(f(at), value[i]));
                 }
-                for k in 0..N {
+                for (k, operand) in boxes.iter().enumerate() {
                     let off = |by: f64| {
                         let mut at = x;
                         at[k] += by;
                         distance(f(at), value[i])
                     };
-                    let likely = boxes[k].likely[i];
+                    let likely = operand.likely[i];
                     let most = if likely > 0.0 { greater(off(likely), off(-likely)) } else { 0.0 };
                     squares += most * most;
                 }

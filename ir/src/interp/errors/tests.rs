@@ -82,9 +82,9 @@ fn what_rounding_does_through_a_loop_is_within_the_estimate_and_near_it() {
     assert!(share > 0.05, "the estimate is {} times what happens", 1.0 / share);
     let [exact] =
         estimates(&network(false), &inputs, FactorRounding::default()).try_into().expect("one output");
-    for (f32_alone, bf16) in exact.likely.iter().zip(&estimate.likely) {
-        assert!(*f32_alone > 0.0 && f32_alone * 100.0 < *bf16, "{f32_alone} of f32 alone, {bf16}");
-    }
+    let most = |e: &Estimate| e.likely.iter().copied().fold(0.0, f64::max);
+    let (f32_alone, bf16) = (most(&exact), most(&estimate));
+    assert!(f32_alone > 0.0 && f32_alone * 100.0 < bf16, "{f32_alone} of f32 alone, {bf16}");
 }
 
 #[test]
