@@ -59,6 +59,9 @@ impl Estimate {
     }
 }
 
+/// Axes of the left operand of a contraction, each with the right one's.
+type Pairs<'a> = &'a [(usize, usize)];
+
 /// The errors of what is exact.
 pub(super) fn none(context: &Context, shape: &[usize]) -> Result<Errors, InterpError> {
     let grant = context.memory.grant(shape)?;
@@ -416,7 +419,7 @@ impl Node<'_> {
         &self,
         context: &Context,
         (a, b): (&Value, &Value),
-        (batch, axes): (&[(usize, usize)], &[(usize, usize)]),
+        (batch, axes): (Pairs, Pairs),
         (rounding, own): (FactorRounding, FactorRounding),
         value: &Array,
     ) -> Result<Errors, InterpError> {
