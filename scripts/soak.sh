@@ -1,6 +1,6 @@
 #!/bin/sh
 # Looks for unsound rules and miscompiled programs for a while: every rule on 100,000 random instances, every elementwise
-# function on every f32, then random programs, new ones each round, until the time is up, but one round at least. Stops
+# function on every f32, every cell on the simulated GPU in every type, then random programs, new ones each round, until the time is up, but one round at least. Stops
 # at the first mismatch, which it shows shrunk.
 #
 # Then fuzzes what reads files, each reader for an hour: with cargo-fuzz where that is installed, otherwise with the
@@ -37,6 +37,7 @@ $cargo test -q --locked -p fuse-rewrite --no-run
 $cargo test -q --locked -p fuse-codegen --release --test math --no-run
 $cargo test -q --locked -p fuse --test soak --no-run
 $cargo test -q --locked -p fuse --test fuzz --no-run
+$cargo test -q --locked -p fuse --test narrow_models --no-run
 
 export FUSE_SOAK="$instances"
 stage "$instances operands of every rule of the table" fuse-rewrite --lib rules::
@@ -44,6 +45,7 @@ stage "$instances inputs of the cases of every rule in code" fuse-rewrite --lib 
 stage "$instances inputs of every rule about scans" fuse-rewrite "--test scans --test siblings --test accumulation"
 stage "$instances inputs of recurrences" fuse-rewrite "--test recurrences"
 stage "every f32 through every elementwise function" fuse-codegen "--release --test math"
+stage "every cell on the simulated GPU at odd sizes, in every type" fuse "--test narrow_models" --ignored
 
 round=0
 while [ "$round" -eq 0 ] || [ "$(date +%s)" -lt "$end" ]; do

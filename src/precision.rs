@@ -2,6 +2,7 @@
 
 use fuse_codegen::kernel_ir::MatrixFactors;
 use fuse_codegen::schedule::Rounding;
+use fuse_ir::interp::FactorRounding;
 
 /// What the factors of products of f32 are rounded to on a GPU, where they are large or in loops: tensor cores then sum
 /// them up in f32. Everything else is computed in the model's own types.
@@ -48,6 +49,17 @@ impl ProductPrecision {
         }
     }
 
+    /// The error of a rounded factor at most.
+    pub fn factor_rounding(self) -> FactorRounding {
+        let absolute = match self {
+            ProductPrecision::F32 => 0.0,
+            ProductPrecision::Tf32 => 2f64.powi(-137),
+            ProductPrecision::Bf16 => 2f64.powi(-134),
+            ProductPrecision::F16 => 2f64.powi(-25),
+        };
+        FactorRounding { relative: self.unit(), absolute }
+    }
+
     /// What rounding changes in the sum of products `Σ x·w`, for people; nothing where it changes nothing.
     pub fn bound(self) -> Option<&'static str> {
         match self {
@@ -74,7 +86,10 @@ impl ProductPrecision {
         Some(if kernels.is_empty() {
             format!("no factor is rounded to {name}: no kernel has products of f32 that tensor cores take")
         } else {
-            format!("factors rounded to {name}: {}; {bound}", kernels.join(", "))
+            format!(
+                "factors rounded to {name}: {}; {bound}; `fuse check` estimates what that comes to through all steps",
+                kernels.join(", ")
+            )
         })
     }
 }

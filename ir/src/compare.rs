@@ -48,6 +48,9 @@ pub struct Agreement {
     pub max_ulp: f64,
     /// The row-major position of the element with the largest absolute difference; 0 where there is none.
     pub worst: usize,
+    /// The largest part of its own allowance that an element's absolute difference is, where there are allowances; see
+    /// [`compare_within`].
+    pub max_share: f64,
 }
 
 impl Agreement {
@@ -59,6 +62,7 @@ impl Agreement {
             max_relative: self.max_relative.max(other.max_relative),
             max_ulp: self.max_ulp.max(other.max_ulp),
             worst: if other.max_absolute > self.max_absolute { other.worst } else { self.worst },
+            max_share: self.max_share.max(other.max_share),
         }
     }
 }
@@ -177,7 +181,7 @@ struct Difference {
     agrees: bool,
 }
 
-fn difference(dtype: DType, got: f64, expected: f64, tolerance: &Tolerance) -> Difference {
+fn difference(dtype: DType, got: f64, expected: f64, tolerance: &Tolerance, allowed: f64) -> Difference {
     let ulp = ulp_distance(dtype, got, expected);
     let absolute = match ulp {
         0.0 => 0.0,
@@ -185,13 +189,13 @@ fn difference(dtype: DType, got: f64, expected: f64, tolerance: &Tolerance) -> D
         _ => (got - expected).abs(),
     };
     let relative = if absolute == 0.0 || expected == 0.0 { 0.0 } else { absolute / expected.abs() };
-    let agrees = if *tolerance == Tolerance::EXACT {
+    let agrees = if *tolerance == Tolerance::EXACT && allowed == 0.0 {
         let expected = dtype.round_f64(expected);
         got.is_nan() && expected.is_nan() || got.to_bits() == expected.to_bits()
     } else {
         ulp <= tolerance.ulp
-            || absolute <= tolerance.absolute
-            || absolute <= tolerance.relative * expected.abs() && absolute.is_finite()
+            || absolute <= tolerance.absolute + allowed
+            || absolute <= tolerance.relative * expected.abs() + allowed && absolute.is_finite()
     };
     Difference { absolute, relative, ulp, agrees }
 }
@@ -204,6 +208,29 @@ fn difference(dtype: DType, got: f64, expected: f64, tolerance: &Tolerance) -> D
 /// # Errors
 /// Where shapes or types differ or an element is off by more than the tolerance; the worst one is named.
 pub fn compare(got: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Result<Agreement, Disagreement> {
+    compare_elements(got, expected, tolerance, None)
+}
+
+/// The same where each element, in row-major order, may be off by as much as `allowed` says beside the absolute or the
+/// relative tolerance.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_within(
+    got: &Tensor,
+    expected: &Tensor,
+    tolerance: Tolerance,
+    allowed: &[f64],
+) -> Result<Agreement, Disagreement> {
+    compare_elements(got, expected, tolerance, Some(allowed))
+}
+
+fn compare_elements(
+    got: &Tensor,
+    expected: &Tensor,
+    tolerance: Tolerance,
+    allowances: Option<&[f64]>,
+) -> Result<Agreement, Disagreement> {
     if got.shape() != expected.shape() {
         let (got, expected) = (got.shape().to_vec(), expected.shape().to_vec());
         return Err(Disagreement::Shape { got, expected });
@@ -215,12 +242,13 @@ pub fn compare(got: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Result<
     let mut agreement = Agreement { elements: got.elements(), ..Agreement::default() };
     let (mut failing, mut worst_failing): (usize, Option<(usize, Difference)>) = (0, None);
     for (i, (a, b)) in got.literals().zip(expected.literals()).enumerate() {
+        let allowed = allowances.and_then(|all| all.get(i)).copied().unwrap_or(0.0);
         let d = if got.dtype().is_float() {
-            difference(got.dtype(), a.as_f64(), b.as_f64(), &tolerance)
+            difference(got.dtype(), a.as_f64(), b.as_f64(), &tolerance, allowed)
         } else {
             let absolute = a.as_i64().abs_diff(b.as_i64()) as f64;
             let relative = if absolute == 0.0 { 0.0 } else { absolute / (b.as_f64().abs()) };
-            let agrees = absolute <= tolerance.absolute.max(tolerance.relative * b.as_f64().abs());
+            let agrees = absolute <= tolerance.absolute.max(tolerance.relative * b.as_f64().abs()) + allowed;
             Difference { absolute, relative, ulp: 0.0, agrees }
         };
         if d.absolute > agreement.max_absolute {
@@ -228,6 +256,9 @@ pub fn compare(got: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Result<
         }
         agreement.max_relative = agreement.max_relative.max(d.relative);
         agreement.max_ulp = agreement.max_ulp.max(d.ulp);
+        if allowed > 0.0 {
+            agreement.max_share = agreement.max_share.max(d.absolute / allowed);
+        }
         if !d.agrees {
             failing += 1;
             let key = |d: &Difference| if got.dtype().is_float() { d.ulp } else { d.absolute };

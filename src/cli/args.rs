@@ -319,7 +319,7 @@ pub struct CheckArgs {
     /// The largest relative error that passes, beside the absolute one.
     #[arg(long, default_value_t = 1e-4, value_name = "ERROR")]
     pub rtol: f64,
-    /// What GPUs may round the factors of products of f32 to; allow for it with --atol and --rtol.
+    /// What GPUs may round the factors of products of f32 to; what that may change in each element is allowed for.
     #[arg(long, value_enum, default_value_t = ProductPrecision::default(), value_name = "TYPE")]
     pub precision: ProductPrecision,
     /// Only backends of these devices: cpu, sim or cuda:0 (repeatable); all by default.

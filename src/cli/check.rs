@@ -1,8 +1,8 @@
 //! `fuse check`: every backend that can run here against the reference interpreter.
 
-use fuse_ir::Tensor;
-use fuse_ir::compare::{Tolerance, compare};
-use fuse_ir::interp::{Interpreter, Precision};
+use fuse_ir::compare::{Agreement, Tolerance, compare_within};
+use fuse_ir::interp::{Estimate, FactorRounding, Interpreter, LIKELIHOOD, Precision};
+use fuse_ir::{DType, Graph, Op, Tensor};
 use fuse_runtime::Device;
 use serde::Serialize;
 
@@ -22,6 +22,8 @@ struct Verdict {
     /// `agrees`, `DISAGREES`, `skipped` or `failed`.
     verdict: &'static str,
     max_abs_err: Option<f64>,
+    /// The largest part of what rounding may change in an element that its error is.
+    share: Option<f64>,
     detail: String,
 }
 
@@ -33,10 +35,11 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
     }
     let problem = Problem::load(&args.model, args.inputs.as_deref())?;
     let progress = super::progress::spinner("interpreting in f64");
-    let expected = Interpreter::new(Precision::F64)
-        .with_dims(problem.dims.clone())
-        .run(&problem.graph, &problem.values())
-        .map_err(CliError::input)?;
+    let exact = Expected::new(&problem, FactorRounding::default())?;
+    let on_gpus = match args.precision {
+        ProductPrecision::F32 => None,
+        precision => Some(Expected::new(&problem, precision.factor_rounding())?),
+    };
     let tolerance = Tolerance { ulp: 0.0, absolute: args.atol, relative: args.rtol };
     let mut verdicts = Vec::new();
     let chosen = |b: &Backend| args.devices.is_empty() || args.devices.iter().any(|d| d == b.device);
@@ -51,20 +54,69 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
         }
         progress.set_message(name.clone());
         verdicts.push(match absence(device) {
-            Some(reason) => Verdict { backend: name, verdict: "skipped", max_abs_err: None, detail: reason },
+            Some(reason) => Verdict::without_error(name, "skipped", reason),
             None => {
                 let precision = if device == "cpu" { ProductPrecision::F32 } else { args.precision };
                 let options = CompileArgs { rewrite, fast_math: false, precision, loops: Loops::Clusters };
                 let outputs = run_on(&problem, device, tier, &options, &mut rounding);
-                judge(name, outputs, &problem, &expected, tolerance)
+                let expected = on_gpus.as_ref().filter(|_| device != "cpu").unwrap_or(&exact);
+                judge(name, outputs, &problem, expected, tolerance)
             }
         });
     }
     progress.finish_and_clear();
-    report(args, &problem, &verdicts, rounding.as_deref())?;
+    let allowances = [("", Some(&exact)), ("on GPUs, ", on_gpus.as_ref())];
+    let allowances = allowances.into_iter().filter_map(|(on, e)| Some(format!("{on}{}", e?.allowance()?)));
+    let allowances: Vec<String> = allowances.collect();
+    report(args, &problem, &verdicts, (rounding.as_deref(), &allowances))?;
     match verdicts.iter().find(|v| v.verdict == "DISAGREES" || v.verdict == "failed") {
         Some(v) => Err(CliError::input(format!("{} {}: {}", v.backend, v.verdict, v.detail))),
         None => Ok(()),
+    }
+}
+
+/// What the interpreter gives, and how far from that rounding may lead.
+struct Expected {
+    outputs: Vec<Tensor>,
+    /// For each output what rounding may change in its elements; empty where nothing but f32 and f64 is rounded.
+    estimates: Vec<Estimate>,
+}
+
+impl Expected {
+    fn new(problem: &Problem, rounding: FactorRounding) -> Result<Expected, CliError> {
+        let interpreter = Interpreter::new(Precision::F64).with_dims(problem.dims.clone());
+        let (graph, values) = (&problem.graph, problem.values());
+        if rounding == FactorRounding::default() && !has_narrow_floats(graph) {
+            let outputs = interpreter.run(graph, &values).map_err(CliError::input)?;
+            return Ok(Expected { outputs, estimates: Vec::new() });
+        }
+        let estimates = interpreter.run_with_errors(graph, &values, rounding).map_err(CliError::input)?;
+        Ok(Expected { outputs: estimates.iter().map(|e| e.value.clone()).collect(), estimates })
+    }
+
+    /// What rounding may change, for people.
+    fn allowance(&self) -> Option<String> {
+        let most = |of: fn(&Estimate) -> &[f64]| self.estimates.iter().flat_map(of).copied().reduce(f64::max);
+        let (likely, worst) = (most(|e| &e.likely)?, most(|e| &e.worst)?);
+        let odds = -(2.0 * (-LIKELIHOOD * LIKELIHOOD / 2.0).exp()).log10();
+        Some(format!(
+            "rounding may change an element by up to {likely:.2e} beside --atol and --rtol, an estimate for independent \
+             rounding errors to first order, through all steps of loops (exceeded with probability 10^-{odds:.0}); \
+             by up to {worst:.2e} if all of them added up"
+        ))
+    }
+}
+
+/// Whether anything in a graph is a float of 16 bits.
+fn has_narrow_floats(graph: &Graph) -> bool {
+    let is_narrow = |dtype| matches!(dtype, DType::F16 | DType::Bf16);
+    let in_scan = |op: &Op| matches!(op, Op::Scan(scan) if has_narrow_floats(&scan.body));
+    graph.values().any(|(_, v)| is_narrow(v.ty.dtype)) || graph.nodes().any(|(_, node)| in_scan(&node.op))
+}
+
+impl Verdict {
+    fn without_error(backend: String, verdict: &'static str, detail: String) -> Verdict {
+        Verdict { backend, verdict, max_abs_err: None, share: None, detail }
     }
 }
 
@@ -122,32 +174,33 @@ fn judge(
     backend: String,
     outputs: Result<Vec<Tensor>, CliError>,
     problem: &Problem,
-    expected: &[Tensor],
+    expected: &Expected,
     tolerance: Tolerance,
 ) -> Verdict {
     let outputs = match outputs {
         Ok(outputs) => outputs,
-        Err(e) => return Verdict { backend, verdict: "failed", max_abs_err: None, detail: e.message },
+        Err(e) => return Verdict::without_error(backend, "failed", e.message),
     };
-    let mut worst = 0f64;
-    for ((output, got), expected) in problem.graph.outputs().iter().zip(&outputs).zip(expected) {
-        match compare(got, expected, tolerance) {
-            Ok(agreement) => worst = worst.max(agreement.max_absolute),
-            Err(e) => {
-                let detail = format!("output `{}`: {e}", output.name);
-                return Verdict { backend, verdict: "DISAGREES", max_abs_err: None, detail };
-            }
+    let mut all = Agreement::default();
+    let names = problem.graph.outputs().iter().map(|o| &o.name);
+    for (i, ((name, got), value)) in names.zip(&outputs).zip(&expected.outputs).enumerate() {
+        let allowed = expected.estimates.get(i).map_or(&[][..], |e| &e.likely);
+        match compare_within(got, value, tolerance, allowed) {
+            Ok(agreement) => all = all.merge(agreement),
+            Err(e) => return Verdict::without_error(backend, "DISAGREES", format!("output `{name}`: {e}")),
         }
     }
-    let detail = format!("{} outputs", outputs.len());
-    Verdict { backend, verdict: "agrees", max_abs_err: Some(worst), detail }
+    let share = (!expected.estimates.is_empty()).then_some(all.max_share);
+    let part = share.map_or(String::new(), |s| format!(", at most {s:.2} of what rounding may change"));
+    let detail = format!("{} outputs{part}", outputs.len());
+    Verdict { backend, verdict: "agrees", max_abs_err: Some(all.max_absolute), share, detail }
 }
 
 fn report(
     args: &CheckArgs,
     problem: &Problem,
     verdicts: &[Verdict],
-    rounding: Option<&str>,
+    (rounding, allowances): (Option<&str>, &[String]),
 ) -> Result<(), CliError> {
     if args.json {
         let value = serde_json::json!({
@@ -157,6 +210,7 @@ fn report(
             "rtol": args.rtol,
             "precision": args.precision.name(),
             "rounding": rounding,
+            "allowances": allowances,
             "backends": verdicts,
         });
         return super::print(&format!("{value}\n"));
@@ -167,8 +221,9 @@ fn report(
         rows.push(vec![v.backend.clone(), v.verdict.to_owned(), error, v.detail.clone()]);
     }
     let rounding = rounding.map(|statement| format!("on GPUs, {statement}\n")).unwrap_or_default();
+    let allowances: String = allowances.iter().map(|statement| format!("{statement}\n")).collect();
     super::print(&format!(
-        "{} at {}, against the interpreter in f64\n{}{rounding}",
+        "{} at {}, against the interpreter in f64\n{}{rounding}{allowances}",
         problem.graph.name(),
         dims_text(&problem.dims),
         table::render(&rows)

@@ -14,14 +14,17 @@
 
 mod array;
 mod elementwise;
+mod errors;
 mod run;
 mod scalar;
 mod scan;
 mod structural;
+mod value;
 
 #[cfg(test)]
 mod tests;
 
+pub use errors::{Estimate, FactorRounding, LIKELIHOOD};
 pub use scalar::{ScalarValue, eval_scalar, fold_cast, fold_scalar};
 
 use crate::bind::{BindError, bind_dims};
@@ -147,6 +150,22 @@ impl Interpreter {
         let shapes: Vec<_> = inputs.iter().map(|t| (t.dtype(), t.shape())).collect();
         let dims = bind_dims(graph, &shapes, &self.dims)?;
         run::run(graph, inputs, &dims, (self.precision, self.zeros), self.limits)
+    }
+
+    /// The same under [`Precision::F64`], with what may change in every element of the outputs where every op rounds its
+    /// results to their types, and factors of products of f32 are rounded by `rounding` before.
+    ///
+    /// # Errors
+    /// As [`Interpreter::run`].
+    pub fn run_with_errors(
+        &self,
+        graph: &Graph,
+        inputs: &[Tensor],
+        rounding: FactorRounding,
+    ) -> Result<Vec<Estimate>, InterpError> {
+        let shapes: Vec<_> = inputs.iter().map(|t| (t.dtype(), t.shape())).collect();
+        let dims = bind_dims(graph, &shapes, &self.dims)?;
+        run::run_with_errors(graph, inputs, &dims, rounding, self.limits)
     }
 }
 

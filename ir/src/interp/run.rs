@@ -11,16 +11,19 @@ use crate::tensor::Tensor;
 
 use super::array::{Array, Elements, Memory, element_count};
 use super::elementwise::elementwise;
+use super::errors::{self, FactorRounding};
 use super::scalar::{int_from_float, int_from_int, wrap};
 use super::scan::run_scan;
 use super::structural::{View, concat, contract, gather, pad, reduce};
+use super::value::Value;
 use super::{InterpError, Limits, Precision, Zeros, position};
 
-/// What one call fixes: the values of symbols, how floats are carried, the memory.
+/// What one call fixes: the values of symbols, how floats are carried, whether errors are estimated, the memory.
 pub(super) struct Context<'a> {
     pub dims: &'a DimEnv,
     precision: Precision,
     zeros: Zeros,
+    rounding: Option<FactorRounding>,
     pub memory: Memory,
 }
 
@@ -42,12 +45,27 @@ pub(super) fn run(
     (precision, zeros): (Precision, Zeros),
     limits: Limits,
 ) -> Result<Vec<Tensor>, InterpError> {
-    let context = Context { dims, precision, zeros, memory: Memory::new(limits.bytes) };
+    let context = Context { dims, precision, zeros, rounding: None, memory: Memory::new(limits.bytes) };
     let plan = Plan::new(graph, dims)?;
-    let inputs: Result<Vec<_>, _> = inputs.iter().map(|t| Array::from_tensor(t, &context.memory)).collect();
-    let outputs = plan.run(inputs?, &context)?;
+    let outputs = plan.run(context.inputs(inputs)?, &context)?;
     let pairs = outputs.iter().zip(graph.outputs());
-    pairs.map(|(array, output)| Ok(array.to_tensor(graph.ty(output.value).dtype, precision)?)).collect()
+    pairs.map(|(v, output)| Ok(v.array.to_tensor(graph.ty(output.value).dtype, precision)?)).collect()
+}
+
+/// The same in real numbers, with what rounding may change in every element of the outputs.
+pub(super) fn run_with_errors(
+    graph: &Graph,
+    inputs: &[Tensor],
+    dims: &DimEnv,
+    rounding: FactorRounding,
+    limits: Limits,
+) -> Result<Vec<errors::Estimate>, InterpError> {
+    let (precision, zeros, memory) = (Precision::F64, Zeros::default(), Memory::new(limits.bytes));
+    let context = Context { dims, precision, zeros, rounding: Some(rounding), memory };
+    let plan = Plan::new(graph, dims)?;
+    let outputs = plan.run(context.inputs(inputs)?, &context)?;
+    let pairs = outputs.iter().zip(graph.outputs());
+    pairs.map(|(value, output)| errors::Estimate::new(value, graph.ty(output.value).dtype)).collect()
 }
 
 impl<'g> Plan<'g> {
@@ -79,10 +97,10 @@ impl<'g> Plan<'g> {
     }
 
     /// One run of the graph.
-    pub fn run(&self, inputs: Vec<Array>, context: &Context) -> Result<Vec<Array>, InterpError> {
-        let mut values: Vec<Option<Array>> = vec![None; self.shapes.len()];
-        for (input, array) in self.graph.inputs().iter().zip(inputs) {
-            values[input.value.index()] = Some(array);
+    pub fn run(&self, inputs: Vec<Value>, context: &Context) -> Result<Vec<Value>, InterpError> {
+        let mut values: Vec<Option<Value>> = vec![None; self.shapes.len()];
+        for (input, value) in self.graph.inputs().iter().zip(inputs) {
+            values[input.value.index()] = Some(value);
         }
         for (id, node) in self.graph.nodes() {
             let results = self.node(id, node, &values, context).map_err(|error| InterpError::Node {
@@ -90,8 +108,8 @@ impl<'g> Plan<'g> {
                 op: node.op.mnemonic(),
                 error: Box::new(error),
             })?;
-            for (value, array) in node.results.iter().zip(results) {
-                values[value.index()] = Some(array);
+            for (value, result) in node.results.iter().zip(results) {
+                values[value.index()] = Some(result);
             }
             for value in &self.release[id.index()] {
                 values[value.index()] = None;
@@ -104,10 +122,10 @@ impl<'g> Plan<'g> {
         &self,
         id: NodeId,
         node: &Node,
-        values: &[Option<Array>],
+        values: &[Option<Value>],
         context: &Context,
-    ) -> Result<Vec<Array>, InterpError> {
-        let operands: Result<Vec<&Array>, _> = node.operands.iter().map(|v| defined(values, *v)).collect();
+    ) -> Result<Vec<Value>, InterpError> {
+        let operands: Result<Vec<&Value>, _> = node.operands.iter().map(|v| defined(values, *v)).collect();
         let operands = operands?;
         if let Op::Scan(scan) = &node.op {
             let shapes: Vec<&[usize]> = node.results.iter().map(|v| self.shape(*v)).collect();
@@ -117,7 +135,16 @@ impl<'g> Plan<'g> {
             node.results.first().ok_or_else(|| InterpError::Malformed(format!("{id} has no result")))?;
         let operand_type = |i: usize| node.operands.get(i).map_or(DType::F32, |v| self.graph.ty(*v).dtype);
         let ty = (self.graph.ty(*result).dtype, self.shape(*result));
-        Ok(vec![context.apply(&node.op, &operands, operand_type, ty)?])
+        let arrays: Vec<&Array> = operands.iter().map(|value| &value.array).collect();
+        let array = context.apply(&node.op, &arrays, operand_type, ty)?;
+        let errors = match context.rounding {
+            Some(rounding) => {
+                let of = errors::Node { op: &node.op, operands: &operands, operand_type: &operand_type, ty };
+                Some(of.errors(context, rounding, &array)?)
+            }
+            None => None,
+        };
+        Ok(vec![Value { array, errors }])
     }
 
     fn shape(&self, value: ValueId) -> &[usize] {
@@ -125,14 +152,27 @@ impl<'g> Plan<'g> {
     }
 }
 
-fn defined(values: &[Option<Array>], value: ValueId) -> Result<&Array, InterpError> {
-    let array = values.get(value.index()).and_then(Option::as_ref);
-    array.ok_or_else(|| InterpError::Malformed(format!("{value} is used before it is defined")))
+fn defined(values: &[Option<Value>], value: ValueId) -> Result<&Value, InterpError> {
+    let found = values.get(value.index()).and_then(Option::as_ref);
+    found.ok_or_else(|| InterpError::Malformed(format!("{value} is used before it is defined")))
 }
 
 impl Context<'_> {
+    /// Inputs, exact.
+    fn inputs(&self, tensors: &[Tensor]) -> Result<Vec<Value>, InterpError> {
+        let value = |tensor| {
+            let array = Array::from_tensor(tensor, &self.memory)?;
+            let errors = match self.rounding {
+                Some(_) => Some(errors::none(self, array.shape())?),
+                None => None,
+            };
+            Ok(Value { array, errors })
+        };
+        tensors.iter().map(value).collect()
+    }
+
     /// One op other than a scan; the result has element type and extents `ty`.
-    fn apply(
+    pub fn apply(
         &self,
         op: &Op,
         operands: &[&Array],

@@ -6,29 +6,31 @@ use crate::ops::Direction;
 
 use super::array::{Array, Element, Elements, Grant, Memory, element_count};
 use super::run::{Context, Plan};
+use super::value::{Errors, Value};
 use super::{InterpError, position};
 
 /// Runs a scan; `body` is absent where it takes no step.
 pub(super) fn run_scan(
     scan: &Scan,
     body: Option<&Plan>,
-    operands: &[&Array],
+    operands: &[&Value],
     shapes: &[&[usize]],
     context: &Context,
-) -> Result<Vec<Array>, InterpError> {
+) -> Result<Vec<Value>, InterpError> {
     let short = || InterpError::Malformed(format!("a scan of {} operands", operands.len()));
     let (initial, rest) = operands.split_at_checked(scan.carries).ok_or_else(short)?;
     let (scanned, rest) = rest.split_at_checked(scan.scanned).ok_or_else(short)?;
     let captures = &rest[..scan.captures(operands.len()).min(rest.len())];
-    let mut carries: Vec<Array> = initial.iter().map(|a| (*a).clone()).collect();
+    let mut carries: Vec<Value> = initial.iter().map(|v| (*v).clone()).collect();
     let trip = position(&scan.trip, context.dims)? as usize;
     let mut stacks = Vec::new();
     for (i, shape) in shapes.iter().enumerate().skip(scan.carries) {
         let value = scan.body.outputs().get(i).ok_or_else(short)?.value;
-        stacks.push(Stack::new(scan.body.ty(value).dtype, shape, &context.memory)?);
+        let with_errors = initial.iter().chain(scanned).chain(captures).any(|v| v.errors.is_some());
+        stacks.push(Stacks::new(scan.body.ty(value).dtype, shape, with_errors, &context.memory)?);
     }
     let lengths = match (scan.lengths, rest.last()) {
-        (true, Some(lengths)) => Some(lengths.ints()?),
+        (true, Some(lengths)) => Some(lengths.array.ints()?),
         (true, None) => return Err(short()),
         (false, _) => None,
     };
@@ -44,16 +46,16 @@ pub(super) fn run_scan(
         }
         let mut inputs = carries.clone();
         for tensor in scanned {
-            inputs.push(slice_at(tensor, at, &context.memory)?);
+            inputs.push(tensor.map(|array| slice_at(array, at, &context.memory))?);
         }
-        inputs.extend(captures.iter().map(|a| (*a).clone()));
+        inputs.extend(captures.iter().map(|v| (*v).clone()));
         let mut outputs = body.run(inputs, context)?;
         for (stack, value) in stacks.iter_mut().zip(outputs.iter().skip(scan.carries)) {
             stack.write(at, value, &active)?;
         }
         outputs.truncate(scan.carries);
         for (carry, new) in carries.iter_mut().zip(outputs) {
-            *carry = active.keep(carry, new, &context.memory)?;
+            *carry = carry.zip(&new, |old, new| active.keep(old, new, &context.memory))?;
         }
     }
     let stacked = stacks.into_iter().zip(&shapes[scan.carries..]).map(|(s, shape)| s.finish(shape));
@@ -81,7 +83,7 @@ impl Active {
     }
 
     /// The new carry in active rows, the old one in the others.
-    fn keep(&self, old: &Array, new: Array, memory: &Memory) -> Result<Array, InterpError> {
+    fn keep(&self, old: &Array, new: &Array, memory: &Memory) -> Result<Array, InterpError> {
         fn blend<T: Element>(
             rows: &[bool],
             old: &Array,
@@ -99,10 +101,10 @@ impl Active {
             grant.array(new.shape(), out)
         }
         match (self, new.elements()) {
-            (Active::All, _) => Ok(new),
+            (Active::All, _) => Ok(new.clone()),
             (Active::None, _) => Ok(old.clone()),
-            (Active::Rows(rows), Elements::Float(_)) => blend::<f64>(rows, old, &new, memory),
-            (Active::Rows(rows), Elements::Int(_)) => blend::<i64>(rows, old, &new, memory),
+            (Active::Rows(rows), Elements::Float(_)) => blend::<f64>(rows, old, new, memory),
+            (Active::Rows(rows), Elements::Int(_)) => blend::<i64>(rows, old, new, memory),
         }
     }
 }
@@ -127,7 +129,41 @@ fn slice_at(tensor: &Array, at: usize, memory: &Memory) -> Result<Array, InterpE
     }
 }
 
-/// A stacked result in the making; zero where nothing is written.
+/// A stacked result in the making, with its errors where these are estimated.
+struct Stacks {
+    array: Stack,
+    /// The worst and the likely ones.
+    errors: Option<[Stack; 2]>,
+}
+
+impl Stacks {
+    fn new(dtype: DType, shape: &[usize], with_errors: bool, memory: &Memory) -> Result<Stacks, InterpError> {
+        let stack = |dtype| Stack::new(dtype, shape, memory);
+        let errors = if with_errors { Some([stack(DType::F64)?, stack(DType::F64)?]) } else { None };
+        Ok(Stacks { array: stack(dtype)?, errors })
+    }
+
+    fn write(&mut self, at: usize, value: &Value, active: &Active) -> Result<(), InterpError> {
+        self.array.write(at, &value.array, active)?;
+        if let (Some([worst, likely]), Some(errors)) = (&mut self.errors, &value.errors) {
+            worst.write(at, &errors.worst, active)?;
+            likely.write(at, &errors.likely, active)?;
+        }
+        Ok(())
+    }
+
+    fn finish(self, shape: &[usize]) -> Result<Value, InterpError> {
+        let errors = match self.errors {
+            Some([worst, likely]) => {
+                Some(Errors { worst: worst.finish(shape)?, likely: likely.finish(shape)? })
+            }
+            None => None,
+        };
+        Ok(Value { array: self.array.finish(shape)?, errors })
+    }
+}
+
+/// One array of a stacked result; zero where nothing is written.
 struct Stack {
     elements: Elements,
     grant: Grant,
