@@ -12,8 +12,9 @@
 //!
 //! ```text
 //! lane    column = lane mod slots, then row group, then slice within the warp
-//! staged  [operand][tile][k / 4][column][k mod 4]      a vector of 4 for each lane, without bank conflicts
-//! sums    [slice][sum][row and column]
+//! staged  [operand][tile][k / 4][column][k mod 4]      a vector of 4 for each lane, without bank conflicts;
+//!                         [k][column]                  of what is behind the last whole vector
+//! sums    [slice][sum][row and column], of products with the chunks of eight of each turn of the banks in another order
 //! ```
 
 mod products;
@@ -25,14 +26,14 @@ use fuse_ir::kernel::{Element, ElementId};
 
 use super::Rounding;
 use super::analysis::{Analysis, AxisSet, axis_bit};
-use super::block::{Numbers, THREADS, WARP, WARPS};
+use super::block::{Numbers, THREADS, WARP, WARPS, bits, low_bits};
 use super::contraction::assumed;
 use super::division::floor_division;
 use super::emitter::{Emitted, Emitter, Staged};
 use super::reduction::Reduction;
 use crate::builder::FunctionBuilder;
 use crate::decompose::register_type;
-use crate::kernel_ir::{BinaryOp, LaneType, SharedId, ValueId};
+use crate::kernel_ir::{BinaryOp, Condition, LaneType, SharedId, ValueId};
 use products::Products;
 use tile::Tile;
 
@@ -292,7 +293,8 @@ impl Split {
             self.staged.iter().map(|s| self.staged_elements_of(s) * i64::from(s.lane.bytes())).sum();
         let of_columns = self.of_columns.len() as i64 * (self.units * 8 + SHARED_ALIGNMENT);
         let products = self.products.as_ref().map_or(0, |p| p.shared_bytes(self.slots));
-        u32::try_from((WARPS + 1) * sums * element + staged + of_columns + products).unwrap_or(u32::MAX)
+        let sums = WARPS * self.slice_elements() + sums;
+        u32::try_from(sums * element + staged + of_columns + products).unwrap_or(u32::MAX)
     }
 
     /// Allocates shared memory, and fills it with what stays there. The threads have not met since.
@@ -303,11 +305,30 @@ impl Split {
         let mut array = |what: &str, lane, elements: i64| {
             emitter.b.shared_array(
                 format!("{name}.{what}"),
+    /// Elements of the array of slices that a warp has: the sums of all points, of products in whole turns of the banks.
+    fn slice_elements(&self) -> i64 {
+        let sums = self.sums.len() as i64 * self.points();
+        if self.products.is_some() { ceil_div(sums, WARP) * WARP } else { sums }
+    }
+
+    /// Where the sum of that number among those of all points is in its slice. Of products, a warp stores eight rows of
+    /// columns or of sums that are whole turns of the banks apart: each of four turns has eight banks of its own first.
+    fn place_in_slice(&self, b: &mut FunctionBuilder, number: ValueId) -> ValueId {
+        if self.products.is_none() {
+            return number;
+        }
+        let turn = b.shift_right_logical(number, bits(WARP));
+        let turn = low_bits(b, turn, WARP / products::SIDE);
+        let side = b.index(products::SIDE);
+        let key = b.mul(turn, side);
+        b.xor(number, key)
+    }
+
                 lane,
                 u32::try_from(elements).unwrap_or(u32::MAX),
             )
         };
-        let slices = array("slices", lane, WARPS * sums);
+        let slices = array("slices", lane, WARPS * self.slice_elements());
         let totals = array("sums", lane, sums);
         let staged: Vec<SharedId> =
             self.staged.iter().map(|s| array("staged", s.lane, self.staged_elements_of(s))).collect();
@@ -368,15 +389,17 @@ impl Split {
             }
         };
         let line = b.index(VECTOR * self.units);
-        let (vector, place) = floor_division(b, place, line, true);
+        let (vector, within_line) = floor_division(b, place, line, true);
         let lanes = b.index(VECTOR);
-        let (unit, lane) = floor_division(b, place, lanes, true);
+        let (mut unit, lane) = floor_division(b, within_line, lanes, true);
         let position = b.mul(vector, lanes);
         let mut position = b.add(position, lane);
-        if operand.extent % VECTOR != 0 {
-            // Nobody reads what is behind the last one.
-            let last = b.index(operand.extent - 1);
-            position = b.binary(BinaryOp::Min, position, last);
+        if let Some(rest) = operand.rest() {
+            let units = b.index(self.units);
+            let (element, of_element) = floor_division(b, place, units, true);
+            let is_behind = b.compare_integer(Condition::Ge, place, rest * self.units);
+            position = b.select(is_behind, element, position);
+            unit = b.select(is_behind, of_element, unit);
         }
         let tile = self.tile_of(b, numbers.block, within);
         let column = self.column_of(emitter, tile, unit);
@@ -529,7 +552,7 @@ impl Sum {
 impl StagedOperand {
     /// Elements that a tile takes of its array.
     fn elements(&self, units: i64) -> i64 {
-        ceil_div(self.extent, VECTOR) * VECTOR * units
+        self.extent * units
     }
 
     /// Where the operand of a unit is, of the first tile of the block or of another one.
@@ -538,7 +561,7 @@ impl StagedOperand {
             let size = b.index(self.elements(units));
             b.mul(tile, size)
         });
-        Staged { axis: self.axis, units, unit, first }
+        Staged { axis: self.axis, units, unit, rest: self.rest(), first }
     }
 }
 
@@ -546,6 +569,12 @@ impl Split {
     /// Elements of the array of an operand.
     fn staged_elements_of(&self, operand: &StagedOperand) -> i64 {
         operand.elements(self.units) * self.tiles_a_block
+    /// Where the elements begin that are behind the last whole vector, if there are any.
+    fn rest(&self) -> Option<i64> {
+        let rest = self.extent.rem_euclid(VECTOR);
+        (rest > 0).then_some(self.extent - rest)
+    }
+
     }
 
     fn reductions(&self) -> Vec<(Reduction, i64)> {

@@ -32,7 +32,7 @@ use crate::kernel_ir::{BinaryOp, Condition, LaneType, MatrixFactors, SharedId, T
 pub(super) const ROWS: i64 = 16;
 
 /// Sums of a product side by side.
-const SIDE: i64 = 8;
+pub(super) const SIDE: i64 = 8;
 
 /// Words of a product along the summed axis.
 const WORDS: i64 = 8;
@@ -439,12 +439,12 @@ impl Products {
         let (lane, warp) = (tile.numbers.lane(&mut emitter.b), tile.numbers.warp(&mut emitter.b));
         let row = emitter.b.shift_right_logical(lane, 2);
         let column = low_bits(&mut emitter.b, lane, 4);
-        let column = emitter.b.shift_left(column, 1);
+        let two = emitter.b.index(2);
+        let column = emitter.b.mul(column, two);
         let used = group.right.len() as i64 * split.slots;
-        let slice = emitter.b.index(split.sums.len() as i64 * split.points());
+        let slice = emitter.b.index(split.slice_elements());
         let slice = emitter.b.mul(warp, slice);
         let before = emitter.b.index(group.before * split.points());
-        let slice = emitter.b.add(slice, before);
         // Neighbouring columns are neighbours there unless each is of another sum.
         let together = if split.slots > 1 { 2 } else { 1 };
         for (product, sum) in (0..).zip(sums) {
@@ -460,14 +460,16 @@ impl Products {
                 let slot = low_bits(&mut emitter.b, line, split.slots);
                 let points = emitter.b.index(split.points());
                 let number = emitter.b.mul(number, points);
-                let place = emitter.b.add(slice, number);
+                let place = emitter.b.add(before, number);
                 let place = emitter.b.add(place, slot);
                 for (half, further) in [(0, 0), (2, ROWS / 2)] {
                     let further = emitter.b.index(further);
                     let row = emitter.b.add(row, further);
                     let slots = emitter.b.index(split.slots);
                     let row = emitter.b.mul(row, slots);
-                    let at = emitter.b.add(place, row);
+                    let place = emitter.b.add(place, row);
+                    let place = split.place_in_slice(&mut emitter.b, place);
+                    let at = emitter.b.add(slice, place);
                     let lanes = (0..together as u8).map(|i| emitter.b.extract(*sum, half + first as u8 + i));
                     let lanes: Vec<_> = lanes.collect();
                     let value = emitter.b.pack(&lanes);

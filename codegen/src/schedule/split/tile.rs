@@ -93,10 +93,11 @@ impl Tile<'_> {
         let b = &mut emitter.b;
         let end = b.index(sums);
         let each = b.open_loop(&[], true);
+        let place = split.place_in_slice(b, each.counter);
         let mut parts = Vec::new();
         for warp in 0..WARPS {
-            let offset = b.index(warp * sums);
-            let at = b.add(each.counter, offset);
+            let offset = b.index(warp * split.slice_elements());
+            let at = b.add(place, offset);
             parts.push(b.load_shared(self.arrays.slices, 1, at));
         }
         let total = merge_all(b, split.op, parts);

@@ -1,0 +1,79 @@
+//! What a step of a loop that is one launch moves and what it loses to shared memory, counted on the simulated GPU: the
+//! projected inputs, the state once a block, and what it writes; no weights, and no bank conflicts.
+#![cfg(feature = "llvm")]
+
+use fuse::codegen::schedule::LoopForm;
+use fuse::frontend::zoo::cells::{Gru, LayerNormLstm, Lstm};
+use fuse::frontend::zoo::{Cell, StackForm, stack_of};
+use fuse::ir::Graph;
+use fuse::runtime::sim::Counters;
+use fuse::{CompileOptions, Compiled, Device, DimEnv, ProductPrecision, Target};
+
+const BOTH: StackForm = StackForm { bidirectional: true, ..StackForm::ONE_LAYER };
+
+fn compiled(graph: &Graph, precision: ProductPrecision, loops: LoopForm) -> Compiled {
+    let options = CompileOptions { precision, loops, ..CompileOptions::new(Target::Cuda) };
+    fuse::compile(graph, &options).expect("compiles")
+}
+
+fn cell<const N: usize, C: Cell<N>>(hidden: i64, form: StackForm) -> Graph {
+    stack_of::<N, C>("cell", 4, hidden, form).expect("traces")
+}
+
+/// The same model with all its numbers in bf16.
+fn in_bf16(graph: &Graph) -> Graph {
+    fuse::ir::parse(&graph.to_string().replace("f32", "bf16")).expect("parses")
+}
+
+/// What the only loop counts on the simulated GPU.
+fn counted(compiled: &Compiled, rows: i64, steps: i64) -> Counters {
+    let device = Device::sim(&Default::default()).expect("a simulated GPU is always there");
+    let mut executable = compiled.load(&device).expect("loads");
+    let dims = DimEnv::new().with("T", steps).with("B", rows);
+    let values = fuse::random::values_for(&compiled.graph, &dims, 1).expect("dimensions are given");
+    let (parameters, inputs) = fuse::random::by_kind(&compiled.graph, &values);
+    executable.bind(parameters).expect("binds");
+    executable.run(&inputs, &dims).expect("runs");
+    let counters = device.counters().expect("the simulated GPU counts");
+    let (_, of_loop) = counters.into_iter().find(|(name, _)| name.starts_with("steps_")).expect("one loop");
+    of_loop
+}
+
+/// What one more step than `last` adds: sectors of 32 bytes, bytes read, bytes written, turns lost to shared memory.
+fn traffic_of_a_step(compiled: &Compiled, rows: i64, last: i64) -> [i64; 4] {
+    let [before, after] = [last, last + 1].map(|steps| {
+        let c = counted(compiled, rows, steps);
+        [c.global_sectors, c.global_read, c.global_written, c.bank_conflicts].map(|n| n as i64)
+    });
+    std::array::from_fn(|i| after[i] - before[i])
+}
+
+/// One, two, three, four and eight columns a block, of sums that are whole vectors and of others.
+#[test]
+fn steps_have_no_bank_conflicts() {
+    let one = StackForm::ONE_LAYER;
+    let lstm = |hidden| cell::<2, Lstm>(hidden, one);
+    let graphs = [
+        (lstm(48), LoopForm::Grid),
+        (lstm(256), LoopForm::Grid),
+        (lstm(333), LoopForm::Grid),
+        (lstm(512), LoopForm::Grid),
+        (cell::<1, Gru>(80, one), LoopForm::Grid),
+        (cell::<1, Gru>(700, one), LoopForm::Grid),
+        // Sixteen columns a block in the sums ahead of the normalisation.
+        (cell::<2, LayerNormLstm>(333, one), LoopForm::Grid),
+        (cell::<2, Lstm>(300, BOTH), LoopForm::Grid),
+        (cell::<1, Gru>(250, one), LoopForm::Clusters),
+    ];
+    for (graph, loops) in graphs {
+        for (graph, precision) in [
+            (graph.clone(), ProductPrecision::F32),
+            (graph.clone(), ProductPrecision::Tf32),
+            (graph.clone(), ProductPrecision::Bf16),
+            (in_bf16(&graph), ProductPrecision::F32),
+        ] {
+            let [.., conflicts] = traffic_of_a_step(&compiled(&graph, precision, loops), 3, 1);
+            assert_eq!(conflicts, 0, "with factors of {precision}, {graph}");
+        }
+    }
+}
