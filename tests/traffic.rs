@@ -9,6 +9,8 @@ use fuse::ir::Graph;
 use fuse::runtime::sim::Counters;
 use fuse::{CompileOptions, Compiled, Device, DimEnv, ProductPrecision, Target};
 
+const F32: i64 = 4;
+const SECTOR: i64 = 32;
 const BOTH: StackForm = StackForm { bidirectional: true, ..StackForm::ONE_LAYER };
 
 fn compiled(graph: &Graph, precision: ProductPrecision, loops: LoopForm) -> Compiled {
@@ -46,6 +48,50 @@ fn traffic_of_a_step(compiled: &Compiled, rows: i64, last: i64) -> [i64; 4] {
         [c.global_sectors, c.global_read, c.global_written, c.bank_conflicts].map(|n| n as i64)
     });
     std::array::from_fn(|i| after[i] - before[i])
+}
+
+/// A step of an LSTM reads the projected inputs and the memory cell once, the state once a block, and writes both states and
+/// the output; the blocks meet with an addition and a look each. That is all of its traffic, on tensor cores or not.
+#[test]
+fn a_step_moves_its_inputs_the_state_once_a_block_and_its_output() {
+    let last = 1;
+    // Three columns a block are parts of one sector or of two.
+    for (hidden, rows, precision) in [
+        (272, 16, ProductPrecision::F32),
+        (256, 16, ProductPrecision::Bf16),
+        (256, 16, ProductPrecision::Tf32),
+    ] {
+        let compiled = compiled(&cell::<2, Lstm>(hidden, StackForm::ONE_LAYER), precision, LoopForm::Grid);
+        let multiprocessors = i64::from(compiled.gpu.multiprocessors);
+        // The columns of a block, in the last one fewer.
+        let units = (hidden + multiprocessors - 1) / multiprocessors;
+        let firsts: Vec<i64> = (0..hidden).step_by(units as usize).collect();
+        // Of rows that begin at some elements, and have so many of each column side by side.
+        let sectors_of = |row_starts: &mut dyn Iterator<Item = i64>, of_column: i64| {
+            let of_block = |start: i64, first: i64| {
+                let (begin, end) = (first * of_column, (first + units).min(hidden) * of_column);
+                ((start + end) * F32 - 1) / SECTOR - (start + begin) * F32 / SECTOR + 1
+            };
+            row_starts
+                .map(|start| firsts.iter().map(|first| of_block(start, *first)).sum::<i64>())
+                .sum::<i64>()
+        };
+        let of_states = sectors_of(&mut (0..rows).map(|row| row * hidden), 1);
+        let of_inputs = sectors_of(&mut (0..rows).map(|row| (last * rows + row) * 4 * hidden), 4);
+        let of_outputs = sectors_of(&mut (0..rows).map(|row| (last * rows + row) * hidden), 1);
+        let state = rows * hidden * F32;
+        let blocks = firsts.len() as i64;
+        let [sectors, read, written, conflicts] = traffic_of_a_step(&compiled, rows, last);
+        let least = blocks * state / SECTOR + of_inputs + 3 * of_states + of_outputs + 2 * multiprocessors;
+        let what = format!("{rows} rows of {hidden} with factors of {precision}");
+        assert_eq!(sectors, least, "sectors, {what}");
+        assert_eq!(conflicts, 0, "bank conflicts, {what}");
+        assert_eq!(written, 3 * state + F32 * multiprocessors, "bytes written, {what}");
+        // Lanes that sum up neighbouring columns ask for the same bytes, which count for each; tensor cores share them.
+        if precision != ProductPrecision::F32 {
+            assert_eq!(read, blocks * state + 5 * state + 2 * F32 * multiprocessors, "bytes read, {what}");
+        }
+    }
 }
 
 /// One, two, three, four and eight columns a block, of sums that are whole vectors and of others.

@@ -175,6 +175,7 @@ impl Tile<'_> {
             before.push(emitter.b.integer(Type::scalar(LaneType::of_memory(store.access.dtype)), 0));
         }
         // A condition whose block has results.
+        emitter.load_neighbours(&loads, point)?;
         let (none, one) = (emitter.b.index(0), emitter.b.index(1));
         let times = emitter.b.select(inside, one, none);
         let once = emitter.b.open_loop(&before, true);
