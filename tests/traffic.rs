@@ -51,14 +51,18 @@ fn traffic_of_a_step(compiled: &Compiled, rows: i64, last: i64) -> [i64; 4] {
 }
 
 /// A step of an LSTM reads the projected inputs and the memory cell once, the state once a block, and writes both states and
-/// the output; the blocks meet with an addition and a look each. That is all of its traffic, on tensor cores or not.
+/// the output; the blocks meet with an addition and a look each. That is all of its traffic, on tensor cores or not, also
+/// where a block has no rows for all its threads or no products for all its warps.
 #[test]
 fn a_step_moves_its_inputs_the_state_once_a_block_and_its_output() {
     let last = 1;
-    // Three columns a block are parts of one sector or of two.
+    // Three columns a block are parts of one sector or of two; 272 are 17 products of 16.
     for (hidden, rows, precision) in [
         (272, 16, ProductPrecision::F32),
-        (256, 16, ProductPrecision::Bf16),
+        (256, 3, ProductPrecision::F32),
+        (272, 4, ProductPrecision::F32),
+        (272, 16, ProductPrecision::Bf16),
+        (256, 3, ProductPrecision::Bf16),
         (256, 16, ProductPrecision::Tf32),
     ] {
         let compiled = compiled(&cell::<2, Lstm>(hidden, StackForm::ONE_LAYER), precision, LoopForm::Grid);

@@ -73,12 +73,17 @@ pub(super) struct Split {
     slots: i64,
     /// Lanes that take other rows than their neighbours; a power of two.
     row_groups: i64,
+    /// Rows of a thread at most.
     rows_a_thread: i64,
+    /// The number of all rows, where it is known.
+    known_rows: Option<i64>,
     /// Blocks of the launch.
     blocks: i64,
     /// Groups of columns that each takes one after the other.
     tiles_a_block: i64,
     staged: Vec<StagedOperand>,
+    /// Whether these are all that the sums need of the columns' own operands.
+    has_staged_all: bool,
     /// Loads that each column has one value of, which stay in shared memory.
     of_columns: Vec<ElementId>,
     /// The sums as products on tensor cores.
@@ -167,9 +172,11 @@ impl Split {
             slots,
             row_groups,
             rows_a_thread,
+            known_rows,
             blocks,
             tiles_a_block,
             staged: Vec::new(),
+            has_staged_all: false,
             of_columns: Vec::new(),
             products: None,
             arrays: None,
@@ -222,6 +229,7 @@ impl Split {
 
     /// Finds operands that stay in shared memory as long as the loop runs, as many as fit.
     fn stage(&mut self, analysis: &Analysis, counter: &Symbol, shared_bytes: u32) {
+        self.has_staged_all = true;
         for at in 0..self.sums.len() {
             let Sum { reduction, axis, extent, .. } = self.sums[at];
             for element in operands(analysis, reduction.body) {
@@ -233,6 +241,7 @@ impl Split {
                 self.staged.push(StagedOperand { element, axis, extent, lane });
                 if self.shared_bytes() > shared_bytes {
                     self.staged.pop();
+                    self.has_staged_all = false;
                 }
             }
         }
@@ -273,6 +282,16 @@ impl Split {
     /// Lanes with columns and rows of their own; the others of a warp take other slices of the same.
     fn lanes(&self) -> i64 {
         self.slots * self.row_groups
+    }
+
+    /// How many rows of a thread there is code for, ascending: the most, and one where few rows are left. More of them take
+    /// longer to compile than the rows that are read again are worth. Where weights come from memory at every step, such a
+    /// row is little beside them, and registers are short.
+    fn rows_of_threads(&self) -> Vec<i64> {
+        let most = self.rows_a_thread;
+        let rest = self.known_rows.map_or(1, |rows| rows.rem_euclid(self.rows_at_once()));
+        let is_few = (1..=self.row_groups).contains(&rest);
+        if self.has_staged_all && is_few && most > 1 { vec![1, most] } else { vec![most] }
     }
 
     /// Into how many slices a sum is split.
