@@ -2,10 +2,15 @@
 //! projected inputs, the state once a block, and what it writes; no weights, and no bank conflicts.
 #![cfg(feature = "llvm")]
 
+use std::collections::BTreeSet;
+
+use fuse::codegen::kernel_ir::{Function, Operation, Statement};
 use fuse::codegen::schedule::LoopForm;
-use fuse::frontend::zoo::cells::{Gru, LayerNormLstm, Lstm};
+use fuse::frontend::zoo::cells::{
+    Gru, LayerNormLstm, Lstm, MultiplicativeLstm, PeepholeLstm, StabilisedLstm,
+};
 use fuse::frontend::zoo::{Cell, StackForm, stack_of};
-use fuse::ir::Graph;
+use fuse::ir::{Graph, InputKind};
 use fuse::runtime::sim::Counters;
 use fuse::{CompileOptions, Compiled, Device, DimEnv, ProductPrecision, Target};
 
@@ -124,6 +129,57 @@ fn steps_have_no_bank_conflicts() {
         ] {
             let [.., conflicts] = traffic_of_a_step(&compiled(&graph, precision, loops), 3, 1);
             assert_eq!(conflicts, 0, "with factors of {precision}, {graph}");
+        }
+    }
+}
+
+/// The buffers that a step loads.
+fn loaded_in_steps(function: &Function) -> BTreeSet<&str> {
+    fn collect<'f>(
+        function: &'f Function,
+        body: &'f [Statement],
+        is_step: bool,
+        out: &mut BTreeSet<&'f str>,
+    ) {
+        for statement in body {
+            if let (true, Statement::Let { operation: Operation::Load { buffer, .. }, .. }) =
+                (is_step, statement)
+            {
+                out.insert(&function.buffers[buffer.0 as usize].name);
+            }
+            let is_loop = matches!(statement, Statement::For { exchanged, .. } if !exchanged.is_empty());
+            collect(function, statement.body(), is_step || is_loop, out);
+        }
+    }
+    let mut out = BTreeSet::new();
+    collect(function, &function.body, false, &mut out);
+    out
+}
+
+/// Weights, biases, and the gains and biases of a normalisation wait in shared memory.
+#[test]
+fn steps_load_no_parameters() {
+    let one = StackForm::ONE_LAYER;
+    for graph in [
+        cell::<2, Lstm>(333, one),
+        cell::<1, Gru>(80, one),
+        cell::<2, LayerNormLstm>(70, one),
+        cell::<2, LayerNormLstm>(512, one),
+        cell::<2, MultiplicativeLstm>(48, one),
+        cell::<2, PeepholeLstm>(256, one),
+        cell::<4, StabilisedLstm>(100, one),
+    ] {
+        for loops in [LoopForm::Grid, LoopForm::Clusters] {
+            for precision in [ProductPrecision::F32, ProductPrecision::Bf16] {
+                let compiled = compiled(&graph, precision, loops);
+                let steps = compiled.functions.iter().find(|f| f.name.starts_with("steps_"));
+                let loaded = loaded_in_steps(steps.expect("one loop"));
+                let is_parameter = |name: &str| {
+                    graph.inputs().iter().any(|i| i.kind == InputKind::Parameter && name.starts_with(&i.name))
+                };
+                assert!(loaded.contains("v"), "the projected inputs are not known by their name: {loaded:?}");
+                assert!(!loaded.iter().any(|name| is_parameter(name)), "{loaded:?} in steps of {graph}");
+            }
         }
     }
 }

@@ -165,6 +165,8 @@ pub(super) struct Emitter<'a> {
     pub(super) counter: Option<(Symbol, ValueId)>,
     /// Loads that are of shared memory now.
     pub(super) staged: FxHashMap<ElementId, (SharedId, Staged)>,
+    /// Those whose arrays have an element for each position along an axis.
+    pub(super) kept: FxHashMap<ElementId, (SharedId, Axis)>,
     /// The images of buffers, which are loaded from and stored to in their place and beside them.
     pub(super) images: FxHashMap<ParameterId, Image>,
 }
@@ -185,6 +187,7 @@ impl<'a> Emitter<'a> {
             together: None,
             counter: None,
             staged: FxHashMap::default(),
+            kept: FxHashMap::default(),
             images: FxHashMap::default(),
         }
     }
@@ -414,6 +417,12 @@ impl<'a> Emitter<'a> {
             let unbound = || analysis.malformed(format!("{id} has no position along its sum"));
             let k = point.axis(staged.axis).ok_or_else(unbound)?;
             let position = staged.position(&mut self.b, k, lanes);
+            return Ok(self.b.load_shared(array, lanes, position));
+        }
+        if let Some((array, axis)) = self.kept.get(&id).copied() {
+            let unbound = || analysis.malformed(format!("{id} has no position along its row"));
+            let position = point.axis(axis).ok_or_else(unbound)?;
+            // Anew at each use: registers are short, and the array is near.
             return Ok(self.b.load_shared(array, lanes, position));
         }
         let mut position = self.position(access, point)?;

@@ -199,9 +199,12 @@ impl Phase {
         {
             return Phase::Split(split);
         }
-        let rows =
-            Rows::phase_of(analysis, multiprocessors).filter(|r| r.shared_bytes(analysis) <= shared_bytes);
-        rows.map_or(Phase::Points, Phase::Rows)
+        let rows = Rows::phase_of(analysis, multiprocessors);
+        let Some(mut rows) = rows.filter(|r| r.shared_bytes(analysis) <= shared_bytes) else {
+            return Phase::Points;
+        };
+        rows.keep(analysis, counter, shared_bytes);
+        Phase::Rows(rows)
     }
 
     fn is_on_tensor_cores(&self) -> bool {
@@ -236,7 +239,8 @@ impl Phase {
     fn plan(&self, analysis: &Analysis, counter: &Symbol) -> PhasePlan {
         let staged: &[ElementId] = match self {
             Phase::Split(split) => &split.staged_elements(analysis),
-            Phase::Rows(_) | Phase::Points => &[],
+            Phase::Rows(rows) => &rows.kept_elements(),
+            Phase::Points => &[],
         };
         let (mut shared, mut memory) = (BTreeSet::new(), BTreeSet::new());
         for (id, access) in &analysis.loads {
@@ -272,7 +276,8 @@ fn emit(
         let mut emitter = Emitter::within(analysis, b, None);
         match phase {
             Phase::Split(split) => split.prepare(&mut emitter, numbers)?,
-            Phase::Rows(_) | Phase::Points => {}
+            Phase::Rows(rows) => rows.prepare(&mut emitter, numbers)?,
+            Phase::Points => {}
         }
         b = emitter.b;
     }

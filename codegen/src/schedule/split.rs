@@ -25,7 +25,7 @@ use fuse_ir::expr::{Axis, Dim, Symbol};
 use fuse_ir::kernel::{Element, ElementId};
 
 use super::Rounding;
-use super::analysis::{Analysis, AxisSet, axis_bit};
+use super::analysis::{Analysis, axis_bit};
 use super::block::{Numbers, THREADS, WARP, WARPS, bits, low_bits};
 use super::contraction::assumed;
 use super::division::floor_division;
@@ -224,7 +224,7 @@ impl Split {
     fn keep_columns(&mut self, analysis: &Analysis, counter: &Symbol) {
         let columns = axis_bit(self.column);
         self.of_columns = stored_loads(analysis);
-        self.of_columns.retain(|load| is_constant(analysis, counter, *load, columns));
+        self.of_columns.retain(|load| analysis.is_constant(counter, *load, columns));
     }
 
     /// Finds operands that stay in shared memory as long as the loop runs, as many as fit.
@@ -249,7 +249,7 @@ impl Split {
 
     /// Whether a load is of the column and the reduced axis alone, from a buffer that the loop does not write.
     fn stays(&self, analysis: &Analysis, counter: &Symbol, element: ElementId, axis: Axis) -> bool {
-        is_constant(analysis, counter, element, axis_bit(self.column) | axis_bit(axis))
+        analysis.is_constant(counter, element, axis_bit(self.column) | axis_bit(axis))
     }
 
     /// The loads that are of shared memory from the first step on.
@@ -304,6 +304,25 @@ impl Split {
         self.lanes() * self.rows_a_thread
     }
 
+    /// Elements of the array of slices that a warp has: the sums of all points, of products in whole turns of the banks.
+    fn slice_elements(&self) -> i64 {
+        let sums = self.sums.len() as i64 * self.points();
+        if self.products.is_some() { ceil_div(sums, WARP) * WARP } else { sums }
+    }
+
+    /// Where the sum of that number among those of all points is in its slice. Of products, a warp stores eight rows of
+    /// columns or of sums that are whole turns of the banks apart: each of four turns has eight banks of its own first.
+    fn place_in_slice(&self, b: &mut FunctionBuilder, number: ValueId) -> ValueId {
+        if self.products.is_none() {
+            return number;
+        }
+        let turn = b.shift_right_logical(number, bits(WARP));
+        let turn = low_bits(b, turn, WARP / products::SIDE);
+        let side = b.index(products::SIDE);
+        let key = b.mul(turn, side);
+        b.xor(number, key)
+    }
+
     /// The bytes of shared memory that it takes.
     pub(super) fn shared_bytes(&self) -> u32 {
         let sums = self.sums.len() as i64 * self.points();
@@ -324,25 +343,6 @@ impl Split {
         let mut array = |what: &str, lane, elements: i64| {
             emitter.b.shared_array(
                 format!("{name}.{what}"),
-    /// Elements of the array of slices that a warp has: the sums of all points, of products in whole turns of the banks.
-    fn slice_elements(&self) -> i64 {
-        let sums = self.sums.len() as i64 * self.points();
-        if self.products.is_some() { ceil_div(sums, WARP) * WARP } else { sums }
-    }
-
-    /// Where the sum of that number among those of all points is in its slice. Of products, a warp stores eight rows of
-    /// columns or of sums that are whole turns of the banks apart: each of four turns has eight banks of its own first.
-    fn place_in_slice(&self, b: &mut FunctionBuilder, number: ValueId) -> ValueId {
-        if self.products.is_none() {
-            return number;
-        }
-        let turn = b.shift_right_logical(number, bits(WARP));
-        let turn = low_bits(b, turn, WARP / products::SIDE);
-        let side = b.index(products::SIDE);
-        let key = b.mul(turn, side);
-        b.xor(number, key)
-    }
-
                 lane,
                 u32::try_from(elements).unwrap_or(u32::MAX),
             )
@@ -569,6 +569,12 @@ impl Sum {
 }
 
 impl StagedOperand {
+    /// Where the elements begin that are behind the last whole vector, if there are any.
+    fn rest(&self) -> Option<i64> {
+        let rest = self.extent.rem_euclid(VECTOR);
+        (rest > 0).then_some(self.extent - rest)
+    }
+
     /// Elements that a tile takes of its array.
     fn elements(&self, units: i64) -> i64 {
         self.extent * units
@@ -588,12 +594,6 @@ impl Split {
     /// Elements of the array of an operand.
     fn staged_elements_of(&self, operand: &StagedOperand) -> i64 {
         operand.elements(self.units) * self.tiles_a_block
-    /// Where the elements begin that are behind the last whole vector, if there are any.
-    fn rest(&self) -> Option<i64> {
-        let rest = self.extent.rem_euclid(VECTOR);
-        (rest > 0).then_some(self.extent - rest)
-    }
-
     }
 
     fn reductions(&self) -> Vec<(Reduction, i64)> {
@@ -608,17 +608,6 @@ impl Split {
         let last = b.index(self.units - 1);
         b.binary(BinaryOp::Min, slot, last)
     }
-}
-
-/// Whether a load is of these axes alone, from a buffer that the loop does not write, so that every step reads the same.
-fn is_constant(analysis: &Analysis, counter: &Symbol, load: ElementId, axes: AxisSet) -> bool {
-    let Some(access) = analysis.loads.get(&load) else { return false };
-    analysis.free[load.index()] == axes
-        && access.dynamic.is_empty()
-        && access.guard.is_none()
-        && !analysis.is_updated(access.buffer)
-        && !access.all_symbols().contains(counter)
-        && register_type(analysis.dtype(load)) != LaneType::Bool
 }
 
 /// The loads that what is stored is computed from beside sums.
