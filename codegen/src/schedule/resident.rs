@@ -145,6 +145,15 @@ impl<'a> Resident<'a> {
             free -= phase.shared_bytes(analysis).min(free);
             phases.push(phase);
         }
+        // Beside weights that come from memory at every step, what rows have in common is little, and registers are short.
+        if phases.iter().all(Phase::keeps_weights) {
+            for (analysis, phase) in analyses.iter().zip(&mut phases) {
+                let Phase::Rows(rows) = phase else { continue };
+                let before = rows.shared_bytes(analysis);
+                rows.keep(analysis, &l.counter, free + before);
+                free -= (rows.shared_bytes(analysis) - before).min(free);
+            }
+        }
         Ok(Some(Resident { analyses, phases, parameters, symbols }))
     }
 }
@@ -200,15 +209,22 @@ impl Phase {
             return Phase::Split(split);
         }
         let rows = Rows::phase_of(analysis, multiprocessors);
-        let Some(mut rows) = rows.filter(|r| r.shared_bytes(analysis) <= shared_bytes) else {
+        let Some(rows) = rows.filter(|r| r.shared_bytes(analysis) <= shared_bytes) else {
             return Phase::Points;
         };
-        rows.keep(analysis, counter, shared_bytes);
         Phase::Rows(rows)
     }
 
     fn is_on_tensor_cores(&self) -> bool {
         matches!(self, Phase::Split(split) if split.is_on_tensor_cores())
+    }
+
+    /// Whether what its sums need of the columns' own operands is in shared memory from the first step on.
+    fn keeps_weights(&self) -> bool {
+        match self {
+            Phase::Split(split) => split.keeps_weights(),
+            Phase::Rows(_) | Phase::Points => true,
+        }
     }
 
     /// Whether the blocks of a cluster have shared memory for all that stays the same, and threads for every column.

@@ -259,6 +259,11 @@ impl Split {
         staged.chain(self.of_columns.iter().copied()).chain(products).collect()
     }
 
+    /// Whether all that the sums need of the columns' own operands stays in shared memory.
+    pub(super) fn keeps_weights(&self) -> bool {
+        self.products.is_some() || self.has_staged_all
+    }
+
     /// Whether tensor cores compute its sums.
     pub(super) fn is_on_tensor_cores(&self) -> bool {
         self.products.is_some()
