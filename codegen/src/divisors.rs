@@ -59,7 +59,11 @@ impl Divisors {
     fn operation(&self, operation: &Operation) -> u32 {
         match operation {
             Operation::Constant(literal) => of_number(literal.as_i64()),
-            Operation::Binary(BinaryOp::Add | BinaryOp::Sub | BinaryOp::Min | BinaryOp::Max, x, y)
+            Operation::Binary(
+                BinaryOp::Add | BinaryOp::Sub | BinaryOp::Min | BinaryOp::Max | BinaryOp::Or | BinaryOp::Xor,
+                x,
+                y,
+            )
             | Operation::Select(_, x, y) => self.get(*x).min(self.get(*y)),
             Operation::Binary(BinaryOp::Mul, x, y) => (self.get(*x) * self.get(*y)).min(MOST),
             Operation::Binary(BinaryOp::And, x, y) => self.get(*x).max(self.get(*y)),
@@ -106,13 +110,14 @@ mod tests {
         let row = b.mul(thread, eight);
         let place = b.add(row, open.counter);
         let odd = b.add(place, thread);
+        let swizzled = b.xor(place, row);
         let counter = open.counter;
         b.close_loop(open, zero, eight, 4, &[]);
         let mapping = Mapping::Blocks { threads: 32 };
         let function = b.finish("f", Vec::new(), Vec::new(), Dim::constant(1), mapping);
         let divisors = Divisors::of(&function);
         let known: Vec<u32> =
-            [thread, four, eight, zero, row, counter, place, odd].map(|v| divisors.get(v)).into();
-        assert_eq!(known, [1, 4, 8, 16, 8, 4, 4, 1]);
+            [thread, four, eight, zero, row, counter, place, odd, swizzled].map(|v| divisors.get(v)).into();
+        assert_eq!(known, [1, 4, 8, 16, 8, 4, 4, 1, 4]);
     }
 }

@@ -17,6 +17,7 @@
 //! | `lower` | chosen terms → kernels |
 //! | `kernel_copy` | elements of one kernel in another |
 //! | `pack` | parameters laid out as reductions read them |
+//! | `interleave` | intermediates laid out as the steps of a loop read them |
 //! | `narrow` | parameters of products stored in 16 bits |
 //! | `ranges` | what values index expressions take |
 //! | `provenance` | what rules asserted, and proofs from it |
@@ -32,6 +33,7 @@ mod error;
 pub mod explain;
 mod extract;
 mod ingest;
+mod interleave;
 mod join;
 mod kernel_builder;
 mod kernel_copy;

@@ -17,6 +17,7 @@ use crate::extract::exact::Exact;
 use crate::extract::greedy::Greedy;
 use crate::extract::{Evaluator, ExtractionStats, Extractor, Plan, Problem};
 use crate::ingest::{Ingested, ingest};
+use crate::interleave::interleave;
 use crate::lower::{Lowered, lower};
 use crate::pack::pack_parameters;
 use crate::provenance::{Record, under};
@@ -138,6 +139,8 @@ pub fn search<R>(
     let mut optimized = Optimized { decisions, ..finish(kernels, report) };
     if device.reduces_contiguously {
         optimized.report.packed = pack_parameters(graph, &mut optimized.kernels);
+    } else {
+        interleave(graph, &mut optimized.kernels);
     }
     Ok((optimized, seen))
 }

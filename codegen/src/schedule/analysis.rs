@@ -10,7 +10,8 @@ use fuse_ir::{DType, ReduceOp};
 use super::ScheduleError;
 use super::access::Access;
 use super::parts::{self, Part};
-use crate::kernel_ir::{BufferParameter, ParameterId};
+use crate::decompose::register_type;
+use crate::kernel_ir::{BufferParameter, LaneType, ParameterId};
 
 /// A set of axes, one bit each.
 pub(super) type AxisSet = u64;
@@ -136,6 +137,18 @@ impl<'a> Analysis<'a> {
     /// Whether a buffer is written while it is read, by another step or another block.
     pub(super) fn is_updated(&self, buffer: ParameterId) -> bool {
         self.buffers.get(buffer.0 as usize).is_some_and(|b| b.access == crate::kernel_ir::Access::ReadWrite)
+    }
+
+    /// Whether a load is of these axes alone, from a buffer that the loop with this counter does not write, so that every
+    /// step reads the same.
+    pub(super) fn is_constant(&self, counter: &Symbol, load: ElementId, axes: AxisSet) -> bool {
+        let Some(access) = self.loads.get(&load) else { return false };
+        self.free[load.index()] == axes
+            && access.dynamic.is_empty()
+            && access.guard.is_none()
+            && !self.is_updated(access.buffer)
+            && !access.all_symbols().contains(counter)
+            && register_type(self.dtype(load)) != LaneType::Bool
     }
 
     pub(super) fn malformed(&self, message: impl Into<String>) -> ScheduleError {

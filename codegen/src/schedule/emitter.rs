@@ -87,7 +87,8 @@ impl Key {
     }
 }
 
-/// Where a block of threads keeps an operand of its columns: `[k / 4][column][k mod 4]`.
+/// Where a block of threads keeps an operand of its columns: `[k / 4][column][k mod 4]`, and `[k][column]` what is behind the
+/// last whole vector.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Staged {
     /// The axis of `k`.
@@ -96,6 +97,8 @@ pub(super) struct Staged {
     pub(super) units: i64,
     /// The column of this thread among them.
     pub(super) unit: ValueId,
+    /// Where the elements begin that are behind the last whole vector, if there are any.
+    pub(super) rest: Option<i64>,
     /// Where the array begins, if not at its first element.
     pub(super) first: Option<ValueId>,
 }
@@ -105,7 +108,7 @@ impl Staged {
     pub(super) fn position(&self, b: &mut FunctionBuilder, k: ValueId, lanes: u8) -> ValueId {
         let (units, four) = (b.index(self.units), b.index(4));
         let column = b.mul(self.unit, four);
-        let place = if lanes > 1 {
+        let mut place = if lanes > 1 {
             b.mul(k, units)
         } else {
             let (mask, low) = (b.index(!3), b.index(3));
@@ -113,7 +116,13 @@ impl Staged {
             let vector = b.mul(vector, units);
             b.add(vector, within)
         };
-        let place = b.add(place, column);
+        place = b.add(place, column);
+        if let Some(rest) = self.rest.filter(|_| lanes == 1) {
+            let element = b.mul(k, units);
+            let element = b.add(element, self.unit);
+            let is_behind = b.compare_integer(Condition::Ge, k, rest);
+            place = b.select(is_behind, element, place);
+        }
         self.first.map_or(place, |first| b.add(first, place))
     }
 }
@@ -156,6 +165,8 @@ pub(super) struct Emitter<'a> {
     pub(super) counter: Option<(Symbol, ValueId)>,
     /// Loads that are of shared memory now.
     pub(super) staged: FxHashMap<ElementId, (SharedId, Staged)>,
+    /// Those whose arrays have an element for each position along an axis.
+    pub(super) kept: FxHashMap<ElementId, (SharedId, Axis)>,
     /// The images of buffers, which are loaded from and stored to in their place and beside them.
     pub(super) images: FxHashMap<ParameterId, Image>,
 }
@@ -176,6 +187,7 @@ impl<'a> Emitter<'a> {
             together: None,
             counter: None,
             staged: FxHashMap::default(),
+            kept: FxHashMap::default(),
             images: FxHashMap::default(),
         }
     }
@@ -405,6 +417,12 @@ impl<'a> Emitter<'a> {
             let unbound = || analysis.malformed(format!("{id} has no position along its sum"));
             let k = point.axis(staged.axis).ok_or_else(unbound)?;
             let position = staged.position(&mut self.b, k, lanes);
+            return Ok(self.b.load_shared(array, lanes, position));
+        }
+        if let Some((array, axis)) = self.kept.get(&id).copied() {
+            let unbound = || analysis.malformed(format!("{id} has no position along its row"));
+            let position = point.axis(axis).ok_or_else(unbound)?;
+            // Anew at each use: registers are short, and the array is near.
             return Ok(self.b.load_shared(array, lanes, position));
         }
         let mut position = self.position(access, point)?;

@@ -11,6 +11,7 @@
 //! | `access.rs` | the row-major position of each load and store |
 //! | `vectors.rs` | which elements are vectors along an axis |
 //! | `emitter.rs` | elements as operations |
+//! | `joined.rs` | which loads of a point are one vector |
 //! | `reduction.rs` | reduction loops and their accumulators, or slices of them |
 //! | `recurrence.rs` | the loop along the axis of the recurrences, and their states |
 //! | `tiling.rs` | rows, columns and tiles of a CPU's work items |
@@ -36,6 +37,7 @@ mod cpu;
 mod division;
 mod emitter;
 mod gpu;
+mod joined;
 mod parts;
 mod plan;
 mod products;

@@ -145,6 +145,15 @@ impl<'a> Resident<'a> {
             free -= phase.shared_bytes(analysis).min(free);
             phases.push(phase);
         }
+        // Beside weights that come from memory at every step, what rows have in common is little, and registers are short.
+        if phases.iter().all(Phase::keeps_weights) {
+            for (analysis, phase) in analyses.iter().zip(&mut phases) {
+                let Phase::Rows(rows) = phase else { continue };
+                let before = rows.shared_bytes(analysis);
+                rows.keep(analysis, &l.counter, free + before);
+                free -= (rows.shared_bytes(analysis) - before).min(free);
+            }
+        }
         Ok(Some(Resident { analyses, phases, parameters, symbols }))
     }
 }
@@ -199,13 +208,23 @@ impl Phase {
         {
             return Phase::Split(split);
         }
-        let rows =
-            Rows::phase_of(analysis, multiprocessors).filter(|r| r.shared_bytes(analysis) <= shared_bytes);
-        rows.map_or(Phase::Points, Phase::Rows)
+        let rows = Rows::phase_of(analysis, multiprocessors);
+        let Some(rows) = rows.filter(|r| r.shared_bytes(analysis) <= shared_bytes) else {
+            return Phase::Points;
+        };
+        Phase::Rows(rows)
     }
 
     fn is_on_tensor_cores(&self) -> bool {
         matches!(self, Phase::Split(split) if split.is_on_tensor_cores())
+    }
+
+    /// Whether what its sums need of the columns' own operands is in shared memory from the first step on.
+    fn keeps_weights(&self) -> bool {
+        match self {
+            Phase::Split(split) => split.keeps_weights(),
+            Phase::Rows(_) | Phase::Points => true,
+        }
     }
 
     /// Whether the blocks of a cluster have shared memory for all that stays the same, and threads for every column.
@@ -236,7 +255,8 @@ impl Phase {
     fn plan(&self, analysis: &Analysis, counter: &Symbol) -> PhasePlan {
         let staged: &[ElementId] = match self {
             Phase::Split(split) => &split.staged_elements(analysis),
-            Phase::Rows(_) | Phase::Points => &[],
+            Phase::Rows(rows) => &rows.kept_elements(),
+            Phase::Points => &[],
         };
         let (mut shared, mut memory) = (BTreeSet::new(), BTreeSet::new());
         for (id, access) in &analysis.loads {
@@ -272,7 +292,8 @@ fn emit(
         let mut emitter = Emitter::within(analysis, b, None);
         match phase {
             Phase::Split(split) => split.prepare(&mut emitter, numbers)?,
-            Phase::Rows(_) | Phase::Points => {}
+            Phase::Rows(rows) => rows.prepare(&mut emitter, numbers)?,
+            Phase::Points => {}
         }
         b = emitter.b;
     }

@@ -14,13 +14,14 @@
 //! not wait for each other. Outside of loops a block is as large as a row takes.
 
 mod inner;
+mod kept;
 mod team;
 mod walk;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use fuse_ir::expr::{Axis, Dim};
+use fuse_ir::expr::{Axis, Dim, Symbol};
 use fuse_ir::kernel::{Element, ElementId};
 
 use super::access::Access;
@@ -35,6 +36,7 @@ use super::vectors::{ANY_WIDTH, Classes};
 use crate::decompose::register_type;
 use crate::kernel_ir::{Condition, Mapping, ValueId};
 use inner::Inner;
+use kept::Kept;
 use team::Team;
 use walk::{Piece, Walk};
 
@@ -77,6 +79,8 @@ pub(super) struct Rows {
     teams: i64,
     /// Who computes the sums at a position of the row.
     inner: Inner,
+    /// What the rows of a loop have in common at every step.
+    common: Kept,
     /// Whether every row reads elements of its own, along memory. Other schedules load what rows share for many of them
     /// at once, and what lies across them by a thread for each.
     pub(super) is_along_memory: bool,
@@ -159,9 +163,19 @@ impl Rows {
         let mut along: Vec<Axis> = column.into_iter().chain(bound).collect();
         along.sort_unstable();
         along.dedup();
-        let team = Team { threads: WARP };
-        let mut rows =
-            Rows { rows, column, along, vector: None, kept: 1, team, teams: 1, inner, is_along_memory };
+        let (team, common) = (Team { threads: WARP }, Kept::default());
+        let mut rows = Rows {
+            rows,
+            column,
+            along,
+            vector: None,
+            kept: 1,
+            team,
+            teams: 1,
+            inner,
+            common,
+            is_along_memory,
+        };
         if inner != Inner::None {
             return Some(rows);
         }
@@ -190,6 +204,22 @@ impl Rows {
         self.along.iter().map(|axis| analysis.extent(*axis).as_constant()).collect()
     }
 
+    /// Finds what stays in shared memory as long as a loop runs; so much of that is free.
+    pub(super) fn keep(&mut self, analysis: &Analysis, counter: &Symbol, free: u32) {
+        self.common =
+            Kept::of(analysis, &self.along, counter, free.saturating_sub(self.shared_bytes(analysis)));
+    }
+
+    /// The loads that are of shared memory from the first step on.
+    pub(super) fn kept_elements(&self) -> Vec<ElementId> {
+        self.common.loads().collect()
+    }
+
+    /// Allocates the shared memory of what stays there, and fills it. The threads have not met since.
+    pub(super) fn prepare(&mut self, emitter: &mut Emitter, numbers: Numbers) -> Emitted<()> {
+        self.common.prepare(emitter, numbers)
+    }
+
     /// The bytes of shared memory that it takes.
     pub(super) fn shared_bytes(&self, analysis: &Analysis) -> u32 {
         let members = self.groups(analysis).flat_map(|group| &group.members);
@@ -199,7 +229,8 @@ impl Rows {
                 _ => None,
             })
             .map(|(is_arg, lane)| self.team.shared_bytes(lane, is_arg))
-            .sum()
+            .sum::<u32>()
+            .saturating_add(self.common.shared_bytes())
     }
 
     /// The reductions that have one value a row.
@@ -241,6 +272,7 @@ impl Rows {
         rows: Option<[ValueId; 2]>,
     ) -> Emitted<()> {
         let blocks = i64::from(blocks);
+        self.common.apply(emitter);
         let end = match rows {
             Some([_, end]) => end,
             None => emitter.dimension(&emitter.analysis.points(&self.rows))?,

@@ -12,8 +12,9 @@
 //!
 //! ```text
 //! lane    column = lane mod slots, then row group, then slice within the warp
-//! staged  [operand][tile][k / 4][column][k mod 4]      a vector of 4 for each lane, without bank conflicts
-//! sums    [slice][sum][row and column]
+//! staged  [operand][tile][k / 4][column][k mod 4]      a vector of 4 for each lane, without bank conflicts;
+//!                         [k][column]                  of what is behind the last whole vector
+//! sums    [slice][sum][row and column], of products with the chunks of eight of each turn of the banks in another order
 //! ```
 
 mod products;
@@ -24,15 +25,15 @@ use fuse_ir::expr::{Axis, Dim, Symbol};
 use fuse_ir::kernel::{Element, ElementId};
 
 use super::Rounding;
-use super::analysis::{Analysis, AxisSet, axis_bit};
-use super::block::{Numbers, THREADS, WARP, WARPS};
+use super::analysis::{Analysis, axis_bit};
+use super::block::{Numbers, THREADS, WARP, WARPS, bits, low_bits};
 use super::contraction::assumed;
 use super::division::floor_division;
 use super::emitter::{Emitted, Emitter, Staged};
 use super::reduction::Reduction;
 use crate::builder::FunctionBuilder;
 use crate::decompose::register_type;
-use crate::kernel_ir::{BinaryOp, LaneType, SharedId, ValueId};
+use crate::kernel_ir::{BinaryOp, Condition, LaneType, SharedId, ValueId};
 use products::Products;
 use tile::Tile;
 
@@ -72,12 +73,17 @@ pub(super) struct Split {
     slots: i64,
     /// Lanes that take other rows than their neighbours; a power of two.
     row_groups: i64,
+    /// Rows of a thread at most.
     rows_a_thread: i64,
+    /// The number of all rows, where it is known.
+    known_rows: Option<i64>,
     /// Blocks of the launch.
     blocks: i64,
     /// Groups of columns that each takes one after the other.
     tiles_a_block: i64,
     staged: Vec<StagedOperand>,
+    /// Whether these are all that the sums need of the columns' own operands.
+    has_staged_all: bool,
     /// Loads that each column has one value of, which stay in shared memory.
     of_columns: Vec<ElementId>,
     /// The sums as products on tensor cores.
@@ -166,9 +172,11 @@ impl Split {
             slots,
             row_groups,
             rows_a_thread,
+            known_rows,
             blocks,
             tiles_a_block,
             staged: Vec::new(),
+            has_staged_all: false,
             of_columns: Vec::new(),
             products: None,
             arrays: None,
@@ -216,11 +224,12 @@ impl Split {
     fn keep_columns(&mut self, analysis: &Analysis, counter: &Symbol) {
         let columns = axis_bit(self.column);
         self.of_columns = stored_loads(analysis);
-        self.of_columns.retain(|load| is_constant(analysis, counter, *load, columns));
+        self.of_columns.retain(|load| analysis.is_constant(counter, *load, columns));
     }
 
     /// Finds operands that stay in shared memory as long as the loop runs, as many as fit.
     fn stage(&mut self, analysis: &Analysis, counter: &Symbol, shared_bytes: u32) {
+        self.has_staged_all = true;
         for at in 0..self.sums.len() {
             let Sum { reduction, axis, extent, .. } = self.sums[at];
             for element in operands(analysis, reduction.body) {
@@ -232,6 +241,7 @@ impl Split {
                 self.staged.push(StagedOperand { element, axis, extent, lane });
                 if self.shared_bytes() > shared_bytes {
                     self.staged.pop();
+                    self.has_staged_all = false;
                 }
             }
         }
@@ -239,7 +249,7 @@ impl Split {
 
     /// Whether a load is of the column and the reduced axis alone, from a buffer that the loop does not write.
     fn stays(&self, analysis: &Analysis, counter: &Symbol, element: ElementId, axis: Axis) -> bool {
-        is_constant(analysis, counter, element, axis_bit(self.column) | axis_bit(axis))
+        analysis.is_constant(counter, element, axis_bit(self.column) | axis_bit(axis))
     }
 
     /// The loads that are of shared memory from the first step on.
@@ -247,6 +257,11 @@ impl Split {
         let products = self.products.iter().flat_map(|p| p.weights(analysis));
         let staged = self.staged.iter().map(|s| s.element);
         staged.chain(self.of_columns.iter().copied()).chain(products).collect()
+    }
+
+    /// Whether all that the sums need of the columns' own operands stays in shared memory.
+    pub(super) fn keeps_weights(&self) -> bool {
+        self.products.is_some() || self.has_staged_all
     }
 
     /// Whether tensor cores compute its sums.
@@ -274,6 +289,16 @@ impl Split {
         self.slots * self.row_groups
     }
 
+    /// How many rows of a thread there is code for, ascending: the most, and one where few rows are left. More of them take
+    /// longer to compile than the rows that are read again are worth. Where weights come from memory at every step, such a
+    /// row is little beside them, and registers are short.
+    fn rows_of_threads(&self) -> Vec<i64> {
+        let most = self.rows_a_thread;
+        let rest = self.known_rows.map_or(1, |rows| rows.rem_euclid(self.rows_at_once()));
+        let is_few = (1..=self.row_groups).contains(&rest);
+        if self.has_staged_all && is_few && most > 1 { vec![1, most] } else { vec![most] }
+    }
+
     /// Into how many slices a sum is split.
     fn slices(&self) -> i64 {
         WARPS * (WARP / self.lanes())
@@ -284,6 +309,25 @@ impl Split {
         self.lanes() * self.rows_a_thread
     }
 
+    /// Elements of the array of slices that a warp has: the sums of all points, of products in whole turns of the banks.
+    fn slice_elements(&self) -> i64 {
+        let sums = self.sums.len() as i64 * self.points();
+        if self.products.is_some() { ceil_div(sums, WARP) * WARP } else { sums }
+    }
+
+    /// Where the sum of that number among those of all points is in its slice. Of products, a warp stores eight rows of
+    /// columns or of sums that are whole turns of the banks apart: each of four turns has eight banks of its own first.
+    fn place_in_slice(&self, b: &mut FunctionBuilder, number: ValueId) -> ValueId {
+        if self.products.is_none() {
+            return number;
+        }
+        let turn = b.shift_right_logical(number, bits(WARP));
+        let turn = low_bits(b, turn, WARP / products::SIDE);
+        let side = b.index(products::SIDE);
+        let key = b.mul(turn, side);
+        b.xor(number, key)
+    }
+
     /// The bytes of shared memory that it takes.
     pub(super) fn shared_bytes(&self) -> u32 {
         let sums = self.sums.len() as i64 * self.points();
@@ -292,7 +336,8 @@ impl Split {
             self.staged.iter().map(|s| self.staged_elements_of(s) * i64::from(s.lane.bytes())).sum();
         let of_columns = self.of_columns.len() as i64 * (self.units * 8 + SHARED_ALIGNMENT);
         let products = self.products.as_ref().map_or(0, |p| p.shared_bytes(self.slots));
-        u32::try_from((WARPS + 1) * sums * element + staged + of_columns + products).unwrap_or(u32::MAX)
+        let sums = WARPS * self.slice_elements() + sums;
+        u32::try_from(sums * element + staged + of_columns + products).unwrap_or(u32::MAX)
     }
 
     /// Allocates shared memory, and fills it with what stays there. The threads have not met since.
@@ -307,7 +352,7 @@ impl Split {
                 u32::try_from(elements).unwrap_or(u32::MAX),
             )
         };
-        let slices = array("slices", lane, WARPS * sums);
+        let slices = array("slices", lane, WARPS * self.slice_elements());
         let totals = array("sums", lane, sums);
         let staged: Vec<SharedId> =
             self.staged.iter().map(|s| array("staged", s.lane, self.staged_elements_of(s))).collect();
@@ -368,15 +413,17 @@ impl Split {
             }
         };
         let line = b.index(VECTOR * self.units);
-        let (vector, place) = floor_division(b, place, line, true);
+        let (vector, within_line) = floor_division(b, place, line, true);
         let lanes = b.index(VECTOR);
-        let (unit, lane) = floor_division(b, place, lanes, true);
+        let (mut unit, lane) = floor_division(b, within_line, lanes, true);
         let position = b.mul(vector, lanes);
         let mut position = b.add(position, lane);
-        if operand.extent % VECTOR != 0 {
-            // Nobody reads what is behind the last one.
-            let last = b.index(operand.extent - 1);
-            position = b.binary(BinaryOp::Min, position, last);
+        if let Some(rest) = operand.rest() {
+            let units = b.index(self.units);
+            let (element, of_element) = floor_division(b, place, units, true);
+            let is_behind = b.compare_integer(Condition::Ge, place, rest * self.units);
+            position = b.select(is_behind, element, position);
+            unit = b.select(is_behind, of_element, unit);
         }
         let tile = self.tile_of(b, numbers.block, within);
         let column = self.column_of(emitter, tile, unit);
@@ -527,9 +574,15 @@ impl Sum {
 }
 
 impl StagedOperand {
+    /// Where the elements begin that are behind the last whole vector, if there are any.
+    fn rest(&self) -> Option<i64> {
+        let rest = self.extent.rem_euclid(VECTOR);
+        (rest > 0).then_some(self.extent - rest)
+    }
+
     /// Elements that a tile takes of its array.
     fn elements(&self, units: i64) -> i64 {
-        ceil_div(self.extent, VECTOR) * VECTOR * units
+        self.extent * units
     }
 
     /// Where the operand of a unit is, of the first tile of the block or of another one.
@@ -538,7 +591,7 @@ impl StagedOperand {
             let size = b.index(self.elements(units));
             b.mul(tile, size)
         });
-        Staged { axis: self.axis, units, unit, first }
+        Staged { axis: self.axis, units, unit, rest: self.rest(), first }
     }
 }
 
@@ -560,17 +613,6 @@ impl Split {
         let last = b.index(self.units - 1);
         b.binary(BinaryOp::Min, slot, last)
     }
-}
-
-/// Whether a load is of these axes alone, from a buffer that the loop does not write, so that every step reads the same.
-fn is_constant(analysis: &Analysis, counter: &Symbol, load: ElementId, axes: AxisSet) -> bool {
-    let Some(access) = analysis.loads.get(&load) else { return false };
-    analysis.free[load.index()] == axes
-        && access.dynamic.is_empty()
-        && access.guard.is_none()
-        && !analysis.is_updated(access.buffer)
-        && !access.all_symbols().contains(counter)
-        && register_type(analysis.dtype(load)) != LaneType::Bool
 }
 
 /// The loads that what is stored is computed from beside sums.

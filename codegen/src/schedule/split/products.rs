@@ -32,7 +32,7 @@ use crate::kernel_ir::{BinaryOp, Condition, LaneType, MatrixFactors, SharedId, T
 pub(super) const ROWS: i64 = 16;
 
 /// Sums of a product side by side.
-const SIDE: i64 = 8;
+pub(super) const SIDE: i64 = 8;
 
 /// Words of a product along the summed axis.
 const WORDS: i64 = 8;
@@ -62,6 +62,13 @@ struct Group {
     right: Vec<Factor>,
     /// The sums of groups before it.
     before: i64,
+}
+
+/// A row that a thread has fragments of.
+struct Row {
+    /// The row, or the last one where it is behind that.
+    point: Point,
+    is_there: ValueId,
 }
 
 impl Products {
@@ -286,15 +293,17 @@ impl Products {
     /// The slices of all sums of a tile, a slice a warp.
     pub(super) fn slices(&self, emitter: &mut Emitter, tile: &Tile, weights: &[SharedId]) -> Emitted<()> {
         let warp = tile.numbers.warp(&mut emitter.b);
-        let rows = self.row_points(emitter, tile)?;
+        let rows = self.rows(emitter, tile)?;
         for (group, array) in self.groups.iter().zip(weights) {
             let mut left = Vec::new();
-            for turn in 0..self.turns(group) {
-                left.push(self.left_operand(emitter, tile, group, &rows, (warp, turn))?);
+            for row in &rows {
+                left.push(self.words_of(emitter, tile, group, row, warp)?);
             }
             let nothing = emitter.b.number(Type { lane: LaneType::F32, lanes: 4 }, 0.0);
             let mut sums = vec![nothing; group.products(tile.split.slots) as usize];
-            for (turn, x) in (0..).zip(left) {
+            for turn in 0..self.turns(group) {
+                let [[a, c], [b, d]] = [0, 1].map(|row: usize| left[row][turn as usize]);
+                let x = emitter.b.pack(&[a, b, c, d]);
                 let right = self.right_operands(emitter, tile, group, *array, (warp, turn));
                 for (sum, y) in sums.iter_mut().zip(right) {
                     *sum = emitter.b.matrix_fma(self.factors, x, y, *sum);
@@ -306,7 +315,7 @@ impl Products {
     }
 
     /// The two rows that a thread has fragments of.
-    fn row_points(&self, emitter: &mut Emitter, tile: &Tile) -> Emitted<[Point; 2]> {
+    fn rows(&self, emitter: &mut Emitter, tile: &Tile) -> Emitted<[Row; 2]> {
         let lane = tile.numbers.lane(&mut emitter.b);
         let row = emitter.b.shift_right_logical(lane, 2);
         let first = emitter.b.add(tile.first_row, row);
@@ -314,13 +323,14 @@ impl Products {
         let last = emitter.b.sub(tile.rows, one);
         let zero = emitter.b.index(0);
         let column = tile.split.column_of(emitter, tile.tile, zero);
-        let mut point = |further: i64| {
+        let mut row = |further: i64| {
             let further = emitter.b.index(further);
             let row = emitter.b.add(first, further);
+            let is_there = emitter.b.compare(Condition::Lt, row, tile.rows);
             let row = emitter.b.binary(BinaryOp::Min, row, last);
-            tile.point(emitter, row, column)
+            Ok(Row { point: tile.point(emitter, row, column)?, is_there })
         };
-        Ok([point(0)?, point(ROWS / 2)?])
+        Ok([row(0)?, row(ROWS / 2)?])
     }
 
     /// The number of the product along the summed axis that a warp multiplies in a turn; behind the last one, where there is
@@ -330,14 +340,58 @@ impl Products {
         emitter.b.add(warp, before)
     }
 
-    fn left_operand(
+    /// The two words that a thread has of a row in the product of each turn; zeros where there is no such row or product,
+    /// of which nothing is loaded. The loads of all turns are on their way at the same time.
+    fn words_of(
         &self,
         emitter: &mut Emitter,
         tile: &Tile,
         group: &Group,
-        rows: &[Point; 2],
-        place: (ValueId, i64),
-    ) -> Emitted<ValueId> {
+        row: &Row,
+        warp: ValueId,
+    ) -> Emitted<Vec<[ValueId; 2]>> {
+        let whole = self.deep(group).div_euclid(WARPS);
+        let mut words = self.words_if(emitter, tile, group, row, (warp, 0..whole), row.is_there)?;
+        if whole < self.turns(group) {
+            let number = self.number(emitter, (warp, whole));
+            let end = emitter.b.index(self.deep(group));
+            let is_there = emitter.b.compare(Condition::Lt, number, end);
+            let is_there = emitter.b.and(row.is_there, is_there);
+            words.extend(self.words_if(emitter, tile, group, row, (warp, whole..whole + 1), is_there)?);
+        }
+        Ok(words)
+    }
+
+    /// The words of a row in the products of some turns, where a condition holds.
+    fn words_if(
+        &self,
+        emitter: &mut Emitter,
+        tile: &Tile,
+        group: &Group,
+        row: &Row,
+        (warp, turns): (ValueId, std::ops::Range<i64>),
+        condition: ValueId,
+    ) -> Emitted<Vec<[ValueId; 2]>> {
+        // A condition gives no values; a loop that runs once or never does.
+        let nothing = emitter.b.integer(Type::scalar(LaneType::I32), 0);
+        let nothing = vec![nothing; 2 * turns.clone().count()];
+        let (zero, one) = (emitter.b.index(0), emitter.b.index(1));
+        let times = emitter.b.select(condition, one, zero);
+        let once = emitter.b.open_loop(&nothing, true);
+        let mut words = Vec::with_capacity(nothing.len());
+        for turn in turns {
+            let first = self.first_of_thread(emitter, tile, (warp, turn));
+            let values = self.run_of(emitter, group, &row.point, first)?;
+            for values in values.chunks(self.factors.per_word() as usize) {
+                words.push(self.word_of(emitter, values));
+            }
+        }
+        let words = emitter.b.close_loop(once, zero, times, 1, &words);
+        Ok(words.chunks(2).map(|pair| [pair[0], pair[1]]).collect())
+    }
+
+    /// The first element along the summed axis that a thread has of a row in the product of a turn.
+    fn first_of_thread(&self, emitter: &mut Emitter, tile: &Tile, place: (ValueId, i64)) -> ValueId {
         let number = self.number(emitter, place);
         let depth = emitter.b.index(self.depth());
         let first = emitter.b.mul(number, depth);
@@ -345,17 +399,7 @@ impl Products {
         let thread = low_bits(&mut emitter.b, lane, 4);
         let run = emitter.b.index(self.run());
         let thread = emitter.b.mul(thread, run);
-        let first = emitter.b.add(first, thread);
-        let per_word = self.factors.per_word() as usize;
-        let mut halves: [Vec<ValueId>; 2] = [Vec::new(), Vec::new()];
-        for row in rows {
-            let values = self.run_of(emitter, group, row, first)?;
-            for (half, values) in halves.iter_mut().zip(values.chunks(per_word)) {
-                half.push(self.word_of(emitter, values));
-            }
-        }
-        let [low, high] = halves;
-        Ok(emitter.b.pack(&[low, high].concat()))
+        emitter.b.add(first, thread)
     }
 
     /// Neighbouring factors of a row, zeros behind the end of the summed axis.
@@ -367,8 +411,7 @@ impl Products {
         first: ValueId,
     ) -> Emitted<Vec<ValueId>> {
         let (extent, run) = (group.extent, self.run());
-        // Then every warp has a product in every turn.
-        let is_whole = extent % (self.depth() * WARPS) == 0;
+        let is_whole = extent % self.depth() == 0;
         let Some(vector) = run_vector(emitter.analysis, group.left, extent, run) else {
             let value = |number: i64| {
                 let number = emitter.b.index(number);
@@ -439,12 +482,12 @@ impl Products {
         let (lane, warp) = (tile.numbers.lane(&mut emitter.b), tile.numbers.warp(&mut emitter.b));
         let row = emitter.b.shift_right_logical(lane, 2);
         let column = low_bits(&mut emitter.b, lane, 4);
-        let column = emitter.b.shift_left(column, 1);
+        let two = emitter.b.index(2);
+        let column = emitter.b.mul(column, two);
         let used = group.right.len() as i64 * split.slots;
-        let slice = emitter.b.index(split.sums.len() as i64 * split.points());
+        let slice = emitter.b.index(split.slice_elements());
         let slice = emitter.b.mul(warp, slice);
         let before = emitter.b.index(group.before * split.points());
-        let slice = emitter.b.add(slice, before);
         // Neighbouring columns are neighbours there unless each is of another sum.
         let together = if split.slots > 1 { 2 } else { 1 };
         for (product, sum) in (0..).zip(sums) {
@@ -460,14 +503,16 @@ impl Products {
                 let slot = low_bits(&mut emitter.b, line, split.slots);
                 let points = emitter.b.index(split.points());
                 let number = emitter.b.mul(number, points);
-                let place = emitter.b.add(slice, number);
+                let place = emitter.b.add(before, number);
                 let place = emitter.b.add(place, slot);
                 for (half, further) in [(0, 0), (2, ROWS / 2)] {
                     let further = emitter.b.index(further);
                     let row = emitter.b.add(row, further);
                     let slots = emitter.b.index(split.slots);
                     let row = emitter.b.mul(row, slots);
-                    let at = emitter.b.add(place, row);
+                    let place = emitter.b.add(place, row);
+                    let place = split.place_in_slice(&mut emitter.b, place);
+                    let at = emitter.b.add(slice, place);
                     let lanes = (0..together as u8).map(|i| emitter.b.extract(*sum, half + first as u8 + i));
                     let lanes: Vec<_> = lanes.collect();
                     let value = emitter.b.pack(&lanes);

@@ -25,8 +25,27 @@ pub(super) struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// Every thread sums up its slice, at its column, for its rows.
+    /// Every thread sums up its slice, at its column, for its rows: for one where that suffices. The rows of a thread that are
+    /// behind the last one are that one again.
     pub(super) fn slices(&self, emitter: &mut Emitter) -> Emitted<()> {
+        let split = self.split;
+        let counts = split.rows_of_threads();
+        if let [rows] = counts[..] {
+            return self.slices_of(emitter, rows);
+        }
+        let left = emitter.b.sub(self.rows, self.first_row);
+        for rows in counts {
+            let condition = if rows == 1 { Condition::Le } else { Condition::Gt };
+            let suits = emitter.b.compare_integer(condition, left, split.row_groups);
+            emitter.b.open_if();
+            self.slices_of(emitter, rows)?;
+            emitter.b.close_if(suits);
+        }
+        Ok(())
+    }
+
+    /// Every thread sums up its slice, at its column, for so many rows.
+    fn slices_of(&self, emitter: &mut Emitter, rows: i64) -> Emitted<()> {
         let split = self.split;
         let b = &mut emitter.b;
         let (lane, warp) = (self.numbers.lane(b), self.numbers.warp(b));
@@ -42,7 +61,7 @@ impl Tile<'_> {
         let last = emitter.b.index(1);
         let last = emitter.b.sub(self.rows, last);
         let mut points = Vec::new();
-        for row in 0..split.rows_a_thread {
+        for row in 0..rows {
             let offset = emitter.b.index(row * split.row_groups);
             let number = emitter.b.add(self.first_row, offset);
             let number = emitter.b.add(number, row_group);
@@ -68,8 +87,9 @@ impl Tile<'_> {
         let first = b.add(first, place);
         let is_first = b.compare_integer(Condition::Eq, within, 0);
         b.open_if();
-        for (i, partial) in partials.into_iter().enumerate() {
-            let offset = b.index(i as i64 * split.lanes());
+        for (i, partial) in (0..).zip(partials) {
+            let (sum, row) = (i64::div_euclid(i, rows), i64::rem_euclid(i, rows));
+            let offset = b.index((sum * split.rows_a_thread + row) * split.lanes());
             let at = b.add(first, offset);
             b.store_shared(self.arrays.slices, at, partial[0]);
         }
@@ -86,21 +106,33 @@ impl Tile<'_> {
         Ok(())
     }
 
-    /// One thread a sum adds its slices up.
+    /// One thread a sum adds its slices up, of the rows that there are.
     pub(super) fn totals(&self, emitter: &mut Emitter) {
         let split = self.split;
         let sums = split.sums.len() as i64 * split.points();
         let b = &mut emitter.b;
         let end = b.index(sums);
         let each = b.open_loop(&[], true);
+        let is_there = (split.rows_of_threads().len() > 1).then(|| {
+            let point = low_bits(b, each.counter, split.points());
+            let row = b.shift_right_logical(point, bits(split.slots));
+            let row = b.add(self.first_row, row);
+            let is_there = b.compare(Condition::Lt, row, self.rows);
+            b.open_if();
+            is_there
+        });
+        let place = split.place_in_slice(b, each.counter);
         let mut parts = Vec::new();
         for warp in 0..WARPS {
-            let offset = b.index(warp * sums);
-            let at = b.add(each.counter, offset);
+            let offset = b.index(warp * split.slice_elements());
+            let at = b.add(place, offset);
             parts.push(b.load_shared(self.arrays.slices, 1, at));
         }
         let total = merge_all(b, split.op, parts);
         b.store_shared(self.arrays.sums, each.counter, total);
+        if let Some(is_there) = is_there {
+            b.close_if(is_there);
+        }
         b.close_loop(each, self.numbers.thread, end, i64::from(THREADS), &[]);
     }
 
@@ -143,6 +175,7 @@ impl Tile<'_> {
         let (zero, one) = (b.index(0), b.index(1));
         let times = b.select(has_point, one, zero);
         let once = b.open_loop(&nothing, true);
+        emitter.load_neighbours(&loads, point)?;
         emitter.evaluate(&loads, point)?;
         let loaded = loads.iter().map(|load| emitter.value(*load, point)).collect::<Emitted<Vec<_>>>()?;
         let loaded = emitter.b.close_loop(once, zero, times, 1, &loaded);
