@@ -8,7 +8,7 @@ use fuse_codegen::kernel_ir::Function;
 use fuse_codegen::schedule::ScheduleTarget;
 use fuse_ir::Graph;
 use fuse_ir::kernel::KernelGraph;
-use fuse_rewrite::{panel_parameters, split_products};
+use fuse_rewrite::{panel_parameters, split_given_products, split_products};
 
 use crate::compile::{CompileError, schedule_all};
 use crate::strips;
@@ -46,6 +46,9 @@ pub fn schedule<'f>(
 fn with_products(graph: &Graph, kernels: &KernelGraph) -> Option<(KernelGraph, u32)> {
     let lanes = panel_lanes()?;
     let mut kernels = kernels.clone();
-    panel_parameters(graph, &mut kernels, i64::from(lanes));
-    (split_products(&mut kernels, i64::from(lanes)) > 0).then_some((kernels, lanes))
+    let columns = i64::from(lanes);
+    let given = split_given_products(graph, &mut kernels, columns);
+    panel_parameters(graph, &mut kernels, columns);
+    let in_panels = split_products(&mut kernels, columns);
+    (given + in_panels > 0).then_some((kernels, lanes))
 }

@@ -135,6 +135,29 @@ fn panels_serve_every_batch_size() {
     }
 }
 
+/// Of weights of both layouts, which the fast tier reads as they are given and the peak tier in panels.
+#[test]
+fn products_with_weights_have_the_same_bits_in_both_tiers() {
+    let device = device();
+    for units in [96, 50] {
+        let graph = fuse::frontend::trace("products", |t| {
+            let x = t.input("x", fuse::ir::DType::F32, ("B", 300));
+            let w = t.parameter("w", fuse::ir::DType::F32, (300, units));
+            let v = t.parameter("v", fuse::ir::DType::F32, (units, 300));
+            t.output("y", x.matmul(&w) + x.matmul(v.transpose(0, 1)));
+        })
+        .expect("traces");
+        let load = |tier| compiled(&graph, tier).load(&device).expect("loads");
+        let (mut fast, mut peak) = (load(Tier::Fast), load(Tier::Peak));
+        assert!(fast.kernels().kernels().iter().any(|(k, _)| k.ops == ["contract"]), "{}", fast.kernels());
+        for batch in [1, 2, 3, 4, 7, 16, 17, 64, 301] {
+            let dims = DimEnv::new().with("B", batch);
+            let (fast, peak) = (outputs(&mut fast, &graph, &dims), outputs(&mut peak, &graph, &dims));
+            assert!(fast == peak, "{units} units, {batch} rows");
+        }
+    }
+}
+
 #[test]
 fn better_code_replaces_the_first_between_runs() {
     let device = device();
