@@ -1,8 +1,6 @@
 //! The fast tier's products: by a routine with the machine's widest vectors where it has one, see
 //! `fuse_codegen::schedule::ScheduleTarget::cpu_with_panels`.
 
-use std::borrow::Cow;
-
 use fuse_codegen::cranelift::panel_lanes;
 use fuse_codegen::kernel_ir::Function;
 use fuse_codegen::schedule::ScheduleTarget;
@@ -13,32 +11,22 @@ use fuse_rewrite::{panel_parameters, split_given_products, split_products};
 use crate::compile::{CompileError, schedule_all};
 use crate::strips;
 
-/// The kernels as the fast tier runs them, and their functions. Those given are of the kernels as given.
+/// The kernels as the fast tier runs them, and their functions.
 ///
 /// # Errors
 /// Where scheduling fails.
-pub fn schedule<'f>(
-    graph: &Graph,
-    given: &KernelGraph,
-    functions: &'f [Function],
-) -> Result<(KernelGraph, Cow<'f, [Function]>), CompileError> {
+pub fn schedule(graph: &Graph, given: &KernelGraph) -> Result<(KernelGraph, Vec<Function>), CompileError> {
     let mut kernels = given.clone();
     // Products and what is made of them are apart.
-    let loops = strips::cut(&mut kernels, 2);
-    let (target, changed) = match with_products(graph, &kernels) {
-        Some((split, lanes)) => {
-            kernels = split;
-            (ScheduleTarget::cpu_with_panels(lanes), true)
-        }
-        None => (ScheduleTarget::cpu(), loops > 0),
-    };
-    if !changed {
-        return Ok((kernels, Cow::Borrowed(functions)));
+    strips::cut(&mut kernels, 2);
+    let mut target = ScheduleTarget::cpu();
+    if let Some((split, lanes)) = with_products(graph, &kernels) {
+        (kernels, target) = (split, ScheduleTarget::cpu_with_panels(lanes));
     }
     fuse_ir::verify_kernels(&kernels)
         .map_err(|e| CompileError::Internal { stage: "the fast tier", problem: e.to_string() })?;
     let functions = schedule_all(&kernels, target)?;
-    Ok((kernels, Cow::Owned(functions)))
+    Ok((kernels, functions))
 }
 
 /// The kernels with products that the routine takes as kernels of their own, and how many columns it takes at a time; `None`

@@ -82,12 +82,13 @@ fn parse_dims(text: &str) -> DimEnv {
 fn both_emitters_give_the_same_bits_for_the_same_functions() {
     let device = device();
     for (graph, runs) in all_models() {
-        let Compiled { kernels, functions, .. } = compiled(&graph, Tier::Fast);
-        let cranelift = compile_cpu(&functions).expect("Cranelift compiles");
-        let llvm = LlvmHostModule::compile(&functions, Optimization::Full).expect("LLVM compiles");
+        let compiled = compiled(&graph, Tier::Fast);
+        let (kernels, functions) = (&compiled.kernels, compiled.functions().expect("schedules"));
+        let cranelift = compile_cpu(functions).expect("Cranelift compiles");
+        let llvm = LlvmHostModule::compile(functions, Optimization::Full).expect("LLVM compiles");
         let codes: [Arc<dyn HostModule>; 2] = [Arc::new(cranelift), Arc::new(SameFunctions(llvm))];
         let [mut fast, mut same] = codes.map(|code| {
-            Executable::new(&graph, kernels.clone(), &functions, Code::Host(code), &device).expect("fits")
+            Executable::new(&graph, kernels.clone(), functions, Code::Host(code), &device).expect("fits")
         });
         for dims in &runs {
             let (fast, same) = (outputs(&mut fast, &graph, dims), outputs(&mut same, &graph, dims));
