@@ -150,9 +150,15 @@ impl Panels {
         if self.divide() { first + lane } else { first.minimum(&last) + lane }
     }
 
+    /// The widest panels of vectors of `lanes` that do not overlap.
+    pub(crate) fn dividing(count: i64, lanes: i64) -> Option<Panels> {
+        let mut widths = VECTORS.into_iter().rev().map(|vectors| vectors * lanes);
+        widths.find(|width| count % width == 0).map(|width| Panels { count, width })
+    }
+
     /// The best of up to so many vectors of `lanes` a panel: a tile of more loads less for each multiply-add, but
     /// may compute more elements twice.
-    pub(crate) fn choose(count: i64, lanes: i64, most_vectors: i64) -> Option<Panels> {
+    fn choose(count: i64, lanes: i64, most_vectors: i64) -> Option<Panels> {
         let panels =
             VECTORS.into_iter().filter(|v| *v <= most_vectors).map(|v| Panels { count, width: v * lanes });
         let cost = |p: &Panels| {

@@ -79,7 +79,9 @@ impl<'a> Products<'a> {
         products.sums = analysis.stores.iter().map(|s| products.sum(s)).collect::<Option<_>>()?;
         products.layout = products.sums.first()?.layout()?;
         let alike = products.sums.iter().all(|s| s.layout() == Some(products.layout));
-        alike.then_some(products)
+        // The routine goes on with sums in memory, which panels that overlap would have in common.
+        let apart = || products.sums.iter().all(|s| s.to.coefficient(&[panel]).is_some());
+        (alike && (!products.is_given() || apart())).then_some(products)
     }
 
     /// What a store stores, if it is a sum of products with a panel.
@@ -110,9 +112,14 @@ impl<'a> Products<'a> {
         (access.dtype == DType::F32 && access.dynamic.is_empty() && access.guard.is_none()).then_some(access)
     }
 
+    /// Whether the weights are not in panels, which the routine then makes.
+    fn is_given(&self) -> bool {
+        self.layout != PanelLayout { along: self.columns, across: 1 }
+    }
+
     /// The rows of a block.
     fn rows_of_a_block(&self) -> i64 {
-        if self.layout != (PanelLayout { along: self.columns, across: 1 }) {
+        if self.is_given() {
             return ROWS_OF_GIVEN;
         }
         let sums = self.sums.iter().filter_map(|s| self.analysis.extent(s.along).as_constant()).max();

@@ -16,9 +16,6 @@ use crate::extract::cost::assumed;
 use crate::pack::SHORTEST;
 use crate::panels::{Panels, is_linear_in, known, split_axis};
 
-/// Vectors of a panel at most: as many as a tile has.
-const MOST_VECTORS: i64 = 4;
-
 /// Uses of a parameter in a run up to which it is read as it is given. Making panels in the cache takes as long as a product
 /// with some 20 rows, at each use; a copy takes three times that, once.
 const MOST_USES: f64 = 2.0;
@@ -109,8 +106,9 @@ impl Given {
     }
 }
 
-/// The panels of a kernel's last axis.
+/// The panels of a kernel's last axis. Sums go on in memory from one chunk of `k` to the next, so that no two panels may have one
+/// in common.
 fn panels(kernel: &Kernel, lanes: i64) -> Option<Panels> {
     let columns = kernel.extents[kernel.rank.checked_sub(1)?].as_constant()?;
-    Panels::choose(columns, lanes, MOST_VECTORS)
+    Panels::dividing(columns, lanes)
 }
