@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
-use fuse_codegen::cranelift::{self, CodegenError};
+use fuse_codegen::cranelift::{self, CodegenError, Effort};
 use fuse_codegen::kernel_ir::Function;
 #[cfg(feature = "llvm")]
 use fuse_codegen::kernel_ir::Mapping;
@@ -14,9 +15,9 @@ use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::KernelGraph;
 use fuse_ir::{DType, Graph};
 use fuse_rewrite::{Mode, Report, RewriteError};
+use fuse_runtime::{BuildError, Code, Device, DeviceError, DeviceName, Executable};
 #[cfg(feature = "llvm")]
 use fuse_runtime::{HostCode, Making};
-use fuse_runtime::{BuildError, Code, Device, DeviceError, DeviceName, Executable};
 
 use crate::fast;
 #[cfg(feature = "llvm")]
@@ -305,7 +306,7 @@ impl Compiled {
 
     fn load_code(&self, device: &Device) -> Result<Executable, CompileError> {
         match (device.name(), self.tier) {
-            (DeviceName::Cpu, Tier::Fast) => self.load_fast(device),
+            (DeviceName::Cpu, Tier::Fast) => self.load_fast(device, fast::RUNS_OF_LASTING_CODE),
             #[cfg(feature = "llvm")]
             (DeviceName::Cpu, Tier::Peak) => {
                 let HostCode { kernels, functions, module } =
@@ -314,7 +315,7 @@ impl Compiled {
             }
             #[cfg(feature = "llvm")]
             (DeviceName::Cpu, Tier::Auto) => {
-                let mut executable = self.load_fast(device)?;
+                let mut executable = self.load_fast(device, fast::RUNS_OF_FIRST_CODE)?;
                 let (graph, kernels) = (self.graph.clone(), Arc::new(self.kernels.clone()));
                 let threads = device.threads();
                 let making = Making::new(peak::FUNCTION_TIME, {
@@ -353,9 +354,26 @@ impl Compiled {
         }
     }
 
-    fn load_fast(&self, device: &Device) -> Result<Executable, CompileError> {
+    /// The fast tier's code, which is to be worth compiling for so many runs.
+    fn load_fast(&self, device: &Device, runs: f64) -> Result<Executable, CompileError> {
+        let start = Instant::now();
         let (kernels, functions) = fast::schedule(&self.graph, &self.kernels)?;
-        let code = Code::Host(Arc::new(cranelift::compile_cpu(&functions)?));
+        let scheduled = start.elapsed();
+        let efforts = fast::efforts(&kernels, &functions, runs);
+        let module = cranelift::compile_cpu_with(&functions, &efforts, device.threads())?;
+        let (compiled, functions_made) = (start.elapsed() - scheduled, functions.len());
+        let quick = efforts.iter().filter(|e| **e == Effort::Quick).count();
+        let values = functions.iter().map(|f| f.types.len()).sum::<usize>();
+        tracing::debug!(
+            graph = kernels.name,
+            ?scheduled,
+            ?compiled,
+            functions = functions_made,
+            quick,
+            values,
+            "the fast tier is compiled"
+        );
+        let code = Code::Host(Arc::new(module));
         Ok(Executable::new(&self.graph, kernels, &functions, code, device)?)
     }
 
