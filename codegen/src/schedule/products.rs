@@ -36,7 +36,6 @@ pub(super) struct Products<'a> {
     row: Option<Axis>,
     /// By store.
     sums: Vec<Sum<'a>>,
-    layout: PanelLayout,
 }
 
 /// A sum of products, and where it goes.
@@ -46,17 +45,7 @@ struct Sum<'a> {
     left: &'a Access,
     panel: &'a Access,
     to: &'a Access,
-    /// The axis of the columns.
-    lane: Axis,
-}
-
-impl Sum<'_> {
-    /// How its panels lie in memory, if the routine takes them so.
-    fn layout(&self) -> Option<PanelLayout> {
-        let distance = |axis| step(self.panel, axis).and_then(|n| u32::try_from(n).ok());
-        let (along, across) = (distance(self.along)?, distance(self.lane)?);
-        (along.min(across) == 1).then_some(PanelLayout { along, across })
-    }
+    layout: PanelLayout,
 }
 
 impl<'a> Products<'a> {
@@ -74,14 +63,11 @@ impl<'a> Products<'a> {
             vectors => lanes * [4, 2, 1].into_iter().find(|n| vectors.is_multiple_of(*n))?,
         };
         let row = (0..panel.0).rev().map(Axis).find(|axis| !analysis.extent(*axis).is_one());
-        let layout = PanelLayout { along: width, across: 1 };
-        let mut products = Products { analysis, lane, width, columns, panel, row, sums: Vec::new(), layout };
+        let mut products = Products { analysis, lane, width, columns, panel, row, sums: Vec::new() };
         products.sums = analysis.stores.iter().map(|s| products.sum(s)).collect::<Option<_>>()?;
-        products.layout = products.sums.first()?.layout()?;
-        let alike = products.sums.iter().all(|s| s.layout() == Some(products.layout));
         // The routine goes on with sums in memory, which panels that overlap would have in common.
-        let apart = || products.sums.iter().all(|s| s.to.coefficient(&[panel]).is_some());
-        (alike && (!products.is_given() || apart())).then_some(products)
+        let apart = |sum: &Sum| !products.is_given(sum) || sum.to.coefficient(&[panel]).is_some();
+        (!products.sums.is_empty() && products.sums.iter().all(apart)).then_some(products)
     }
 
     /// What a store stores, if it is a sum of products with a panel.
@@ -103,7 +89,16 @@ impl<'a> Products<'a> {
         let is_panel = self.row.is_none_or(|row| !panel.position.uses_axis(row));
         let is_linear = |a: &Access| self.row.is_none_or(|row| a.coefficient(&[row]).is_some());
         let fits = is_left && is_panel && step(to, self.lane) == Some(1) && to.dtype == DType::F32;
-        (fits && is_linear(left) && is_linear(to)).then_some(Sum { along, left, panel, to, lane: self.lane })
+        let distance = |axis| step(panel, axis).and_then(|n| u32::try_from(n).ok());
+        let layout = PanelLayout { along: distance(along)?, across: distance(self.lane)? };
+        let contiguous = layout.along.min(layout.across) == 1;
+        (fits && contiguous && is_linear(left) && is_linear(to)).then_some(Sum {
+            along,
+            left,
+            panel,
+            to,
+            layout,
+        })
     }
 
     /// The access of a load of f32 that is always inside.
@@ -112,14 +107,14 @@ impl<'a> Products<'a> {
         (access.dtype == DType::F32 && access.dynamic.is_empty() && access.guard.is_none()).then_some(access)
     }
 
-    /// Whether the weights are not in panels, which the routine then makes.
-    fn is_given(&self) -> bool {
-        self.layout != PanelLayout { along: self.columns, across: 1 }
+    /// Whether a weight is not in panels, which the routine then makes.
+    fn is_given(&self, sum: &Sum<'_>) -> bool {
+        sum.layout != PanelLayout { along: self.columns, across: 1 }
     }
 
     /// The rows of a block.
     fn rows_of_a_block(&self) -> i64 {
-        if self.is_given() {
+        if self.sums.iter().any(|sum| self.is_given(sum)) {
             return ROWS_OF_GIVEN;
         }
         let sums = self.sums.iter().filter_map(|s| self.analysis.extent(s.along).as_constant()).max();
@@ -184,12 +179,19 @@ impl<'a> Products<'a> {
         Ok(emitter.b.finish(analysis.kernel.name.clone(), buffers, symbols, work, Mapping::Range))
     }
 
-    /// The sums that read the same elements of rows, and step alike from row to row of what they write.
+    /// The sums that read the same elements of rows and panels that lie alike, and step alike from row to row of what they
+    /// write.
     fn by_rows(&self) -> Vec<Vec<&Sum<'a>>> {
         let key = |sum: &Sum| {
             let first = |atom: &Atom| (*atom == Atom::Axis(sum.along)).then(Expr::default);
             let step = self.row.map(|row| sum.to.coefficient(&[row]));
-            (sum.left.buffer, sum.left.position.substitute(&first), self.analysis.extent(sum.along), step)
+            (
+                sum.left.buffer,
+                sum.left.position.substitute(&first),
+                self.analysis.extent(sum.along),
+                step,
+                sum.layout,
+            )
         };
         let mut groups: Vec<Vec<&Sum>> = Vec::new();
         for sum in &self.sums {
@@ -216,7 +218,7 @@ impl<'a> Products<'a> {
             from: emitter.position(first.left, point)?,
             left_step: emitter.expression(&step(first.left), point)?,
             width: self.columns,
-            layout: self.layout,
+            layout: first.layout,
             to_step: emitter.expression(&step(first.to), point)?,
             columns,
         };
