@@ -83,7 +83,8 @@ fn ptx(c: &mut Criterion) {
         group.bench_with_input(BenchmarkId::new("text", name), &graph, |b, graph| {
             b.iter(|| {
                 let compiled = fuse::compile(graph, &options).expect("compiles");
-                ptx::ptx(&compiled.functions, &PtxOptions::new(Arch::Sm90)).expect("has PTX")
+                ptx::ptx(compiled.functions().expect("schedules"), &PtxOptions::new(Arch::Sm90))
+                    .expect("has PTX")
             });
         });
     }

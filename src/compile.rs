@@ -1,9 +1,10 @@
 //! The whole compiler, to be read aloud: verify, rewrite, schedule, then emit for a device.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
-use fuse_codegen::cranelift::{self, CodegenError};
+use fuse_codegen::cranelift::{self, CodegenError, Effort};
 use fuse_codegen::kernel_ir::Function;
 #[cfg(feature = "llvm")]
 use fuse_codegen::kernel_ir::Mapping;
@@ -14,9 +15,9 @@ use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::KernelGraph;
 use fuse_ir::{DType, Graph};
 use fuse_rewrite::{Mode, Report, RewriteError};
-#[cfg(feature = "llvm")]
-use fuse_runtime::HostCode;
 use fuse_runtime::{BuildError, Code, Device, DeviceError, DeviceName, Executable};
+#[cfg(feature = "llvm")]
+use fuse_runtime::{HostCode, Making};
 
 use crate::fast;
 #[cfg(feature = "llvm")]
@@ -176,15 +177,15 @@ pub struct Compiled {
     pub graph: Graph,
     /// The fused kernels.
     pub kernels: KernelGraph,
-    /// The loop nest of each kernel, in order of [`KernelGraph::kernels`]; on a GPU those of a loop may be one.
-    pub functions: Vec<Function>,
+    /// For a GPU those of `gpu`, otherwise those of any CPU, once somebody wants them.
+    functions: OnceLock<Vec<Function>>,
     /// What rewriting did.
     pub report: Report,
     /// Which code [`Compiled::load`] makes for the CPU.
     pub tier: Tier,
     /// What a GPU rounds the factors of products of f32 to.
     pub precision: ProductPrecision,
-    /// The GPU that `functions` are scheduled for, where they are for one.
+    /// The GPU that [`Compiled::functions`] are scheduled for, where they are for one.
     pub gpu: GpuLimits,
     /// How it runs loops over time.
     pub loops: LoopForm,
@@ -213,8 +214,8 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Compiled, Comp
     fuse_ir::verify_kernels(&optimized.kernels)
         .map_err(|e| CompileError::Internal { stage: "rewriting", problem: e.to_string() })?;
     let functions = match options.target {
-        Target::Cpu => schedule_all(&optimized.kernels, ScheduleTarget::cpu())?,
-        Target::Cuda => schedule_for_gpu(&optimized.kernels, options.gpu, precision, options.loops)?,
+        Target::Cpu => OnceLock::new(),
+        Target::Cuda => schedule_for_gpu(&optimized.kernels, options.gpu, precision, options.loops)?.into(),
     };
     let (kernels, report, tier) = (optimized.kernels, optimized.report, options.tier);
     let (graph, gpu, loops) = (graph.clone(), options.gpu, options.loops);
@@ -278,6 +279,19 @@ fn verified(functions: Vec<Function>) -> Result<Vec<Function>, CompileError> {
 }
 
 impl Compiled {
+    /// The loop nest of each kernel, in order of [`KernelGraph::kernels`]; on a GPU those of a loop may be one. For the CPU they
+    /// are made when they are first asked for, since each tier changes the kernels and schedules them for itself.
+    ///
+    /// # Errors
+    /// Where scheduling fails.
+    pub fn functions(&self) -> Result<&[Function], CompileError> {
+        if let Some(functions) = self.functions.get() {
+            return Ok(functions);
+        }
+        let functions = schedule_all(&self.kernels, ScheduleTarget::cpu())?;
+        Ok(self.functions.get_or_init(|| functions))
+    }
+
     /// Emits code for a device and loads it.
     ///
     /// # Errors
@@ -292,7 +306,7 @@ impl Compiled {
 
     fn load_code(&self, device: &Device) -> Result<Executable, CompileError> {
         match (device.name(), self.tier) {
-            (DeviceName::Cpu, Tier::Fast) => self.load_fast(device),
+            (DeviceName::Cpu, Tier::Fast) => self.load_fast(device, fast::RUNS_OF_LASTING_CODE),
             #[cfg(feature = "llvm")]
             (DeviceName::Cpu, Tier::Peak) => {
                 let HostCode { kernels, functions, module } =
@@ -301,12 +315,13 @@ impl Compiled {
             }
             #[cfg(feature = "llvm")]
             (DeviceName::Cpu, Tier::Auto) => {
-                let mut executable = self.load_fast(device)?;
-                let (graph, kernels) = (self.graph.clone(), self.kernels.clone());
+                let mut executable = self.load_fast(device, fast::RUNS_OF_FIRST_CODE)?;
+                let (graph, kernels) = (self.graph.clone(), Arc::new(self.kernels.clone()));
                 let threads = device.threads();
-                let making = peak::expected_time(&self.functions, threads);
-                let values = self.functions.iter().map(|f| f.types.len()).sum::<usize>();
-                tracing::debug!(graph = self.graph.name(), ?making, values, "the peak tier is expected");
+                let making = Making::new(peak::FUNCTION_TIME, {
+                    let kernels = kernels.clone();
+                    move || peak::expected_time(&kernels, threads)
+                });
                 executable.improve(making, move |urgency| peak::improve(graph, kernels, threads, urgency));
                 Ok(executable)
             }
@@ -323,7 +338,7 @@ impl Compiled {
     /// As [`compile`].
     pub fn functions_for(&self, limits: GpuLimits) -> Result<Cow<'_, [Function]>, CompileError> {
         if limits == self.gpu {
-            return Ok(Cow::Borrowed(&self.functions));
+            return Ok(Cow::Borrowed(self.functions()?));
         }
         Ok(Cow::Owned(schedule_for_gpu(&self.kernels, limits, self.precision, self.loops)?))
     }
@@ -335,13 +350,30 @@ impl Compiled {
     pub fn rounded_kernels(&self) -> Result<Vec<String>, CompileError> {
         match self.precision {
             ProductPrecision::F32 => Ok(Vec::new()),
-            _ => different(&self.kernels, self.gpu, self.loops, &self.functions),
+            _ => different(&self.kernels, self.gpu, self.loops, self.functions()?),
         }
     }
 
-    fn load_fast(&self, device: &Device) -> Result<Executable, CompileError> {
-        let (kernels, functions) = fast::schedule(&self.graph, &self.kernels, &self.functions)?;
-        let code = Code::Host(Arc::new(cranelift::compile_cpu(&functions)?));
+    /// The fast tier's code, which is to be worth compiling for so many runs.
+    fn load_fast(&self, device: &Device, runs: f64) -> Result<Executable, CompileError> {
+        let start = Instant::now();
+        let (kernels, functions) = fast::schedule(&self.graph, &self.kernels)?;
+        let scheduled = start.elapsed();
+        let efforts = fast::efforts(&kernels, &functions, runs);
+        let module = cranelift::compile_cpu_with(&functions, &efforts, device.threads())?;
+        let (compiled, functions_made) = (start.elapsed() - scheduled, functions.len());
+        let quick = efforts.iter().filter(|e| **e == Effort::Quick).count();
+        let values = functions.iter().map(|f| f.types.len()).sum::<usize>();
+        tracing::debug!(
+            graph = kernels.name,
+            ?scheduled,
+            ?compiled,
+            functions = functions_made,
+            quick,
+            values,
+            "the fast tier is compiled"
+        );
+        let code = Code::Host(Arc::new(module));
         Ok(Executable::new(&self.graph, kernels, &functions, code, device)?)
     }
 

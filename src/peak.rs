@@ -10,6 +10,7 @@ use fuse_codegen::distinct::Distinct;
 use fuse_codegen::kernel_ir::Function;
 use fuse_codegen::llvm::host::schedule_target;
 use fuse_codegen::llvm::{HostCompiler, LlvmError, LlvmHostModule, Optimization};
+use fuse_codegen::schedule::ScheduleTarget;
 use fuse_ir::Graph;
 use fuse_ir::kernel::KernelGraph;
 use fuse_rewrite::panel_parameters;
@@ -19,7 +20,7 @@ use crate::compile::{CompileError, schedule_all};
 use crate::strips;
 
 /// What LLVM takes for a function however small, on one thread.
-const FUNCTION_TIME: Duration = Duration::from_millis(7);
+pub const FUNCTION_TIME: Duration = Duration::from_millis(7);
 /// What it takes on top for each value of a function of the fast tier, on one thread: the peak tier's has about twice as
 /// many. An LSTM of 1,097 values in four functions takes some 80 ms.
 const VALUE_TIME: Duration = Duration::from_micros(40);
@@ -136,8 +137,17 @@ pub fn schedule(graph: &Graph, kernels: &KernelGraph) -> Result<(KernelGraph, Ve
     Ok((kernels, functions))
 }
 
-/// How long [`compile`] takes for these functions, roughly.
-pub fn expected_time(functions: &[Function], threads: usize) -> Duration {
+/// How long [`compile`] takes for these kernels, roughly; forever where it fails.
+pub fn expected_time(kernels: &KernelGraph, threads: usize) -> Duration {
+    let Ok(functions) = schedule_all(kernels, ScheduleTarget::cpu()) else { return Duration::MAX };
+    let making = time_for(&functions, threads);
+    let values = functions.iter().map(|f| f.types.len()).sum::<usize>();
+    tracing::debug!(graph = kernels.name, ?making, values, "the peak tier is expected");
+    making
+}
+
+/// How long it takes where the fast tier has these functions.
+fn time_for(functions: &[Function], threads: usize) -> Duration {
     let distinct = Distinct::of(functions).functions;
     let times = distinct.iter().map(|f| FUNCTION_TIME + VALUE_TIME * f.types.len() as u32);
     let (total, longest) =
@@ -147,7 +157,12 @@ pub fn expected_time(functions: &[Function], threads: usize) -> Duration {
 
 /// Makes the code of the peak tier, at once or on a thread of its own; `None` where the system gives none, which is
 /// logged.
-pub fn improve(graph: Graph, kernels: KernelGraph, threads: usize, urgency: Urgency) -> Option<Improvement> {
+pub fn improve(
+    graph: Graph,
+    kernels: Arc<KernelGraph>,
+    threads: usize,
+    urgency: Urgency,
+) -> Option<Improvement> {
     let (improvement, maker) = improvement();
     match urgency {
         Urgency::Now => {

@@ -73,8 +73,8 @@ fn the_ptx_of_chunks_assembles() {
 
     for dtype in ["f32", "f64", "i32", "i64"] {
         for arch in [Arch::Sm75, Arch::Sm90, Arch::Sm120] {
-            let functions = compiled(&states(dtype, "8"), Target::Cuda).functions;
-            let text = ptx(&functions, &PtxOptions::new(arch)).expect("PTX");
+            let compiled = compiled(&states(dtype, "8"), Target::Cuda);
+            let text = ptx(compiled.functions().expect("schedules"), &PtxOptions::new(arch)).expect("PTX");
             let Some(ptxas) = Ptxas::find() else {
                 println!("SKIPPED: no ptxas; PTX for {arch} was emitted and not assembled");
                 continue;

@@ -44,7 +44,7 @@ fn device() -> Device {
 }
 
 fn clustered(compiled: &Compiled) -> Vec<&Function> {
-    compiled.functions.iter().filter(|f| f.mapping.cluster_blocks().is_some()).collect()
+    compiled.functions().expect("schedules").iter().filter(|f| f.mapping.cluster_blocks().is_some()).collect()
 }
 
 fn cell<const N: usize, C: Cell<N>>(name: &str, input: i64, hidden: i64) -> Graph {
@@ -89,7 +89,9 @@ fn clusters_are_taken_as_far_as_weights_fit() {
 #[test]
 fn the_form_of_loops_is_a_choice() {
     let graph = cell::<2, Lstm>("lstm", 5, 40);
-    let mapping = |loops| compiled(&graph, loops).functions.iter().map(|f| f.mapping).collect::<Vec<_>>();
+    let mapping = |loops| {
+        compiled(&graph, loops).functions().expect("schedules").iter().map(|f| f.mapping).collect::<Vec<_>>()
+    };
     let has = |loops, f: fn(&Mapping) -> bool| mapping(loops).iter().any(f);
     assert!(has(LoopForm::Clusters, |m| m.cluster_blocks() == Some(8)));
     assert!(has(LoopForm::Grid, |m| matches!(m, Mapping::Resident { .. })));

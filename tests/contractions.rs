@@ -21,7 +21,12 @@ fn check(text: &str, tiled: bool, runs: &[&[(&str, i64)]]) {
     let device = Device::sim(&Default::default()).expect("a simulated GPU is always there");
     for options in [CompileOptions::new(Target::Cuda), CompileOptions::unfused(Target::Cuda)] {
         let compiled = fuse::compile(&graph, &options).unwrap_or_else(|e| panic!("{e}\n{text}"));
-        assert_eq!(compiled.functions.iter().any(stages_factors), tiled, "{}", compiled.kernels);
+        assert_eq!(
+            compiled.functions().expect("schedules").iter().any(stages_factors),
+            tiled,
+            "{}",
+            compiled.kernels
+        );
         let mut model = compiled.load(&device).unwrap_or_else(|e| panic!("{e}"));
         for (seed, dims) in runs.iter().enumerate() {
             let dims = dims.iter().fold(DimEnv::new(), |env, (name, value)| env.with(name, *value));

@@ -125,7 +125,12 @@ impl Case {
         }
         let compiled = || fuse::compile(&graph, &options);
         let functions = |text: &dyn Fn(&fuse::codegen::kernel_ir::Function) -> Result<String, Failed>| {
-            compiled()?.functions.iter().map(text).collect::<Result<Vec<_>, Failed>>().map(|t| t.join("\n"))
+            compiled()?
+                .functions()?
+                .iter()
+                .map(text)
+                .collect::<Result<Vec<_>, Failed>>()
+                .map(|t| t.join("\n"))
         };
         Ok(match stage {
             "graph" => {
@@ -159,11 +164,12 @@ impl Case {
             "llvm" | "ptx" => {
                 let arch = self.value("arch", "sm_90").parse()?;
                 let options = fuse::codegen::llvm::PtxOptions::new(arch);
-                let functions = compiled()?.functions;
+                let compiled = compiled()?;
+                let functions = compiled.functions()?;
                 if stage == "ptx" {
-                    fuse::codegen::llvm::ptx::ptx(&functions, &options)?
+                    fuse::codegen::llvm::ptx::ptx(functions, &options)?
                 } else {
-                    fuse::codegen::llvm::ptx::llvm_ir(&functions, &options)?
+                    fuse::codegen::llvm::ptx::llvm_ir(functions, &options)?
                 }
             }
             #[cfg(not(feature = "llvm"))]

@@ -50,7 +50,7 @@ fn agrees_within(tolerance: Tolerance, graph: &Graph, compiled: &Compiled, sizes
 
 fn residents(compiled: &Compiled) -> Vec<&Function> {
     let is_resident = |f: &&Function| matches!(f.mapping, Mapping::Resident { .. });
-    compiled.functions.iter().filter(is_resident).collect()
+    compiled.functions().expect("schedules").iter().filter(is_resident).collect()
 }
 
 fn cell<const N: usize, C: Cell<N>>(name: &str, input: i64, hidden: i64) -> Graph {

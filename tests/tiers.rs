@@ -82,12 +82,13 @@ fn parse_dims(text: &str) -> DimEnv {
 fn both_emitters_give_the_same_bits_for_the_same_functions() {
     let device = device();
     for (graph, runs) in all_models() {
-        let Compiled { kernels, functions, .. } = compiled(&graph, Tier::Fast);
-        let cranelift = compile_cpu(&functions).expect("Cranelift compiles");
-        let llvm = LlvmHostModule::compile(&functions, Optimization::Full).expect("LLVM compiles");
+        let compiled = compiled(&graph, Tier::Fast);
+        let (kernels, functions) = (&compiled.kernels, compiled.functions().expect("schedules"));
+        let cranelift = compile_cpu(functions).expect("Cranelift compiles");
+        let llvm = LlvmHostModule::compile(functions, Optimization::Full).expect("LLVM compiles");
         let codes: [Arc<dyn HostModule>; 2] = [Arc::new(cranelift), Arc::new(SameFunctions(llvm))];
         let [mut fast, mut same] = codes.map(|code| {
-            Executable::new(&graph, kernels.clone(), &functions, Code::Host(code), &device).expect("fits")
+            Executable::new(&graph, kernels.clone(), functions, Code::Host(code), &device).expect("fits")
         });
         for dims in &runs {
             let (fast, same) = (outputs(&mut fast, &graph, dims), outputs(&mut same, &graph, dims));
@@ -136,6 +137,30 @@ fn panels_serve_every_batch_size() {
             for (fast, peak) in fast.iter().zip(&peak) {
                 compare(peak, fast, Tolerance { ulp: 0.0, absolute: 1e-6, relative: 1e-5 }).expect("agrees");
             }
+        }
+    }
+}
+
+/// Of weights of both layouts, which the fast tier reads as they are given and the peak tier in panels.
+#[test]
+fn products_with_weights_have_the_same_bits_in_both_tiers() {
+    let device = device();
+    for units in [96, 50] {
+        let graph = fuse::frontend::trace("products", |t| {
+            let x = t.input("x", fuse::ir::DType::F32, ("B", 300));
+            let w = t.parameter("w", fuse::ir::DType::F32, (300, units));
+            let v = t.parameter("v", fuse::ir::DType::F32, (units, 300));
+            t.output("y", x.matmul(&w) * x.matmul(v.transpose(0, 1)));
+        })
+        .expect("traces");
+        let load = |tier| compiled(&graph, tier).load(&device).expect("loads");
+        let (mut fast, mut peak) = (load(Tier::Fast), load(Tier::Peak));
+        assert!(fast.kernels().kernels().iter().any(|(k, _)| k.ops == ["contract"]), "{}", fast.kernels());
+        // The peak tier takes a row that is left over alone with several sums at a time.
+        for batch in [2, 3, 4, 7, 16, 18, 64, 303] {
+            let dims = DimEnv::new().with("B", batch);
+            let (fast, peak) = (outputs(&mut fast, &graph, &dims), outputs(&mut peak, &graph, &dims));
+            assert!(fast == peak, "{units} units, {batch} rows");
         }
     }
 }

@@ -361,12 +361,23 @@ pub struct PanelProduct {
     pub from: ValueId,
     /// From one row to the next in `left` (i64).
     pub left_step: ValueId,
-    /// The columns of a panel; what is summed up with the same `k` is contiguous, and the next `k` follows.
+    /// The columns of a panel.
     pub width: u32,
+    /// How a panel lies in memory.
+    pub layout: PanelLayout,
     /// From one row to the next in what is written (i64).
     pub to_step: ValueId,
     /// The panels.
     pub columns: Vec<PanelColumns>,
+}
+
+/// How far apart the elements of a panel are; one of the two is 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PanelLayout {
+    /// From one `k` to the next.
+    pub along: u32,
+    /// From one column to the next.
+    pub across: u32,
 }
 
 /// A panel, and where its columns of the result go.

@@ -299,17 +299,18 @@ impl Machine<'_> {
     }
 
     fn product(&mut self, product: &PanelProduct) -> Evaluated<()> {
-        let PanelProduct { rows, count, left, from, left_step, width, to_step, columns } = product;
+        let PanelProduct { rows, count, left, from, left_step, width, layout, to_step, columns } = product;
         let [rows, count, from] = [rows, count, from].map(|v| self.scalar_i64(*v));
         let [left_step, to_step] = [left_step, to_step].map(|v| self.scalar_i64(*v));
         let (rows, count, from, left_step, to_step) = (rows?, count?, from?, left_step?, to_step?);
+        let [along, across] = [layout.along, layout.across].map(i64::from);
         for column in columns {
             let (at, to) = (self.scalar_i64(column.at)?, self.scalar_i64(column.to_index)?);
             for (r, j) in (0..rows).flat_map(|r| (0..i64::from(*width)).map(move |j| (r, j))) {
                 let mut sum = 0f32;
                 for k in 0..count {
                     let x = self.float(*left, from + r * left_step + k, product.rows)?;
-                    let y = self.float(column.panel, at + k * i64::from(*width) + j, product.rows)?;
+                    let y = self.float(column.panel, at + k * along + j * across, product.rows)?;
                     sum = x.mul_add(y, sum);
                 }
                 let (_, bytes) = self.bytes(column.to, to + r * to_step + j, 1, Access::Write)?;

@@ -10,8 +10,8 @@ use fuse_ir::{DType, Literal};
 use crate::divisors::Divisors;
 use crate::indices::{Width, Widths};
 use crate::kernel_ir::{
-    BinaryOp, Condition, Conversion, Function, LaneType, MatrixFactors, Operation, PanelProduct, ParameterId,
-    SharedId, Statement, Type, UnaryOp, ValueId,
+    BinaryOp, Condition, Conversion, Function, LaneType, MatrixFactors, Operation, PanelLayout, PanelProduct,
+    ParameterId, SharedId, Statement, Type, UnaryOp, ValueId,
 };
 
 /// Emits primitives of one target. Types are passed wherever a target value does not tell its own.
@@ -139,6 +139,8 @@ pub struct Product<V> {
     pub left_step: V,
     /// The columns of a panel.
     pub width: u32,
+    /// How a panel lies in memory.
+    pub layout: PanelLayout,
     /// From one row to the next in what is written.
     pub to_step: V,
     /// Panels and where they go, each by position of the parameter and the first element.
@@ -287,6 +289,7 @@ impl<B: ScalarBuilder> Values<B> {
             left: place(builder, product.left, product.from),
             left_step: self.get(builder, product.left_step),
             width: product.width,
+            layout: product.layout,
             to_step: self.get(builder, product.to_step),
             columns: product
                 .columns

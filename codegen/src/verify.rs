@@ -26,8 +26,8 @@ use fuse_ir::DType;
 use crate::builder::memory_type;
 use crate::divisors::MOST;
 use crate::kernel_ir::{
-    Access, BinaryOp, Conversion, Function, LaneType, Mapping, Operation, PanelProduct, ParameterId,
-    SharedId, Statement, Type, UnaryOp, ValueId,
+    Access, BinaryOp, Conversion, Function, LaneType, Mapping, Operation, PanelLayout, PanelProduct,
+    ParameterId, SharedId, Statement, Type, UnaryOp, ValueId,
 };
 use crate::text::statement_head;
 
@@ -356,6 +356,10 @@ impl Verifier<'_> {
         }
         if product.width < 1 || product.columns.is_empty() {
             return Err("a product has at least one column".into());
+        }
+        let PanelLayout { along, across } = product.layout;
+        if along < 1 || across < 1 || (along > 1 && across > 1) {
+            return Err("a panel is contiguous along its sums or across its columns".into());
         }
         let PanelProduct { rows, count, from, left_step, to_step, .. } = product;
         [rows, count, from, left_step, to_step].into_iter().try_for_each(|v| self.expect(*v, INDEX))?;

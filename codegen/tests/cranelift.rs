@@ -1,6 +1,6 @@
 //! The boundary of the fast CPU tier: what it refuses, what it checks, and the state of its memory.
 
-use fuse_codegen::cranelift::{CodegenError, asm, clif, compile_cpu};
+use fuse_codegen::cranelift::{CodegenError, Effort, asm, clif, compile_cpu, compile_cpu_with};
 use fuse_codegen::text::parse;
 
 const DOUBLE: &str = "function double range {
@@ -33,6 +33,35 @@ fn a_call_computes_its_range_and_nothing_else() {
     // SAFETY: as above; an empty range touches nothing.
     unsafe { module.call(0, &buffers, &[8], 5, 5) }.unwrap();
     assert_eq!(y[5], -1.0);
+}
+
+#[test]
+fn functions_keep_their_order_whichever_thread_and_effort_compiles_them() {
+    // Of different sizes, so that the largest come first, and some twice.
+    let factor = |i: usize| 2 + i * 7 % 20 * 5;
+    let functions: Vec<_> = (0..30)
+        .map(|i| {
+            let sums: String =
+                (1..factor(i)).map(|n| format!("v{}: f32 = add v{}, v3\n", n + 3, n + 2)).collect();
+            let text = DOUBLE.replace("double", &format!("times_{i}"));
+            let text = text.replace("v4: f32 = add v3, v3", &sums);
+            parse(&text.replace("p1[v2] = v4", &format!("p1[v2] = v{}", factor(i) + 2))).unwrap()
+        })
+        .collect();
+    assert!(functions.iter().map(|f| f.types.len()).sum::<usize>() > 1000, "worth some threads");
+    let efforts: Vec<Effort> =
+        (0..30).map(|i| if i % 3 == 0 { Effort::Quick } else { Effort::Full }).collect();
+    for threads in [1, 2, 5] {
+        let module = compile_cpu_with(&functions, &efforts, threads).unwrap();
+        for (i, function) in functions.iter().enumerate() {
+            assert_eq!(module.index_of(&function.name), Some(i));
+            let (mut x, mut y) = (vec![1.5f32; 4], vec![0f32; 4]);
+            let buffers = [x.as_mut_ptr().cast(), y.as_mut_ptr().cast()];
+            // SAFETY: both buffers have the 4 elements that N says.
+            unsafe { module.call(i, &buffers, &[4], 0, 4) }.unwrap();
+            assert_eq!(y, [1.5 * factor(i) as f32; 4]);
+        }
+    }
 }
 
 #[test]

@@ -501,6 +501,39 @@ fn products_with_panels(rows: fuse_ir::Dim, inner: i64, width: i64) -> fuse_ir::
     m.finish()
 }
 
+/// `y[b, n] = Σ_k x[b, k] · w[k, n]`, or of `w[n, k]`, in panels of `width` columns whose last one begins where it ends with
+/// the last column.
+fn products_with_a_matrix(
+    rows: fuse_ir::Dim,
+    (inner, columns): (i64, i64),
+    width: i64,
+    transposed: bool,
+) -> fuse_ir::kernel::KernelGraph {
+    let mut m = Maker::new(&[rows.clone(), c((columns + width - 1) / width), c(width)]);
+    let x = m.input(DType::F32, &[rows.clone(), c(inner)]);
+    let (k_axis, column) = (m.axis(c(inner)), (c(width) * a(1)).minimum(&c(columns - width)) + a(2));
+    let (k, shape) = (a(k_axis.index()), if transposed { [columns, inner] } else { [inner, columns] });
+    let w = m.input(DType::F32, &shape.map(c));
+    let at = if transposed { [column.clone(), k.clone()] } else { [k.clone(), column.clone()] };
+    let (x, w) = (m.load(x, &[a(0), k]), m.load(w, &at));
+    let product = m.apply(ScalarOp::Mul, &[x, w]);
+    let sum = m.reduce(ReduceOp::Sum, &[k_axis], product);
+    m.store_at(sum, &[rows, c(columns)], &[a(0), column]);
+    m.finish()
+}
+
+#[test]
+fn products_with_a_matrix_as_it_is_are_right_for_every_number_of_rows() {
+    for (size, width) in [((33, 32), 16), ((9, 50), 16), ((150, 96), 48)] {
+        for (rows, transposed) in [1, 3, 18, 300].into_iter().flat_map(|r| [(r, false), (r, true)]) {
+            let graph = products_with_a_matrix(s("B"), size, width, transposed);
+            let env = env(&[("B", rows)]);
+            let near = Tolerance { ulp: 0.0, absolute: 1e-4, relative: 1e-5 };
+            check_products(&graph, &inputs(&graph, &env), &env, near);
+        }
+    }
+}
+
 #[test]
 fn products_with_panels_are_right_for_every_number_of_rows() {
     let check = |graph: &fuse_ir::kernel::KernelGraph, dims: &[(&str, i64)]| {
@@ -593,5 +626,11 @@ fn the_routine_takes_products_alone() {
     };
     assert!(is_product(&products_with_panels(s("B"), 40, i64::from(lanes) * 2)));
     assert!(!is_product(&products_with_panels(s("B"), 40, i64::from(lanes) + 1)));
+    let columns = |n: i64| n * i64::from(lanes);
+    for transposed in [false, true] {
+        let of = |n| products_with_a_matrix(s("B"), (40, n), columns(2), transposed);
+        assert!(is_product(&of(columns(14))));
+        assert!(!is_product(&of(columns(13))), "two panels have results in common");
+    }
     assert!(!is_product(&lstm_step(s("B"), 24, Weights::Rows)));
 }

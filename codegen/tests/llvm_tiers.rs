@@ -3,7 +3,7 @@
 
 mod llvm_support;
 
-use fuse_codegen::cranelift::{CpuModule, compile_cpu};
+use fuse_codegen::cranelift::{CpuModule, Effort, compile_cpu_with};
 use fuse_codegen::kernel_ir::{Function, Mapping};
 use fuse_codegen::kernel_ir_eval::evaluate_all;
 use llvm_support::random::Program;
@@ -30,12 +30,15 @@ fn fits(function: &Function) -> bool {
     })
 }
 
-fn compile(function: &Function) -> CpuModule {
-    compile_cpu(std::slice::from_ref(function)).unwrap_or_else(|e| panic!("{}: {e}", function.name))
+fn compile(function: &Function, effort: Effort) -> CpuModule {
+    compile_cpu_with(std::slice::from_ref(function), &[effort], 1)
+        .unwrap_or_else(|e| panic!("{}: {e}", function.name))
 }
 
 fn difference(case: &Case, function: &Function, items: i64, buffers: Vec<Vec<u8>>) -> Option<usize> {
-    let actual = run(&compile(function), items, &buffers);
+    let [quick, actual] =
+        [Effort::Quick, Effort::Full].map(|effort| run(&compile(function, effort), items, &buffers));
+    assert!(quick == actual, "{}", function.name);
     let mut expected = buffers;
     evaluate_all(function, &mut expected, &dims(items)).expect("the function evaluates");
     case.difference(&actual, &expected[expected.len() - 1])

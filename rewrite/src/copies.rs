@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use fuse_ir::Axis;
 use fuse_ir::kernel::{BufferId, BufferKind, Coordinate, Element, Kernel, KernelGraph, Step, Store};
+use fuse_ir::{Axis, Expr};
 use smallvec::SmallVec;
 
 /// What an input became with its axes in another order.
@@ -17,39 +17,61 @@ struct Permuted {
     axes: Vec<usize>,
 }
 
+/// The copies of inputs with other orders of axes, ahead of all loops.
+pub(crate) struct Permutations(HashMap<BufferId, Permuted>);
+
+impl Permutations {
+    pub(crate) fn of(kernels: &KernelGraph) -> Permutations {
+        let mut writers: HashMap<BufferId, usize> = HashMap::new();
+        for (kernel, _) in kernels.kernels() {
+            kernel.stores.iter().for_each(|s| *writers.entry(s.buffer).or_default() += 1);
+        }
+        let mut permuted = HashMap::new();
+        for step in &kernels.steps {
+            let Step::Kernel(kernel) = step else { break };
+            let Some((buffer, index, store)) = copy(kernel) else { continue };
+            let [from, to] = [buffer, store.buffer].map(|b| &kernels.buffers[b.index()]);
+            // What no other kernel writes is whole.
+            let is_copy = matches!(from.kind, BufferKind::Input(_))
+                && to.kind == BufferKind::Temporary
+                && from.ty.dtype == to.ty.dtype
+                && writers[&store.buffer] == 1;
+            if let Some(axes) = permutation(index, &store.index).filter(|_| is_copy) {
+                permuted.insert(store.buffer, Permuted { input: buffer, axes });
+            }
+        }
+        Permutations(permuted)
+    }
+
+    /// The input that a buffer is a copy of, and where that has what the copy has at these coordinates.
+    pub(crate) fn source(&self, buffer: BufferId, at: &[Expr]) -> Option<(BufferId, Vec<Expr>)> {
+        let permuted = self.0.get(&buffer)?;
+        Some((permuted.input, permuted.coordinates(at)))
+    }
+
+    /// Drops copies that no kernel reads.
+    pub(crate) fn drop_unread(&self, kernels: &mut KernelGraph) {
+        let read: BTreeSet<BufferId> = kernels.kernels().iter().flat_map(|(k, _)| k.loads()).collect();
+        let is_dead =
+            |k: &Kernel| k.stores.iter().all(|s| self.0.contains_key(&s.buffer) && !read.contains(&s.buffer));
+        kernels.steps.retain(|step| !matches!(step, Step::Kernel(k) if is_dead(k)));
+    }
+}
+
 /// Lets copies ahead of all loops read inputs instead of copies of them with other orders of axes, and drops the latter
 /// where nothing else reads them.
 pub(crate) fn read_inputs(kernels: &mut KernelGraph) {
-    let mut writers: HashMap<BufferId, usize> = HashMap::new();
-    for (kernel, _) in kernels.kernels() {
-        kernel.stores.iter().for_each(|s| *writers.entry(s.buffer).or_default() += 1);
-    }
-    let mut permuted: HashMap<BufferId, Permuted> = HashMap::new();
-    let mut passed_over: BTreeSet<BufferId> = BTreeSet::new();
+    let permutations = Permutations::of(kernels);
     for step in &mut kernels.steps {
         let Step::Kernel(kernel) = step else { break };
-        let Some((buffer, index, store)) = copy(kernel) else { continue };
-        if let Some(first) = permuted.get(&buffer)
+        let Some((buffer, index, _)) = copy(kernel) else { continue };
+        if let Some(first) = permutations.0.get(&buffer)
             && let Some(index) = first.read(index, kernel.rank)
         {
-            passed_over.insert(buffer);
             kernel.elements[0].element = Element::Load { buffer: first.input, index };
-            continue;
-        }
-        let [from, to] = [buffer, store.buffer].map(|b| &kernels.buffers[b.index()]);
-        // What no other kernel writes is whole.
-        let is_copy = matches!(from.kind, BufferKind::Input(_))
-            && to.kind == BufferKind::Temporary
-            && from.ty.dtype == to.ty.dtype
-            && writers[&store.buffer] == 1;
-        if let Some(axes) = permutation(index, &store.index).filter(|_| is_copy) {
-            permuted.insert(store.buffer, Permuted { input: buffer, axes });
         }
     }
-    let read: BTreeSet<BufferId> = kernels.kernels().iter().flat_map(|(k, _)| k.loads()).collect();
-    let is_dead =
-        |k: &Kernel| k.stores.iter().all(|s| passed_over.contains(&s.buffer) && !read.contains(&s.buffer));
-    kernels.steps.retain(|step| !matches!(step, Step::Kernel(k) if is_dead(k)));
+    permutations.drop_unread(kernels);
 }
 
 /// The buffer that a kernel copies and where it reads that, and its store, if that is all it does.
@@ -71,12 +93,17 @@ impl Permuted {
     /// Where the input has what the copy has at an index, if a kernel of that rank reads the input's last axis along its
     /// own last one, and no other so.
     fn read(&self, index: &[Coordinate], rank: usize) -> Option<SmallVec<[Coordinate; 4]>> {
-        let mut places: Vec<(usize, &Coordinate)> = self.axes.iter().copied().zip(index).collect();
-        places.sort_by_key(|(axis, _)| *axis);
+        let places = self.coordinates(index);
         let last = Axis(rank.checked_sub(1)? as u32);
         let along = |c: &Coordinate| matches!(c, Coordinate::Static(e) if e.uses_axis(last));
         let (end, others) = places.split_last()?;
-        (along(end.1) && !others.iter().any(|(_, c)| along(c)))
-            .then(|| places.iter().map(|(_, c)| (*c).clone()).collect())
+        (along(end) && !others.iter().any(along)).then_some(places.into())
+    }
+
+    /// The coordinates of the copy in the order of the input.
+    fn coordinates<C: Clone>(&self, index: &[C]) -> Vec<C> {
+        let mut places: Vec<(usize, &C)> = self.axes.iter().copied().zip(index).collect();
+        places.sort_by_key(|(axis, _)| *axis);
+        places.into_iter().map(|(_, c)| c.clone()).collect()
     }
 }

@@ -66,7 +66,7 @@ pub use join::store_joined;
 pub use narrow::narrow_parameters;
 pub use optimize::{Mode, Optimized, Options, dump_egraph, optimize};
 pub use panels::panel_parameters;
-pub use products::split_products;
+pub use products::{split_given_products, split_products};
 pub use program_cost::{KernelUse, ProgramCost, bytes_of, cost_of};
 pub use report::Report;
 pub use scans::chunks::ChunkPolicy;

@@ -68,7 +68,7 @@ pub(crate) fn insert_copies(graph: &Graph, kernels: &mut KernelGraph, copies: Ve
 }
 
 /// The buffers that parameters alone decide: parameters, and what leading kernels make of them.
-fn known(graph: &Graph, kernels: &KernelGraph) -> BTreeSet<BufferId> {
+pub(crate) fn known(graph: &Graph, kernels: &KernelGraph) -> BTreeSet<BufferId> {
     let is_parameter = |b: &Buffer| match b.kind {
         BufferKind::Input(i) => graph.inputs().get(i).is_some_and(|input| input.kind == InputKind::Parameter),
         BufferKind::Output(_) | BufferKind::Temporary | BufferKind::State => false,
@@ -127,7 +127,7 @@ impl Summed {
 
 /// An axis in panels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Panels {
+pub(crate) struct Panels {
     /// The elements of the axis, at least a panel of them.
     count: i64,
     width: i64,
@@ -148,6 +148,12 @@ impl Panels {
         let first = panel * Expr::constant(self.width);
         let last = Expr::constant(self.count - self.width);
         if self.divide() { first + lane } else { first.minimum(&last) + lane }
+    }
+
+    /// The widest panels of vectors of `lanes` that do not overlap.
+    pub(crate) fn dividing(count: i64, lanes: i64) -> Option<Panels> {
+        let mut widths = VECTORS.into_iter().rev().map(|vectors| vectors * lanes);
+        widths.find(|width| count % width == 0).map(|width| Panels { count, width })
     }
 
     /// The best of up to so many vectors of `lanes` a panel: a tile of more loads less for each multiply-add, but
@@ -346,7 +352,7 @@ fn most_together(kernel: &Kernel, wishes: &[Wish]) -> usize {
 
 /// Whether an axis is in no quotient, remainder, minimum or maximum, where it would not split, and is not the one of
 /// recurrences.
-fn is_linear_in(kernel: &Kernel, axis: Axis) -> bool {
+pub(crate) fn is_linear_in(kernel: &Kernel, axis: Axis) -> bool {
     use fuse_ir::expr::Atom;
     let linear = |e: &Expr| {
         e.terms().all(|(atoms, _)| {
@@ -371,7 +377,7 @@ fn is_linear_in(kernel: &Kernel, axis: Axis) -> bool {
 }
 
 /// Splits an axis of the space in two: the panel in its place and the lane behind it.
-fn split_axis(kernel: &mut Kernel, at: usize, panels: Panels) {
+pub(crate) fn split_axis(kernel: &mut Kernel, at: usize, panels: Panels) {
     let renamed: Vec<Expr> = (0..kernel.extents.len())
         .map(|axis| match axis {
             _ if axis < at => Expr::axis(axis),

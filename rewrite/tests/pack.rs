@@ -6,7 +6,9 @@ use fuse_ir::device::DeviceModel;
 use fuse_ir::interp::{Interpreter, Precision};
 use fuse_ir::kernel::{Buffer, KernelGraph};
 use fuse_ir::{DimEnv, Graph, interpret_kernels, verify_kernels};
-use fuse_rewrite::{Options, optimize, panel_parameters, split_products};
+use fuse_rewrite::{
+    Options, StripPolicy, optimize, panel_parameters, split_given_products, split_products, strip_loops,
+};
 
 fn graph(program: impl FnOnce(&Trace) -> Tensor) -> Graph {
     trace("g", |t| {
@@ -222,6 +224,92 @@ fn products_in_kernels_of_their_own_change_nothing() {
             for (e, g) in expected[0].to_f64().iter().zip(got[0].to_f64()) {
                 assert!((e - g).abs() <= 1e-5 * (1.0 + e.abs()), "{e} and {g}: {kernels}");
             }
+        }
+    }
+}
+
+/// The kernels with products that read parameters as they are given, and how many those are.
+fn given_products(graph: &Graph, lanes: i64) -> (KernelGraph, usize) {
+    let mut kernels = kernels(graph, &DeviceModel::cpu());
+    let products = split_given_products(graph, &mut kernels, lanes);
+    verify_kernels(&kernels).unwrap();
+    (kernels, products)
+}
+
+/// Whether some kernel of nothing but products reads a buffer of that name.
+fn is_read_by_products(kernels: &KernelGraph, name: &str) -> bool {
+    let buffer = kernels.buffers.iter().position(|b| b.name == name).unwrap();
+    let products = kernels.kernels().into_iter().filter(|(k, _)| k.ops == ["contract"]);
+    products.into_iter().any(|(k, _)| k.loads().iter().any(|b| b.index() == buffer))
+}
+
+#[test]
+fn what_a_run_uses_once_is_read_as_it_is_given() {
+    // The copy for vectors along sums goes.
+    for (rows, shape, axis) in
+        [(1, (40, 64), 0), (20, (40, 64), 0), (1, (64, 40), 1), (20, (64, 40), 1), (3, (40, 208), 0)]
+    {
+        let graph = product(rows, shape, axis, true);
+        let (kernels, products) = given_products(&graph, 16);
+        assert_eq!(products, 1, "{kernels}");
+        assert!(is_read_by_products(&kernels, "w"), "{kernels}");
+        assert!(kernels.kernels().iter().all(|(k, _)| k.ops != ["pack"]), "{kernels}");
+        let (dims, values) = (DimEnv::new(), values(&graph, &DimEnv::new()));
+        let expected = Interpreter::new(Precision::F64).run(&graph, &values).unwrap();
+        let got = interpret_kernels(&kernels, &values, &dims).unwrap();
+        assert_eq!(got[0], expected[0], "{kernels}");
+    }
+}
+
+#[test]
+fn columns_that_panels_would_have_in_common_are_not_read_as_they_are_given() {
+    assert_eq!(given_products(&product(20, (40, 50), 0, true), 16).1, 0);
+}
+
+#[test]
+fn what_every_step_uses_is_read_in_panels() {
+    let graph = graph(|t| {
+        let h0 = t.input("h0", DType::F32, ("B", 48));
+        let [r, o] = ["r", "o"].map(|name| t.parameter(name, DType::F32, (48, 48)));
+        let x = t.input("x", DType::F32, ("T", "B", 48));
+        let last = t.scan(h0, x, |h, x| ((h.matmul(&r) + x).tanh(), ())).0;
+        last.matmul(&o).tanh()
+    });
+    let (mut kernels, given) = given_products(&graph, 16);
+    assert_eq!(given, 1, "{kernels}");
+    assert!(is_read_by_products(&kernels, "o") && !is_read_by_products(&kernels, "r"), "{kernels}");
+    assert_eq!((panel_parameters(&graph, &mut kernels, 16), split_products(&mut kernels, 16)), (1, 1));
+    verify_kernels(&kernels).unwrap();
+    let dims = DimEnv::new().with("T", 3).with("B", 2);
+    let values = values(&graph, &dims);
+    let expected = Interpreter::new(Precision::F64).run(&graph, &values).unwrap();
+    let got = interpret_kernels(&kernels, &values, &dims).unwrap();
+    for (e, g) in expected[0].to_f64().iter().zip(got[0].to_f64()) {
+        assert!((e - g).abs() <= 1e-5, "{e} and {g}: {kernels}");
+    }
+}
+
+#[test]
+fn a_loop_whose_last_step_has_fewer_rows_has_room_for_the_products_of_the_first() {
+    // Both layers' products read rows of a strip, the second layer's those that the first one left.
+    let graph = graph(|t| {
+        let x = t.input("x", DType::F32, ("B", 40));
+        let w = t.parameter("w", DType::F32, (40, 48));
+        let v = t.parameter("v", DType::F32, (48, 48));
+        x.matmul(&w).tanh().matmul(&v).tanh()
+    });
+    let mut kernels = kernels(&graph, &DeviceModel::cpu());
+    let policy = StripPolicy { rows: 12, bytes: 1 << 20, most_weight_bytes: 1 << 20, rows_of_more: 12 };
+    assert_eq!(strip_loops(&mut kernels, policy), 1, "{kernels}");
+    assert_eq!(split_given_products(&graph, &mut kernels, 16), 2, "{kernels}");
+    verify_kernels(&kernels).unwrap();
+    for rows in [1, 12, 19, 36] {
+        let dims = DimEnv::new().with("B", rows);
+        let values = values(&graph, &dims);
+        let expected = Interpreter::new(Precision::F64).run(&graph, &values).unwrap();
+        let got = interpret_kernels(&kernels, &values, &dims).unwrap();
+        for (e, g) in expected[0].to_f64().iter().zip(got[0].to_f64()) {
+            assert!((e - g).abs() <= 1e-5, "{rows}: {e} and {g}: {kernels}");
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::cuda::{CudaCode, CudaDevice, CudaRun};
 use crate::device::{Device, Kind};
 use crate::error::{BuildError, RunError};
 use crate::fallback::Fallback;
-use crate::improvement::{HostCode, Improvement, Offer, Progress, RunTime, Urgency, WORTH_IMPROVING};
+use crate::improvement::{HostCode, Improvement, Making, Offer, Progress, RunTime, Urgency, WORTH_IMPROVING};
 use crate::narrow;
 use crate::plan::MemoryPlan;
 use crate::profile::{KernelTime, Profile};
@@ -163,10 +163,10 @@ impl Executable {
     /// the run with which all runs take some milliseconds. Without effect on other devices than the CPU.
     pub fn improve(
         &mut self,
-        making: Duration,
+        making: impl Into<Making>,
         start: impl FnOnce(Urgency) -> Option<Improvement> + Send + 'static,
     ) {
-        let offer = Offer { start: Box::new(start), making, ran: Duration::ZERO };
+        let offer = Offer { start: Box::new(start), making: making.into(), ran: Duration::ZERO };
         *lock(&self.progress) = Progress::Waiting(offer);
     }
 

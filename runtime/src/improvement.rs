@@ -1,5 +1,6 @@
 //! Better code for a program that runs already: made elsewhere, handed over whole, taken between two runs.
 
+use std::cell::LazyCell;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -78,11 +79,31 @@ pub enum Urgency {
 /// Starts to make better code.
 pub(crate) type Start = Box<dyn FnOnce(Urgency) -> Option<Improvement> + Send>;
 
+/// How long better code takes to make, when somebody waits for it: estimated only where a run takes longer than the least that
+/// it may be.
+pub struct Making {
+    least: Duration,
+    estimate: LazyCell<Duration, Box<dyn FnOnce() -> Duration + Send>>,
+}
+
+impl Making {
+    /// What `estimate` says, which is not below `least`.
+    pub fn new(least: Duration, estimate: impl FnOnce() -> Duration + Send + 'static) -> Making {
+        Making { least, estimate: LazyCell::new(Box::new(estimate)) }
+    }
+}
+
+impl From<Duration> for Making {
+    fn from(time: Duration) -> Making {
+        Making::new(time, move || time)
+    }
+}
+
 /// Better code that may be made, and what it takes.
 pub(crate) struct Offer {
     pub start: Start,
-    /// How long it takes to make, when somebody waits for it.
-    pub making: Duration,
+    /// How long it takes to make.
+    pub making: Making,
     /// Of the runs so far.
     pub ran: Duration,
 }
@@ -90,9 +111,13 @@ pub(crate) struct Offer {
 impl Offer {
     /// What to do before a run: how soon to begin, if at all.
     fn worth(&self, RunTime { time, saved }: RunTime) -> Option<Urgency> {
-        if saved > self.making {
+        if time <= self.making.least {
+            return None;
+        }
+        let making = *self.making.estimate;
+        if saved > making {
             Some(Urgency::Now)
-        } else if time > self.making {
+        } else if time > making {
             // It is there for the next run. For a shorter run the disturbance is worse than beginning after it.
             Some(Urgency::Background)
         } else {
@@ -165,6 +190,7 @@ mod tests {
     fn better_code_is_made_at_once_only_for_a_run_that_takes_longer() {
         let worth = |making, time, saved| {
             let [making, time, saved] = [making, time, saved].map(Duration::from_millis);
+            let making = Making::new(Duration::from_millis(7), move || making);
             let offer = Offer { start: Box::new(|_| None), making, ran: Duration::ZERO };
             offer.worth(RunTime { time, saved })
         };
@@ -172,5 +198,13 @@ mod tests {
         assert_eq!(worth(50, 60, 45), Some(Urgency::Background), "waiting would gain nothing");
         assert_eq!(worth(50, 300, 225), Some(Urgency::Now));
         assert_eq!(worth(50, 300, 30), Some(Urgency::Background), "the code so far is as good");
+    }
+
+    #[test]
+    fn what_is_over_before_any_code_is_there_asks_for_no_estimate() {
+        let making = Making::new(Duration::from_millis(7), || unreachable!("no run takes that long"));
+        let offer = Offer { start: Box::new(|_| None), making, ran: Duration::ZERO };
+        let time = Duration::from_millis(7);
+        assert_eq!(offer.worth(RunTime { time, saved: time }), None);
     }
 }

@@ -39,7 +39,7 @@ pub use device::{Device, DeviceError, DeviceName, DeviceOptions};
 pub use error::{BuildError, RunError};
 pub use executable::{Code, Executable};
 pub use fallback::MakeSteps;
-pub use improvement::{HostCode, Improvement, Maker, Urgency, improvement};
+pub use improvement::{HostCode, Improvement, Maker, Making, Urgency, improvement};
 pub use plan::{MemoryPlan, PlanError};
 pub use pool::ThreadPool;
 pub use profile::KernelTime;

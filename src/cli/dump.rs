@@ -40,9 +40,9 @@ fn stage_text(args: &DumpArgs) -> Result<String, CliError> {
             let compiled = compiled(target)?;
             kernels_text(&compiled.kernels, &compiled)
         }
-        Stage::KernelIr => kernel_ir_text(&compiled(target)?.functions),
-        Stage::Clif => each(&compiled(Target::Cpu)?.functions, clif)?,
-        Stage::Asm => each(&compiled(Target::Cpu)?.functions, assembly)?,
+        Stage::KernelIr => kernel_ir_text(functions_of(&compiled(target)?)?),
+        Stage::Clif => each(functions_of(&compiled(Target::Cpu)?)?, clif)?,
+        Stage::Asm => each(functions_of(&compiled(Target::Cpu)?)?, assembly)?,
         Stage::Llvm => super::ptx::llvm_text(&for_arch(args, &graph)?, &args.arch)?,
         Stage::Ptx => super::ptx::ptx_text(&for_arch(args, &graph)?, &args.arch)?,
     })
@@ -51,6 +51,10 @@ fn stage_text(args: &DumpArgs) -> Result<String, CliError> {
 /// The model for the least GPU of the architecture.
 fn for_arch(args: &DumpArgs, graph: &Graph) -> Result<Compiled, CliError> {
     compile_graph(graph, &super::ptx::options_for(&args.compile, &args.arch)?)
+}
+
+fn functions_of(compiled: &Compiled) -> Result<&[Function], CliError> {
+    compiled.functions().map_err(compile_error)
 }
 
 fn clif(function: &Function) -> Result<String, CliError> {
@@ -68,8 +72,7 @@ fn fast_text(
     compiled: &dyn Fn(Target) -> Result<Compiled, CliError>,
 ) -> Result<String, CliError> {
     let compiled = compiled(Target::Cpu)?;
-    let (kernels, functions) =
-        crate::fast::schedule(graph, &compiled.kernels, &compiled.functions).map_err(compile_error)?;
+    let (kernels, functions) = crate::fast::schedule(graph, &compiled.kernels).map_err(compile_error)?;
     match args.stage {
         Stage::Kernels => Ok(kernels_text(&kernels, &compiled)),
         Stage::KernelIr => Ok(kernel_ir_text(&functions)),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use fuse_codegen::kernel_ir::Function;
 use fuse_runtime::sim::Counters;
 use fuse_runtime::{Device, DeviceOptions};
 
@@ -33,11 +34,15 @@ pub fn stats(args: &PtxArgs) -> Result<(), CliError> {
         "{} at {}, one run on a simulated sm_90{note}\n{}",
         problem.graph.name(),
         dims_text(&problem.dims),
-        rows(&compiled, &counted, resources.as_ref())
+        rows(compiled.functions().map_err(compile_error)?, &counted, resources.as_ref())
     ))
 }
 
-fn rows(compiled: &Compiled, counted: &BTreeMap<String, Counters>, resources: Option<&Resources>) -> String {
+fn rows(
+    functions: &[Function],
+    counted: &BTreeMap<String, Counters>,
+    resources: Option<&Resources>,
+) -> String {
     let head = [
         "kernel",
         "launches",
@@ -62,7 +67,7 @@ fn rows(compiled: &Compiled, counted: &BTreeMap<String, Counters>, resources: Op
         "shared",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
-    for function in &compiled.functions {
+    for function in functions {
         let c = counted.get(&function.name).copied().unwrap_or_default();
         let counts = [
             c.launches,

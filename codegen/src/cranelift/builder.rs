@@ -13,7 +13,7 @@ use fuse_ir::{DType, Literal};
 use rustc_hash::FxHashMap;
 
 use super::products;
-use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Type, UnaryOp};
+use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, PanelLayout, Type, UnaryOp};
 use crate::scalar::{
     Bounds, GpuEffect, GpuOperation, LoopBody, Place, Product, ScalarBuilder, half_to_float,
 };
@@ -440,8 +440,9 @@ impl ScalarBuilder for CraneliftBuilder<'_, '_> {
         let mut passed = vec![self.place(product.left)];
         let numbers = [product.rows, product.count, product.left_step, product.to_step];
         passed.extend(numbers.map(|number| self.value(number)));
-        let (width, panels) = (i64::from(product.width), product.columns.len() as i64);
-        passed.extend([width, panels].map(|number| self.f.ins().iconst(types::I64, number)));
+        let PanelLayout { along, across } = product.layout;
+        let numbers = [product.width, product.columns.len() as u32, along, across];
+        passed.extend(numbers.map(|number| self.f.ins().iconst(types::I64, i64::from(number))));
         for place in product.columns.into_iter().flatten() {
             passed.push(self.place(place));
         }

@@ -10,5 +10,5 @@ mod libcalls;
 mod module;
 mod products;
 
-pub use module::{CodegenError, CpuModule, KernelFn, asm, clif, compile_cpu};
+pub use module::{CodegenError, CpuModule, Effort, KernelFn, asm, clif, compile_cpu, compile_cpu_with};
 pub use products::lanes as panel_lanes;

@@ -1,5 +1,7 @@
 //! Compiling functions and calling them.
 
+use std::cmp::Reverse;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cranelift::codegen::ir::{self, AbiParam, InstBuilder, MemFlagsData, UserFuncName, types};
@@ -8,7 +10,7 @@ use cranelift::codegen::settings::{self, Configurable};
 use cranelift::codegen::{CodegenError as CraneliftError, Context};
 use cranelift::frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift::jit::{JITBuilder, JITModule};
-use cranelift::module::{Linkage, Module, ModuleError, default_libcall_names};
+use cranelift::module::{FuncId, Linkage, Module, ModuleError, ModuleReloc, default_libcall_names};
 
 use super::builder::{Arguments, CraneliftBuilder};
 use super::{libcalls, products};
@@ -172,29 +174,55 @@ impl CpuModule {
 /// Functions that are not valid, not mapped to ranges, or have vectors of other than 128 bits; hosts that
 /// Cranelift does not know.
 pub fn compile_cpu(functions: &[Function]) -> Result<CpuModule, CodegenError> {
-    let isa = host_isa()?;
-    let mut builder = JITBuilder::with_isa(isa, default_libcall_names());
+    compile_cpu_with(functions, &vec![Effort::Full; functions.len()], 1)
+}
+
+/// What compiling a function may take.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Effort {
+    /// A third of the time, for code that takes up to a third longer: registers are allocated in one pass.
+    Quick,
+    /// What makes the code fast.
+    Full,
+}
+
+/// As [`compile_cpu`], with an effort for each function, on up to so many threads.
+///
+/// # Errors
+/// As [`compile_cpu`].
+pub fn compile_cpu_with(
+    functions: &[Function],
+    efforts: &[Effort],
+    threads: usize,
+) -> Result<CpuModule, CodegenError> {
+    let distinct = Distinct::of(functions);
+    let mut most = vec![Effort::Quick; distinct.functions.len()];
+    for (place, effort) in distinct.places.iter().zip(efforts) {
+        most[*place] = most[*place].max(*effort);
+    }
+    let isa = host_isa(Effort::Full)?;
+    let mut builder = JITBuilder::with_isa(isa.clone(), default_libcall_names());
     libcalls::register(&mut builder);
     if let Some((_, routine)) = products::routine() {
         builder.symbol(PRODUCT, routine as *const u8);
     }
     let mut module = JITModule::new(builder);
-    let mut scratch = FunctionBuilderContext::new();
-    let mut context = module.make_context();
     // The first function of the module, as builders expect, whether any calls it or none.
     let mut routine = module.make_signature();
     routine.params.push(AbiParam::new(types::I64));
     let imported = module.declare_function(PRODUCT, Linkage::Import, &routine);
     imported.map_err(|e| CodegenError::Cranelift { function: PRODUCT.into(), message: format!("{e:?}") })?;
-    let distinct = Distinct::of(functions);
-    let mut ids = Vec::with_capacity(distinct.functions.len());
-    for function in distinct.functions {
-        let failed = |e: ModuleError| module_error(function, e);
-        translate(function, module.isa(), &mut context, &mut scratch)?;
-        let id = module.declare_anonymous_function(&context.func.signature).map_err(failed)?;
-        module.define_function(id, &mut context).map_err(failed)?;
-        module.clear_context(&mut context);
-        ids.push(id);
+    let mut works = Vec::with_capacity(distinct.functions.len());
+    for (function, effort) in distinct.functions.into_iter().zip(most) {
+        let id =
+            module.declare_anonymous_function(&signature(&*isa)).map_err(|e| module_error(function, e))?;
+        works.push(Work { function, effort, id });
+    }
+    let compiled = compile_each(&works, &[host_isa(Effort::Quick)?, isa], threads);
+    for (Work { function, id, .. }, code) in works.iter().zip(compiled) {
+        let MachineCode { alignment, bytes, relocations } = code?;
+        let defined = module.define_function_bytes(*id, alignment, &bytes, &relocations);
+        defined.map_err(|e| module_error(function, e))?;
     }
     module.finalize_definitions().map_err(|e| CodegenError::Memory(e.to_string()))?;
     let entry = |(function, place): (&Function, usize)| Entry {
@@ -203,12 +231,98 @@ pub fn compile_cpu(functions: &[Function]) -> Result<CpuModule, CodegenError> {
         symbols: function.symbols.len(),
         // SAFETY: the function was defined with `signature`, which is that of `KernelFn`, and its code is final.
         code: unsafe {
-            std::mem::transmute::<*const u8, KernelFn>(module.get_finalized_function(ids[place]))
+            std::mem::transmute::<*const u8, KernelFn>(module.get_finalized_function(works[place].id))
         },
     };
     let entries = functions.iter().zip(distinct.places).map(entry).collect();
     Ok(CpuModule { entries, memory: Mutex::new(Some(module)) })
 }
+
+/// A function to compile, and its place in the module.
+struct Work<'f> {
+    function: &'f Function,
+    effort: Effort,
+    id: FuncId,
+}
+
+/// What a function was compiled to.
+struct MachineCode {
+    alignment: u64,
+    bytes: Vec<u8>,
+    relocations: Vec<ModuleReloc>,
+}
+
+/// The instruction set as each effort compiles for it.
+type HostIsas = [Arc<dyn TargetIsa>; 2];
+
+/// Compiles each function, on this thread and others, the largest first.
+fn compile_each(
+    works: &[Work<'_>],
+    isas: &HostIsas,
+    threads: usize,
+) -> Vec<Result<MachineCode, CodegenError>> {
+    let values = |work: &Work<'_>| work.function.types.len();
+    let mut order: Vec<usize> = (0..works.len()).collect();
+    order.sort_by_key(|i| Reverse(values(&works[*i])));
+    let next = AtomicUsize::new(0);
+    let compile_some = || {
+        let (mut made, mut scratch) = (Vec::new(), FunctionBuilderContext::new());
+        while let Some(i) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            made.push((*i, compile(&works[*i], isas, &mut scratch)));
+        }
+        made
+    };
+    let threads = threads.min(works.len()).min(works.iter().map(values).sum::<usize>() / VALUES_OF_A_THREAD);
+    let mut made = std::thread::scope(|scope| {
+        // Where the system gives no thread, this one does the work.
+        let spawn = |_| {
+            std::thread::Builder::new().name("fuse-cranelift".into()).spawn_scoped(scope, compile_some).ok()
+        };
+        let others: Vec<_> = (1..threads).filter_map(spawn).collect();
+        let mut made = compile_some();
+        for other in others {
+            made.extend(other.join().unwrap_or_else(|bug| std::panic::resume_unwind(bug)));
+        }
+        made
+    });
+    made.sort_by_key(|(i, _)| *i);
+    made.into_iter().map(|(_, compiled)| compiled).collect()
+}
+
+/// The machine code of a function. What does not compile in one pass is compiled with full effort.
+fn compile(
+    work: &Work<'_>,
+    [quick, full]: &HostIsas,
+    scratch: &mut FunctionBuilderContext,
+) -> Result<MachineCode, CodegenError> {
+    if work.effort == Effort::Quick
+        && let Ok(code) = compile_for(work, &**quick, scratch)
+    {
+        return Ok(code);
+    }
+    compile_for(work, &**full, scratch)
+}
+
+fn compile_for(
+    Work { function, id, .. }: &Work<'_>,
+    isa: &dyn TargetIsa,
+    scratch: &mut FunctionBuilderContext,
+) -> Result<MachineCode, CodegenError> {
+    let mut context = Context::new();
+    translate(function, isa, &mut context, scratch)?;
+    let failed = |error: &CraneliftError| CodegenError::Cranelift {
+        function: function.name.clone(),
+        message: error.to_string(),
+    };
+    let code = context.compile(isa, &mut Default::default()).map_err(|e| failed(&e.inner))?;
+    let (alignment, bytes) = (u64::from(code.buffer.alignment), code.code_buffer().to_vec());
+    let relocations = code.buffer.relocs().to_vec();
+    let relocations = relocations.iter().map(|reloc| ModuleReloc::from_mach_reloc(reloc, &context.func, *id));
+    Ok(MachineCode { alignment, bytes, relocations: relocations.collect() })
+}
+
+/// Values of functions that are worth another thread, some tenths of a millisecond of compiling.
+const VALUES_OF_A_THREAD: usize = 200;
 
 /// The name of what multiplies with panels.
 const PRODUCT: &str = "panel_product";
@@ -218,7 +332,7 @@ const PRODUCT: &str = "panel_product";
 /// # Errors
 /// As [`compile_cpu`].
 pub fn clif(function: &Function) -> Result<String, CodegenError> {
-    let isa = host_isa()?;
+    let isa = host_isa(Effort::Full)?;
     let mut context = Context::new();
     translate(function, &*isa, &mut context, &mut FunctionBuilderContext::new())?;
     Ok(context.func.display().to_string())
@@ -229,7 +343,7 @@ pub fn clif(function: &Function) -> Result<String, CodegenError> {
 /// # Errors
 /// As [`compile_cpu`].
 pub fn asm(function: &Function) -> Result<String, CodegenError> {
-    let isa = host_isa()?;
+    let isa = host_isa(Effort::Full)?;
     let mut context = Context::new();
     translate(function, &*isa, &mut context, &mut FunctionBuilderContext::new())?;
     context.set_disasm(true);
@@ -249,15 +363,20 @@ fn module_error(function: &Function, error: ModuleError) -> CodegenError {
 }
 
 /// The host's instruction set with every extension that it has.
-fn host_isa() -> Result<Arc<dyn TargetIsa>, CodegenError> {
+fn host_isa(effort: Effort) -> Result<Arc<dyn TargetIsa>, CodegenError> {
     let host = |e: &dyn std::fmt::Display| CodegenError::Host(e.to_string());
     #[cfg(target_arch = "x86_64")]
     if !std::arch::is_x86_feature_detected!("ssse3") {
         return Err(CodegenError::Host("x86-64 without SSSE3".into()));
     }
     let mut flags = settings::builder();
+    let allocator = match effort {
+        Effort::Quick => "single_pass",
+        Effort::Full => "backtracking",
+    };
     for (name, value) in [
         ("opt_level", "none"),
+        ("regalloc_algorithm", allocator),
         ("is_pic", "false"),
         ("use_colocated_libcalls", "false"),
         ("unwind_info", "false"),

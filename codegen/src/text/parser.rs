@@ -9,8 +9,8 @@ use super::printer::Names;
 use crate::builder::memory_type;
 use crate::kernel_ir::{
     Access, BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, LaneType, Mapping,
-    MatrixFactors, Operation, PanelColumns, PanelProduct, ParameterId, SharedArray, SharedId, Statement,
-    Type, UnaryOp, ValueId,
+    MatrixFactors, Operation, PanelColumns, PanelLayout, PanelProduct, ParameterId, SharedArray, SharedId,
+    Statement, Type, UnaryOp, ValueId,
 };
 
 /// Blocks and expressions nest no deeper, so that a hostile text cannot exhaust the stack.
@@ -373,6 +373,10 @@ impl Parser {
         let count = self.value()?;
         self.expect_word("panels")?;
         let width = self.number("the columns of a panel")?;
+        self.expect_word("by")?;
+        let along = self.number("the distance along a sum")?;
+        let across = self.number("the distance of columns")?;
+        let layout = PanelLayout { along, across };
         self.expect_word("step")?;
         let to_step = self.value()?;
         self.expect('(')?;
@@ -387,7 +391,7 @@ impl Parser {
             }
         }
         self.expect(')')?;
-        Ok(PanelProduct { rows, count, left, from, left_step, width, to_step, columns })
+        Ok(PanelProduct { rows, count, left, from, left_step, width, layout, to_step, columns })
     }
 
     /// Whether a shared array is named here.

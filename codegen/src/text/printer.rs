@@ -214,13 +214,15 @@ pub(crate) fn statement_head(function: &Function, statement: &Statement) -> Stri
             let columns =
                 p.columns.iter().map(|c| format!("{}[{}] to {}[{}]", c.panel, c.at, c.to, c.to_index));
             format!(
-                "product {} rows {}[{}] step {} sum {} panels {} step {} ({})",
+                "product {} rows {}[{}] step {} sum {} panels {} by {} {} step {} ({})",
                 p.rows,
                 p.left,
                 p.from,
                 p.left_step,
                 p.count,
                 p.width,
+                p.layout.along,
+                p.layout.across,
                 p.to_step,
                 columns.collect::<Vec<_>>().join(", ")
             )

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use fuse_codegen::cranelift::{compile_cpu, panel_lanes};
+use fuse_codegen::cranelift::{Effort, compile_cpu_with, panel_lanes};
 use fuse_codegen::kernel_ir::Function;
 use fuse_codegen::kernel_ir_eval::evaluate_all;
 use fuse_codegen::schedule::{GpuLimits, ScheduleTarget, schedule};
@@ -30,9 +30,17 @@ fn launch_kernel_ir(function: &Function, memory: &mut [Vec<u8>], dims: &DimEnv) 
     }
 }
 
+/// Code of either effort does the same.
 fn launch_cranelift(function: &Function, memory: &mut [Vec<u8>], dims: &DimEnv) {
-    let module =
-        compile_cpu(std::slice::from_ref(function)).unwrap_or_else(|e| panic!("{e}\n{}", print(function)));
+    let mut again = memory.to_vec();
+    launch_compiled(function, Effort::Full, memory, dims);
+    launch_compiled(function, Effort::Quick, &mut again, dims);
+    assert!(memory == again, "{}", print(function));
+}
+
+fn launch_compiled(function: &Function, effort: Effort, memory: &mut [Vec<u8>], dims: &DimEnv) {
+    let module = compile_cpu_with(std::slice::from_ref(function), &[effort], 1)
+        .unwrap_or_else(|e| panic!("{e}\n{}", print(function)));
     let symbols: Vec<i64> = function.symbols.iter().map(|s| dims.get(s).unwrap()).collect();
     let work = function.work.eval_dim(dims).unwrap();
     let pointers: Vec<*mut u8> =
