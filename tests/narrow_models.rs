@@ -60,7 +60,7 @@ fn agrees(graph: &Graph, numbers: Numbers, arch: Arch, sizes: &[(i64, i64)]) {
     let limits = GpuLimits::of_capability(arch.capability());
     let options = CompileOptions { precision, gpu: limits, ..CompileOptions::new(Target::Cuda) };
     let compiled = fuse::compile(&graph, &options).expect("compiles");
-    let functions = &compiled.functions;
+    let functions = compiled.functions().expect("schedules");
     let code = Code::Ptx(vec![ptx::ptx(functions, &PtxOptions::new(arch)).expect("PTX")]);
     let device = Device::sim(&Default::default()).expect("a simulated GPU is always there");
     let mut executable =

@@ -172,7 +172,8 @@ fn steps_load_no_parameters() {
         for loops in [LoopForm::Grid, LoopForm::Clusters] {
             for precision in [ProductPrecision::F32, ProductPrecision::Bf16] {
                 let compiled = compiled(&graph, precision, loops);
-                let steps = compiled.functions.iter().find(|f| f.name.starts_with("steps_"));
+                let steps =
+                    compiled.functions().expect("schedules").iter().find(|f| f.name.starts_with("steps_"));
                 let loaded = loaded_in_steps(steps.expect("one loop"));
                 let is_parameter = |name: &str| {
                     graph.inputs().iter().any(|i| i.kind == InputKind::Parameter && name.starts_with(&i.name))

@@ -557,7 +557,7 @@ fn eight_gates(apart: usize) -> fuse_ir::kernel::KernelGraph {
         let sum = m.contract(c(5), (x, &|k| vec![a(0), k]), (w, &|k| vec![k, a(1)]));
         m.apply(ScalarOp::Tanh, &[sum])
     });
-    let firsts = (0..8).filter(|gate| gate / apart % 2 == 0);
+    let firsts = (0..8).filter(|gate| (gate / apart).is_multiple_of(2));
     let pairs: Vec<ElementId> =
         firsts.map(|first| m.apply(ScalarOp::Mul, &[gates[first], gates[first + apart]])).collect();
     let all = pairs.into_iter().reduce(|left, right| m.apply(ScalarOp::Add, &[left, right]));

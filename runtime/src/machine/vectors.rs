@@ -169,9 +169,10 @@ macro_rules! loops {
                     let columns = black_box(factors).as_ptr().cast::<$floats>();
                     let rows = factors[DEPTH * COLUMNS..].as_ptr().cast::<f32>();
                     for k in 0..DEPTH {
-                        // SAFETY: the first lines hold so many vectors for each element summed over.
-                        let column: [$floats; $vectors] =
-                            std::array::from_fn(|v| unsafe { columns.add(k * $vectors + v).read() });
+                        let column: [$floats; $vectors] = std::array::from_fn(|v| {
+                            // SAFETY: the first lines hold so many vectors for each element summed over.
+                            unsafe { columns.add(k * $vectors + v).read() }
+                        });
                         for (row, sums) in sums.iter_mut().enumerate() {
                             // SAFETY: the last lines hold a number for each of them and row.
                             let x = operations::floats(unsafe { rows.add(row * DEPTH + k).read() });
