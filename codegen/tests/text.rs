@@ -63,7 +63,7 @@ const PRODUCT: &str = r#"function product range {
   v2: i64 = constant 0
   v3: i64 = symbol 0
   v4: i64 = mul v1, v3
-  product v0 rows p0[v2] step v3 sum v3 panels 48 step v1 (p1[v2] to p2[v2], p1[v4] to p3[v2])
+  product v0 rows p0[v2] step v3 sum v3 panels 48 by 48 1 step v1 (p1[v2] to p2[v2], p1[v4] to p3[v2])
 }
 "#;
 
@@ -75,6 +75,8 @@ fn products_with_panels_survive_printing_and_parsing() {
     for (from, to, problem) in [
         ("range {", "threads 64 {", "only ranges have products with panels"),
         ("panels 48", "panels 0", "a product has at least one column"),
+        ("by 48 1", "by 48 2", "contiguous"),
+        ("by 48 1", "by 0 1", "contiguous"),
         ("\"w\": f32", "\"w\": f64", "p1"),
         ("to p3", "to p0", "p0"),
         ("sum v3", "sum v9", "v9"),
