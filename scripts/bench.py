@@ -236,7 +236,7 @@ def measure_model(args, result, model, peers):
     """All rounds of a model; a peer that refuses is not asked again."""
     refused, dims = set(), dimensions(args, model)
     result["models"][model] = work_of(args, model, dims)
-    for number in range(args.rounds):
+    for number in range(args.rounds if peers else 0):
         turn = number % len(peers)
         for peer in peers[turn:] + peers[:turn]:
             if peer in refused:
