@@ -1,7 +1,7 @@
 #!/bin/sh
 # Looks for unsound rules and miscompiled programs for a while: every rule on 100,000 random instances, every elementwise
-# function on every f32, every cell on the simulated GPU in every type, then random programs, new ones each round, until the time is up, but one round at least. Stops
-# at the first mismatch, which it shows shrunk.
+# function on every f32, every cell on the simulated GPU in every type, then random programs, new ones each round, until
+# the time is up, but one round at least. Stops at the first mismatch, which it shows shrunk.
 #
 # Then fuzzes what reads files, each reader for an hour: with cargo-fuzz where that is installed, otherwise with the
 # mutations of tests/fuzz.rs, whose last input lies in target/tmp where one ends the process.

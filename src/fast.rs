@@ -8,6 +8,7 @@ use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::{Element, Kernel, KernelGraph, Step};
 use fuse_ir::{DimEnv, Graph};
 use fuse_rewrite::{KernelUse, cost_of, panel_parameters, split_given_products, split_products};
+use fuse_runtime::FAST_OPERATIONS_PER_SECOND;
 
 use crate::compile::{CompileError, schedule_all};
 use crate::strips;
@@ -40,8 +41,7 @@ const SECONDS_OF_A_VALUE: f64 = 2e-6;
 /// Of the time of code that was compiled quickly, what full effort saves: of sums, whose accumulators are spilled, and of others.
 const SAVED_OF_QUICK_SUMS: f64 = 0.7;
 const SAVED_OF_QUICK_CODE: f64 = 0.3;
-/// Operations in a second, roughly, and what a transcendental function is of them.
-const OPERATIONS_PER_SECOND: f64 = 4.5e10;
+/// What a transcendental function is of operations, roughly.
 const OPERATIONS_OF_A_FUNCTION: f64 = 40.0;
 
 /// How each function of these kernels is to be compiled, by what that takes and what it saves in so many runs at the dimensions
@@ -56,7 +56,7 @@ pub fn efforts(kernels: &KernelGraph, functions: &[Function], runs: f64) -> Vec<
             false => 0.0,
         };
         let part = if sums(kernel) { SAVED_OF_QUICK_SUMS } else { SAVED_OF_QUICK_CODE };
-        let saved = part * runs * operations / OPERATIONS_PER_SECOND;
+        let saved = part * runs * operations / FAST_OPERATIONS_PER_SECOND;
         let takes = SECONDS_OF_A_VALUE * function.types.len() as f64;
         if saved > takes { Effort::Full } else { Effort::Quick }
     };

@@ -548,6 +548,16 @@ fn products_with_panels_are_right_for_every_number_of_rows() {
     }
 }
 
+/// A CPU with 32 vector registers of 512 bits, whatever this machine is.
+const WIDE: ScheduleTarget =
+    ScheduleTarget::Cpu { vector_bits: 512, accumulators: 16, prefetches: true, panel_lanes: None };
+
+/// The work items of a program's first kernel there.
+fn work_items(graph: &fuse_ir::kernel::KernelGraph, dims: &fuse_ir::DimEnv) -> i64 {
+    let Some(Step::Kernel(kernel)) = graph.steps.first() else { panic!("a kernel") };
+    schedule(graph, kernel, WIDE).unwrap().work.eval_dim(dims).unwrap()
+}
+
 /// Eight sums of products of the rows of one input, of which pairs are multiplied: neighbours, or those four apart.
 fn eight_gates(apart: usize) -> fuse_ir::kernel::KernelGraph {
     let mut m = Maker::new(&[s("B"), c(32)]);
@@ -567,18 +577,14 @@ fn eight_gates(apart: usize) -> fuse_ir::kernel::KernelGraph {
 
 #[test]
 fn sums_of_which_little_is_left_have_loops_of_their_own() {
-    let target =
-        ScheduleTarget::Cpu { vector_bits: 512, accumulators: 16, prefetches: true, panel_lanes: None };
     // Of four neighbours one value is left, for which there are registers beside four rows; of the first four of others all.
     for (apart, rows) in [(1, 4), (4, 2)] {
         let graph = eight_gates(apart);
-        let Some(Step::Kernel(kernel)) = graph.steps.first() else { panic!("a kernel") };
-        let work = schedule(&graph, kernel, target).unwrap().work;
         for batch in [0, 1, 2, 3, 4, 7, 8, 13] {
             let env = env(&[("B", batch)]);
-            check_kernel_ir(&graph, &env, target, CLOSE);
+            check_kernel_ir(&graph, &env, WIDE, CLOSE);
             let tiles = (batch / rows).max(i64::from(batch > 0));
-            assert_eq!(work.eval_dim(&env).unwrap(), tiles, "{batch} rows");
+            assert_eq!(work_items(&graph, &env), tiles, "{batch} rows");
         }
     }
 }
@@ -596,24 +602,18 @@ fn product_of_a_reversed_sequence(rows: fuse_ir::Dim) -> fuse_ir::kernel::Kernel
 
 #[test]
 fn tiles_of_rows_go_on_where_the_rows_of_a_step_end() {
-    let target =
-        ScheduleTarget::Cpu { vector_bits: 512, accumulators: 16, prefetches: true, panel_lanes: None };
-    let work = |graph: &fuse_ir::kernel::KernelGraph, dims: &fuse_ir::DimEnv| {
-        let Some(Step::Kernel(kernel)) = graph.steps.first() else { panic!("a kernel") };
-        schedule(graph, kernel, target).unwrap().work.eval_dim(dims).unwrap()
-    };
     let graph = product_of_a_reversed_sequence(s("B"));
     for (steps, rows) in [(0, 3), (3, 0), (1, 1), (3, 1), (1, 3), (2, 2), (3, 3), (4, 3), (5, 5), (2, 9)] {
         let env = env(&[("T", steps), ("B", rows)]);
-        check_kernel_ir(&graph, &env, target, CLOSE);
+        check_kernel_ir(&graph, &env, WIDE, CLOSE);
         // An item is a tile of four rows; those that are left over go with the last one.
         let tiles = (steps * rows / 4).max(i64::from(steps * rows > 0));
-        assert_eq!(work(&graph, &env), tiles, "{steps} steps of {rows} rows");
+        assert_eq!(work_items(&graph, &env), tiles, "{steps} steps of {rows} rows");
     }
     // Where four rows fill tiles anyway, none has rows of two steps.
     let whole = product_of_a_reversed_sequence(c(8));
-    check_kernel_ir(&whole, &env(&[("T", 3)]), target, CLOSE);
-    assert_eq!(work(&whole, &env(&[("T", 3)])), 6);
+    check_kernel_ir(&whole, &env(&[("T", 3)]), WIDE, CLOSE);
+    assert_eq!(work_items(&whole, &env(&[("T", 3)])), 6);
 }
 
 #[test]

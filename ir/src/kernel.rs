@@ -76,6 +76,16 @@ pub enum Coordinate {
     Dynamic(ElementId),
 }
 
+impl Coordinate {
+    /// The expression, if it is one.
+    pub fn as_static(&self) -> Option<&Expr> {
+        match self {
+            Coordinate::Static(e) => Some(e),
+            Coordinate::Dynamic(_) => None,
+        }
+    }
+}
+
 /// A first-order linear recurrence along an axis of the space: `s(t) = factor(t)·s(t-1) + term(t)` with
 /// `s(-1) = init`. Integers wrap. The operands have one numeric type and depend on axes of the space alone,
 /// `init` not on `axis`. Equal recurrences of one kernel are one state.

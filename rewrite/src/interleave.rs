@@ -20,10 +20,10 @@ use fuse_ir::kernel::{
     Buffer, BufferId, BufferKind, Coordinate, Element, ElementId, Kernel, KernelGraph, Step, Store,
     TypedElement,
 };
-use fuse_ir::{Axis, Expr, Graph, InputKind, TensorType};
+use fuse_ir::{Axis, Expr, Graph, TensorType};
 
 use crate::kernel_builder::{Names, identifier};
-use crate::pack::reduced_axes;
+use crate::pack::{is_parameter, reduced_axes};
 
 /// Bytes that a thread moves at once.
 const VECTOR_BYTES: i64 = 16;
@@ -33,11 +33,7 @@ const LEAST_EXTENT: i64 = 16;
 
 /// Lays intermediates out anew where that lets loops read neighbours; how many.
 pub fn interleave(graph: &Graph, kernels: &mut KernelGraph) -> usize {
-    let is_parameter = |b: &Buffer| match b.kind {
-        BufferKind::Input(i) => graph.inputs().get(i).is_some_and(|input| input.kind == InputKind::Parameter),
-        BufferKind::Output(_) | BufferKind::Temporary | BufferKind::State => false,
-    };
-    let parameters: Vec<bool> = kernels.buffers.iter().map(is_parameter).collect();
+    let parameters: Vec<bool> = kernels.buffers.iter().map(|b| is_parameter(graph, b)).collect();
     let mut orders = orders(kernels);
     for step in &kernels.steps {
         if let Step::Kernel(kernel) = step
@@ -152,9 +148,7 @@ fn depend_on(kernel: &Kernel, axis: Axis) -> Vec<bool> {
     let mut depends: Vec<bool> = Vec::with_capacity(kernel.elements.len());
     for typed in &kernel.elements {
         let own = match &typed.element {
-            Element::Load { index, .. } => {
-                index.iter().any(|c| matches!(c, Coordinate::Static(e) if e.uses_axis(axis)))
-            }
+            Element::Load { index, .. } => index.iter().any(|c| uses(c, axis)),
             Element::Index(e) => e.uses_axis(axis),
             _ => false,
         };
@@ -184,8 +178,7 @@ fn reads_all(kernel: &Kernel, buffer: BufferId, columns: i64, gates: i64) -> boo
 
 /// Which gate a coordinate is of: that many times the columns behind the column of the point.
 fn gate_of(kernel: &Kernel, coordinate: &Coordinate, columns: i64) -> Option<i64> {
-    let Coordinate::Static(e) = coordinate else { return None };
-    let behind = (e.clone() - Expr::axis(kernel.rank.checked_sub(1)?)).as_constant()?;
+    let behind = (coordinate.as_static()?.clone() - Expr::axis(kernel.rank.checked_sub(1)?)).as_constant()?;
     (behind >= 0 && behind % columns == 0).then_some(behind.div_euclid(columns))
 }
 
@@ -222,7 +215,7 @@ fn can_store_in_order(kernel: &Kernel, orders: &BTreeMap<BufferId, Order>, param
     let can_follow = |(i, typed): (usize, &TypedElement)| match &typed.element {
         Element::Load { buffer, index } => {
             let using = index.iter().filter(|c| uses(c, axis)).count();
-            let is_static = index.iter().all(|c| matches!(c, Coordinate::Static(_)));
+            let is_static = index.iter().all(|c| c.as_static().is_some());
             let one = |c: &Coordinate| !uses(c, axis) || offset_of(c, last).is_some();
             using == 0
                 || parameters.get(buffer.index()) == Some(&true)
@@ -239,13 +232,12 @@ fn can_store_in_order(kernel: &Kernel, orders: &BTreeMap<BufferId, Order>, param
 }
 
 fn uses(coordinate: &Coordinate, axis: Axis) -> bool {
-    matches!(coordinate, Coordinate::Static(e) if e.uses_axis(axis))
+    coordinate.as_static().is_some_and(|e| e.uses_axis(axis))
 }
 
 /// How far a coordinate is behind an axis.
 fn offset_of(coordinate: &Coordinate, axis: usize) -> Option<i64> {
-    let Coordinate::Static(e) = coordinate else { return None };
-    (e.clone() - Expr::axis(axis)).as_constant().filter(|offset| *offset >= 0)
+    (coordinate.as_static()?.clone() - Expr::axis(axis)).as_constant().filter(|offset| *offset >= 0)
 }
 
 /// A copy of a parameter: of which buffer, along which of its axes, from where on, in which order.
@@ -268,9 +260,7 @@ struct Copies {
 
 impl Copies {
     fn new(kernels: &mut KernelGraph) -> Copies {
-        let (mut buffer_names, mut kernel_names) = (Names::default(), Names::default());
-        kernels.buffers.iter().for_each(|buffer| drop(buffer_names.unique(&buffer.name)));
-        kernels.kernels().iter().for_each(|(kernel, _)| drop(kernel_names.unique(&kernel.name)));
+        let (buffer_names, kernel_names) = (Names::of_buffers(&kernels.buffers), Names::of_kernels(kernels));
         let buffers = std::mem::take(&mut kernels.buffers);
         Copies { buffers, kernels: Vec::new(), known: BTreeMap::new(), buffer_names, kernel_names }
     }

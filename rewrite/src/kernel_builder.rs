@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use fuse_ir::expr::Atom;
-use fuse_ir::kernel::{BufferId, Coordinate, Element, ElementId, Kernel, Store, TypedElement};
+use fuse_ir::kernel::{
+    Buffer, BufferId, Coordinate, Element, ElementId, Kernel, KernelGraph, Store, TypedElement,
+};
 use fuse_ir::ops::ScalarOp;
 use fuse_ir::{Axis, DType, Dim, Expr, Literal, ReduceOp};
 use smallvec::SmallVec;
@@ -197,6 +199,20 @@ pub struct Names {
 }
 
 impl Names {
+    /// Those of buffers.
+    pub fn of_buffers(buffers: &[Buffer]) -> Self {
+        let mut names = Names::default();
+        buffers.iter().for_each(|buffer| drop(names.unique(&buffer.name)));
+        names
+    }
+
+    /// Those of a program's kernels.
+    pub fn of_kernels(program: &KernelGraph) -> Self {
+        let mut names = Names::default();
+        program.kernels().iter().for_each(|(kernel, _)| drop(names.unique(&kernel.name)));
+        names
+    }
+
     /// No names beside those taken already.
     pub fn beside(others: Rc<Names>) -> Self {
         Names { others: Some(others), ..Names::default() }

@@ -16,11 +16,11 @@ use fuse_ir::kernel::{
     Buffer, BufferId, BufferKind, Coordinate, Element, ElementId, Kernel, KernelGraph, Step, Store,
     TypedElement,
 };
-use fuse_ir::{DType, Expr, Graph, InputKind, ReduceOp, ScalarOp, TensorType};
+use fuse_ir::{DType, Expr, Graph, ReduceOp, ScalarOp, TensorType};
 
 use crate::extract::cost::assumed;
 use crate::kernel_builder::{Names, identifier};
-use crate::pack::{SHORTEST, reduced_axes};
+use crate::pack::{SHORTEST, is_parameter, reduced_axes};
 use crate::panels::insert_copies;
 
 /// Lets sums of products in loops read parameters of f32, and copies of these in another layout, through copies of type
@@ -31,17 +31,11 @@ pub fn narrow_parameters(graph: &Graph, kernels: &mut KernelGraph, dtype: DType)
         dtype,
         copies: HashMap::new(),
         order: Vec::new(),
-        buffer_names: Names::default(),
-        kernel_names: Names::default(),
+        buffer_names: Names::of_buffers(&kernels.buffers),
+        kernel_names: Names::of_kernels(kernels),
         buffers: std::mem::take(&mut kernels.buffers),
         sources,
     };
-    for buffer in &narrower.buffers {
-        narrower.buffer_names.unique(&buffer.name);
-    }
-    for (kernel, _) in kernels.kernels() {
-        narrower.kernel_names.unique(&kernel.name);
-    }
     narrower.steps(&mut kernels.steps, 0);
     let order = narrower.order.clone();
     let copies = order.iter().map(|source| Step::Kernel(narrower.kernel(*source))).collect();
@@ -57,7 +51,7 @@ fn sources(graph: &Graph, kernels: &KernelGraph) -> HashMap<BufferId, usize> {
     let mut sources = HashMap::new();
     for (i, buffer) in kernels.buffers.iter().enumerate() {
         if let BufferKind::Input(position) = buffer.kind
-            && graph.inputs().get(position).is_some_and(|input| input.kind == InputKind::Parameter)
+            && is_parameter(graph, buffer)
             && fits(buffer)
         {
             sources.insert(BufferId::from(i), position);

@@ -31,29 +31,27 @@ const LINE: [i64; 4] = [16, 8, 4, 2];
 
 /// Reads the parameters of `graph` through copies where reductions want another layout; the number of copies.
 pub fn pack_parameters(graph: &Graph, kernels: &mut KernelGraph) -> usize {
-    let is_parameter = |b: &Buffer| match b.kind {
-        BufferKind::Input(i) => graph.inputs().get(i).is_some_and(|input| input.kind == InputKind::Parameter),
-        BufferKind::Output(_) | BufferKind::Temporary | BufferKind::State => false,
-    };
     let mut packer = Packer {
-        parameters: kernels.buffers.iter().map(is_parameter).collect(),
+        parameters: kernels.buffers.iter().map(|b| is_parameter(graph, b)).collect(),
         copies: HashMap::new(),
         order: Vec::new(),
-        buffer_names: Names::default(),
-        kernel_names: Names::default(),
+        buffer_names: Names::of_buffers(&kernels.buffers),
+        kernel_names: Names::of_kernels(kernels),
         buffers: std::mem::take(&mut kernels.buffers),
     };
-    for buffer in &packer.buffers {
-        packer.buffer_names.unique(&buffer.name);
-    }
-    for (kernel, _) in kernels.kernels() {
-        packer.kernel_names.unique(&kernel.name);
-    }
     packer.steps(&mut kernels.steps, 0);
     let copies: Vec<Step> = packer.order.clone().iter().map(|c| Step::Kernel(packer.kernel(*c))).collect();
     kernels.steps.splice(0..0, copies);
     kernels.buffers = packer.buffers;
     packer.order.len()
+}
+
+/// Whether a buffer is a parameter of the graph.
+pub(crate) fn is_parameter(graph: &Graph, buffer: &Buffer) -> bool {
+    match buffer.kind {
+        BufferKind::Input(i) => graph.inputs().get(i).is_some_and(|input| input.kind == InputKind::Parameter),
+        BufferKind::Output(_) | BufferKind::Temporary | BufferKind::State => false,
+    }
 }
 
 /// A copy of a parameter: which one, and which of its axes comes last.
@@ -104,14 +102,7 @@ impl Packer {
     ) -> Option<usize> {
         // The innermost axis that the load's reductions bind is the one they are vectors along.
         let axis = *reduced.last().filter(|_| self.parameters.get(buffer.index()) == Some(&true))?;
-        let coordinates: Option<Vec<&Expr>> = index
-            .iter()
-            .map(|c| match c {
-                Coordinate::Static(e) => Some(e),
-                Coordinate::Dynamic(_) => None,
-            })
-            .collect();
-        let coordinates = coordinates?;
+        let coordinates: Vec<&Expr> = index.iter().map(Coordinate::as_static).collect::<Option<_>>()?;
         let using: Vec<usize> = (0..coordinates.len()).filter(|i| coordinates[*i].uses_axis(axis)).collect();
         let [at] = using[..] else { return None };
         let steps_by_one = (coordinates[at].clone() - Expr::axis(axis.index())).axes().is_empty();

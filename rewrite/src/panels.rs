@@ -15,13 +15,13 @@ use fuse_ir::kernel::{
 };
 use fuse_ir::kernel_parts::Shared;
 use fuse_ir::types::Shape;
-use fuse_ir::{Axis, Dim, Expr, Graph, InputKind, TensorType};
+use fuse_ir::{Axis, Dim, Expr, Graph, TensorType};
 use smallvec::SmallVec;
 
 use crate::copies::read_inputs;
 use crate::extract::cost::assumed;
 use crate::kernel_builder::{Names, identifier};
-use crate::pack::{SHORTEST, is_reused, reduced_axes};
+use crate::pack::{SHORTEST, is_parameter, is_reused, reduced_axes};
 
 /// Vectors of a panel: as many as tiles have of them.
 const VECTORS: [i64; 3] = [1, 2, 4];
@@ -37,16 +37,10 @@ pub fn panel_parameters(graph: &Graph, kernels: &mut KernelGraph, lanes: i64) ->
         lanes,
         copies: HashMap::new(),
         order: Vec::new(),
-        buffer_names: Names::default(),
-        kernel_names: Names::default(),
+        buffer_names: Names::of_buffers(&kernels.buffers),
+        kernel_names: Names::of_kernels(kernels),
         buffers: std::mem::take(&mut kernels.buffers),
     };
-    for buffer in &paneler.buffers {
-        paneler.buffer_names.unique(&buffer.name);
-    }
-    for (kernel, _) in kernels.kernels() {
-        paneler.kernel_names.unique(&kernel.name);
-    }
     paneler.steps(&mut kernels.steps, 0);
     let copies = paneler.order.clone();
     let copies: Vec<Step> = copies.iter().map(|c| Step::Kernel(paneler.kernel(c))).collect();
@@ -69,12 +63,8 @@ pub(crate) fn insert_copies(graph: &Graph, kernels: &mut KernelGraph, copies: Ve
 
 /// The buffers that parameters alone decide: parameters, and what leading kernels make of them.
 pub(crate) fn known(graph: &Graph, kernels: &KernelGraph) -> BTreeSet<BufferId> {
-    let is_parameter = |b: &Buffer| match b.kind {
-        BufferKind::Input(i) => graph.inputs().get(i).is_some_and(|input| input.kind == InputKind::Parameter),
-        BufferKind::Output(_) | BufferKind::Temporary | BufferKind::State => false,
-    };
     let ids = (0..kernels.buffers.len()).map(BufferId::from);
-    let mut known: BTreeSet<BufferId> = ids.filter(|b| is_parameter(kernels.buffer(*b))).collect();
+    let mut known: BTreeSet<BufferId> = ids.filter(|b| is_parameter(graph, kernels.buffer(*b))).collect();
     for step in &kernels.steps {
         let Step::Kernel(kernel) = step else { break };
         let temporary = |s: &Store| kernels.buffer(s.buffer).kind == BufferKind::Temporary;
@@ -258,14 +248,7 @@ impl Paneler {
         let Element::Load { buffer, index } = &kernel.elements[element].element else { return None };
         let k = *reduced.last().filter(|_| self.known.contains(buffer))?;
         let n = Axis(kernel.rank as u32 - 1);
-        let coordinates: Option<Vec<&Expr>> = index
-            .iter()
-            .map(|c| match c {
-                Coordinate::Static(e) => Some(e),
-                Coordinate::Dynamic(_) => None,
-            })
-            .collect();
-        let coordinates = coordinates?;
+        let coordinates: Vec<&Expr> = index.iter().map(Coordinate::as_static).collect::<Option<_>>()?;
         // Exactly one coordinate steps along the axis, and by one; which.
         let along = |axis: Axis| {
             let using: Vec<usize> =

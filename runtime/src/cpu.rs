@@ -29,7 +29,7 @@ const OPERATIONS_PER_WAKING: f64 = 65536.0;
 const FINE_GRAINED_OPERATIONS: f64 = 2e6;
 
 /// Scalar operations that the fast tier does in a second on one thread, roughly: half to twice that many.
-const FAST_OPERATIONS_PER_SECOND: f64 = 4.5e10;
+pub const FAST_OPERATIONS_PER_SECOND: f64 = 4.5e10;
 
 /// The same of products with panels, for each lane of the machine's widest vectors.
 const PRODUCT_OPERATIONS_PER_SECOND: f64 = 1.25e10;

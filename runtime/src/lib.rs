@@ -34,7 +34,7 @@ mod wide;
 
 pub use arguments::Arguments;
 pub use block::OutOfMemory;
-pub use cpu::HostModule;
+pub use cpu::{FAST_OPERATIONS_PER_SECOND, HostModule};
 pub use device::{Device, DeviceError, DeviceName, DeviceOptions};
 pub use error::{BuildError, RunError};
 pub use executable::{Code, Executable};

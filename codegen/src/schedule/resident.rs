@@ -208,11 +208,18 @@ impl Phase {
         {
             return Phase::Split(split);
         }
-        let rows = Rows::phase_of(analysis, multiprocessors);
-        let Some(rows) = rows.filter(|r| r.shared_bytes(analysis) <= shared_bytes) else {
-            return Phase::Points;
-        };
-        Phase::Rows(rows)
+        let rows =
+            Rows::phase_of(analysis, multiprocessors).filter(|r| r.shared_bytes(analysis) <= shared_bytes);
+        rows.map_or(Phase::Points, Phase::Rows)
+    }
+
+    /// Allocates the shared memory of what stays there, and fills it. The threads have not met since.
+    fn prepare(&mut self, emitter: &mut Emitter, numbers: Numbers) -> Emitted<()> {
+        match self {
+            Phase::Split(split) => split.prepare(emitter, numbers),
+            Phase::Rows(rows) => rows.prepare(emitter, numbers),
+            Phase::Points => Ok(()),
+        }
     }
 
     fn is_on_tensor_cores(&self) -> bool {
@@ -290,11 +297,7 @@ fn emit(
     let numbers = Numbers::new(&mut b);
     for (analysis, phase) in analyses.iter().zip(&mut phases) {
         let mut emitter = Emitter::within(analysis, b, None);
-        match phase {
-            Phase::Split(split) => split.prepare(&mut emitter, numbers)?,
-            Phase::Rows(rows) => rows.prepare(&mut emitter, numbers)?,
-            Phase::Points => {}
-        }
+        phase.prepare(&mut emitter, numbers)?;
         b = emitter.b;
     }
     b.meet();

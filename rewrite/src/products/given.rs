@@ -73,11 +73,7 @@ impl Given {
     /// The buffer behind copies that a load reads, and where.
     fn source(&self, kernel: &Kernel, id: ElementId) -> Option<(BufferId, Vec<Expr>)> {
         let (buffer, index) = kernel.element(id).element.load()?;
-        let fixed = index.iter().map(|c| match c {
-            Coordinate::Static(e) => Some(e.clone()),
-            Coordinate::Dynamic(_) => None,
-        });
-        let at: Vec<Expr> = fixed.collect::<Option<_>>()?;
+        let at: Vec<Expr> = index.iter().map(|c| c.as_static().cloned()).collect::<Option<_>>()?;
         Some(self.copies.source(buffer, &at).unwrap_or((buffer, at)))
     }
 

@@ -41,17 +41,12 @@ fn split(kernels: &mut KernelGraph, lanes: i64, given: Option<&Given>) -> usize 
         lanes,
         given,
         uses: 1.0,
-        names: Names::default(),
-        buffer_names: Names::default(),
+        names: Names::of_kernels(kernels),
+        buffer_names: Names::of_buffers(&kernels.buffers),
         buffers: std::mem::take(&mut kernels.buffers),
         counters: Vec::new(),
         products: 0,
     };
-    for buffer in &splitter.buffers {
-        splitter.buffer_names.unique(&buffer.name);
-    }
-    let names = kernels.kernels().into_iter().map(|(kernel, _)| kernel.name.clone());
-    names.for_each(|name| drop(splitter.names.unique(&name)));
     kernels.steps = splitter.steps(std::mem::take(&mut kernels.steps));
     kernels.buffers = splitter.buffers;
     splitter.products
@@ -260,10 +255,7 @@ fn coordinates<'k>(
     id: ElementId,
 ) -> Option<(BufferId, Vec<&'k Expr>)> {
     let (buffer, index) = kernel.element(id).element.load()?;
-    let fixed = index.iter().map(|c| match c {
-        Coordinate::Static(e) => Some(e),
-        Coordinate::Dynamic(_) => None,
-    });
+    let fixed = index.iter().map(Coordinate::as_static);
     let is_float = buffers[buffer.index()].ty.dtype == DType::F32;
     fixed.collect::<Option<_>>().filter(|_| is_float).map(|at| (buffer, at))
 }

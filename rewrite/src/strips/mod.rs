@@ -74,12 +74,10 @@ struct Namer {
 
 impl Namer {
     fn new(graph: &KernelGraph) -> Self {
-        let mut namer =
-            Namer { symbols: Names::default(), kernels: Names::default(), buffers: Names::default() };
-        symbols(graph).iter().for_each(|symbol| drop(namer.symbols.unique(symbol.name())));
-        graph.kernels().iter().for_each(|(kernel, _)| drop(namer.kernels.unique(&kernel.name)));
-        graph.buffers.iter().for_each(|buffer| drop(namer.buffers.unique(&buffer.name)));
-        namer
+        let mut taken = Names::default();
+        symbols(graph).iter().for_each(|symbol| drop(taken.unique(symbol.name())));
+        let (kernels, buffers) = (Names::of_kernels(graph), Names::of_buffers(&graph.buffers));
+        Namer { symbols: taken, kernels, buffers }
     }
 }
 

@@ -155,11 +155,7 @@ impl<'a> Cluster<'a> {
             self.images.iter().map(|image| self.fill(&mut b, image, numbers, of_rows)).collect();
         for (analysis, phase) in self.resident.analyses.iter().zip(&mut self.resident.phases) {
             let mut emitter = Emitter::within(analysis, b, None);
-            match phase {
-                Phase::Split(split) => split.prepare(&mut emitter, numbers)?,
-                Phase::Rows(rows) => rows.prepare(&mut emitter, numbers)?,
-                Phase::Points => {}
-            }
+            phase.prepare(&mut emitter, numbers)?;
             b = emitter.b;
         }
         b.arrive_at_cluster();

@@ -90,9 +90,7 @@ pub fn divide_recurrences(
     if policy == ChunkPolicy::Never {
         return Vec::new();
     }
-    let (mut buffer_names, mut kernel_names) = (Names::default(), Names::default());
-    graph.buffers.iter().for_each(|b| _ = buffer_names.unique(&b.name));
-    graph.kernels().iter().for_each(|(k, _)| _ = kernel_names.unique(&k.name));
+    let (buffer_names, kernel_names) = (Names::of_buffers(&graph.buffers), Names::of_kernels(graph));
     let steps = std::mem::take(&mut graph.steps);
     let mut division = Division {
         graph,

@@ -64,13 +64,11 @@ struct Program<'g> {
 
 impl<'g> Program<'g> {
     fn new(graph: &'g KernelGraph) -> Self {
-        let mut buffer_names = Names::default();
-        graph.buffers.iter().for_each(|b| _ = buffer_names.unique(&b.name));
         Program {
             graph,
             accesses: graph.steps.iter().map(Access::of).collect(),
             names: ProgramNames::of(graph),
-            buffer_names: Rc::new(buffer_names),
+            buffer_names: Rc::new(Names::of_buffers(&graph.buffers)),
             spare: RefCell::new(None),
         }
     }
