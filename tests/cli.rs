@@ -429,7 +429,7 @@ fn bench_profiles_each_kernel() {
     assert_eq!(of_threads("running_ms"), of_threads("waiting_ms"));
     assert!(step["running_ms"][0].as_f64().is_some_and(|ms| ms > 0.0), "{step}");
     let table = succeeds(&args);
-    assert!(table.contains("launches  ms, by thread  waiting before it, ms"), "{table}");
+    assert!(table.contains("launches  ms, by thread  waiting in it, ms"), "{table}");
     assert!(kernels.iter().all(|k| table.contains(k["kernel"].as_str().expect("a name"))), "{table}");
 }
 

@@ -1,4 +1,4 @@
-//! What the runtime itself costs: a barrier, a step of a time loop with an empty kernel, and a whole run.
+//! What the runtime itself costs: a round of a team, a step of a time loop with an empty kernel, and a whole run.
 //!
 //! `cargo run --release -p fuse-runtime --example overhead`
 
@@ -14,31 +14,31 @@ use fuse_ir::kernel::{
 use fuse_ir::ops::Direction;
 use fuse_ir::types::TensorType;
 use fuse_ir::{DType, Graph, InputKind, Literal, Tensor};
-use fuse_runtime::team::{Barrier, Job, JobOptions, Signal, Team};
+use fuse_runtime::team::{Job, Place, Signal, Team};
 use fuse_runtime::{Code, Device, DeviceOptions, Executable, HostModule};
 
-const BARRIERS: u32 = 20_000;
+const ROUNDS: u32 = 20_000;
 const STEPS: usize = 5_000;
 
-/// Barriers with work in between that the members share.
-struct Meetings {
+/// Rounds of work that the members share.
+struct Rounds {
     rounds: u32,
     /// Multiplications in one round, of all members together.
     work: u32,
 }
 
-impl Job for Meetings {
-    fn run(&self, member: usize, barrier: &Barrier) {
-        let mut members = barrier.members() as u32;
+impl Job for Rounds {
+    fn run(&self, place: &mut Place<'_>) {
+        let members = place.members();
         for _ in 0..self.rounds {
-            let mut x = 1.0f32;
-            for _ in 0..self.work / members {
-                x = std::hint::black_box(x * 1.000_001);
-            }
-            match barrier.wait() {
-                Signal::Go => {}
-                Signal::Alone if member == 0 => members = 1,
-                Signal::Alone | Signal::Abandoned => return,
+            let signal = place.share(members, 1, |_, _| {
+                let mut x = 1.0f32;
+                for _ in 0..self.work / members as u32 {
+                    x = std::hint::black_box(x * 1.000_001);
+                }
+            });
+            if signal == Signal::Over {
+                return;
             }
         }
     }
@@ -132,18 +132,15 @@ fn measure(title: &str) {
     let threads = fuse_runtime::limits::default_threads().max(2);
     let team = Team::new(threads).expect("threads start");
     let work = 5_000;
-    let jobs = [("barrier", BARRIERS, 0), ("work and barrier", BARRIERS / 10, work)];
-    for (what, rounds, work) in jobs {
-        let job: Arc<dyn Job> = Arc::new(Meetings { rounds, work });
-        let options = JobOptions { members: threads, fine_grained: false };
-        let taken = times(|| team.run(&job, options).expect("nothing panics"));
-        report(&format!("{what} of {threads} threads"), taken, rounds);
-    }
-    let job: Arc<dyn Job> = Arc::new(Meetings { rounds: BARRIERS / 10, work });
-    for (what, members) in [("the same, may break up", threads), ("the same work on one thread", 1)] {
-        let options = JobOptions { members, fine_grained: true };
-        let taken = times(|| team.run(&job, options).expect("nothing panics"));
-        report(what, taken, BARRIERS / 10);
+    for (what, rounds, work, members) in [
+        ("round", ROUNDS, 0, threads),
+        ("work and round", ROUNDS / 10, work, threads),
+        ("the same work", ROUNDS / 10, work, 1),
+    ] {
+        let job: Arc<dyn Job> = Arc::new(Rounds { rounds, work });
+        let taken = times(|| team.run(&job, members).expect("nothing panics"));
+        let threads = if members == 1 { "one thread".into() } else { format!("{members} threads") };
+        report(&format!("{what} of {threads}"), taken, rounds);
     }
     let step = |points: i64, threads: usize, steps: usize| {
         let executable = executable(points, threads);

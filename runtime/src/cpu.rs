@@ -1,11 +1,12 @@
 //! The CPU: compiled functions called by a team of threads, fuse's own or a caller's.
 //!
-//! All members walk the whole program, loops over time included, in lockstep: each does its contiguous part of
-//! every kernel's work items, and they meet at a barrier between kernels. Nothing is allocated or locked on
-//! the way, and every member swaps the halves of carried states in its own table.
+//! All members walk the whole program, loops over time included. The work items of a kernel are shared out in contiguous
+//! parts, one for each member, who do each other's where one is late ([`Rounds`](crate::team::Rounds)). Nothing is
+//! allocated or locked on the way, and every member swaps the halves of carried states in its own table.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuse_codegen::cranelift::{CpuModule, panel_lanes};
 
@@ -16,7 +17,7 @@ use crate::limits;
 use crate::pool::{Pool, ThreadPool};
 use crate::profile::{Notes, Profile};
 use crate::program::{Launch, Program, Quantities, RunState, StepRunner, Total, walk};
-use crate::team::{Barrier, Job, JobOptions, Signal, Team};
+use crate::team::{Job, Place, Signal, Team, Whose};
 use crate::version::Instance;
 
 /// Scalar operations that keep one thread busy for about as long as a few barriers take; a kernel gets at most
@@ -24,9 +25,8 @@ use crate::version::Instance;
 const OPERATIONS_PER_MEMBER: f64 = 8192.0;
 /// Scalar operations that make up for waking a sleeping thread (tens of µs), for each thread.
 const OPERATIONS_PER_WAKING: f64 = 65536.0;
-/// Members that do fewer operations than this between barriers on average (some 100 µs) are better off as one
-/// when waiting blows up.
-const FINE_GRAINED_OPERATIONS: f64 = 2e6;
+/// Scalar operations that make a piece of work, some 50 µs: what others wait for where a member is late.
+const OPERATIONS_PER_PIECE: f64 = 4e6;
 
 /// Scalar operations that the fast tier does in a second on one thread, roughly: half to twice that many.
 pub const FAST_OPERATIONS_PER_SECOND: f64 = 4.5e10;
@@ -36,7 +36,8 @@ const PRODUCT_OPERATIONS_PER_SECOND: f64 = 1.25e10;
 
 /// Every other step of a loop goes through a kernel's items in so many pieces, the last one first: what the step before
 /// read last is still in the cache then, as much of the weights as fits, while going round and round finds none of them.
-const BACKWARD_PIECES: i64 = 16;
+/// So many pieces can others take over, too.
+const BACKWARD_PIECES: usize = 16;
 
 /// Machine code of compiled functions, by position.
 ///
@@ -113,13 +114,12 @@ impl CpuDevice {
 
     /// Runs the program once. Blocks until no member touches the run's memory any more.
     pub(crate) fn run(&self, run: CpuRun) -> Result<(), RunError> {
-        let Spread { widest, fine_grained, .. } = run.instance.spread;
+        let members = run.instance.spread.widest;
         let run = Arc::new(run);
         let job: Arc<dyn Job> = run.clone();
-        let options = JobOptions { members: widest, fine_grained };
         let result = match &self.workers {
-            Workers::Team(team) => team.run(&job, options),
-            Workers::Pool(pool) => pool.run(job.as_ref(), options),
+            Workers::Team(team) => team.run(&job, members),
+            Workers::Pool(pool) => pool.run(job.as_ref(), members),
         };
         result.map_err(RunError::Panicked)?;
         match run.error.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -140,12 +140,29 @@ pub(crate) fn expected_time(total: Total, threads: usize) -> RunTime {
     RunTime { time: duration(in_products + others), saved: duration(others * (1.0 - LEFT_OF_TIME)) }
 }
 
-/// The members of the team that take part in each launch.
+/// How the launches of a program are shared out among a team.
 #[derive(Debug)]
 pub(crate) struct Spread {
-    members: Vec<usize>,
+    launches: Vec<Shape>,
     widest: usize,
-    fine_grained: bool,
+}
+
+/// How a launch is shared out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Shape {
+    /// Parts, one for a member.
+    parts: usize,
+    /// Pieces of each part.
+    pieces: usize,
+}
+
+impl Shape {
+    /// The shape for so many work items and members.
+    fn of(self, work: i64, members: usize) -> Shape {
+        let work = usize::try_from(work).unwrap_or(usize::MAX);
+        let parts = self.parts.min(members).min(work).max(1);
+        Shape { parts, pieces: self.pieces.min(work / parts).max(1) }
+    }
 }
 
 impl Spread {
@@ -154,15 +171,15 @@ impl Spread {
         let worth = |operations: Option<f64>, each: f64, most: usize| {
             operations.map_or(most, |o| (o / each) as usize).clamp(1, most)
         };
-        let total = quantities.total;
-        let most = worth(total.map(|t| t.operations), OPERATIONS_PER_WAKING, most);
-        let members = |operations: &Option<f64>| worth(*operations, OPERATIONS_PER_MEMBER, most);
-        let members: Vec<usize> = quantities.operations.iter().map(members).collect();
-        let widest = members.iter().copied().max().unwrap_or(1);
-        // The mean, since it is the many small kernels of a loop that suffer, whatever stands before it.
-        let between_barriers = |t: Total| t.operations / t.launches.max(1.0) / widest as f64;
-        let fine_grained = total.is_some_and(|t| between_barriers(t) < FINE_GRAINED_OPERATIONS);
-        Spread { members, widest, fine_grained }
+        let most = worth(quantities.total.map(|t| t.operations), OPERATIONS_PER_WAKING, most);
+        let shape = |operations: &Option<f64>| {
+            let parts = worth(*operations, OPERATIONS_PER_MEMBER, most);
+            let of_a_part = operations.map(|o| o / parts as f64);
+            Shape { parts, pieces: worth(of_a_part, OPERATIONS_PER_PIECE, BACKWARD_PIECES) }
+        };
+        let launches: Vec<Shape> = quantities.operations.iter().map(shape).collect();
+        let widest = launches.iter().map(|l| l.parts).max().unwrap_or(1);
+        Spread { launches, widest }
     }
 }
 
@@ -179,177 +196,172 @@ pub(crate) struct CpuRun {
 }
 
 impl Job for CpuRun {
-    fn run(&self, member: usize, barrier: &Barrier) {
+    fn run(&self, place: &mut Place<'_>) {
         let mut state = self.state.clone();
+        let notes = self.profile.as_ref().map(|_| Notes::new(place.member(), &self.program));
         let mut runner = Member {
             module: self.module.as_ref(),
-            members: &self.instance.spread.members,
-            member,
-            active: barrier.members(),
-            barrier,
-            since_barrier: Since::Nothing,
+            launches: &self.instance.spread.launches,
+            place,
             buffers: Vec::with_capacity(self.state.addresses.len()),
             symbols: Vec::with_capacity(self.state.symbols.len()),
             left: false,
-            notes: self.profile.as_ref().map(|_| Notes::new(member, &self.program)),
+            notes,
         };
         let result = walk(&self.program, &self.instance.quantities, &mut state, &mut runner);
-        // Every member meets the same error; leaving because of a signal is not one.
-        if let (Err(error), false) = (result, runner.left) {
+        let Member { place, left, notes, .. } = runner;
+        // Every member meets the same error; leaving because the job is over is not one.
+        if let (Err(error), false) = (result, left) {
             self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         }
-        if let (Some(profile), Some(notes)) = (&self.profile, runner.notes) {
+        if let (Some(profile), Some(notes)) = (&self.profile, notes) {
             profile.add(notes);
+            // Everybody's notes are to be there when the run is over.
+            place.meet();
         }
+        place.end();
     }
 }
 
-/// What ran since the last barrier.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Since {
-    Nothing,
-    /// Kernels on member 0 alone.
-    Single,
-    /// A kernel on several members.
-    Several,
-}
-
 /// One member's part of a run.
-struct Member<'a> {
+struct Member<'a, 'r> {
     module: &'a dyn HostModule,
-    /// The members of each launch.
-    members: &'a [usize],
-    member: usize,
-    /// The members of this job.
-    active: usize,
-    barrier: &'a Barrier,
-    since_barrier: Since,
+    /// How each launch is shared out.
+    launches: &'a [Shape],
+    place: &'a mut Place<'r>,
     buffers: Vec<*mut u8>,
     symbols: Vec<i64>,
-    /// Whether the member left on a signal.
+    /// Whether the member left because the job is over.
     left: bool,
     notes: Option<Notes>,
 }
 
-impl Member<'_> {
-    fn note(&mut self, what: impl FnOnce(&mut Notes)) {
-        if let Some(notes) = &mut self.notes {
-            what(notes);
-        }
-    }
-
-    /// Meets the others; whether this member stays.
-    fn meet(&mut self) -> bool {
-        self.since_barrier = Since::Nothing;
-        match self.barrier.wait() {
-            Signal::Go => true,
-            Signal::Alone if self.member == 0 => {
-                self.active = 1;
-                true
-            }
-            Signal::Alone | Signal::Abandoned => false,
-        }
-    }
-
-    /// The members for a launch, and whether all must meet before it.
-    fn share(&self, at: usize, work: i64) -> (usize, bool) {
-        let work = usize::try_from(work).unwrap_or(usize::MAX);
-        let members = self.members[at].min(self.active).min(work);
-        let meet = match self.since_barrier {
-            Since::Nothing => false,
-            Since::Single => members > 1,
-            Since::Several => true,
-        };
-        (members, meet && self.active > 1)
-    }
-}
-
-impl StepRunner for Member<'_> {
+impl StepRunner for Member<'_, '_> {
     fn launch(&mut self, at: usize, launch: &Launch, work: i64, state: &RunState) -> Result<(), RunError> {
-        let (mut members, meet) = self.share(at, work);
-        if meet {
-            self.note(Notes::start);
-            let stays = self.meet();
-            self.note(|notes| notes.waited(at));
-            if !stays {
-                self.left = true;
-                return Err(RunError::Panicked("another member".into()));
-            }
-            members = members.min(self.active);
-        }
-        self.since_barrier = match (self.since_barrier, members) {
-            (Since::Nothing | Since::Single, 1) => Since::Single,
-            _ => Since::Several,
-        };
-        if self.member >= members {
-            return Ok(());
-        }
         self.buffers.clear();
         let address = |b: &usize| std::ptr::with_exposed_provenance_mut(state.addresses[*b] as usize);
         self.buffers.extend(launch.buffers.iter().map(address));
         self.symbols.clear();
         self.symbols.extend(launch.symbols.iter().map(|s| state.symbols[*s]));
-        let (begin, end) = (part(work, self.member, members), part(work, self.member + 1, members));
-        self.note(Notes::start);
-        let pieces = if state.odd_step { BACKWARD_PIECES.min(end - begin) } else { 1 };
-        for piece in (0..pieces).rev() {
-            let at = |piece| begin + (end - begin) * piece / pieces;
-            // SAFETY: `Program::new` checked the function's parameters against the kernel graph's buffers, so there
-            // is one address and one value for each. The addresses are those of the memory plan, of bound
-            // parameters, of inputs whose shapes were checked, and of outputs allocated for these dimensions; each
-            // holds at least one element and is aligned (`Executable` sees to both). Kernels of a verified graph
-            // access elements in bounds, work items are independent, members have disjoint ranges, and a barrier
-            // stands between this launch and any earlier one that ran on another member.
-            unsafe {
-                self.module.call(launch.function, &self.buffers, &self.symbols, at(piece), at(piece + 1));
+        let call = Call {
+            module: self.module,
+            function: launch.function,
+            buffers: &self.buffers,
+            symbols: &self.symbols,
+            backward: state.odd_step,
+        };
+        let since = self.notes.as_ref().map(|_| Instant::now());
+        let mut running = Duration::ZERO;
+        let mut run = |items: Range<i64>, calls: usize| {
+            let since = since.map(|_| Instant::now());
+            call.run(items, calls);
+            running += since.map(|s| s.elapsed()).unwrap_or_default();
+        };
+        let Shape { parts, pieces } = self.launches[at].of(work, self.place.members());
+        let over = if parts == 1 {
+            let whose = self.place.single();
+            if whose == Whose::Mine {
+                run(0..work, BACKWARD_PIECES);
             }
+            whose == Whose::Over
+        } else {
+            let signal = self.place.share(parts, pieces, |index, piece| {
+                let whole = part(&(0..work), index, parts);
+                let piece = if state.odd_step { pieces - 1 - piece } else { piece };
+                run(part(&whole, piece, pieces), BACKWARD_PIECES / pieces);
+            });
+            signal == Signal::Over
+        };
+        if let (Some(notes), Some(since)) = (&mut self.notes, since) {
+            notes.launched(at, running, since.elapsed() - running);
         }
-        self.note(|notes| notes.ran(at));
+        if over {
+            self.left = true;
+            return Err(RunError::Panicked("another member".into()));
+        }
         Ok(())
     }
 }
 
-/// Where part `index` of `parts` begins: even contiguous parts of `work`.
-fn part(work: i64, index: usize, parts: usize) -> i64 {
-    let product = i128::from(work) * index as i128 / parts as i128;
-    // Between 0 and `work`, as `index` is at most `parts`.
-    product as i64
+/// A compiled function with its arguments.
+struct Call<'a> {
+    module: &'a dyn HostModule,
+    function: usize,
+    buffers: &'a [*mut u8],
+    symbols: &'a [i64],
+    /// Whether the last items come first.
+    backward: bool,
+}
+
+impl Call<'_> {
+    /// Does some work items; in so many calls, the last one first, if it is to go backward.
+    fn run(&self, items: Range<i64>, calls: usize) {
+        let most = usize::try_from(items.end - items.start).unwrap_or(usize::MAX);
+        let calls = if self.backward { calls.min(most).max(1) } else { 1 };
+        for index in (0..calls).rev() {
+            let Range { start, end } = part(&items, index, calls);
+            // SAFETY: `Program::new` checked the function's parameters against the kernel graph's buffers, so there
+            // is one address and one value for each. The addresses are those of the memory plan, of bound
+            // parameters, of inputs whose shapes were checked, and of outputs allocated for these dimensions; each
+            // holds at least one element and is aligned (`Executable` sees to both). Kernels of a verified graph
+            // access elements in bounds, work items are independent, each piece of them is taken by one member, and
+            // every earlier launch that another member did a piece of was over before this one began.
+            unsafe {
+                self.module.call(self.function, self.buffers, self.symbols, start, end);
+            }
+        }
+    }
+}
+
+/// Part `index` of `parts` of some work items: even, contiguous, together all of them.
+fn part(items: &Range<i64>, index: usize, parts: usize) -> Range<i64> {
+    // Between 0 and the number of items, as `index` is at most `parts`.
+    let before = |index: usize| {
+        (i128::from(items.end - items.start) * index as i128 / parts as i128) as i64 + items.start
+    };
+    before(index)..before(index + 1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn small_work_stays_on_one_thread_and_a_loop_of_small_kernels_is_fine_grained() {
-        let spread = |each: &[f64], launches: f64| {
-            let operations = each.iter().sum::<f64>() * launches / each.len() as f64;
-            Spread::over(
-                4,
-                &Quantities {
-                    work: vec![],
-                    trips: vec![],
-                    operations: each.iter().map(|o| Some(*o)).collect(),
-                    total: Some(Total { operations, in_products: 0.0, launches }),
-                    symbols: vec![],
-                },
-            )
+    fn spread(each: &[f64], launches: f64) -> Spread {
+        let operations = each.iter().sum::<f64>() * launches / each.len() as f64;
+        let quantities = Quantities {
+            work: vec![],
+            trips: vec![],
+            operations: each.iter().map(|o| Some(*o)).collect(),
+            total: Some(Total { operations, in_products: 0.0, launches }),
+            symbols: vec![],
         };
+        Spread::over(4, &quantities)
+    }
+
+    #[test]
+    fn small_work_stays_on_one_thread_and_large_work_is_cut_into_pieces() {
         assert_eq!(spread(&[1e4], 1.0).widest, 1, "waking the team takes longer");
-        assert_eq!(spread(&[100.0], 1e6).widest, 1, "each kernel is smaller than a barrier");
-        let mixed = spread(&[2e4, 1e6], 1000.0);
-        assert_eq!((mixed.members.as_slice(), mixed.widest, mixed.fine_grained), (&[2, 4][..], 4, true));
-        assert!(!spread(&[1e8], 1000.0).fine_grained);
+        assert_eq!(spread(&[100.0], 1e6).widest, 1, "each kernel is smaller than a round");
+        let mixed = spread(&[2e4, 1e6, 1e8], 1000.0);
+        let shapes: Vec<[usize; 2]> = mixed.launches.iter().map(|l| [l.parts, l.pieces]).collect();
+        assert_eq!((shapes.as_slice(), mixed.widest), (&[[2, 1], [4, 1], [4, 6]][..], 4));
+        assert_eq!(spread(&[1e12], 1.0).launches[0].pieces, BACKWARD_PIECES);
+        let few = mixed.launches[2].of(9, 4);
+        assert_eq!((few.parts, few.pieces), (4, 2), "no piece is empty");
+        let fewer = mixed.launches[2].of(3, 2);
+        assert_eq!((fewer.parts, fewer.pieces), (2, 1));
     }
 
     #[test]
     fn parts_are_contiguous_even_and_complete() {
         for (work, parts) in [(1, 1), (7, 3), (8, 2), (i64::MAX, 5)] {
-            let bounds: Vec<i64> = (0..=parts).map(|i| part(work, i, parts)).collect();
-            assert_eq!((bounds[0], bounds[parts]), (0, work));
-            let sizes: Vec<i64> = bounds.windows(2).map(|w| w[1] - w[0]).collect();
-            let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
-            assert!(most - least <= 1, "{sizes:?}");
+            let all: Vec<Range<i64>> = (0..parts).map(|i| part(&(0..work), i, parts)).collect();
+            assert_eq!((all[0].start, all[parts - 1].end), (0, work));
+            assert!(all.windows(2).all(|w| w[0].end == w[1].start));
+            let sizes = || all.iter().map(|r| r.end - r.start);
+            assert!(sizes().max().unwrap() - sizes().min().unwrap() <= 1, "{all:?}");
         }
+        let inner = part(&(10..17), 1, 2);
+        assert_eq!((inner.start, inner.end), (13, 17));
     }
 }

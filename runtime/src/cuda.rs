@@ -388,7 +388,7 @@ fn times(program: &Program, marks: &[(usize, CudaEvent)]) -> Result<Notes, Devic
     for pair in marks.windows(2) {
         if let [(_, begin), (at, end)] = pair {
             let ms = begin.elapsed_ms(end).map_err(failed("read a time"))?;
-            notes.took(*at, Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3));
+            notes.launched(*at, Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3), Duration::ZERO);
         }
     }
     Ok(notes)

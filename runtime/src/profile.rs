@@ -1,7 +1,7 @@
 //! Where the time of a run goes.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::program::Program;
 
@@ -14,7 +14,7 @@ pub struct KernelTime {
     pub launches: u64,
     /// The time in it, by thread.
     pub running: Vec<Duration>,
-    /// The time spent waiting for other threads before it, by thread.
+    /// The time spent waiting for other threads in it, by thread.
     pub waiting: Vec<Duration>,
 }
 
@@ -57,34 +57,20 @@ pub(crate) struct Notes {
     member: usize,
     names: Vec<String>,
     spans: Vec<Span>,
-    since: Instant,
 }
 
 impl Notes {
     /// Nothing yet.
     pub fn new(member: usize, program: &Program) -> Notes {
         let names: Vec<String> = program.launches.iter().map(|l| l.name.clone()).collect();
-        Notes { member, spans: vec![Span::default(); names.len()], names, since: Instant::now() }
+        Notes { member, spans: vec![Span::default(); names.len()], names }
     }
 
-    /// What follows counts from now on.
-    pub fn start(&mut self) {
-        self.since = Instant::now();
-    }
-
-    /// The time since [`Notes::start`] was spent waiting for launch number `at`.
-    pub fn waited(&mut self, at: usize) {
-        self.spans[at].waiting += self.since.elapsed();
-    }
-
-    /// Launch number `at` took so long once.
-    pub fn took(&mut self, at: usize, time: Duration) {
-        self.spans[at].running += time;
-        self.spans[at].launches += 1;
-    }
-
-    /// The time since [`Notes::start`] was spent in launch number `at`.
-    pub fn ran(&mut self, at: usize) {
-        self.took(at, self.since.elapsed());
+    /// Launch number `at` took so long once, the member's own work in it and waiting for others.
+    pub fn launched(&mut self, at: usize, running: Duration, waiting: Duration) {
+        let span = &mut self.spans[at];
+        span.running += running;
+        span.waiting += waiting;
+        span.launches += 1;
     }
 }

@@ -5,6 +5,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use fuse_ir::Tensor;
 use fuse_ir::expr::DimEnv;
@@ -103,6 +104,45 @@ fn every_work_item_is_done_once() {
     executable.bind([("w".to_string(), weights(40_000))]).unwrap();
     executable.run(&[&rows(3, 40_000)], &DimEnv::new()).unwrap();
     assert!(done.iter().all(|d| d.load(Ordering::Relaxed) == 3));
+}
+
+/// Members that stop for a while in the middle of a piece, or between two, come back to other steps, or other runs, than they
+/// left.
+#[test]
+fn members_that_lose_their_processor_do_no_harm() {
+    // Wide enough for all members.
+    const WIDTH: usize = 30_000;
+    let with_pauses = || {
+        let mut natives = natives();
+        let step = natives.remove(1);
+        let calls = AtomicU64::new(0);
+        natives.insert(
+            1,
+            Box::new(move |buffers, symbols, begin, end| {
+                let call = calls.fetch_add(1, Ordering::Relaxed);
+                let pause = || std::thread::sleep(Duration::from_micros(call % 7 * 300));
+                if call.is_multiple_of(13) {
+                    pause();
+                }
+                let middle = begin + (end - begin) / 2;
+                step(buffers, symbols, begin, middle);
+                if call % 17 == 3 {
+                    pause();
+                }
+                step(buffers, symbols, middle, end);
+            }),
+        );
+        natives
+    };
+    for direction in [Direction::Forward, Direction::Reverse] {
+        let mut executable = executable_with(with_pauses(), direction, &threads_only(4));
+        executable.bind([("w".to_string(), weights(WIDTH))]).unwrap();
+        for steps in [60, 1, 2, 61, 3] {
+            let x = rows(steps, WIDTH);
+            let outputs = executable.run(&[&x], &DimEnv::new()).unwrap();
+            check(&outputs, &x, &weights(WIDTH), direction);
+        }
+    }
 }
 
 #[test]

@@ -217,7 +217,7 @@ fn report(args: &BenchArgs, figures: &Figures) -> Result<(), CliError> {
 }
 
 fn profile_table(profile: &[ProfileRow]) -> String {
-    let heading = ["kernel", "launches", "ms, by thread", "waiting before it, ms"];
+    let heading = ["kernel", "launches", "ms, by thread", "waiting in it, ms"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     let all = |times: &[f64]| times.iter().map(|ms| format!("{ms:.3}")).collect::<Vec<_>>().join(" ");
     for row in profile {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::placement::Placement;
-use crate::team::{Barrier, Job, JobOptions, Signal, Team};
+use crate::team::{Job, Place, Signal, Team};
 
 /// About how long a round is: long beside the time that members need to begin, short enough to fit between two
 /// disturbances.
@@ -44,7 +44,7 @@ pub(super) fn best_seconds<W: Work>(
         best: AtomicU64::new(u64::MAX),
     });
     let job: Arc<dyn Job> = rounds.clone();
-    team.run(&job, JobOptions { members, fine_grained: false })?;
+    team.run(&job, members)?;
     let times = rounds.times.load(Ordering::Relaxed);
     Ok(rounds.best.load(Ordering::Relaxed) as f64 * 1e-9 / times as f64)
 }
@@ -64,14 +64,15 @@ struct Rounds<W> {
 }
 
 impl<W: Work> Job for Rounds<W> {
-    fn run(&self, member: usize, barrier: &Barrier) {
-        let _placement = Placement::of(member, barrier.members());
+    fn run(&self, place: &mut Place<'_>) {
+        let (member, members) = (place.member(), place.members());
+        let _placement = Placement::of(member, members);
         let mut memory = self.work.prepare();
         if member == 0 {
             self.times.store(self.times_of_a_round(&mut memory), Ordering::Relaxed);
         }
         let (mut begin, mut rounds) = (None, 0);
-        while barrier.wait() == Signal::Go && self.more.load(Ordering::Relaxed) {
+        while place.meet() == Signal::Go && self.more.load(Ordering::Relaxed) {
             let times = self.times.load(Ordering::Relaxed);
             let began = self.now();
             self.work.repeat(&mut memory, times);
@@ -79,11 +80,11 @@ impl<W: Work> Job for Rounds<W> {
             for (place, time) in self.spans[member].iter().zip([began, ended]) {
                 place.store(time, Ordering::Relaxed);
             }
-            if barrier.wait() != Signal::Go {
+            if place.meet() != Signal::Go {
                 return;
             }
             if member == 0 {
-                self.best.fetch_min(self.length_of_the_round(barrier.members()), Ordering::Relaxed);
+                self.best.fetch_min(self.length_of_the_round(members), Ordering::Relaxed);
                 rounds += 1;
                 let begin = *begin.get_or_insert(Instant::now());
                 let more = rounds < FEWEST_ROUNDS || begin.elapsed() < self.budget;
@@ -128,7 +129,7 @@ impl<W: Work> Rounds<W> {
 pub(super) fn barrier_seconds(team: &Team, budget: Duration) -> Result<f64, String> {
     let meetings = Arc::new(Meetings { budget, more: AtomicBool::new(true), best: AtomicU64::new(u64::MAX) });
     let job: Arc<dyn Job> = meetings.clone();
-    team.run(&job, JobOptions { members: team.threads(), fine_grained: false })?;
+    team.run(&job, team.threads())?;
     Ok(meetings.best.load(Ordering::Relaxed) as f64 * 1e-9 / MEETINGS as f64)
 }
 
@@ -141,13 +142,14 @@ struct Meetings {
 }
 
 impl Job for Meetings {
-    fn run(&self, member: usize, barrier: &Barrier) {
-        let _placement = Placement::of(member, barrier.members());
+    fn run(&self, place: &mut Place<'_>) {
+        let (member, members) = (place.member(), place.members());
+        let _placement = Placement::of(member, members);
         let (begin, mut rounds) = (Instant::now(), 0);
         loop {
             let start = Instant::now();
             for _ in 0..MEETINGS {
-                if barrier.wait() != Signal::Go {
+                if place.meet() != Signal::Go {
                     return;
                 }
             }
@@ -158,7 +160,7 @@ impl Job for Meetings {
                 let more = rounds < FEWEST_ROUNDS || begin.elapsed() < self.budget;
                 self.more.store(more, Ordering::Relaxed);
             }
-            if barrier.wait() != Signal::Go || !self.more.load(Ordering::Relaxed) {
+            if place.meet() != Signal::Go || !self.more.load(Ordering::Relaxed) {
                 return;
             }
         }
