@@ -21,7 +21,7 @@ use crate::turn::{Next, Turn};
 /// loses its turn on a processor that it shares.
 const AWAKE: Duration = Duration::from_micros(200);
 /// Looks at a round this often before doing other members' pieces; some µs.
-const PATIENCE: u32 = 128;
+const PATIENCE: u32 = 512;
 /// Pieces of a part at most.
 pub const MOST_PIECES: usize = (1 << PIECE_BITS) - 1;
 const PIECE_BITS: u32 = 16;
@@ -109,7 +109,9 @@ impl Rounds {
         if thread == Thread::Own && turn.may_move_back() {
             processor::release();
         }
-        self.see(member, processor::present());
+        if turn.is_contended() {
+            self.see(member, processor::present());
+        }
         turn
     }
 

@@ -13,7 +13,7 @@ const LOST: Duration = Duration::from_micros(200);
 /// Turns shorter than this are none that can be foreseen.
 const SHORTEST: Duration = Duration::from_micros(500);
 /// How often a thread that loses no processor looks whether it has.
-const LOOK: Duration = Duration::from_millis(1);
+const LOOK: Duration = Duration::from_micros(300);
 /// How often one looks that has lost it lately.
 const CLOSE_LOOK: Duration = Duration::from_micros(50);
 /// A thread that has not lost the processor for so long has it for itself.
@@ -82,7 +82,8 @@ impl Turn {
     pub fn of_this_thread() -> Turn {
         let wall = wall();
         match TURN.get() {
-            Some(turn) if turn.lost.is_none() && wall.saturating_sub(turn.looked.wall) < LOOK => turn,
+            // Too little time to have slept for as long as a loss takes.
+            Some(turn) if wall.saturating_sub(turn.looked.wall) < LOST => turn,
             Some(mut turn) => {
                 turn.resumed(read());
                 turn
@@ -127,6 +128,11 @@ impl Turn {
             return Next::Lost;
         }
         if self.ends_within_a_piece(wall) { Next::Ending } else { Next::Goes }
+    }
+
+    /// Whether the thread has lost its processor lately.
+    pub fn is_contended(&self) -> bool {
+        self.lost.is_some()
     }
 
     /// The thread has been moved to other processors, about which nothing is known.
