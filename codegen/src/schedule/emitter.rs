@@ -1,5 +1,7 @@
 //! Elements as operations, at a point of the iteration space.
 
+mod own;
+
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -12,7 +14,7 @@ use smallvec::SmallVec;
 use super::ScheduleError;
 use super::access::Access;
 use super::ahead::ColumnsAhead;
-use super::analysis::{Analysis, axis_bit};
+use super::analysis::{Analysis, AxisSet, axis_bit};
 use super::division::{floor_division, truncating_division};
 use super::parts::Part;
 use super::vectors::{Class, Classes};
@@ -137,6 +139,19 @@ pub(super) struct Image {
     pub(super) blocks: Option<u32>,
 }
 
+/// Where a block keeps a half of a state that only its own points read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnPlace {
+    pub(super) array: SharedId,
+    /// The element of the array; of an access that goes along one of the axes, that of its first position.
+    pub(super) first: ValueId,
+    pub(super) along: AxisSet,
+    /// Whether the array has a place for it, if that is not sure.
+    pub(super) is_there: Option<ValueId>,
+    /// Whether the step reads it from memory, or writes it there; without, it never does.
+    pub(super) in_memory: Option<ValueId>,
+}
+
 /// Steps along an axis whose code stands side by side.
 pub(super) struct Together {
     pub(super) axis: Axis,
@@ -169,6 +184,10 @@ pub(super) struct Emitter<'a> {
     pub(super) kept: FxHashMap<ElementId, (SharedId, Axis)>,
     /// The images of buffers, which are loaded from and stored to in their place and beside them.
     pub(super) images: FxHashMap<ParameterId, Image>,
+    /// The halves of states that only their own points read.
+    pub(super) own: FxHashMap<ParameterId, OwnPlace>,
+    /// What was loaded of these, by the element of the array and the lanes.
+    own_loaded: FxHashMap<(ParameterId, ValueId, u8), ValueId>,
 }
 
 pub(super) type Emitted<T> = Result<T, ScheduleError>;
@@ -189,6 +208,8 @@ impl<'a> Emitter<'a> {
             staged: FxHashMap::default(),
             kept: FxHashMap::default(),
             images: FxHashMap::default(),
+            own: FxHashMap::default(),
+            own_loaded: FxHashMap::default(),
         }
     }
 
@@ -425,6 +446,10 @@ impl<'a> Emitter<'a> {
             // Anew at each use: registers are short, and the array is near.
             return Ok(self.b.load_shared(array, lanes, position));
         }
+        if let Some(own) = self.own.get(&access.buffer).copied() {
+            let loaded = self.load_own(access, own, lanes, point)?;
+            return Ok(decompose::from_memory(&mut self.b, access.dtype, loaded));
+        }
         let mut position = self.position(access, point)?;
         if let Some(image) = self.images.get(&access.buffer).copied() {
             let at = self.b.add(position, image.offset);
@@ -599,6 +624,9 @@ impl<'a> Emitter<'a> {
         let lanes = point.vector.as_ref().map_or(1, |v| v.lanes);
         let value = decompose::to_memory(&mut self.b, access.dtype, value);
         let value = self.b.splat(value, lanes);
+        if let Some(own) = self.own.get(&access.buffer).copied() {
+            return self.store_own(access, own, value, point);
+        }
         self.store_images(access, value, point)?;
         let position = self.position(access, point)?;
         self.b.store(access.buffer, position, value);

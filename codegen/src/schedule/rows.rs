@@ -21,7 +21,7 @@ mod walk;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use fuse_ir::expr::{Axis, Dim, Symbol};
+use fuse_ir::expr::{Atom, Axis, Dim, Expr, Symbol};
 use fuse_ir::kernel::{Element, ElementId};
 
 use super::access::Access;
@@ -32,6 +32,8 @@ use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter, Point};
 use super::parts::Part;
 use super::reduction::{Chain, State};
+use super::resident::next_pass;
+use super::resident::own::{OwnLayout, OwnPhase};
 use super::vectors::{ANY_WIDTH, Classes};
 use crate::decompose::register_type;
 use crate::kernel_ir::{Condition, Mapping, ValueId};
@@ -263,13 +265,41 @@ impl Rows {
         Ok(rows.ceil_div(&Dim::constant(self.teams)))
     }
 
+    /// What it takes of each state that only its own rows read, where the length of a row is known: two halves, as threads
+    /// without an element of their own look at another's.
+    pub(super) fn own_layout(&self, analysis: &Analysis, blocks: u32) -> Option<OwnLayout> {
+        let row = self.column.map_or(Some(1), |column| analysis.extent(column).as_constant())?;
+        let at_once = i64::from(blocks) * self.teams;
+        let rows = analysis.points(&self.rows).as_constant();
+        let passes = rows.map(|rows| rows.div_euclid(at_once) + i64::from(rows % at_once != 0));
+        Some(OwnLayout::new(2, self.teams * row, passes, ROWS_OF_A_BLOCK))
+    }
+
+    /// Whether a load is of the row that the same threads store with an access, by any name of the axis along it.
+    pub(super) fn loads_own_row(&self, analysis: &Analysis, load: ElementId, store: &Access) -> bool {
+        let Some(access) = analysis.loads.get(&load) else { return false };
+        let along = |access: &Access| -> Vec<Axis> {
+            access.position.axes().into_iter().filter(|axis| self.along.contains(axis)).collect()
+        };
+        let (loaded, stored) = (along(access), along(store));
+        let own = set(&self.rows) | set(&loaded);
+        let is_of_rows = analysis.free[load.index()] & !own == 0 && loaded.len() <= 1 && stored.len() <= 1;
+        let column = self.column.filter(|column| stored.iter().all(|axis| axis == column));
+        let same = |atom: &Atom| {
+            let Atom::Axis(axis) = atom else { return None };
+            let column = column.filter(|_| loaded.contains(axis))?;
+            (analysis.extent(*axis) == analysis.extent(column)).then(|| Expr::atom(Atom::Axis(column)))
+        };
+        is_of_rows && access.position.substitute(&same) == store.position
+    }
+
     /// The kernel at one step, by `blocks` blocks of [`THREADS`]: all rows, or those from a first one to an end.
     pub(super) fn phase(
         &self,
         emitter: &mut Emitter,
         numbers: Numbers,
         blocks: u32,
-        rows: Option<[ValueId; 2]>,
+        (rows, own_states): (Option<[ValueId; 2]>, Option<OwnPhase>),
     ) -> Emitted<()> {
         let blocks = i64::from(blocks);
         self.common.apply(emitter);
@@ -280,18 +310,26 @@ impl Rows {
         // Neighbouring rows are of other blocks, so that few rows are spread over many.
         let own = self.team.number(&mut emitter.b, numbers);
         let stride = emitter.b.index(blocks);
-        let own = emitter.b.mul(own, stride);
-        let mut first = emitter.b.add(own, numbers.block);
+        let first_of_team = emitter.b.mul(own, stride);
+        let mut first = emitter.b.add(first_of_team, numbers.block);
         if let Some([begin, _]) = rows {
             first = emitter.b.add(begin, first);
         }
-        let each = emitter.b.open_loop(&[], true);
+        let counted = own_states.map(|_| emitter.b.index(0));
+        let each = emitter.b.open_loop(counted.as_slice(), true);
+        if let (Some(states), [pass]) = (own_states, &each.current[..]) {
+            let row = self.column.and_then(|column| emitter.analysis.extent(column).as_constant()).unwrap_or(1);
+            let row = emitter.b.index(row);
+            let first = emitter.b.mul(own, row);
+            states.place(emitter, (*pass, first), set(&self.along));
+        }
         self.row(emitter, numbers, each.counter)?;
         if self.teams == 1 {
             // Some threads may still read what all found of this row, where others write what they have of the next.
             emitter.b.meet();
         }
-        emitter.b.close_loop(each, first, end, blocks * self.teams, &[]);
+        let next = next_pass(&mut emitter.b, &each.current);
+        emitter.b.close_loop(each, first, end, blocks * self.teams, &next);
         emitter.forget();
         Ok(())
     }

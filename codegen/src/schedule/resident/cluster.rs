@@ -23,6 +23,7 @@ use super::super::block::{Numbers, THREADS};
 use super::super::contraction::assumed;
 use super::super::division::floor_division;
 use super::super::emitter::{Emitted, Emitter, Image};
+use super::super::plan::StatePlace;
 use super::super::{GpuLimits, ScheduleError};
 use super::{Phase, Resident, points_of, position_of};
 use crate::builder::FunctionBuilder;
@@ -125,6 +126,15 @@ impl<'a> Cluster<'a> {
         self.rows.ceil_div(&Dim::constant(self.rows_at_once)) * Dim::constant(i64::from(self.blocks))
     }
 
+    /// Where states are, by the buffer that a step reads.
+    pub(super) fn state_places(&self) -> BTreeMap<ParameterId, StatePlace> {
+        let place = |image: &ImagePlan| {
+            let place = if image.is_exchanged { StatePlace::Cluster } else { StatePlace::OwnBlock };
+            (image.current, place)
+        };
+        self.images.iter().map(place).collect()
+    }
+
     /// The bytes of a block's images.
     pub(super) fn image_bytes(&self) -> u32 {
         u32::try_from(bytes_of(&self.images, self.rows_at_once)).unwrap_or(u32::MAX)
@@ -170,7 +180,7 @@ impl<'a> Cluster<'a> {
                 Phase::Split(split) => split.phase_of_cluster(&mut emitter, numbers, of_rows)?,
                 Phase::Rows(rows) => {
                     emitter.b.wait_for_cluster();
-                    rows.phase(&mut emitter, numbers, self.blocks, Some(of_rows))?;
+                    rows.phase(&mut emitter, numbers, self.blocks, (Some(of_rows), None))?;
                     emitter.b.arrive_at_cluster();
                 }
                 Phase::Points => {
@@ -381,7 +391,7 @@ fn points(emitter: &mut Emitter, numbers: Numbers, blocks: u32, [begin, end]: [V
     let analysis = emitter.analysis;
     let axes = analysis.space_axes();
     let of_a_row = emitter.dimension(&analysis.points(axes.get(1..).unwrap_or(&[])))?;
-    points_of(emitter, numbers, blocks, |emitter, own| {
+    points_of(emitter, numbers, (blocks, None), |emitter, own| {
         let first = emitter.b.mul(begin, of_a_row);
         let first = emitter.b.add(first, own);
         Ok((first, emitter.b.mul(end, of_a_row)))
