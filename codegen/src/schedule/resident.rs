@@ -183,7 +183,12 @@ impl<'a> Resident<'a> {
     /// The states that only their own points read, of each phase, as many as fit beside what the phases take.
     fn own_states(&self, graph: &KernelGraph, l: &Loop, limits: GpuLimits) -> Vec<OwnStates> {
         let mut free = limits.shared_bytes.saturating_sub(self.shared_bytes());
+        let keep_weights = self.phases.iter().all(Phase::keeps_weights);
         let of_phase = |phase: (&Analysis, &Phase)| {
+            // As with what rows have in common.
+            if matches!(phase.1, Phase::Rows(_)) && !keep_weights {
+                return OwnStates::default();
+            }
             let loop_ = (&self.analyses[..], &self.parameters);
             let own = OwnStates::new(graph, l, loop_, phase, (limits.multiprocessors, free));
             free = free.saturating_sub(own.shared_bytes());
@@ -410,12 +415,7 @@ fn position_of(b: &mut FunctionBuilder, l: &Loop, trip: ValueId, step: ValueId) 
 }
 
 /// Every thread computes points, as many threads apart as there are.
-fn points(
-    emitter: &mut Emitter,
-    numbers: Numbers,
-    blocks: u32,
-    own_states: Option<OwnPhase>,
-) -> Emitted<()> {
+fn points(emitter: &mut Emitter, numbers: Numbers, blocks: u32, own_states: Option<OwnPhase>) -> Emitted<()> {
     points_of(emitter, numbers, (blocks, own_states), |emitter, own| {
         let all = emitter.analysis.points(&emitter.analysis.space_axes());
         Ok((own, emitter.dimension(&all)?))
@@ -437,10 +437,11 @@ fn points_of(
     let own = emitter.b.mul(numbers.block, threads);
     let own = emitter.b.add(own, numbers.thread);
     let (first, end) = range(emitter, own)?;
-    let counted = own_states.map(|_| emitter.b.index(0));
-    let items = emitter.b.open_loop(counted.as_slice(), true);
-    if let (Some(own), [pass]) = (own_states, &items.current[..]) {
-        own.place(emitter, (*pass, numbers.thread), 0);
+    let element = own_states.map(|_| numbers.thread);
+    let items = emitter.b.open_loop(element.as_slice(), true);
+    let own_states = own_states.zip(items.current.first().copied());
+    if let Some((own, element)) = own_states {
+        own.place(emitter, element, 0);
     }
     emitter.guard(analysis.space_symbols());
     let depth = emitter.b.depth();
@@ -451,13 +452,7 @@ fn points_of(
     }
     emitter.tile(std::slice::from_ref(&point), 1)?;
     emitter.set_guards_aside(depth - 1);
-    let next = next_pass(&mut emitter.b, &items.current);
-    emitter.b.close_loop(items, first, end, i64::from(THREADS) * i64::from(blocks), &next);
+    let next = own_states.map(|(own, element)| own.next_pass(&mut emitter.b, element));
+    emitter.b.close_loop(items, first, end, i64::from(THREADS) * i64::from(blocks), next.as_slice());
     Ok(())
-}
-
-/// The counters of passes that a loop over points carries, one pass on.
-pub(super) fn next_pass(b: &mut FunctionBuilder, passes: &[ValueId]) -> Vec<ValueId> {
-    let one = b.index(1);
-    passes.iter().map(|pass| b.add(*pass, one)).collect()
 }

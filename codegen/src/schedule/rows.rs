@@ -32,7 +32,6 @@ use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter, Point};
 use super::parts::Part;
 use super::reduction::{Chain, State};
-use super::resident::next_pass;
 use super::resident::own::{OwnLayout, OwnPhase};
 use super::vectors::{ANY_WIDTH, Classes};
 use crate::decompose::register_type;
@@ -265,14 +264,25 @@ impl Rows {
         Ok(rows.ceil_div(&Dim::constant(self.teams)))
     }
 
-    /// What it takes of each state that only its own rows read, where the length of a row is known: two halves, as threads
-    /// without an element of their own look at another's.
+    /// The points of a row, if that is known.
+    fn row_elements(&self, analysis: &Analysis) -> Option<i64> {
+        self.column.map_or(Some(1), |column| analysis.extent(column).as_constant())
+    }
+
+    /// What it takes of each state that its own rows read, where the length of a row is known. Two halves where threads may
+    /// look at elements that are others', those without one of their own and all of one point; otherwise a thread has loaded
+    /// an element before it stores that.
     pub(super) fn own_layout(&self, analysis: &Analysis, blocks: u32) -> Option<OwnLayout> {
-        let row = self.column.map_or(Some(1), |column| analysis.extent(column).as_constant())?;
+        let row = self.row_elements(analysis)?;
         let at_once = i64::from(blocks) * self.teams;
         let rows = analysis.points(&self.rows).as_constant();
         let passes = rows.map(|rows| rows.div_euclid(at_once) + i64::from(rows % at_once != 0));
-        Some(OwnLayout::new(2, self.teams * row, passes, ROWS_OF_A_BLOCK))
+        let are_all_own = self.inner == Inner::None
+            && analysis.parts.len() == 1
+            && self.column.is_some()
+            && row % (self.team.threads * self.lanes()) == 0;
+        let halves = if are_all_own { 1 } else { 2 };
+        Some(OwnLayout::new(halves, self.teams * row, passes, ROWS_OF_A_BLOCK))
     }
 
     /// Whether a load is of the row that the same threads store with an access, by any name of the axis along it.
@@ -315,21 +325,23 @@ impl Rows {
         if let Some([begin, _]) = rows {
             first = emitter.b.add(begin, first);
         }
-        let counted = own_states.map(|_| emitter.b.index(0));
-        let each = emitter.b.open_loop(counted.as_slice(), true);
-        if let (Some(states), [pass]) = (own_states, &each.current[..]) {
-            let row = self.column.and_then(|column| emitter.analysis.extent(column).as_constant()).unwrap_or(1);
+        let element = own_states.map(|_| {
+            let row = self.row_elements(emitter.analysis).unwrap_or(1);
             let row = emitter.b.index(row);
-            let first = emitter.b.mul(own, row);
-            states.place(emitter, (*pass, first), set(&self.along));
+            emitter.b.mul(own, row)
+        });
+        let each = emitter.b.open_loop(element.as_slice(), true);
+        let own_states = own_states.zip(each.current.first().copied());
+        if let Some((states, element)) = own_states {
+            states.place(emitter, element, set(&self.along));
         }
         self.row(emitter, numbers, each.counter)?;
         if self.teams == 1 {
             // Some threads may still read what all found of this row, where others write what they have of the next.
             emitter.b.meet();
         }
-        let next = next_pass(&mut emitter.b, &each.current);
-        emitter.b.close_loop(each, first, end, blocks * self.teams, &next);
+        let next = own_states.map(|(states, element)| states.next_pass(&mut emitter.b, element));
+        emitter.b.close_loop(each, first, end, blocks * self.teams, next.as_slice());
         emitter.forget();
         Ok(())
     }

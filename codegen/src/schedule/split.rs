@@ -493,8 +493,10 @@ impl Split {
         let zero = emitter.b.index(0);
         let passes = emitter.b.open_loop(&[], true);
         if let Some(own) = own {
-            let pass = emitter.b.shift_right_logical(passes.counter, bits(self.rows_at_once()));
-            own.place(emitter, (pass, numbers.thread), 0);
+            let slots = emitter.b.index(self.slots);
+            let before = emitter.b.mul(passes.counter, slots);
+            let element = emitter.b.add(before, numbers.thread);
+            own.place(emitter, element, 0);
         }
         self.tile(emitter, numbers, [tiles.counter, passes.counter, rows])?;
         emitter.b.close_loop(passes, zero, rows, self.rows_at_once(), &[]);

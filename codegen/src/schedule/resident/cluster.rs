@@ -22,9 +22,10 @@ use super::super::analysis::axis_bit;
 use super::super::block::{Numbers, THREADS};
 use super::super::contraction::assumed;
 use super::super::division::floor_division;
-use super::super::emitter::{Emitted, Emitter, Image};
+use super::super::emitter::{Emitted, Emitter, Image, ToMemory};
 use super::super::plan::StatePlace;
 use super::super::{GpuLimits, ScheduleError};
+use super::own::{Progress, is_read_elsewhere};
 use super::{Phase, Resident, points_of, position_of};
 use crate::builder::FunctionBuilder;
 use crate::kernel_ir::{BinaryOp, LaneType, Mapping, ParameterId, SharedId, Type, ValueId};
@@ -57,6 +58,8 @@ struct ImagePlan {
     elements: i64,
     /// Whether blocks read what others wrote.
     is_exchanged: bool,
+    /// Of a state, whether somebody reads it after the loop.
+    is_read: bool,
 }
 
 impl ImagePlan {
@@ -171,7 +174,8 @@ impl<'a> Cluster<'a> {
         b.arrive_at_cluster();
         let none = b.index(0);
         let steps = b.open_loop(&[], true);
-        let images = self.places(&mut b, &arrays, begin, steps.counter);
+        let progress = Progress::new(&mut b, steps.counter, trip);
+        let images = self.places(&mut b, &arrays, begin, progress);
         let position = position_of(&mut b, l, trip, steps.counter);
         for (analysis, phase) in self.resident.analyses.iter().zip(&self.resident.phases) {
             let mut emitter = Emitter::within(analysis, b, Some((l.counter.clone(), position)));
@@ -231,21 +235,24 @@ impl<'a> Cluster<'a> {
         b: &mut FunctionBuilder,
         arrays: &[SharedId],
         first_row: ValueId,
-        step: ValueId,
+        progress: Progress,
     ) -> rustc_hash::FxHashMap<ParameterId, Image> {
         let mut places = rustc_hash::FxHashMap::default();
-        let one = b.index(1);
-        let parity = b.and(step, one);
         for (image, array) in self.images.iter().zip(arrays) {
             let blocks = image.is_exchanged.then_some(self.blocks);
             let row = b.index(image.elements);
             let first = b.mul(first_row, row);
             let size = b.index(self.rows_at_once * image.elements);
-            let half = b.mul(parity, size);
+            let half = b.mul(progress.parity, size);
+            // Steps read a state in its image alone.
+            let to_memory = match image.next {
+                Some(_) => progress.to_memory(image.is_read),
+                None => ToMemory::Always,
+            };
             let mut place = |b: &mut FunctionBuilder, buffer, half: Option<ValueId>| {
                 let none = b.index(0);
                 let offset = b.sub(half.unwrap_or(none), first);
-                places.insert(buffer, Image { array: *array, offset, blocks });
+                places.insert(buffer, Image { array: *array, offset, blocks, to_memory });
             };
             match image.next {
                 None => place(b, image.current, None),
@@ -300,6 +307,7 @@ fn images(graph: &KernelGraph, l: &Loop, resident: &Resident, rows: &Dim) -> Opt
         if !is_updated && next.is_none() || !is_loaded {
             continue;
         }
+        let carry = l.carries.iter().find(|c| c.current == current);
         let declared = graph.buffer(current);
         let (extent, rest) = declared.ty.shape.split_first()?;
         let elements = rest.iter().try_fold(1i64, |n, e| n.checked_mul(e.as_constant()?))?;
@@ -322,6 +330,7 @@ fn images(graph: &KernelGraph, l: &Loop, resident: &Resident, rows: &Dim) -> Opt
             lane: LaneType::of_memory(dtype),
             elements,
             is_exchanged: !is_own(resident, &buffers),
+            is_read: carry.is_some_and(|carry| is_read_elsewhere(graph, l, carry)),
         });
     }
     Some(images)

@@ -1,10 +1,10 @@
-//! States that nobody but their own points read, such as the memory cell of an LSTM: on chip as long as a loop runs.
+//! What points read of their own from step to step, such as the memory cell of an LSTM: on chip as long as a loop runs.
 //!
-//! Of such a state the thread that computes an element at one step is the thread that needs it at the next, so no other
-//! block has to see it. The first step reads the state from memory, the last one writes it there if somebody reads it after
-//! the loop; between these it stays in the shared memory of the block. That follows from the kernels of the loop: one of them
-//! alone stores the state, and all loads are of the element that their own point stores, or of its row where one block
-//! computes whole rows.
+//! The thread that computes an element of such a state at one step is the thread that needs it at the next. The first step
+//! reads it from memory; from then on it is in the shared memory of the block. Where nobody else reads the state, only the
+//! last step writes it to memory, if somebody reads it after the loop. A state that others read, too, as that of a GRU, is
+//! in both places. That follows from the kernels of the loop: one of them alone stores the state, and a load is of the element
+//! that its own point stores, or of its row where one block computes whole rows.
 //!
 //! How many rows there are is often not known when code is made. The array then has places for so many, and what is behind
 //! these is read and written in memory at every step. Where several threads may look at an element, as those of a row, there
@@ -15,16 +15,16 @@
 //! ```
 
 use fuse_ir::expr::Symbol;
-use fuse_ir::kernel::{BufferId, BufferKind, Carry, KernelGraph, Loop, Step};
+use fuse_ir::kernel::{BufferId, BufferKind, Carry, ElementId, KernelGraph, Loop, Step};
 
 use super::super::access::Access;
 use super::super::analysis::{Analysis, AxisSet};
-use super::super::emitter::{Emitter, OwnPlace};
+use super::super::emitter::{Emitter, OwnLoad, OwnPlace, OwnStore, ToMemory};
 use super::{Parameters, Phase};
 use crate::builder::FunctionBuilder;
 use crate::kernel_ir::{BinaryOp, Condition, LaneType, ParameterId, SharedId, ValueId};
 
-/// The states of one kernel that only its own points read.
+/// The states of one kernel that its own points read.
 #[derive(Default)]
 pub(in super::super) struct OwnStates {
     states: Vec<OwnState>,
@@ -38,6 +38,10 @@ struct OwnState {
     current: ParameterId,
     next: ParameterId,
     lane: LaneType,
+    /// The loads of what their own points stored.
+    loads: Vec<ElementId>,
+    /// Whether steps load it otherwise, too.
+    is_exchanged: bool,
     /// Whether somebody reads it after the loop.
     is_read: bool,
     array: Option<SharedId>,
@@ -73,10 +77,15 @@ impl OwnLayout {
 pub(in super::super) struct Progress {
     is_first: ValueId,
     is_last: ValueId,
-    parity: ValueId,
+    pub(super) parity: ValueId,
 }
 
 impl Progress {
+    /// When a state goes to memory that steps read elsewhere.
+    pub(super) fn to_memory(&self, is_read: bool) -> ToMemory {
+        if is_read { ToMemory::If(self.is_last) } else { ToMemory::Never }
+    }
+
     /// At a step of so many.
     pub(super) fn new(b: &mut FunctionBuilder, step: ValueId, trip: ValueId) -> Progress {
         let one = b.index(1);
@@ -120,19 +129,35 @@ impl OwnStates {
         let mut states = Vec::new();
         for carry in &l.carries {
             let [current, next] = [carry.current, carry.next].map(|id| parameters.positions[&id]);
-            if is_own(analyses, (analysis, phase), [current, next], &l.counter) {
-                let lane = LaneType::of_memory(graph.buffer(carry.current).ty.dtype);
-                let is_read = is_read_elsewhere(graph, l, carry);
-                states.push(OwnState { buffer: carry.current, current, next, lane, is_read, array: None });
+            let loads = own_loads(analyses, (analysis, phase), [current, next], &l.counter);
+            if loads.is_empty() {
+                continue;
             }
+            let of_state = |a: &Analysis| a.loads.values().filter(|access| access.buffer == current).count();
+            states.push(OwnState {
+                buffer: carry.current,
+                current,
+                next,
+                lane: LaneType::of_memory(graph.buffer(carry.current).ty.dtype),
+                is_exchanged: analyses.iter().map(of_state).sum::<usize>() > loads.len(),
+                loads,
+                is_read: is_read_elsewhere(graph, l, carry),
+                array: None,
+            });
         }
-        let one_pass: i64 =
-            states.iter().map(|s| OwnLayout { passes: 1, ..layout }.bytes(s.lane)).sum();
-        let fitting = i64::from(free).checked_div(one_pass).unwrap_or(0);
-        if fitting < layout.passes {
-            (layout.passes, layout.is_all) = (fitting, false);
+        let fitting = |states: &[OwnState]| {
+            let one_pass = states.iter().map(|s| OwnLayout { passes: 1, ..layout }.bytes(s.lane)).sum();
+            i64::from(free).checked_div(one_pass).unwrap_or(0)
+        };
+        if fitting(&states) < layout.passes {
+            // These are in memory anyway.
+            states.retain(|s| !s.is_exchanged);
         }
-        if layout.passes == 0 {
+        let passes = fitting(&states);
+        if passes < layout.passes {
+            (layout.passes, layout.is_all) = (passes, false);
+        }
+        if passes == 0 {
             states.clear();
         }
         OwnStates { states, layout }
@@ -142,9 +167,9 @@ impl OwnStates {
         self.states.is_empty()
     }
 
-    /// The states, as the kernel graph names what a step reads.
+    /// The states that no other block needs, as the kernel graph names what a step reads.
     pub(super) fn buffers(&self) -> impl Iterator<Item = BufferId> {
-        self.states.iter().map(|s| s.buffer)
+        self.states.iter().filter(|s| !s.is_exchanged).map(|s| s.buffer)
     }
 
     /// The bytes of shared memory that they take.
@@ -165,68 +190,73 @@ impl OwnStates {
 }
 
 impl OwnPhase<'_> {
-    /// Has the emitter take the states from where they are in a pass of the block: from element `first` of the pass on for
+    /// What a loop over points carries: the element of its first point, and that of the same thread a pass later.
+    pub(in super::super) fn next_pass(&self, b: &mut FunctionBuilder, element: ValueId) -> ValueId {
+        let elements = b.index(self.states.layout.elements);
+        b.add(element, elements)
+    }
+
+    /// Has the emitter take the states from where they are in a pass of the block: from element `first` of all passes on for
     /// loads and stores that go along one of some axes, otherwise there.
-    pub(in super::super) fn place(
-        &self,
-        emitter: &mut Emitter,
-        (pass, first): (ValueId, ValueId),
-        along: AxisSet,
-    ) {
+    pub(in super::super) fn place(&self, emitter: &mut Emitter, first: ValueId, along: AxisSet) {
         let OwnPhase { states, progress } = self;
         let OwnLayout { halves, elements, passes, is_all } = states.layout;
         let b = &mut emitter.b;
-        let elements_of_pass = b.index(elements);
-        let before = b.mul(pass, elements_of_pass);
-        let first = b.add(before, first);
         let half = b.index(elements * passes * (halves - 1));
         let read = b.mul(progress.parity, half);
         let written = b.sub(half, read);
         let [read, written] = [read, written].map(|half| b.add(first, half));
-        let is_there = (!is_all).then(|| b.compare_integer(Condition::Lt, pass, passes));
+        let is_there = (!is_all).then(|| b.compare_integer(Condition::Lt, first, elements * passes));
         let is_elsewhere = is_there.map(|is_there| b.not(is_there));
         let or_elsewhere = |b: &mut FunctionBuilder, condition: ValueId| {
             is_elsewhere.map_or(condition, |elsewhere| b.binary(BinaryOp::Or, condition, elsewhere))
         };
-        let from_memory = or_elsewhere(b, progress.is_first);
-        let to_memory = or_elsewhere(b, progress.is_last);
+        let in_memory = or_elsewhere(b, progress.is_first);
+        let is_last = or_elsewhere(b, progress.is_last);
         for state in &states.states {
             let Some(array) = state.array else { continue };
-            let to_memory = if state.is_read { Some(to_memory) } else { is_elsewhere };
-            let place = |first, in_memory| OwnPlace { array, first, along, is_there, in_memory };
-            emitter.own.insert(state.current, place(read, Some(from_memory)));
-            emitter.own.insert(state.next, place(written, to_memory));
+            let to_memory = match (state.is_exchanged, state.is_read) {
+                (true, _) => ToMemory::Always,
+                (false, true) => ToMemory::If(is_last),
+                (false, false) => is_elsewhere.map_or(ToMemory::Never, ToMemory::If),
+            };
+            let place = |first| OwnPlace { array, first, along };
+            let loads = state.loads.iter().map(|load| (*load, OwnLoad { place: place(read), in_memory }));
+            emitter.own_loads.extend(loads);
+            emitter.own_stores.insert(state.next, OwnStore { place: place(written), is_there, to_memory });
         }
     }
 }
 
-/// Whether the points of a kernel alone read what they store of a state.
-fn is_own(
+/// The loads of what their own points stored of a state a step before, if a kernel alone stores it.
+fn own_loads(
     analyses: &[Analysis],
     (own, phase): (&Analysis, &Phase),
     [current, next]: [ParameterId; 2],
     counter: &Symbol,
-) -> bool {
+) -> Vec<ElementId> {
     let stores = |a: &Analysis, buffer| a.stores.iter().filter(|s| s.access.buffer == buffer).count();
-    let loads = |a: &Analysis, buffer| a.loads.values().any(|access| access.buffer == buffer);
-    let is_elsewhere = analyses.iter().any(|a| {
-        let is_own = std::ptr::eq(a, own);
-        loads(a, next) || stores(a, current) > 0 || (!is_own && (loads(a, current) || stores(a, next) > 0))
+    let is_stored_elsewhere = analyses.iter().any(|a| {
+        let loads_next = a.loads.values().any(|access| access.buffer == next);
+        loads_next || stores(a, current) > 0 || stores(a, next) != usize::from(std::ptr::eq(a, own))
     });
-    if is_elsewhere || stores(own, next) != 1 {
-        return false;
-    }
-    let Some(store) = own.stores.iter().find(|s| s.access.buffer == next) else { return false };
     let is_plain = |access: &Access| {
         access.dynamic.is_empty() && access.guard.is_none() && !access.all_symbols().contains(counter)
     };
-    let mut of_state = own.loads.iter().filter(|(_, access)| access.buffer == current);
-    is_plain(&store.access)
-        && of_state.all(|(load, access)| is_plain(access) && phase.loads_own(own, *load, &store.access))
+    let store = own.stores.iter().map(|s| &s.access).find(|access| access.buffer == next);
+    let Some(store) = store.filter(|store| !is_stored_elsewhere && is_plain(store)) else {
+        return Vec::new();
+    };
+    let is_own = |(load, access): &(&ElementId, &Access)| {
+        access.buffer == current && is_plain(access) && phase.loads_own(own, **load, store)
+    };
+    let mut loads: Vec<ElementId> = own.loads.iter().filter(is_own).map(|(load, _)| *load).collect();
+    loads.sort_unstable();
+    loads
 }
 
 /// Whether something beside the kernels of a loop may read a state that it carries. What runs around the loop runs it again.
-fn is_read_elsewhere(graph: &KernelGraph, l: &Loop, carry: &Carry) -> bool {
+pub(super) fn is_read_elsewhere(graph: &KernelGraph, l: &Loop, carry: &Carry) -> bool {
     fn reads(steps: &[Step], l: &Loop, buffer: BufferId) -> bool {
         steps.iter().any(|step| match step {
             Step::Kernel(kernel) => kernel.loads().contains(&buffer),
@@ -240,7 +270,7 @@ fn is_read_elsewhere(graph: &KernelGraph, l: &Loop, carry: &Carry) -> bool {
             Step::Loop(other) => std::ptr::eq(other, l) || contains(&other.body, l),
         })
     }
-    [carry.current, carry.next].into_iter().any(|buffer| {
-        graph.buffer(buffer).kind != BufferKind::State || reads(&graph.steps, l, buffer)
-    })
+    [carry.current, carry.next]
+        .into_iter()
+        .any(|buffer| graph.buffer(buffer).kind != BufferKind::State || reads(&graph.steps, l, buffer))
 }
