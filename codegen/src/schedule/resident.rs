@@ -189,8 +189,8 @@ impl<'a> Resident<'a> {
             if matches!(phase.1, Phase::Rows(_)) && !keep_weights {
                 return OwnStates::default();
             }
-            let loop_ = (&self.analyses[..], &self.parameters);
-            let own = OwnStates::new(graph, l, loop_, phase, (limits.multiprocessors, free));
+            let of_loop = (&self.analyses[..], &self.parameters);
+            let own = OwnStates::new(graph, l, of_loop, phase, (limits.multiprocessors, free));
             free = free.saturating_sub(own.shared_bytes());
             own
         };
