@@ -290,8 +290,7 @@ const CELL: &str = "graph cell(x: f32[T, B, 512], h0: f32[B, 512], c0: f32[B, 51
     %a = add %p, x
     %n = add %a, c
     %t = tanh %n
-    next h = %t
-    next c = %n
+    next h = %t, c = %n
   }
   return h = %h
 }";

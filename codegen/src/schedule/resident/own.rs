@@ -82,7 +82,7 @@ pub(in super::super) struct Progress {
 
 impl Progress {
     /// When a state goes to memory that steps read elsewhere.
-    pub(super) fn to_memory(&self, is_read: bool) -> ToMemory {
+    pub(super) fn to_memory(self, is_read: bool) -> ToMemory {
         if is_read { ToMemory::If(self.is_last) } else { ToMemory::Never }
     }
 
