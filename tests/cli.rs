@@ -283,6 +283,18 @@ fn tanh_layer(hidden: u32) -> String {
     )
 }
 
+/// Of the two states, units read one of each other and one of their own.
+const CELL: &str = "graph cell(x: f32[T, B, 512], h0: f32[B, 512], c0: f32[B, 512], param u: f32[512, 512]) -> (h: f32[B, 512]) {
+  %h, %c = scan over T carry (h = h0, c = c0) each (x = x) with (u = u) {
+    %p = contract h, u axes=[1:0]
+    %a = add %p, x
+    %n = add %a, c
+    %t = tanh %n
+    next h = %t, c = %n
+  }
+  return h = %h
+}";
+
 #[test]
 fn explain_shows_where_the_weights_of_a_loop_lie_on_a_gpu() {
     let scratch = Scratch::new("explain-gpu");
@@ -294,6 +306,16 @@ fn explain_shows_where_the_weights_of_a_loop_lie_on_a_gpu() {
     let text = succeeds(&["explain", &small, "--device", "sm_90", "--loops", "grid"]);
     assert!(text.contains("all steps in one launch: 132 blocks of 512 threads"), "{text}");
     assert!(text.contains("in shared memory from the first step on: u (1.0 MiB)"), "{text}");
+    assert!(text.contains(" in memory, where blocks exchange it\n"), "{text}");
+    let cell = scratch.file("cell.fuse", CELL);
+    let text = succeeds(&["explain", &cell, "--device", "sm_90", "--loops", "grid"]);
+    let states: Vec<&str> = text.lines().filter(|line| line.starts_with("  state ")).collect();
+    assert_eq!(states.len(), 2, "{text}");
+    for place in
+        ["in memory, where blocks exchange it", "in the shared memory of the block that alone needs it"]
+    {
+        assert!(states.iter().any(|line| line.ends_with(place)), "{text}");
+    }
     let text = succeeds(&["explain", &large, "--device", "sm_90"]);
     assert!(text.contains("read from memory at every step: u (256.0 MiB)"), "{text}");
     let step = |model: &str, device: &str, what: &str| {

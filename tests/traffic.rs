@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use fuse::codegen::kernel_ir::{Function, Operation, Statement};
 use fuse::codegen::schedule::LoopForm;
 use fuse::frontend::zoo::cells::{
-    Gru, LayerNormLstm, Lstm, MultiplicativeLstm, PeepholeLstm, StabilisedLstm,
+    Gru, LayerNormLstm, Lstm, MultiplicativeLstm, PeepholeLstm, Sru, StabilisedLstm,
 };
 use fuse::frontend::zoo::{Cell, StackForm, stack_of};
 use fuse::ir::{Graph, InputKind};
@@ -55,12 +55,13 @@ fn traffic_of_a_step(compiled: &Compiled, rows: i64, last: i64) -> [i64; 4] {
     std::array::from_fn(|i| after[i] - before[i])
 }
 
-/// A step of an LSTM reads the projected inputs and the memory cell once, the state once a block, and writes both states and
-/// the output; the blocks meet with an addition and a look each. That is all of its traffic, on tensor cores or not, also
-/// where a block has no rows for all its threads or no products for all its warps.
+/// A step of an LSTM reads the projected inputs once and the state once a block, and writes the state and the output; the
+/// blocks meet with an addition and a look each. That is all of its traffic, on tensor cores or not, also where a block has
+/// no rows for all its threads or no products for all its warps: the memory cell stays on chip.
 #[test]
 fn a_step_moves_its_inputs_the_state_once_a_block_and_its_output() {
-    let last = 1;
+    // The first step reads the memory cell, and the last one writes it, in both runs.
+    let last = 2;
     // Three columns a block are parts of one sector or of two; 272 are 17 products of 16.
     for (hidden, rows, precision) in [
         (272, 16, ProductPrecision::F32),
@@ -91,15 +92,54 @@ fn a_step_moves_its_inputs_the_state_once_a_block_and_its_output() {
         let state = rows * hidden * F32;
         let blocks = firsts.len() as i64;
         let [sectors, read, written, conflicts] = traffic_of_a_step(&compiled, rows, last);
-        let least = blocks * state / SECTOR + of_inputs + 3 * of_states + of_outputs + 2 * multiprocessors;
+        let least = blocks * state / SECTOR + of_inputs + of_states + of_outputs + 2 * multiprocessors;
         let what = format!("{rows} rows of {hidden} with factors of {precision}");
         assert_eq!(sectors, least, "sectors, {what}");
         assert_eq!(conflicts, 0, "bank conflicts, {what}");
-        assert_eq!(written, 3 * state + F32 * multiprocessors, "bytes written, {what}");
+        assert_eq!(written, 2 * state + F32 * multiprocessors, "bytes written, {what}");
         // Lanes that sum up neighbouring columns ask for the same bytes, which count for each; tensor cores share them.
         if precision != ProductPrecision::F32 {
-            assert_eq!(read, blocks * state + 5 * state + 2 * F32 * multiprocessors, "bytes read, {what}");
+            assert_eq!(read, blocks * state + 4 * state + 2 * F32 * multiprocessors, "bytes read, {what}");
         }
+    }
+}
+
+/// What a cell carries beside the state that it multiplies costs no traffic: a step with four states moves as much as one
+/// with two, whatever numbers are rounded to.
+#[test]
+fn states_that_points_read_alone_cost_no_traffic() {
+    let (hidden, rows) = (272, 4);
+    let one = StackForm::ONE_LAYER;
+    let lstm = cell::<2, Lstm>(hidden, one);
+    for precision in [ProductPrecision::F32, ProductPrecision::Tf32, ProductPrecision::Bf16] {
+        let [expected, others @ ..] = [
+            lstm.clone(),
+            cell::<4, StabilisedLstm>(hidden, one),
+            cell::<2, MultiplicativeLstm>(hidden, one),
+            in_bf16(&lstm),
+            in_bf16(&cell::<4, StabilisedLstm>(hidden, one)),
+        ]
+        .map(|graph| traffic_of_a_step(&compiled(&graph, precision, LoopForm::Grid), rows, 2));
+        let [slstm, multiplicative, narrow, narrow_slstm] = others;
+        assert_eq!([slstm, multiplicative], [expected; 2], "with factors of {precision}");
+        assert_eq!(narrow_slstm, narrow, "in bf16");
+    }
+    // A thread a point: what is written is the output and what the blocks meet with.
+    let sru = stack_of::<1, Sru>("cell", hidden, hidden, one).expect("traces");
+    let compiled = compiled(&sru, ProductPrecision::F32, LoopForm::Grid);
+    let [_, _, written, _] = traffic_of_a_step(&compiled, rows, 2);
+    assert_eq!(written, F32 * (rows * hidden + i64::from(compiled.gpu.multiprocessors)));
+}
+
+/// Blocks of a cluster have what they exchange on chip: a step writes the output, and nothing of states.
+#[test]
+fn a_step_of_a_cluster_writes_its_output_alone() {
+    let (hidden, rows) = (80, 5);
+    for graph in [cell::<2, Lstm>(hidden, StackForm::ONE_LAYER), cell::<1, Gru>(hidden, StackForm::ONE_LAYER)]
+    {
+        let compiled = compiled(&graph, ProductPrecision::F32, LoopForm::Clusters);
+        let [_, _, written, _] = traffic_of_a_step(&compiled, rows, 2);
+        assert_eq!(written, F32 * rows * hidden, "{graph}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Elements as operations, at a point of the iteration space.
 
+mod own;
+
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -12,7 +14,7 @@ use smallvec::SmallVec;
 use super::ScheduleError;
 use super::access::Access;
 use super::ahead::ColumnsAhead;
-use super::analysis::{Analysis, axis_bit};
+use super::analysis::{Analysis, AxisSet, axis_bit};
 use super::division::{floor_division, truncating_division};
 use super::parts::Part;
 use super::vectors::{Class, Classes};
@@ -135,6 +137,42 @@ pub(super) struct Image {
     pub(super) offset: ValueId,
     /// The blocks that each have an image of what all of them store; without, each has what it stores itself.
     pub(super) blocks: Option<u32>,
+    pub(super) to_memory: ToMemory,
+}
+
+/// When what a step keeps on chip goes to memory, too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ToMemory {
+    Never,
+    /// Where a condition holds.
+    If(ValueId),
+    Always,
+}
+
+/// Where a block keeps elements of a state that its own points read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnPlace {
+    pub(super) array: SharedId,
+    /// The element of the array; of an access that goes along one of the axes, that of its first position.
+    pub(super) first: ValueId,
+    pub(super) along: AxisSet,
+}
+
+/// What a step loads of such a state.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnLoad {
+    pub(super) place: OwnPlace,
+    /// Whether it is in memory still.
+    pub(super) in_memory: ValueId,
+}
+
+/// What a step stores of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnStore {
+    pub(super) place: OwnPlace,
+    /// Whether the array has an element for it, if that is not sure.
+    pub(super) is_there: Option<ValueId>,
+    pub(super) to_memory: ToMemory,
 }
 
 /// Steps along an axis whose code stands side by side.
@@ -169,6 +207,12 @@ pub(super) struct Emitter<'a> {
     pub(super) kept: FxHashMap<ElementId, (SharedId, Axis)>,
     /// The images of buffers, which are loaded from and stored to in their place and beside them.
     pub(super) images: FxHashMap<ParameterId, Image>,
+    /// Loads of what their own points stored a step before.
+    pub(super) own_loads: FxHashMap<ElementId, OwnLoad>,
+    /// The halves of states that such loads read at the next step.
+    pub(super) own_stores: FxHashMap<ParameterId, OwnStore>,
+    /// What was loaded so, by the element of the array and the lanes.
+    own_loaded: FxHashMap<(SharedId, ValueId, u8), ValueId>,
 }
 
 pub(super) type Emitted<T> = Result<T, ScheduleError>;
@@ -189,6 +233,9 @@ impl<'a> Emitter<'a> {
             staged: FxHashMap::default(),
             kept: FxHashMap::default(),
             images: FxHashMap::default(),
+            own_loads: FxHashMap::default(),
+            own_stores: FxHashMap::default(),
+            own_loaded: FxHashMap::default(),
         }
     }
 
@@ -425,6 +472,10 @@ impl<'a> Emitter<'a> {
             // Anew at each use: registers are short, and the array is near.
             return Ok(self.b.load_shared(array, lanes, position));
         }
+        if let Some(own) = self.own_loads.get(&id).copied() {
+            let loaded = self.load_own(access, own, lanes, point)?;
+            return Ok(decompose::from_memory(&mut self.b, access.dtype, loaded));
+        }
         let mut position = self.position(access, point)?;
         if let Some(image) = self.images.get(&access.buffer).copied() {
             let at = self.b.add(position, image.offset);
@@ -599,9 +650,36 @@ impl<'a> Emitter<'a> {
         let lanes = point.vector.as_ref().map_or(1, |v| v.lanes);
         let value = decompose::to_memory(&mut self.b, access.dtype, value);
         let value = self.b.splat(value, lanes);
+        if let Some(own) = self.own_stores.get(&access.buffer).copied() {
+            return self.store_own(access, own, value, point);
+        }
         self.store_images(access, value, point)?;
-        let position = self.position(access, point)?;
-        self.b.store(access.buffer, position, value);
+        let image = self.images.get(&access.buffer);
+        let to_memory = image.map_or(ToMemory::Always, |image| image.to_memory);
+        self.store_memory(access, value, point, to_memory)
+    }
+
+    /// Stores a value, as memory has it, in memory, or where that is needed.
+    pub(super) fn store_memory(
+        &mut self,
+        access: &Access,
+        value: ValueId,
+        point: &Point,
+        to_memory: ToMemory,
+    ) -> Emitted<()> {
+        match to_memory {
+            ToMemory::Never => {}
+            ToMemory::Always => {
+                let position = self.position(access, point)?;
+                self.b.store(access.buffer, position, value);
+            }
+            ToMemory::If(condition) => {
+                self.b.open_if();
+                let position = self.position(access, point)?;
+                self.b.store(access.buffer, position, value);
+                self.b.close_if(condition);
+            }
+        }
         Ok(())
     }
 

@@ -22,6 +22,7 @@
 //! | `contraction.rs` | large sums of products on a GPU: tiles of blocks, staged in shared memory |
 //! | `plan.rs` | nothing; it says what was decided about a loop on a GPU |
 //! | `resident.rs` | a loop over time as one launch of a GPU, its kernels as phases |
+//! | `resident/own.rs` | what points read of their own from step to step, in shared memory |
 //! | `resident/cluster.rs` | the same by clusters of blocks, which exchange states through shared memory |
 //! | `rows.rs` | statistics of rows on a GPU: a warp or a block a row |
 //! | `waves.rs` | loops of a few sums each, where one had too many for a CPU's registers |
@@ -58,7 +59,7 @@ use crate::kernel_ir::{Function, MatrixFactors};
 use analysis::Analysis;
 use products::Products;
 
-pub use plan::{ClusterPlan, LoopPlan, PhaseForm, PhasePlan, loop_plan};
+pub use plan::{ClusterPlan, LoopPlan, PhaseForm, PhasePlan, StatePlace, StatePlan, loop_plan};
 pub use resident::resident_name;
 
 /// What a schedule is made for.

@@ -18,6 +18,8 @@ pub struct LoopPlan {
     pub shared_bytes: u32,
     /// The kernels of a step, between which the blocks meet.
     pub phases: Vec<PhasePlan>,
+    /// The states that steps carry.
+    pub states: Vec<StatePlan>,
     /// The clusters, where blocks exchange states through each other's shared memory.
     pub cluster: Option<ClusterPlan>,
 }
@@ -33,6 +35,26 @@ pub struct ClusterPlan {
     pub rows_at_once: u32,
     /// The shared memory of a block that holds what blocks exchange, in bytes.
     pub image_bytes: u32,
+}
+
+/// Where a state of a loop is while the loop runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StatePlan {
+    /// The half that a step reads.
+    pub buffer: BufferId,
+    /// Where that is.
+    pub place: StatePlace,
+}
+
+/// Where steps read a state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StatePlace {
+    /// In memory, where the blocks exchange it.
+    Memory,
+    /// In the shared memory of all blocks of a cluster.
+    Cluster,
+    /// In the shared memory of the block that alone needs it.
+    OwnBlock,
 }
 
 /// A kernel of a step.

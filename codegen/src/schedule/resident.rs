@@ -9,6 +9,7 @@
 //! clusters of blocks and the weights fit a few blocks, these exchange states by themselves ([`cluster`]).
 
 mod cluster;
+pub(super) mod own;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,17 +17,21 @@ use fuse_ir::expr::{Dim, Symbol};
 use fuse_ir::kernel::{BufferId, Element, ElementId, Kernel, KernelGraph, Loop, Step};
 use fuse_ir::ops::Direction;
 
-use super::analysis::Analysis;
+use super::analysis::{Analysis, axis_bit};
 use super::block::{Numbers, THREADS};
 use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter};
-use super::plan::{ClusterPlan, LoopPlan, PhaseForm, PhasePlan};
+use super::plan::{ClusterPlan, LoopPlan, PhaseForm, PhasePlan, StatePlace, StatePlan};
 use super::rows::Rows;
 use super::split::Split;
 use super::{GpuLimits, LoopForm, Rounding, ScheduleError};
 use crate::builder::FunctionBuilder;
 use crate::kernel_ir::{Access, BufferParameter, Function, Mapping, ParameterId, ValueId};
 use cluster::Cluster;
+use own::{OwnLayout, OwnPhase, OwnStates, Progress};
+
+/// Points of a thread whose states stay on chip where it is not known how many there are.
+const USUAL_PASSES: i64 = 4;
 
 /// The name of the function that runs all steps of a loop.
 pub fn resident_name(l: &Loop) -> String {
@@ -48,8 +53,9 @@ pub(super) fn schedule(
         return Ok(Some(builder.finish(resident_name(l), parameters.buffers, symbols, work, mapping)));
     }
     let Some(resident) = resident else { return Ok(None) };
+    let own = resident.own_states(graph, l, limits);
     let Resident { analyses, phases, parameters, symbols } = resident;
-    let builder = emit(&analyses, phases, l, &parameters, limits)?;
+    let builder = emit(&analyses, (phases, own), l, &parameters, limits)?;
     let work = Dim::constant(i64::from(limits.multiprocessors));
     let mapping = Mapping::Resident { threads: THREADS };
     Ok(Some(builder.finish(resident_name(l), parameters.buffers, symbols, work, mapping)))
@@ -69,14 +75,26 @@ pub(super) fn plan(
         image_bytes: c.image_bytes(),
     };
     let plan = cluster.as_ref().map(of_cluster);
+    let images = cluster.as_ref().map(Cluster::state_places);
     let Some(resident) = cluster.map(|c| c.resident).or(resident) else { return Ok(None) };
     let pairs = resident.analyses.iter().zip(&resident.phases);
-    let own: u32 = pairs.clone().map(|(analysis, phase)| phase.shared_bytes(analysis)).sum();
+    let own = if plan.is_none() { resident.own_states(graph, l, limits) } else { Vec::new() };
+    let own_bytes: u32 = own.iter().map(OwnStates::shared_bytes).sum();
+    let is_own = |buffer| own.iter().any(|own| own.buffers().any(|b| b == buffer));
+    let places = l.carries.iter().map(|carry| StatePlan {
+        buffer: carry.current,
+        place: match &images {
+            Some(images) => images.get(&resident.parameters.positions[&carry.current]).copied(),
+            None => is_own(carry.current).then_some(StatePlace::OwnBlock),
+        }
+        .unwrap_or(StatePlace::Memory),
+    });
     Ok(Some(LoopPlan {
         name: resident_name(l),
         blocks: plan.as_ref().map_or(limits.multiprocessors, |c| c.blocks),
         threads: THREADS,
-        shared_bytes: own + plan.as_ref().map_or(0, |c| c.image_bytes),
+        shared_bytes: resident.shared_bytes() + own_bytes + plan.as_ref().map_or(0, |c| c.image_bytes),
+        states: places.collect(),
         phases: pairs.map(|(analysis, phase)| phase.plan(analysis, &l.counter)).collect(),
         cluster: plan,
     }))
@@ -155,6 +173,28 @@ impl<'a> Resident<'a> {
             }
         }
         Ok(Some(Resident { analyses, phases, parameters, symbols }))
+    }
+
+    /// The bytes of shared memory that the phases take.
+    fn shared_bytes(&self) -> u32 {
+        self.analyses.iter().zip(&self.phases).map(|(analysis, phase)| phase.shared_bytes(analysis)).sum()
+    }
+
+    /// The states that only their own points read, of each phase, as many as fit beside what the phases take.
+    fn own_states(&self, graph: &KernelGraph, l: &Loop, limits: GpuLimits) -> Vec<OwnStates> {
+        let mut free = limits.shared_bytes.saturating_sub(self.shared_bytes());
+        let keep_weights = self.phases.iter().all(Phase::keeps_weights);
+        let of_phase = |phase: (&Analysis, &Phase)| {
+            // As with what rows have in common.
+            if matches!(phase.1, Phase::Rows(_)) && !keep_weights {
+                return OwnStates::default();
+            }
+            let of_loop = (&self.analyses[..], &self.parameters);
+            let own = OwnStates::new(graph, l, of_loop, phase, (limits.multiprocessors, free));
+            free = free.saturating_sub(own.shared_bytes());
+            own
+        };
+        self.analyses.iter().zip(&self.phases).map(of_phase).collect()
     }
 }
 
@@ -258,6 +298,37 @@ impl Phase {
         }
     }
 
+    /// What it takes of each state that only its own points read, if it can keep any.
+    fn own_layout(&self, analysis: &Analysis, blocks: u32) -> Option<OwnLayout> {
+        if analysis.recurrence_axis.is_some() {
+            return None;
+        }
+        match self {
+            Phase::Split(split) => split.own_layout(),
+            Phase::Rows(rows) => rows.own_layout(analysis, blocks),
+            Phase::Points => {
+                let points = analysis.points(&analysis.space_axes()).as_constant();
+                let at_once = i64::from(THREADS) * i64::from(blocks);
+                let passes = points.map(|n| n.div_euclid(at_once) + i64::from(n % at_once != 0));
+                Some(OwnLayout::new(2, i64::from(THREADS), passes, USUAL_PASSES))
+            }
+        }
+    }
+
+    /// Whether a load is only of the element that the same thread, or the block, stores with an access.
+    fn loads_own(&self, analysis: &Analysis, load: ElementId, store: &super::access::Access) -> bool {
+        let is_point = || {
+            let space = analysis.space_axes().iter().fold(0, |set, axis| set | axis_bit(*axis));
+            let position = analysis.loads.get(&load).map(|access| &access.position);
+            analysis.free[load.index()] & !space == 0 && position == Some(&store.position)
+        };
+        match self {
+            Phase::Split(split) => is_point() && split.loads_at_points(analysis, load),
+            Phase::Rows(rows) => rows.loads_own_row(analysis, load, store),
+            Phase::Points => is_point(),
+        }
+    }
+
     /// Where its operands lie that are the same at every step.
     fn plan(&self, analysis: &Analysis, counter: &Symbol) -> PhasePlan {
         let staged: &[ElementId] = match self {
@@ -288,7 +359,7 @@ impl Phase {
 
 fn emit(
     analyses: &[Analysis],
-    mut phases: Vec<Phase>,
+    (mut phases, mut own): (Vec<Phase>, Vec<OwnStates>),
     l: &Loop,
     parameters: &Parameters,
     limits: GpuLimits,
@@ -300,6 +371,7 @@ fn emit(
         phase.prepare(&mut emitter, numbers)?;
         b = emitter.b;
     }
+    own.iter_mut().for_each(|own| own.prepare(&mut b, parameters));
     b.meet();
     let trip = match analyses.first() {
         Some(first) => {
@@ -313,12 +385,15 @@ fn emit(
     let begin = b.index(0);
     let steps = b.open_loop(&[], true);
     let position = position_of(&mut b, l, trip, steps.counter);
-    for (analysis, phase) in analyses.iter().zip(&phases) {
+    let has_own = own.iter().any(|own| !own.is_empty());
+    let progress = has_own.then(|| Progress::new(&mut b, steps.counter, trip));
+    for ((analysis, phase), own) in analyses.iter().zip(&phases).zip(&own) {
         let mut emitter = Emitter::within(analysis, b, Some((l.counter.clone(), position)));
+        let own = OwnPhase::new(own, progress);
         match phase {
-            Phase::Split(split) => split.phase(&mut emitter, numbers)?,
-            Phase::Rows(rows) => rows.phase(&mut emitter, numbers, limits.multiprocessors, None)?,
-            Phase::Points => points(&mut emitter, numbers, limits.multiprocessors)?,
+            Phase::Split(split) => split.phase(&mut emitter, numbers, own)?,
+            Phase::Rows(rows) => rows.phase(&mut emitter, numbers, limits.multiprocessors, (None, own))?,
+            Phase::Points => points(&mut emitter, numbers, limits.multiprocessors, own)?,
         }
         b = emitter.b;
         b.meet_grid();
@@ -340,8 +415,8 @@ fn position_of(b: &mut FunctionBuilder, l: &Loop, trip: ValueId, step: ValueId) 
 }
 
 /// Every thread computes points, as many threads apart as there are.
-fn points(emitter: &mut Emitter, numbers: Numbers, blocks: u32) -> Emitted<()> {
-    points_of(emitter, numbers, blocks, |emitter, own| {
+fn points(emitter: &mut Emitter, numbers: Numbers, blocks: u32, own_states: Option<OwnPhase>) -> Emitted<()> {
+    points_of(emitter, numbers, (blocks, own_states), |emitter, own| {
         let all = emitter.analysis.points(&emitter.analysis.space_axes());
         Ok((own, emitter.dimension(&all)?))
     })
@@ -352,7 +427,7 @@ fn points(emitter: &mut Emitter, numbers: Numbers, blocks: u32) -> Emitted<()> {
 fn points_of(
     emitter: &mut Emitter,
     numbers: Numbers,
-    blocks: u32,
+    (blocks, own_states): (u32, Option<OwnPhase>),
     range: impl FnOnce(&mut Emitter, ValueId) -> Emitted<(ValueId, ValueId)>,
 ) -> Emitted<()> {
     let analysis = emitter.analysis;
@@ -362,7 +437,12 @@ fn points_of(
     let own = emitter.b.mul(numbers.block, threads);
     let own = emitter.b.add(own, numbers.thread);
     let (first, end) = range(emitter, own)?;
-    let items = emitter.b.open_loop(&[], true);
+    let element = own_states.map(|_| numbers.thread);
+    let items = emitter.b.open_loop(element.as_slice(), true);
+    let own_states = own_states.zip(items.current.first().copied());
+    if let Some((own, element)) = own_states {
+        own.place(emitter, element, 0);
+    }
     emitter.guard(analysis.space_symbols());
     let depth = emitter.b.depth();
     let extents = axes.iter().map(|a| analysis.extent(*a));
@@ -372,6 +452,7 @@ fn points_of(
     }
     emitter.tile(std::slice::from_ref(&point), 1)?;
     emitter.set_guards_aside(depth - 1);
-    emitter.b.close_loop(items, first, end, i64::from(THREADS) * i64::from(blocks), &[]);
+    let next = own_states.map(|(own, element)| own.next_pass(&mut emitter.b, element));
+    emitter.b.close_loop(items, first, end, i64::from(THREADS) * i64::from(blocks), next.as_slice());
     Ok(())
 }

@@ -21,7 +21,7 @@ mod walk;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use fuse_ir::expr::{Axis, Dim, Symbol};
+use fuse_ir::expr::{Atom, Axis, Dim, Expr, Symbol};
 use fuse_ir::kernel::{Element, ElementId};
 
 use super::access::Access;
@@ -32,6 +32,7 @@ use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter, Point};
 use super::parts::Part;
 use super::reduction::{Chain, State};
+use super::resident::own::{OwnLayout, OwnPhase};
 use super::vectors::{ANY_WIDTH, Classes};
 use crate::decompose::register_type;
 use crate::kernel_ir::{Condition, Mapping, ValueId};
@@ -263,13 +264,52 @@ impl Rows {
         Ok(rows.ceil_div(&Dim::constant(self.teams)))
     }
 
+    /// The points of a row, if that is known.
+    fn row_elements(&self, analysis: &Analysis) -> Option<i64> {
+        self.column.map_or(Some(1), |column| analysis.extent(column).as_constant())
+    }
+
+    /// What it takes of each state that its own rows read, where the length of a row is known. Two halves where threads may
+    /// look at elements that are others', those without one of their own and all of one point; otherwise a thread has loaded
+    /// an element before it stores that.
+    pub(super) fn own_layout(&self, analysis: &Analysis, blocks: u32) -> Option<OwnLayout> {
+        let row = self.row_elements(analysis)?;
+        let at_once = i64::from(blocks) * self.teams;
+        let rows = analysis.points(&self.rows).as_constant();
+        let passes = rows.map(|rows| rows.div_euclid(at_once) + i64::from(rows % at_once != 0));
+        let are_all_own = self.inner == Inner::None
+            && analysis.parts.len() == 1
+            && self.column.is_some()
+            && row % (self.team.threads * self.lanes()) == 0;
+        let halves = if are_all_own { 1 } else { 2 };
+        Some(OwnLayout::new(halves, self.teams * row, passes, ROWS_OF_A_BLOCK))
+    }
+
+    /// Whether a load is of the row that the same threads store with an access, by any name of the axis along it.
+    pub(super) fn loads_own_row(&self, analysis: &Analysis, load: ElementId, store: &Access) -> bool {
+        let Some(access) = analysis.loads.get(&load) else { return false };
+        let along = |access: &Access| -> Vec<Axis> {
+            access.position.axes().into_iter().filter(|axis| self.along.contains(axis)).collect()
+        };
+        let (loaded, stored) = (along(access), along(store));
+        let own = set(&self.rows) | set(&loaded);
+        let is_of_rows = analysis.free[load.index()] & !own == 0 && loaded.len() <= 1 && stored.len() <= 1;
+        let column = self.column.filter(|column| stored.iter().all(|axis| axis == column));
+        let same = |atom: &Atom| {
+            let Atom::Axis(axis) = atom else { return None };
+            let column = column.filter(|_| loaded.contains(axis))?;
+            (analysis.extent(*axis) == analysis.extent(column)).then(|| Expr::atom(Atom::Axis(column)))
+        };
+        is_of_rows && access.position.substitute(&same) == store.position
+    }
+
     /// The kernel at one step, by `blocks` blocks of [`THREADS`]: all rows, or those from a first one to an end.
     pub(super) fn phase(
         &self,
         emitter: &mut Emitter,
         numbers: Numbers,
         blocks: u32,
-        rows: Option<[ValueId; 2]>,
+        (rows, own_states): (Option<[ValueId; 2]>, Option<OwnPhase>),
     ) -> Emitted<()> {
         let blocks = i64::from(blocks);
         self.common.apply(emitter);
@@ -280,18 +320,28 @@ impl Rows {
         // Neighbouring rows are of other blocks, so that few rows are spread over many.
         let own = self.team.number(&mut emitter.b, numbers);
         let stride = emitter.b.index(blocks);
-        let own = emitter.b.mul(own, stride);
-        let mut first = emitter.b.add(own, numbers.block);
+        let first_of_team = emitter.b.mul(own, stride);
+        let mut first = emitter.b.add(first_of_team, numbers.block);
         if let Some([begin, _]) = rows {
             first = emitter.b.add(begin, first);
         }
-        let each = emitter.b.open_loop(&[], true);
+        let element = own_states.map(|_| {
+            let row = self.row_elements(emitter.analysis).unwrap_or(1);
+            let row = emitter.b.index(row);
+            emitter.b.mul(own, row)
+        });
+        let each = emitter.b.open_loop(element.as_slice(), true);
+        let own_states = own_states.zip(each.current.first().copied());
+        if let Some((states, element)) = own_states {
+            states.place(emitter, element, set(&self.along));
+        }
         self.row(emitter, numbers, each.counter)?;
         if self.teams == 1 {
             // Some threads may still read what all found of this row, where others write what they have of the next.
             emitter.b.meet();
         }
-        emitter.b.close_loop(each, first, end, blocks * self.teams, &[]);
+        let next = own_states.map(|(states, element)| states.next_pass(&mut emitter.b, element));
+        emitter.b.close_loop(each, first, end, blocks * self.teams, next.as_slice());
         emitter.forget();
         Ok(())
     }

@@ -31,6 +31,7 @@ use super::contraction::assumed;
 use super::division::floor_division;
 use super::emitter::{Emitted, Emitter, Staged};
 use super::reduction::Reduction;
+use super::resident::own::{OwnLayout, OwnPhase};
 use crate::builder::FunctionBuilder;
 use crate::decompose::register_type;
 use crate::kernel_ir::{BinaryOp, Condition, LaneType, SharedId, ValueId};
@@ -49,6 +50,9 @@ fn rows_a_thread(sums: usize) -> i64 {
 
 /// Rows that a block takes at once where it is not known how many there are.
 const ROWS_AT_ONCE: i64 = 16;
+
+/// Rows whose states stay on chip where it is not known how many there are.
+const USUAL_ROWS: i64 = 256;
 
 /// Elements of a vector along the reduced axis.
 const VECTOR: i64 = 4;
@@ -464,13 +468,36 @@ impl Split {
         self.row_groups * self.rows_a_thread
     }
 
+    /// What it takes of each state that only its own points read: a thread has the same points at every step.
+    pub(super) fn own_layout(&self) -> Option<OwnLayout> {
+        let passes = self.known_rows.map(|rows| ceil_div(rows, self.rows_at_once()));
+        let layout = OwnLayout::new(1, self.points(), passes, USUAL_ROWS / self.rows_at_once());
+        (self.tiles_a_block == 1 && self.has_own_tiles()).then_some(layout)
+    }
+
+    /// Whether only the threads of points load it, which are others than those that sum up.
+    pub(super) fn loads_at_points(&self, analysis: &Analysis, load: ElementId) -> bool {
+        !self.sums.iter().any(|sum| operands(analysis, sum.reduction.body).contains(&load))
+    }
+
     /// The kernel at one step.
-    pub(super) fn phase(&self, emitter: &mut Emitter, numbers: Numbers) -> Emitted<()> {
+    pub(super) fn phase(
+        &self,
+        emitter: &mut Emitter,
+        numbers: Numbers,
+        own: Option<OwnPhase>,
+    ) -> Emitted<()> {
         let rows = emitter.dimension(&emitter.analysis.points(&self.rows))?;
         let end = emitter.b.index(self.tiles());
         let tiles = emitter.b.open_loop(&[], true);
         let zero = emitter.b.index(0);
         let passes = emitter.b.open_loop(&[], true);
+        if let Some(own) = own {
+            let slots = emitter.b.index(self.slots);
+            let before = emitter.b.mul(passes.counter, slots);
+            let element = emitter.b.add(before, numbers.thread);
+            own.place(emitter, element, 0);
+        }
         self.tile(emitter, numbers, [tiles.counter, passes.counter, rows])?;
         emitter.b.close_loop(passes, zero, rows, self.rows_at_once(), &[]);
         emitter.b.close_loop(tiles, numbers.block, end, self.blocks, &[]);

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use fuse_codegen::kernel_ir::MatrixFactors;
 use fuse_codegen::schedule::{
-    ClusterPlan, GpuLimits, LoopForm, LoopPlan, PhaseForm, PhasePlan, Rounding, loop_plan,
+    ClusterPlan, GpuLimits, LoopForm, LoopPlan, PhaseForm, PhasePlan, Rounding, StatePlace, StatePlan,
+    loop_plan,
 };
 use fuse_ir::DimEnv;
 use fuse_ir::device::DeviceModel;
@@ -28,6 +29,7 @@ pub struct LoopReport {
     /// The shared memory of a block, and what it may have.
     shared_bytes: u32,
     shared_bytes_limit: u32,
+    states: Vec<StateReport>,
     kernels: Vec<PhaseReport>,
     step_us: StepTime,
 }
@@ -51,6 +53,26 @@ impl Clusters {
     }
 }
 
+/// One state.
+#[derive(Debug, Serialize)]
+struct StateReport {
+    /// The half that a step reads.
+    state: Operand,
+    /// Where that is.
+    place: &'static str,
+}
+
+impl StateReport {
+    fn new(program: &KernelGraph, plan: &StatePlan, dims: &DimEnv) -> StateReport {
+        let place = match plan.place {
+            StatePlace::Memory => "memory, where blocks exchange it",
+            StatePlace::Cluster => "the shared memory of all blocks of a cluster",
+            StatePlace::OwnBlock => "the shared memory of the block that alone needs it",
+        };
+        StateReport { state: Operand::new(program, plan.buffer, dims), place }
+    }
+}
+
 /// One kernel of its body.
 #[derive(Debug, Serialize)]
 struct PhaseReport {
@@ -67,6 +89,13 @@ struct PhaseReport {
 struct Operand {
     buffer: String,
     bytes: f64,
+}
+
+impl Operand {
+    fn new(program: &KernelGraph, id: BufferId, dims: &DimEnv) -> Operand {
+        let buffer = program.buffer(id);
+        Operand { buffer: buffer.name.clone(), bytes: bytes_of(&buffer.ty, dims) }
+    }
 }
 
 /// A step in microseconds.
@@ -126,6 +155,7 @@ impl LoopReport {
         dims: &DimEnv,
     ) -> LoopReport {
         let kernels: Vec<_> = plan.phases.iter().map(|p| PhaseReport::new(program, p, dims)).collect();
+        let states = plan.states.iter().map(|s| StateReport::new(program, s, dims)).collect();
         let clusters = plan.cluster.as_ref().map(|c| Clusters::new(c, limits, dims));
         let mut step = StepTime { modelled: 0.0, exchange: 0.0, memory: 0.0, arithmetic: 0.0 };
         for (phase, report) in plan.phases.iter().zip(&kernels) {
@@ -141,6 +171,7 @@ impl LoopReport {
             threads: plan.threads,
             shared_bytes: plan.shared_bytes,
             shared_bytes_limit: limits.shared_bytes,
+            states,
             kernels,
             step_us: step,
         }
@@ -166,6 +197,9 @@ impl LoopReport {
                 operands.iter().map(|o| format!("{} ({})", o.buffer, bytes(o.bytes))).collect();
             texts.join(", ")
         };
+        for StateReport { state, place, .. } in &self.states {
+            let _ = writeln!(out, "  state {} ({}) in {place}", state.buffer, bytes(state.bytes));
+        }
         for kernel in &self.kernels {
             let _ = writeln!(out, "  {}: {}", kernel.name, kernel.form);
             if !kernel.shared.is_empty() {
@@ -187,13 +221,8 @@ impl LoopReport {
 
 impl PhaseReport {
     fn new(program: &KernelGraph, phase: &PhasePlan, dims: &DimEnv) -> PhaseReport {
-        let operands = |buffers: &[BufferId]| {
-            let operand = |id: &BufferId| {
-                let buffer = program.buffer(*id);
-                Operand { buffer: buffer.name.clone(), bytes: bytes_of(&buffer.ty, dims) }
-            };
-            buffers.iter().map(operand).collect()
-        };
+        let operands =
+            |buffers: &[BufferId]| buffers.iter().map(|id| Operand::new(program, *id, dims)).collect();
         let form = match phase.form {
             PhaseForm::Split { blocks, tensor_cores } => {
                 let place = if tensor_cores { "on the tensor cores" } else { "among the threads" };

@@ -22,8 +22,10 @@ use super::super::analysis::axis_bit;
 use super::super::block::{Numbers, THREADS};
 use super::super::contraction::assumed;
 use super::super::division::floor_division;
-use super::super::emitter::{Emitted, Emitter, Image};
+use super::super::emitter::{Emitted, Emitter, Image, ToMemory};
+use super::super::plan::StatePlace;
 use super::super::{GpuLimits, ScheduleError};
+use super::own::{Progress, is_read_elsewhere};
 use super::{Phase, Resident, points_of, position_of};
 use crate::builder::FunctionBuilder;
 use crate::kernel_ir::{BinaryOp, LaneType, Mapping, ParameterId, SharedId, Type, ValueId};
@@ -56,6 +58,8 @@ struct ImagePlan {
     elements: i64,
     /// Whether blocks read what others wrote.
     is_exchanged: bool,
+    /// Of a state, whether somebody reads it after the loop.
+    is_read: bool,
 }
 
 impl ImagePlan {
@@ -125,6 +129,15 @@ impl<'a> Cluster<'a> {
         self.rows.ceil_div(&Dim::constant(self.rows_at_once)) * Dim::constant(i64::from(self.blocks))
     }
 
+    /// Where states are, by the buffer that a step reads.
+    pub(super) fn state_places(&self) -> BTreeMap<ParameterId, StatePlace> {
+        let place = |image: &ImagePlan| {
+            let place = if image.is_exchanged { StatePlace::Cluster } else { StatePlace::OwnBlock };
+            (image.current, place)
+        };
+        self.images.iter().map(place).collect()
+    }
+
     /// The bytes of a block's images.
     pub(super) fn image_bytes(&self) -> u32 {
         u32::try_from(bytes_of(&self.images, self.rows_at_once)).unwrap_or(u32::MAX)
@@ -161,7 +174,8 @@ impl<'a> Cluster<'a> {
         b.arrive_at_cluster();
         let none = b.index(0);
         let steps = b.open_loop(&[], true);
-        let images = self.places(&mut b, &arrays, begin, steps.counter);
+        let progress = Progress::new(&mut b, steps.counter, trip);
+        let images = self.places(&mut b, &arrays, begin, progress);
         let position = position_of(&mut b, l, trip, steps.counter);
         for (analysis, phase) in self.resident.analyses.iter().zip(&self.resident.phases) {
             let mut emitter = Emitter::within(analysis, b, Some((l.counter.clone(), position)));
@@ -170,7 +184,7 @@ impl<'a> Cluster<'a> {
                 Phase::Split(split) => split.phase_of_cluster(&mut emitter, numbers, of_rows)?,
                 Phase::Rows(rows) => {
                     emitter.b.wait_for_cluster();
-                    rows.phase(&mut emitter, numbers, self.blocks, Some(of_rows))?;
+                    rows.phase(&mut emitter, numbers, self.blocks, (Some(of_rows), None))?;
                     emitter.b.arrive_at_cluster();
                 }
                 Phase::Points => {
@@ -221,21 +235,24 @@ impl<'a> Cluster<'a> {
         b: &mut FunctionBuilder,
         arrays: &[SharedId],
         first_row: ValueId,
-        step: ValueId,
+        progress: Progress,
     ) -> rustc_hash::FxHashMap<ParameterId, Image> {
         let mut places = rustc_hash::FxHashMap::default();
-        let one = b.index(1);
-        let parity = b.and(step, one);
         for (image, array) in self.images.iter().zip(arrays) {
             let blocks = image.is_exchanged.then_some(self.blocks);
             let row = b.index(image.elements);
             let first = b.mul(first_row, row);
             let size = b.index(self.rows_at_once * image.elements);
-            let half = b.mul(parity, size);
+            let half = b.mul(progress.parity, size);
+            // Steps read a state in its image alone.
+            let to_memory = match image.next {
+                Some(_) => progress.to_memory(image.is_read),
+                None => ToMemory::Always,
+            };
             let mut place = |b: &mut FunctionBuilder, buffer, half: Option<ValueId>| {
                 let none = b.index(0);
                 let offset = b.sub(half.unwrap_or(none), first);
-                places.insert(buffer, Image { array: *array, offset, blocks });
+                places.insert(buffer, Image { array: *array, offset, blocks, to_memory });
             };
             match image.next {
                 None => place(b, image.current, None),
@@ -290,6 +307,7 @@ fn images(graph: &KernelGraph, l: &Loop, resident: &Resident, rows: &Dim) -> Opt
         if !is_updated && next.is_none() || !is_loaded {
             continue;
         }
+        let carry = l.carries.iter().find(|c| c.current == current);
         let declared = graph.buffer(current);
         let (extent, rest) = declared.ty.shape.split_first()?;
         let elements = rest.iter().try_fold(1i64, |n, e| n.checked_mul(e.as_constant()?))?;
@@ -312,6 +330,7 @@ fn images(graph: &KernelGraph, l: &Loop, resident: &Resident, rows: &Dim) -> Opt
             lane: LaneType::of_memory(dtype),
             elements,
             is_exchanged: !is_own(resident, &buffers),
+            is_read: carry.is_some_and(|carry| is_read_elsewhere(graph, l, carry)),
         });
     }
     Some(images)
@@ -381,7 +400,7 @@ fn points(emitter: &mut Emitter, numbers: Numbers, blocks: u32, [begin, end]: [V
     let analysis = emitter.analysis;
     let axes = analysis.space_axes();
     let of_a_row = emitter.dimension(&analysis.points(axes.get(1..).unwrap_or(&[])))?;
-    points_of(emitter, numbers, blocks, |emitter, own| {
+    points_of(emitter, numbers, (blocks, None), |emitter, own| {
         let first = emitter.b.mul(begin, of_a_row);
         let first = emitter.b.add(first, own);
         Ok((first, emitter.b.mul(end, of_a_row)))

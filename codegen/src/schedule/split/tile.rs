@@ -4,7 +4,7 @@ use fuse_ir::kernel::ElementId;
 
 use super::super::block::{Numbers, THREADS, WARPS, bits, low_bits, of_lanes};
 use super::super::coordinates::coordinates;
-use super::super::emitter::{Emitted, Emitter, Point};
+use super::super::emitter::{Emitted, Emitter, Point, ToMemory};
 use super::super::reduction::{State, merge_all};
 use super::{Arrays, Split, stored_loads};
 use crate::builder::FunctionBuilder;
@@ -224,8 +224,9 @@ impl Tile<'_> {
         emitter.b.arrive_at_cluster();
         emitter.b.open_if();
         for (store, value) in analysis.stores.iter().zip(values) {
-            let position = emitter.position(&store.access, point)?;
-            emitter.b.store(store.access.buffer, position, value);
+            let image = emitter.images.get(&store.access.buffer);
+            let to_memory = image.map_or(ToMemory::Always, |image| image.to_memory);
+            emitter.store_memory(&store.access, value, point, to_memory)?;
         }
         emitter.b.close_if(inside);
         emitter.forget();
