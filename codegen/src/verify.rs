@@ -218,12 +218,13 @@ impl Verifier<'_> {
                 | Mapping::Clusters { .. } => Ok(Err("the blocks of a launch do not meet".into())),
             },
             Statement::StoreCluster { array, index, value, block } => {
-                Ok(self.clustered(*block).and_then(|()| {
+                Ok(self.clustered().and_then(|()| {
                     self.expect(*index, INDEX)?;
+                    self.expect(*block, INDEX)?;
                     self.shared(*array, self.used(*value)?.lane)
                 }))
             }
-            Statement::ClusterArrive | Statement::ClusterWait => Ok(self.clustered(0)),
+            Statement::ClusterArrive | Statement::ClusterWait => Ok(self.clustered()),
             Statement::Prefetch { buffer, index } => Ok(self.prefetch(*buffer, *index)),
             Statement::Product(product) => Ok(self.product(product)),
             Statement::For { counter, begin, end, step, carried, exchanged, body } => {
@@ -322,13 +323,10 @@ impl Verifier<'_> {
         }
     }
 
-    /// Refuses what only blocks of clusters do, and a block that they do not have.
-    fn clustered(&self, block: u32) -> Result<(), String> {
-        match self.function.mapping.cluster_blocks() {
-            None => Err("blocks are not in clusters".into()),
-            Some(blocks) if block < blocks => Ok(()),
-            Some(blocks) => Err(format!("a cluster of {blocks} blocks has no block {block}")),
-        }
+    /// Refuses what only blocks of clusters do.
+    fn clustered(&self) -> Result<(), String> {
+        let is_clustered = self.function.mapping.cluster_blocks().is_some();
+        if is_clustered { Ok(()) } else { Err("blocks are not in clusters".into()) }
     }
 
     fn by_block(&self) -> Result<(), String> {

@@ -27,7 +27,7 @@ use fuse_ir::kernel::{Element, ElementId};
 use super::Rounding;
 use super::analysis::{Analysis, axis_bit};
 use super::block::{Numbers, THREADS, WARP, WARPS, bits, low_bits};
-use super::contraction::assumed;
+use super::contraction::{SplitSums, assumed};
 use super::division::floor_division;
 use super::emitter::{Emitted, Emitter, Staged};
 use super::reduction::Reduction;
@@ -526,6 +526,11 @@ impl Split {
         emitter.b.close_loop(each, begin, end, 1, &[]);
         emitter.b.arrive_at_cluster();
         Ok(())
+    }
+
+    /// What the kernel alone computes its sums by.
+    pub(super) fn alone_shape(&self) -> SplitSums {
+        SplitSums { groups: self.tiles(), columns: self.units, rows: self.rows_at_once() }
     }
 
     /// The kernel alone: a block takes some columns of some rows. Returns the number of blocks.
