@@ -497,10 +497,13 @@ fn divided_sums_of_every_layout_agree() {
             let multiply_add = (product("f32", layout, sizes), None, false);
             let narrow = ["bf16", "f16"].map(|dtype| (product(dtype, layout, sizes), None, true));
             let rounded_to = (bare_product(layout, sizes), Some(MatrixFactors::Tf32), true);
-            for (graph, rounding, is_on_tensor_cores) in narrow.into_iter().chain([multiply_add, rounded_to]) {
+            for (graph, rounding, is_on_tensor_cores) in narrow.into_iter().chain([multiply_add, rounded_to])
+            {
                 let target = ScheduleTarget::Gpu { block: 256, limits: GpuLimits::h100(), rounding };
                 let function = function(&graph, target);
-                assert!(function.mapping.cluster_blocks().is_some_and(|n| n > 1), "{graph} is not divided");
+                // Two steps are not worth dividing.
+                let is_divided = function.mapping.cluster_blocks().is_some_and(|n| n > 1);
+                assert!(is_divided || depth == "100", "{graph} is not divided");
                 assert_eq!(text::print(&function).contains("matrix_fma"), is_on_tensor_cores, "{graph}");
                 let seen = |input: &Tensor| match rounding {
                     Some(factors) => rounded(input, factors),

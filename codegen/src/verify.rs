@@ -217,13 +217,11 @@ impl Verifier<'_> {
                 | Mapping::Blocks { .. }
                 | Mapping::Clusters { .. } => Ok(Err("the blocks of a launch do not meet".into())),
             },
-            Statement::StoreCluster { array, index, value, block } => {
-                Ok(self.clustered().and_then(|()| {
-                    self.expect(*index, INDEX)?;
-                    self.expect(*block, INDEX)?;
-                    self.shared(*array, self.used(*value)?.lane)
-                }))
-            }
+            Statement::StoreCluster { array, index, value, block } => Ok(self.clustered().and_then(|()| {
+                self.expect(*index, INDEX)?;
+                self.expect(*block, INDEX)?;
+                self.shared(*array, self.used(*value)?.lane)
+            })),
             Statement::ClusterArrive | Statement::ClusterWait => Ok(self.clustered()),
             Statement::Prefetch { buffer, index } => Ok(self.prefetch(*buffer, *index)),
             Statement::Product(product) => Ok(self.product(product)),

@@ -100,8 +100,11 @@ impl Place {
         (slices, step): (i64, i64),
     ) -> Emitted<Place> {
         let block = emitter.b.operation(Type::scalar(LaneType::I64), Operation::Block);
-        let rank = (slices > 1).then(|| low_bits(&mut emitter.b, block, slices));
-        let mut rest = emitter.b.shift_right_logical(block, power(slices));
+        let (mut rest, mut rank) = (block, None);
+        if slices > 1 {
+            rank = Some(low_bits(&mut emitter.b, block, slices));
+            rest = emitter.b.shift_right_logical(block, power(slices));
+        }
         let mut point = emitter.origin();
         let rows = tile_origin(emitter, &mut rest, &contraction.rows, block_rows, false)?;
         let is_last = contraction.batch.is_empty();

@@ -11,10 +11,10 @@ use super::block::{self as blocks, THREADS};
 use super::contraction::{self, Plan, is_multiple};
 use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter, Point};
+use super::plan::ProductPlan;
 use super::rows::Rows;
 use super::split::Split;
 use super::vectors::Classes;
-use super::plan::ProductPlan;
 use super::{BLOCK, GpuLimits, Rounding};
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 
@@ -54,7 +54,11 @@ pub(super) fn schedule(
 }
 
 /// What was decided about a kernel that is a contraction.
-pub(super) fn product_plan(analysis: &Analysis, limits: GpuLimits, rounding: Rounding) -> Option<ProductPlan> {
+pub(super) fn product_plan(
+    analysis: &Analysis,
+    limits: GpuLimits,
+    rounding: Rounding,
+) -> Option<ProductPlan> {
     let rows = Rows::alone(analysis, BLOCK).filter(|r| r.shared_bytes(analysis) <= limits.shared_bytes);
     if rows.is_some_and(|rows| rows.is_along_memory) {
         return None;

@@ -62,7 +62,12 @@ pub(in super::super) struct SplitSums {
 
 impl SplitSums {
     /// What it is expected to take at best, without the launch itself: waiting for memory is not counted.
-    pub(super) fn seconds(&self, analysis: &Analysis, contraction: &Contraction, device: &DeviceModel) -> f64 {
+    pub(super) fn seconds(
+        &self,
+        analysis: &Analysis,
+        contraction: &Contraction,
+        device: &DeviceModel,
+    ) -> f64 {
         let rows = assumed(&contraction.rows.extent).saturating_mul(batch(contraction));
         let passes = ceil_div(rows, self.rows);
         let depth = assumed(&contraction.depth) as f64;

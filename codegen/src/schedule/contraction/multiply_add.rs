@@ -16,20 +16,17 @@ use super::{Place, Share, Slices, Span, bits, thread};
 use crate::kernel_ir::{Condition, LaneType, Type, ValueId};
 
 /// The code of a block, where so many have a slice each of the summed axis.
-pub(super) fn emit(
-    emitter: &mut Emitter,
-    contraction: &Contraction,
-    tile: Tile,
-    slices: i64,
-) -> Emitted<()> {
+pub(super) fn emit(emitter: &mut Emitter, contraction: &Contraction, tile: Tile, slices: i64) -> Emitted<()> {
     let block = Block::new(emitter, contraction, tile, slices)?;
     let of_thread = tile.sums(contraction);
     let slices = block.place.rank.map(|rank| Slices::new(emitter, slices, rank, of_thread));
     block.first_step(emitter)?;
     let sums = block.sums(emitter)?;
-    Results { contraction, place: &block.place, sums: &sums }.store(emitter, slices.as_ref(), |emitter, thread| {
-        shares(emitter, contraction, tile, &block.place, thread)
-    })
+    Results { contraction, place: &block.place, sums: &sums }.store(
+        emitter,
+        slices.as_ref(),
+        |emitter, thread| shares(emitter, contraction, tile, &block.place, thread),
+    )
 }
 
 /// What a block of threads computes.
@@ -45,12 +42,7 @@ struct Block<'c> {
 }
 
 impl<'c> Block<'c> {
-    fn new(
-        emitter: &mut Emitter,
-        contraction: &'c Contraction,
-        tile: Tile,
-        slices: i64,
-    ) -> Emitted<Self> {
+    fn new(emitter: &mut Emitter, contraction: &'c Contraction, tile: Tile, slices: i64) -> Emitted<Self> {
         let size = [tile.block_rows(), tile.block_columns()];
         let place = Place::new(emitter, contraction, size, (slices, tile.step()))?;
         let thread = thread(emitter);

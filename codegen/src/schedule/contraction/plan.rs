@@ -58,7 +58,8 @@ impl Plan {
             forms.extend(tile::Tile::possible(&contraction).into_iter().map(Form::MultiplyAdd));
         }
         let device = limits.model();
-        let seconds = |form: &Form, slices| form.launch(analysis, &contraction, slices, &device).seconds(&device);
+        let seconds =
+            |form: &Form, slices| form.launch(analysis, &contraction, slices, &device).seconds(&device);
         let whole = *forms.iter().find(|f| f.fills(&contraction, limits)).or(forms.last())?;
         let whole_seconds = seconds(&whole, 1);
         let mut best = (whole, 1, whole_seconds);
@@ -142,7 +143,13 @@ impl Form {
         }
     }
 
-    fn launch(&self, analysis: &Analysis, contraction: &Contraction, slices: i64, device: &DeviceModel) -> Tiles {
+    fn launch(
+        &self,
+        analysis: &Analysis,
+        contraction: &Contraction,
+        slices: i64,
+        device: &DeviceModel,
+    ) -> Tiles {
         let (step, ahead, flops_per_second, loads) = match self {
             Form::Matrices(tile) => {
                 let rate = device.matrix_flops_per_second;
@@ -152,10 +159,8 @@ impl Form {
             Form::MultiplyAdd(tile) => (tile.step(), 1, device.flops_per_second, tile.loads_a_multiply_add()),
         };
         let [rows, columns] = self.size();
-        let there = [
-            rows.min(assumed(&contraction.rows.extent)),
-            columns.min(assumed(&contraction.columns.extent)),
-        ];
+        let there =
+            [rows.min(assumed(&contraction.rows.extent)), columns.min(assumed(&contraction.columns.extent))];
         let staged = staged_bytes(analysis, &contraction.left, there[0])
             + staged_bytes(analysis, &contraction.right, there[1]);
         let products = rows * columns * contraction.members.len() as i64 * step;

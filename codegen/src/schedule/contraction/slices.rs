@@ -97,7 +97,8 @@ impl Slices {
                 let part = emitter.b.load_shared(self.array, TOGETHER as u8, at);
                 total = Some(total.map_or(part, |sum| emitter.b.add(sum, part)));
             }
-            let lanes = total.map(|total| (0..TOGETHER).map(|lane| emitter.b.extract(total, lane as u8)).collect());
+            let lanes =
+                total.map(|total| (0..TOGETHER).map(|lane| emitter.b.extract(total, lane as u8)).collect());
             totals.extend(lanes.unwrap_or_else(Vec::new));
         }
         totals
