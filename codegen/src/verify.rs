@@ -15,7 +15,7 @@
 //!   [`Mapping::Threads`], `Block`, `Blocks`, `Thread` and `Barrier` only with [`Mapping::Blocks`] and
 //!   [`Mapping::Resident`], `GridBarrier` only with the latter. Blocks have 1 to 1024 threads.
 //! * `StoreCluster`, `ClusterArrive` and `ClusterWait` are only in a [`Mapping::Clusters`] function, whose clusters have 1, 2, 4
-//!   or 8 blocks; a store is to one of these.
+//!   or 8 blocks; the number of the block that a store is to is an i64.
 //! * Products of matrices, what loads and rounds their factors, and copies to shared memory are in functions that map
 //!   work to blocks. Matrices are loaded from arrays of i32, 1, 2 or 4 at once. 4, 8 or 16 bytes are copied at once,
 //!   to such an array and from a buffer that is only read.

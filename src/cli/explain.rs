@@ -320,7 +320,7 @@ impl KernelReport {
         for stored in &self.stores {
             line("stores", &format!("{}: {}", stored.buffer, stored.why));
         }
-        if let Some(product) = &self.product {
+        if let Some(product) = self.product.as_ref().filter(|product| product.has_others()) {
             line("product", &product.text());
         }
         let rules: Vec<String> = self.rules.iter().map(|r| times(&r.rule, r.times)).collect();

@@ -37,7 +37,7 @@ use crate::kernel_ir::{BinaryOp, Condition, LaneType, SharedId, ValueId};
 use products::Products;
 use tile::Tile;
 
-/// Rows that it serves better than large tiles do.
+/// Rows for which it comes into question outside of loops, beside tiles.
 const FEW_ROWS: i64 = 64;
 
 /// Rows that a thread sums up at the same time: so often is an operand used that was loaded. Of more sums fewer rows, or

@@ -53,6 +53,11 @@ impl ProductReport {
         }
     }
 
+    /// Whether other forms came into question.
+    pub fn has_others(&self) -> bool {
+        !self.others.is_empty()
+    }
+
     /// One line for people.
     pub fn text(&self) -> String {
         let mut out = self.chosen.text();
