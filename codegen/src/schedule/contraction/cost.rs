@@ -46,7 +46,8 @@ impl Tiles {
         let busiest = ceil_div(blocks, cores) as f64 * steps;
         let arithmetic = busiest * self.step_flops * cores as f64 / self.flops_per_second;
         let memory = blocks as f64 * steps * self.step_bytes / device.memory_bytes_per_second;
-        let exchange = if self.slices > 1 { device.cluster_exchange_seconds } else { 0.0 };
+        // The blocks of a cluster meet twice: when all are there, and when all have given away their sums.
+        let exchange = if self.slices > 1 { 2.0 * device.cluster_exchange_seconds } else { 0.0 };
         device.step_seconds + waiting.max(arithmetic).max(memory) + exchange
     }
 }
