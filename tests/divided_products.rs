@@ -65,7 +65,7 @@ fn check(compiled: &Compiled, dims: &[(&str, i64)], bound: Tolerance) {
         Interpreter::new(Precision::F64).with_dims(dims.clone()).run(graph, &values).expect("interprets");
     let (parameters, inputs) = fuse::random::by_kind(graph, &values);
     model.bind(parameters).expect("parameters fit");
-    let mut run =
+    let run =
         || -> Vec<Tensor> { model.run(&inputs, &dims).unwrap_or_else(|e| panic!("{dims:?}: {e}\n{graph}")) };
     let [first, second] = [run(), run()];
     for (got, expected) in first.iter().zip(&expected) {
