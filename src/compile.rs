@@ -393,6 +393,8 @@ impl Compiled {
         let mut executable = Executable::new(&self.graph, kernels.clone(), functions, code, device)?;
         if functions.iter().any(|f| matches!(f.mapping, Mapping::Resident { .. } | Mapping::Clusters { .. }))
         {
+            // Not in clusters either, for which there may be no room.
+            let limits = GpuLimits { cluster_blocks: 1, ..limits };
             executable.fall_back_to(Box::new(move || {
                 let functions = schedule_for_gpu(&kernels, limits, precision, LoopForm::Steps);
                 let functions = functions.map_err(|e| e.to_string())?;

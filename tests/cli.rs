@@ -296,6 +296,26 @@ const CELL: &str = "graph cell(x: f32[T, B, 512], h0: f32[B, 512], c0: f32[B, 51
 }";
 
 #[test]
+fn explain_says_how_the_sums_of_a_product_are_divided_and_what_other_forms_would_take() {
+    let scratch = Scratch::new("explain-product");
+    let text = "graph g(x: f32[16, 4096], param w: f32[512, 4096]) {
+  %p = contract x, w axes=[1:1]
+  return y = %p
+}
+";
+    let model = scratch.file("product.fuse", text);
+    let text = succeeds(&["explain", &model, "--device", "sm_90", "--precision", "tf32"]);
+    assert!(
+        text.contains("by tensor cores, each by a cluster of 8 blocks with a slice of the sum"),
+        "{text}"
+    );
+    assert!(text.contains("; not sums split among the threads of blocks"), "{text}");
+    let json = succeeds(&["explain", &model, "--device", "sm_80", "--json"]);
+    assert!(json.contains("\"form\": \"sums split among the threads of blocks\""), "{json}");
+    assert!(!succeeds(&["explain", &model]).contains("  product"), "a CPU has no blocks");
+}
+
+#[test]
 fn explain_shows_where_the_weights_of_a_loop_lie_on_a_gpu() {
     let scratch = Scratch::new("explain-gpu");
     let (small, large) =

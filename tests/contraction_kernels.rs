@@ -487,6 +487,31 @@ fn factors_of_f32_are_rounded_to_what_was_asked_for_and_no_further() {
     }
 }
 
+/// Sums that blocks of a cluster divide: of columns whose number is not known, so that sums are not split among threads.
+#[test]
+fn divided_sums_of_every_layout_agree() {
+    const AT: [[i64; 3]; 6] = [[1, 1, 0], [3, 77, 0], [16, 40, 0], [17, 33, 0], [0, 5, 0], [5, 0, 0]];
+    let odd = LAYOUTS.map(|layout| (layout, "333", &AT[..]));
+    let long = [LAYOUTS[0], LAYOUTS[1]].map(|layout| (layout, "4096", &AT[1..2]));
+    for (layout, depth, at) in odd.into_iter().chain(long) {
+        let sizes = ["M", "N", depth];
+        let multiply_add = (product("f32", layout, sizes), None, false);
+        let narrow = ["bf16", "f16"].map(|dtype| (product(dtype, layout, sizes), None, true));
+        let rounded_to = (bare_product(layout, sizes), Some(MatrixFactors::Tf32), true);
+        for (graph, rounding, is_on_tensor_cores) in narrow.into_iter().chain([multiply_add, rounded_to]) {
+            let target = ScheduleTarget::Gpu { block: 256, limits: GpuLimits::h100(), rounding };
+            let function = function(&graph, target);
+            assert!(function.mapping.cluster_blocks().is_some_and(|n| n > 1), "{graph} is not divided");
+            assert_eq!(text::print(&function).contains("matrix_fma"), is_on_tensor_cores, "{graph}");
+            let seen = |input: &Tensor| match rounding {
+                Some(factors) => rounded(input, factors),
+                None => input.clone(),
+            };
+            check_function(&graph, &function, at, &seen);
+        }
+    }
+}
+
 #[test]
 fn nothing_is_rounded_that_would_lose_more_than_was_asked_for() {
     let graph = |left: &str, right: &str| {

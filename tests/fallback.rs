@@ -91,7 +91,7 @@ fn a_device_without_room_runs_the_steps_one_by_one() {
         let text = log.text();
         let warnings: Vec<&str> = text.lines().filter(|line| line.contains("WARN")).collect();
         let [warning] = warnings[..] else { panic!("{text}") };
-        assert!(warning.contains("no room for all blocks of this loop"), "{warning}");
+        assert!(warning.contains("no room for all blocks of this launch"), "{warning}");
         assert!(warning.contains("kernel=\"steps_"), "{warning}");
         assert!(warning.contains("wanted=132 available=16"), "{warning}");
     }

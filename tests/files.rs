@@ -114,6 +114,12 @@ impl Case {
         };
         let precision = self.value("precision", "f32");
         options.precision = ValueEnum::from_str(precision, false)?;
+        #[cfg(feature = "llvm")]
+        {
+            let arch: fuse::codegen::llvm::Arch = self.value("arch", "sm_90").parse()?;
+            let of = fuse::codegen::schedule::GpuLimits::cluster_blocks_of;
+            options.gpu.cluster_blocks = of(arch.capability());
+        }
         Ok(options)
     }
 

@@ -321,7 +321,7 @@ impl FunctionBuilder {
     }
 
     /// Writes the lanes of `value` from `index` on to a shared array of a block of the cluster.
-    pub fn store_cluster(&mut self, array: SharedId, index: ValueId, value: ValueId, block: u32) {
+    pub fn store_cluster(&mut self, array: SharedId, index: ValueId, value: ValueId, block: ValueId) {
         self.push(Statement::StoreCluster { array, index, value, block });
     }
 

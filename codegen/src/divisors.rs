@@ -11,19 +11,23 @@ pub const MOST: u32 = 16;
 
 /// A power of two that divides each i64 scalar of a function whatever its inputs are, at most [`MOST`].
 #[derive(Debug)]
-pub struct Divisors(FxHashMap<ValueId, u32>);
+pub struct Divisors {
+    known: FxHashMap<ValueId, u32>,
+    /// The constants among them.
+    constants: FxHashMap<ValueId, i64>,
+}
 
 impl Divisors {
     /// Looks through a function.
     pub fn of(function: &Function) -> Divisors {
-        let mut divisors = Divisors(FxHashMap::default());
+        let mut divisors = Divisors { known: FxHashMap::default(), constants: FxHashMap::default() };
         divisors.block(function, &function.body);
         divisors
     }
 
     /// What divides a value; 1 where nothing is known.
     pub fn get(&self, value: ValueId) -> u32 {
-        self.0.get(&value).copied().unwrap_or(1)
+        self.known.get(&value).copied().unwrap_or(1)
     }
 
     fn block(&mut self, function: &Function, body: &[Statement]) {
@@ -31,11 +35,14 @@ impl Divisors {
             match statement {
                 Statement::Let { value, operation } if function.ty(*value).lane == LaneType::I64 => {
                     let divisor = self.operation(operation);
-                    self.0.insert(*value, divisor);
+                    self.known.insert(*value, divisor);
+                    if let Operation::Constant(literal) = operation {
+                        self.constants.insert(*value, literal.as_i64());
+                    }
                 }
                 Statement::For { counter, begin, step, body, .. } => {
                     let divisor = self.get(*begin).min(of_number(*step));
-                    self.0.insert(*counter, divisor);
+                    self.known.insert(*counter, divisor);
                     self.block(function, body);
                 }
                 Statement::If { body, .. } => self.block(function, body),
@@ -66,6 +73,10 @@ impl Divisors {
             )
             | Operation::Select(_, x, y) => self.get(*x).min(self.get(*y)),
             Operation::Binary(BinaryOp::Mul, x, y) => (self.get(*x) * self.get(*y)).min(MOST),
+            Operation::Binary(BinaryOp::ShiftLeft, x, distance) => {
+                let distance = self.constants.get(distance).and_then(|d| u32::try_from(*d).ok());
+                self.get(*x).checked_shl(distance.unwrap_or(0).min(MOST)).unwrap_or(MOST).min(MOST)
+            }
             Operation::Binary(BinaryOp::And, x, y) => self.get(*x).max(self.get(*y)),
             _ => 1,
         }
@@ -111,13 +122,15 @@ mod tests {
         let place = b.add(row, open.counter);
         let odd = b.add(place, thread);
         let swizzled = b.xor(place, row);
+        let shifted = b.shift_left(thread, 2);
         let counter = open.counter;
         b.close_loop(open, zero, eight, 4, &[]);
         let mapping = Mapping::Blocks { threads: 32 };
         let function = b.finish("f", Vec::new(), Vec::new(), Dim::constant(1), mapping);
         let divisors = Divisors::of(&function);
-        let known: Vec<u32> =
-            [thread, four, eight, zero, row, counter, place, odd, swizzled].map(|v| divisors.get(v)).into();
-        assert_eq!(known, [1, 4, 8, 16, 8, 4, 4, 1, 4]);
+        let known: Vec<u32> = [thread, four, eight, zero, row, counter, place, odd, swizzled, shifted]
+            .map(|v| divisors.get(v))
+            .into();
+        assert_eq!(known, [1, 4, 8, 16, 8, 4, 4, 1, 4, 4]);
     }
 }

@@ -458,8 +458,8 @@ pub enum Statement {
         index: ValueId,
         /// What is written.
         value: ValueId,
-        /// The number of the block in its cluster.
-        block: u32,
+        /// The number of the block in its cluster (i64), below that of the cluster's blocks.
+        block: ValueId,
     },
     /// All threads of the cluster arrive: what they did before is there, in shared memory and in buffers, for those that
     /// have waited for it. [`Mapping::Clusters`] only.

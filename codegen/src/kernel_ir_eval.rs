@@ -266,7 +266,9 @@ impl Machine<'_> {
             }
             Statement::StoreCluster { array, index, value, block } => {
                 let (at, register) = (self.scalar_i64(*index)?, self.get(*value)?);
-                let stored = self.shared.store(self.user, *block as usize, array.0 as usize, at, &register);
+                let block = usize::try_from(self.scalar_i64(*block)?);
+                let block = block.map_err(|_| self.invalid(*value, "is for a block of a negative number"))?;
+                let stored = self.shared.store(self.user, block, array.0 as usize, at, &register);
                 stored.map_err(|what| self.invalid(*value, what))
             }
             Statement::Prefetch { .. } => Ok(()),

@@ -194,8 +194,8 @@ pub enum GpuEffect<V> {
     Barrier,
     /// Waits for the threads of all blocks.
     GridBarrier,
-    /// Writes to a shared array of the block of that number in the cluster.
-    StoreCluster(Type, SharedPlace<V>, V, u32),
+    /// Writes to a shared array of the block of that number (i32) in the cluster.
+    StoreCluster(Type, SharedPlace<V>, V, V),
     /// Arrives where the cluster meets.
     ClusterArrive,
     /// Waits there for all others.
@@ -361,7 +361,8 @@ fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mu
                 let place = values.shared_place(*array, *index);
                 let stored = values.get(builder, *value);
                 let ty = function.ty(*value);
-                builder.effect_on_gpu(GpuEffect::StoreCluster(ty, place, stored, *block));
+                let block = values.narrow(function, builder, *block);
+                builder.effect_on_gpu(GpuEffect::StoreCluster(ty, place, stored, block));
             }
             Statement::ClusterArrive => builder.effect_on_gpu(GpuEffect::ClusterArrive),
             Statement::ClusterWait => builder.effect_on_gpu(GpuEffect::ClusterWait),

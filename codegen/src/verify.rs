@@ -15,7 +15,7 @@
 //!   [`Mapping::Threads`], `Block`, `Blocks`, `Thread` and `Barrier` only with [`Mapping::Blocks`] and
 //!   [`Mapping::Resident`], `GridBarrier` only with the latter. Blocks have 1 to 1024 threads.
 //! * `StoreCluster`, `ClusterArrive` and `ClusterWait` are only in a [`Mapping::Clusters`] function, whose clusters have 1, 2, 4
-//!   or 8 blocks; a store is to one of these.
+//!   or 8 blocks; the number of the block that a store is to is an i64.
 //! * Products of matrices, what loads and rounds their factors, and copies to shared memory are in functions that map
 //!   work to blocks. Matrices are loaded from arrays of i32, 1, 2 or 4 at once. 4, 8 or 16 bytes are copied at once,
 //!   to such an array and from a buffer that is only read.
@@ -217,13 +217,12 @@ impl Verifier<'_> {
                 | Mapping::Blocks { .. }
                 | Mapping::Clusters { .. } => Ok(Err("the blocks of a launch do not meet".into())),
             },
-            Statement::StoreCluster { array, index, value, block } => {
-                Ok(self.clustered(*block).and_then(|()| {
-                    self.expect(*index, INDEX)?;
-                    self.shared(*array, self.used(*value)?.lane)
-                }))
-            }
-            Statement::ClusterArrive | Statement::ClusterWait => Ok(self.clustered(0)),
+            Statement::StoreCluster { array, index, value, block } => Ok(self.clustered().and_then(|()| {
+                self.expect(*index, INDEX)?;
+                self.expect(*block, INDEX)?;
+                self.shared(*array, self.used(*value)?.lane)
+            })),
+            Statement::ClusterArrive | Statement::ClusterWait => Ok(self.clustered()),
             Statement::Prefetch { buffer, index } => Ok(self.prefetch(*buffer, *index)),
             Statement::Product(product) => Ok(self.product(product)),
             Statement::For { counter, begin, end, step, carried, exchanged, body } => {
@@ -322,13 +321,10 @@ impl Verifier<'_> {
         }
     }
 
-    /// Refuses what only blocks of clusters do, and a block that they do not have.
-    fn clustered(&self, block: u32) -> Result<(), String> {
-        match self.function.mapping.cluster_blocks() {
-            None => Err("blocks are not in clusters".into()),
-            Some(blocks) if block < blocks => Ok(()),
-            Some(blocks) => Err(format!("a cluster of {blocks} blocks has no block {block}")),
-        }
+    /// Refuses what only blocks of clusters do.
+    fn clustered(&self) -> Result<(), String> {
+        let is_clustered = self.function.mapping.cluster_blocks().is_some();
+        if is_clustered { Ok(()) } else { Err("blocks are not in clusters".into()) }
     }
 
     fn by_block(&self) -> Result<(), String> {

@@ -273,9 +273,10 @@ const CLUSTERS: &str = r#"function f clusters 2 of 32 {
   cluster_arrive
   v8: i64 = mul v4, v2
   v9: i64 = add v8, v1
+  v13: i64 = constant 0
   cluster_wait
-  store s0[v9] of 0 = v7
-  store s0[v9] of 1 = v7
+  store s0[v9] of v13 = v7
+  store s0[v9] of v3 = v7
   cluster_arrive
   v10: i64 = xor v9, v2
   cluster_wait
@@ -302,8 +303,8 @@ fn what_no_meeting_of_a_cluster_orders_is_an_error() {
         other => panic!("{other:?}"),
     };
     // What stands between arrival and waiting is ordered with neither.
-    let late = "cluster_arrive\n  store s0[v9] of 0 = v7\n  store s0[v9] of 1 = v7\n  v10";
-    let stores = "store s0[v9] of 0 = v7\n  store s0[v9] of 1 = v7\n  cluster_arrive\n  v10";
+    let late = "cluster_arrive\n  store s0[v9] of v13 = v7\n  store s0[v9] of v3 = v7\n  v10";
+    let stores = "store s0[v9] of v13 = v7\n  store s0[v9] of v3 = v7\n  cluster_arrive\n  v10";
     let race = "reads what another thread writes, with no barrier between";
     assert_eq!(invalid(stores, late), race);
     // Threads of a block meet without others.
@@ -315,10 +316,11 @@ fn what_no_meeting_of_a_cluster_orders_is_an_error() {
         race
     );
     let race = "is written where another thread reads or writes, with no barrier between";
-    assert_eq!(invalid("store s0[v9] of 1", "store s0[v1] of 1"), race);
+    assert_eq!(invalid("store s0[v9] of v3", "store s0[v1] of v3"), race);
+    assert_eq!(invalid("store s0[v9] of v3", "store s0[v9] of v2"), "is outside a shared array");
     let twice = changed("  cluster_wait\n", "");
     assert!(matches!(twice, Err(EvaluationError::Diverged(_))), "{twice:?}");
-    let some = "v13: bool = compare lt v1, v3\n  if v13 {\n    cluster_arrive\n  }\n  v10";
+    let some = "v14: bool = compare lt v1, v3\n  if v14 {\n    cluster_arrive\n  }\n  v10";
     let some = changed("cluster_arrive\n  v10", some);
     assert!(matches!(some, Err(EvaluationError::Diverged(_))), "{some:?}");
 }

@@ -100,9 +100,10 @@ fn clusters_are_in_the_entry_and_in_the_manifest() {
   work 8
   v0: i64 = thread
   v1: f32 = load p0[v0]
+  v2: i64 = constant 7
   cluster_arrive
   cluster_wait
-  store s0[v0] of 7 = v1
+  store s0[v0] of v2 = v1
   cluster_arrive
   cluster_wait
 }

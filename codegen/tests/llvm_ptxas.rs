@@ -243,6 +243,8 @@ fn matrices(arch: Arch) -> Result<(), Failed> {
         add("pairs", ["1601", "2046", "510"], target(None))?;
         add("symbolic", ["T*B", "2048", "I"], target(None))?;
         add("small", ["256", "256", "512"], target(None))?;
+        add("divided", ["128", "256", "4096"], target(None))?;
+        add("few_rows", ["16", "512", "4095"], target(None))?;
     }
     for factors in [MatrixFactors::F16, MatrixFactors::Bf16, MatrixFactors::Tf32] {
         let target = target(Some(factors));

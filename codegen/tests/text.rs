@@ -195,10 +195,11 @@ const CLUSTERS: &str = r#"function steps clusters 8 of 64 {
   work 8
   v0: i64 = thread
   v1: f32 = load p0[v0]
+  v2: i64 = constant 7
   store s0[v0] = v1
   cluster_arrive
   cluster_wait
-  store s0[v0] of 7 = v1
+  store s0[v0] of v2 = v1
   cluster_arrive
   store p1[v0] = v1
   cluster_wait
@@ -219,7 +220,7 @@ fn the_verifier_rejects_what_clusters_do_not_do() {
         ("clusters 8", "clusters 6", "a cluster of 6 blocks"),
         ("of 64", "of 2000", "a block of 2000 threads"),
         ("clusters 8 of 64", "resident 64", "blocks are not in clusters"),
-        ("of 7", "of 8", "a cluster of 8 blocks has no block 8"),
+        ("of v2", "of v1", "v1 is f32, not i64"),
         ("store s0[v0] of", "store s1[v0] of", "s1 does not exist"),
         ("f32 x 128", "i32 x 128", "s0 holds i32, not f32"),
         ("  cluster_arrive\n", "  grid_barrier\n", "the blocks of a launch do not meet"),

@@ -38,6 +38,9 @@ pub struct DeviceModel {
     pub cores: u32,
     /// Points of an iteration space below which the device is not filled.
     pub parallel_points: f64,
+    /// Threads that a long sum outside of loops is divided among where its points do not fill the device; 1 where it is not
+    /// divided.
+    pub sum_parts: f64,
     /// Whether a reduction runs best along contiguous memory (vectors along the reduced axis), rather than with
     /// neighbouring points reading neighbouring elements.
     pub reduces_contiguously: bool,
@@ -76,6 +79,7 @@ impl DeviceModel {
             on_chip_bytes: 1 << 20,
             cores: 2,
             parallel_points: 64.0,
+            sum_parts: 1.0,
             reduces_contiguously: true,
         }
     }
@@ -122,6 +126,8 @@ impl DeviceModel {
             on_chip_bytes: kib << 10,
             cores,
             parallel_points: f64::from(cores) * 2048.0,
+            // 16 warps, of whose threads four have columns or rows of their own.
+            sum_parts: 128.0,
             reduces_contiguously: false,
         }
     }

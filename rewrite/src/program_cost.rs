@@ -129,7 +129,7 @@ fn add_steps(
                 add_steps(graph, &l.body, (runs, depth + 1), device, sizes, out);
             }
             Step::Kernel(kernel) => {
-                let cost = launch_cost(graph, kernel, sizes);
+                let cost = KernelCost { is_in_loop: depth > 0, ..launch_cost(graph, kernel, sizes) };
                 out.kernels.push(KernelUse {
                     name: kernel.name.clone(),
                     depth,

@@ -92,6 +92,7 @@ impl CudaDevice {
         };
         let (major, minor) = self.compute_capability()?;
         Ok(GpuLimits {
+            capability: 10 * major + minor,
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             tensor_cores: GpuLimits::has_tensor_cores(10 * major + minor),

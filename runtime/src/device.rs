@@ -52,8 +52,10 @@ pub enum DeviceError {
     /// Dimensions need indices of 64 bits, and code with these was not to be had.
     #[error("these dimensions need indices of 64 bits, and compiling for those failed: {0}")]
     WideIndices(String),
-    /// There is no room for all blocks of a loop at once, and code that does without was not to be had.
-    #[error("the device has no room for a loop as one launch, and compiling its steps failed: {0}")]
+    /// There is no room for all blocks of a loop or a cluster at once, and code that does without was not to be had.
+    #[error(
+        "the device has no room for all blocks of a launch at once, and compiling without it failed: {0}"
+    )]
     Steps(String),
     /// A launch has more blocks than a grid may have.
     #[error("kernel `{kernel}` needs {blocks} blocks; a grid has at most 2^31 - 1")]

@@ -1,4 +1,4 @@
-//! A launch for each kernel and step, for devices that have no room for all blocks of a loop at once.
+//! A launch for each kernel and step, for devices that have no room for all blocks of a loop, or of a cluster, at once.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,7 +14,7 @@ use crate::version::Version;
 /// none.
 pub type MakeSteps = Box<dyn Fn() -> Result<(Vec<Function>, Code), String> + Send + Sync>;
 
-/// A loop whose blocks, or those of one of its clusters, do not all fit on the device at once.
+/// A loop or a product whose blocks, or those of one of its clusters, do not all fit on the device at once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Shortage {
     pub kernel: String,
@@ -71,7 +71,7 @@ impl<C> Fallback<C> {
             kernel,
             wanted,
             available,
-            "the device has no room for all blocks of this loop at once; its steps are launched one by one, which is slower"
+            "the device has no room for all blocks of this launch that have to be there at once; steps of loops are launched one by one and sums not divided among blocks, which is slower"
         );
         let (functions, code) = (self.make)().map_err(DeviceError::Steps)?;
         let loaded = load(&functions, code)?;

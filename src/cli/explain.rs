@@ -1,6 +1,7 @@
 //! `fuse explain`: what was fused, by which rules, and why the boundaries that remain stayed.
 
 mod loops;
+mod products;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -21,6 +22,7 @@ use super::{dump, model, table};
 use crate::compile::{CompileError, Target, rounded_kernels};
 use crate::precision::ProductPrecision;
 use loops::{LoopReport, loops};
+use products::ProductReport;
 
 /// Everything that is said, as `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -78,6 +80,8 @@ struct KernelReport {
     rules: Vec<RuleUse>,
     proof: Vec<ProofLine>,
     stores: Vec<Stored>,
+    /// How a GPU computes it, where it is a product outside of loops.
+    product: Option<ProductReport>,
 }
 
 #[derive(Debug, Serialize)]
@@ -120,6 +124,12 @@ pub fn explain(args: &ExplainArgs) -> Result<(), CliError> {
     if let ExplainedDevice::Gpu { limits, .. } = device {
         let (model, program) = (device.model(), &found.after);
         let cost = cost_of(program, &model, &dims);
+        for (told, (kernel, _)) in report.kernels.iter_mut().zip(program.kernels()) {
+            if !told.in_loop && !told.binds {
+                let form = (limits, options.precision.rounding());
+                told.product = ProductReport::of(program, kernel, form, &dims)?;
+            }
+        }
         report.loops =
             loops(program, &cost, &model, (limits, options.precision.rounding(), options.loops), &dims)?;
     }
@@ -290,6 +300,7 @@ impl KernelReport {
             rules: rules.collect(),
             proof: why.proof.iter().map(line).collect(),
             stores: why.boundaries.iter().map(Stored::new).collect(),
+            product: None,
         }
     }
 
@@ -308,6 +319,9 @@ impl KernelReport {
         line("keeps", &format!("{} values in registers", self.in_registers));
         for stored in &self.stores {
             line("stores", &format!("{}: {}", stored.buffer, stored.why));
+        }
+        if let Some(product) = self.product.as_ref().filter(|product| product.has_others()) {
+            line("product", &product.text());
         }
         let rules: Vec<String> = self.rules.iter().map(|r| times(&r.rule, r.times)).collect();
         line("rules", &if rules.is_empty() { "none".to_owned() } else { rules.join(", ") });

@@ -168,11 +168,10 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
         ty: Type,
         place: SharedPlace<BasicValueEnum<'ctx>>,
         value: BasicValueEnum<'ctx>,
-        block: u32,
+        block: BasicValueEnum<'ctx>,
     ) {
         let (base, bytes) = self.block_frame().shared[place.array];
-        let rank = self.context.i32_type().const_int(u64::from(block), false);
-        let base = self.intrinsic("llvm.nvvm.mapa.shared.cluster", &[], &[base.into(), rank.into()]);
+        let base = self.intrinsic("llvm.nvvm.mapa.shared.cluster", &[], &[base.into(), block]);
         let element = self.llvm_type(Type::scalar(ty.lane));
         let index = place.index.into_int_value();
         // SAFETY: this emits an address; a scalar takes one index.

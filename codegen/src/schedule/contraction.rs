@@ -3,7 +3,9 @@
 //! A block computes a tile of rows by columns. In steps along the summed axis it stages the factors of its tile in shared
 //! memory, where each serves many threads, and every thread adds products to sums in its registers. Meanwhile the factors
 //! of later steps are on their way from memory. What follows from the sums is computed and stored by the threads that have
-//! them.
+//! them. Where there are fewer tiles than multiprocessors, the blocks of a cluster may share a tile ([`slices`]); whether
+//! they do, and whether tiles serve few rows better than [`Split`](super::split::Split) does, the model of the device says
+//! ([`cost`]).
 //!
 //! Tensor cores multiply 16-bit floats, and f32 where the user lets its factors be rounded ([`matrices`]); everything else
 //! is fused multiply-adds in f32 ([`multiply_add`]).
@@ -15,54 +17,47 @@
 //! | `tile.rs`, `quads.rs` | for those: the sizes of a tile, how factors get to shared memory |
 //! | `matrices.rs` | sums of a warp, on tensor cores |
 //! | `matrices/tile.rs`, `matrices/lines.rs` | for those: the sizes of a tile, how factors get to shared memory and from there |
+//! | `plan.rs`, `cost.rs` | tiles or other forms, and how many blocks share a tile, by what each is expected to take |
+//! | `slices.rs` | how blocks share a tile |
 //! | `results.rs` | what is computed and stored of the sums |
 
+mod cost;
 mod matrices;
 mod multiply_add;
+mod plan;
 pub(super) mod product;
 mod quads;
 mod results;
+mod slices;
 mod tile;
 
 use fuse_ir::expr::Dim;
 
 use super::analysis::Analysis;
-use super::block::low_bits;
+use super::block::{bits as power, low_bits};
 use super::coordinates::coordinate;
 use super::emitter::{Emitted, Emitter, Point};
-use super::{GpuLimits, Rounding};
-use crate::kernel_ir::{BinaryOp, Function, LaneType, Mapping, Operation, Type, ValueId};
+use crate::kernel_ir::{BinaryOp, Function, LaneType, Operation, Type, ValueId};
+pub(super) use cost::SplitSums;
+use plan::Form;
+pub(super) use plan::Plan;
 use product::{Contraction, Side};
 pub(super) use product::{assumed, is_multiple};
+use slices::Slices;
 
 /// Threads of a block.
 const THREADS: i64 = 256;
 
-/// The tiled schedule of a kernel that is a large contraction, for blocks of `threads`; `None` for other kernels and
-/// blocks of another size.
-pub(super) fn schedule(
-    analysis: &Analysis,
-    threads: u32,
-    limits: GpuLimits,
-    rounding: Rounding,
-) -> Emitted<Option<Function>> {
-    let contraction = Contraction::of(analysis).filter(|_| i64::from(threads) == THREADS);
-    let Some(contraction) = contraction.filter(Contraction::is_large) else { return Ok(None) };
+/// The schedule of a kernel by a plan for it.
+pub(super) fn schedule(analysis: &Analysis, plan: &Plan) -> Emitted<Function> {
     let mut emitter = Emitter::new(analysis, None, 1);
-    let factors = contraction.matrix_factors(analysis, rounding).filter(|_| limits.tensor_cores);
-    let matrices = factors.and_then(|f| matrices::tile::Tile::of(analysis, &contraction, f, limits));
-    let work = if let Some(tile) = matrices {
-        matrices::emit(&mut emitter, &contraction, tile)?;
-        contraction.blocks(tile.block_rows(), tile.block_columns())
-    } else if let Some(tile) = tile::Tile::of(&contraction) {
-        multiply_add::emit(&mut emitter, &contraction, tile)?;
-        contraction.blocks(tile.block_rows(), tile.block_columns())
-    } else {
-        return Ok(None);
-    };
+    match plan.form {
+        Form::Matrices(tile) => matrices::emit(&mut emitter, &plan.contraction, tile, plan.slices)?,
+        Form::MultiplyAdd(tile) => multiply_add::emit(&mut emitter, &plan.contraction, tile, plan.slices)?,
+    }
     let (buffers, symbols) = (analysis.buffers.clone(), analysis.symbols.clone());
     let name = analysis.kernel.name.clone();
-    Ok(Some(emitter.b.finish(name, buffers, symbols, work, Mapping::Blocks { threads })))
+    Ok(emitter.b.finish(name, buffers, symbols, plan.work(), plan.mapping()))
 }
 
 /// The axis along which elements that move together are neighbours.
@@ -89,19 +84,27 @@ struct Place {
     point: Point,
     rows: Span,
     columns: Span,
-    /// The summed axis, from its begin on.
+    /// The summed axis, or the slice of the block.
     depth: Span,
+    /// The number of the slice, where there are several.
+    rank: Option<ValueId>,
 }
 
 impl Place {
     /// The place of this block among tiles of so many rows and columns: the rows fastest, so that blocks that run at the
-    /// same time share factors.
+    /// same time share factors. With several slices, of whole steps, neighbouring blocks have one tile.
     fn new(
         emitter: &mut Emitter,
         contraction: &Contraction,
         [block_rows, block_columns]: [i64; 2],
+        (slices, step): (i64, i64),
     ) -> Emitted<Place> {
-        let mut rest = emitter.b.operation(Type::scalar(LaneType::I64), Operation::Block);
+        let block = emitter.b.operation(Type::scalar(LaneType::I64), Operation::Block);
+        let (mut rest, mut rank) = (block, None);
+        if slices > 1 {
+            rank = Some(low_bits(&mut emitter.b, block, slices));
+            rest = emitter.b.shift_right_logical(block, power(slices));
+        }
         let mut point = emitter.origin();
         let rows = tile_origin(emitter, &mut rest, &contraction.rows, block_rows, false)?;
         let is_last = contraction.batch.is_empty();
@@ -111,16 +114,22 @@ impl Place {
             let is_last = i + 1 == contraction.batch.len();
             point = point.with(*axis, coordinate(emitter, &mut rest, &extent, is_last)?);
         }
-        let zero = emitter.b.index(0);
         let span = |emitter: &mut Emitter, origin, dim: &Dim| -> Emitted<Span> {
             Ok(Span { origin, end: emitter.dimension(dim)? })
         };
-        Ok(Place {
-            point,
-            rows: span(emitter, rows, &contraction.rows.extent)?,
-            columns: span(emitter, columns, &contraction.columns.extent)?,
-            depth: span(emitter, zero, &contraction.depth)?,
-        })
+        let rows = span(emitter, rows, &contraction.rows.extent)?;
+        let columns = span(emitter, columns, &contraction.columns.extent)?;
+        let zero = emitter.b.index(0);
+        let mut depth = span(emitter, zero, &contraction.depth)?;
+        if let Some(rank) = rank {
+            let [step, slices] = [step, slices].map(Dim::constant);
+            let length = contraction.depth.ceil_div(&step).ceil_div(&slices) * step;
+            let length = emitter.dimension(&length)?;
+            let begin = emitter.b.mul(rank, length);
+            let end = emitter.b.add(begin, length);
+            depth = Span { origin: begin, end: emitter.b.binary(BinaryOp::Min, end, depth.end) };
+        }
+        Ok(Place { point, rows, columns, depth, rank })
     }
 }
 

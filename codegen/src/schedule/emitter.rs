@@ -690,7 +690,12 @@ impl<'a> Emitter<'a> {
         let at = self.b.add(position, image.offset);
         match image.blocks {
             None => self.b.store_shared(image.array, at, value),
-            Some(blocks) => (0..blocks).for_each(|block| self.b.store_cluster(image.array, at, value, block)),
+            Some(blocks) => {
+                for block in 0..i64::from(blocks) {
+                    let block = self.b.index(block);
+                    self.b.store_cluster(image.array, at, value, block);
+                }
+            }
         }
         Ok(())
     }

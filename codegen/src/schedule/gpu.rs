@@ -8,13 +8,14 @@ use fuse_ir::expr::{Axis, Dim};
 
 use super::analysis::Analysis;
 use super::block::{self as blocks, THREADS};
-use super::contraction::{self, is_multiple};
+use super::contraction::{self, Plan, is_multiple};
 use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter, Point};
+use super::plan::ProductPlan;
 use super::rows::Rows;
 use super::split::Split;
 use super::vectors::Classes;
-use super::{GpuLimits, Rounding};
+use super::{BLOCK, GpuLimits, Rounding};
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
 
 /// Accumulators that the loop of a thread carries.
@@ -35,20 +36,41 @@ pub(super) fn schedule(
     if let Some(rows) = rows.as_ref().filter(|rows| rows.is_along_memory) {
         return by_rows(rows);
     }
-    let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes, None, 1);
-    if let Some(mut split) = split.filter(|s| s.has_few_rows(analysis)) {
+    let split = split_alone(analysis, limits);
+    let plan = Plan::of(analysis, block, limits, rounding, split.as_ref().map(Split::alone_shape));
+    if let Some(plan) = plan.filter(|plan| !plan.is_better_split()) {
+        return contraction::schedule(analysis, &plan);
+    }
+    if let Some(mut split) = split {
         return blocks::alone(analysis, Mapping::Blocks { threads: THREADS }, |emitter, numbers| {
             split.prepare(emitter, numbers)?;
             split.alone(emitter, numbers)
         });
     }
-    if let Some(function) = contraction::schedule(analysis, block, limits, rounding)? {
-        return Ok(function);
-    }
     match rows {
         Some(rows) => by_rows(&rows),
         None => points(analysis, block),
     }
+}
+
+/// What was decided about a kernel that is a contraction.
+pub(super) fn product_plan(
+    analysis: &Analysis,
+    limits: GpuLimits,
+    rounding: Rounding,
+) -> Option<ProductPlan> {
+    let rows = Rows::alone(analysis, BLOCK).filter(|r| r.shared_bytes(analysis) <= limits.shared_bytes);
+    if rows.is_some_and(|rows| rows.is_along_memory) {
+        return None;
+    }
+    let split = split_alone(analysis, limits);
+    Some(Plan::of(analysis, BLOCK, limits, rounding, split.as_ref().map(Split::alone_shape))?.told())
+}
+
+/// The kernel's sums, split among the threads of blocks, where there are few rows of them.
+fn split_alone(analysis: &Analysis, limits: GpuLimits) -> Option<Split> {
+    let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes, None, 1);
+    split.filter(|s| s.has_few_rows(analysis))
 }
 
 /// One thread computes one item of the flattened space, the innermost axis fastest; threads past the end do nothing.

@@ -59,7 +59,10 @@ use crate::kernel_ir::{Function, MatrixFactors};
 use analysis::Analysis;
 use products::Products;
 
-pub use plan::{ClusterPlan, LoopPlan, PhaseForm, PhasePlan, StatePlace, StatePlan, loop_plan};
+pub use plan::{
+    ClusterPlan, LoopPlan, PhaseForm, PhasePlan, ProductForm, ProductPlan, StatePlace, StatePlan, loop_plan,
+    product_plan,
+};
 pub use resident::resident_name;
 
 /// What a schedule is made for.
@@ -124,9 +127,12 @@ impl ScheduleTarget {
 
     /// A GPU that has so much, with blocks of 256 threads; factors stay as they are.
     pub fn gpu_of(limits: GpuLimits) -> Self {
-        ScheduleTarget::Gpu { block: 256, limits, rounding: None }
+        ScheduleTarget::Gpu { block: BLOCK, limits, rounding: None }
     }
 }
+
+/// Threads of a block of a program's kernels.
+const BLOCK: u32 = 256;
 
 /// How a GPU runs loops over time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -144,6 +150,8 @@ pub enum LoopForm {
 /// What a GPU has for blocks that all run at the same time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct GpuLimits {
+    /// The compute capability (times ten).
+    pub capability: u32,
     /// Multiprocessors, each of which runs one block.
     pub multiprocessors: u32,
     /// Shared memory that a block may take, in bytes.
@@ -165,10 +173,27 @@ impl GpuLimits {
     pub fn of_capability(capability: u32) -> Self {
         let device = DeviceModel::gpu(capability);
         GpuLimits {
+            capability,
             multiprocessors: device.cores.min(132),
             shared_bytes: u32::try_from(device.on_chip_bytes).unwrap_or(u32::MAX),
             tensor_cores: GpuLimits::has_tensor_cores(capability),
             cluster_blocks: GpuLimits::cluster_blocks_of(capability),
+        }
+    }
+
+    /// What the cost model knows of such a GPU ([`DeviceModel::gpu`]): of more or fewer multiprocessors, as much more or less
+    /// arithmetic.
+    pub fn model(self) -> DeviceModel {
+        let model = DeviceModel::gpu(self.capability);
+        let share = f64::from(self.multiprocessors) / f64::from(model.cores);
+        DeviceModel {
+            flops_per_second: share * model.flops_per_second,
+            matrix_flops_per_second: share * model.matrix_flops_per_second,
+            transcendentals_per_second: share * model.transcendentals_per_second,
+            parallel_points: share * model.parallel_points,
+            on_chip_bytes: u64::from(self.shared_bytes),
+            cores: self.multiprocessors,
+            ..model
         }
     }
 
@@ -207,7 +232,7 @@ fn steps_for_gpu(
     functions: &mut Vec<Function>,
 ) -> Result<(), ScheduleError> {
     let (limits, rounding, _) = form;
-    let target = ScheduleTarget::Gpu { block: 256, limits, rounding };
+    let target = ScheduleTarget::Gpu { block: BLOCK, limits, rounding };
     for step in steps {
         match step {
             Step::Kernel(kernel) => functions.push(schedule(graph, kernel, target)?),

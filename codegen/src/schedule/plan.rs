@@ -1,9 +1,10 @@
 //! What a schedule for a GPU has decided, for people to read.
 
 use fuse_ir::expr::Dim;
-use fuse_ir::kernel::{BufferId, KernelGraph, Loop};
+use fuse_ir::kernel::{BufferId, Kernel, KernelGraph, Loop};
 
-use super::{GpuLimits, LoopForm, Rounding, ScheduleError, resident};
+use super::analysis::Analysis;
+use super::{GpuLimits, LoopForm, Rounding, ScheduleError, gpu, resident};
 
 /// A loop over time as one launch.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -100,4 +101,47 @@ pub fn loop_plan(
     loops: LoopForm,
 ) -> Result<Option<LoopPlan>, ScheduleError> {
     resident::plan(graph, l, (limits, rounding, loops))
+}
+
+/// A contraction that is a launch of its own. Times are by the model of the device, at the extents that symbols are assumed
+/// to have, in seconds, without the launch.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ProductPlan {
+    /// How it is computed.
+    pub form: ProductForm,
+    /// What it is expected to take so.
+    pub seconds: f64,
+    /// What forms that were not chosen are expected to take.
+    pub others: Vec<(ProductForm, f64)>,
+}
+
+/// How a contraction that is a launch of its own is computed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ProductForm {
+    /// In tiles that are staged in shared memory.
+    Tiles {
+        /// Rows and columns of a tile.
+        tile: [i64; 2],
+        /// How many there are.
+        tiles: Dim,
+        /// Blocks of a cluster that share one, each with a slice of the sum.
+        slices: i64,
+        /// Whether tensor cores multiply.
+        tensor_cores: bool,
+    },
+    /// Sums are split among the threads of a block.
+    Split,
+}
+
+/// What a kernel becomes on a GPU that has so much, if it is a contraction that tiles may compute; `None` for others.
+///
+/// # Errors
+/// As [`schedule`](super::schedule).
+pub fn product_plan(
+    graph: &KernelGraph,
+    kernel: &Kernel,
+    limits: GpuLimits,
+    rounding: Rounding,
+) -> Result<Option<ProductPlan>, ScheduleError> {
+    Ok(gpu::product_plan(&Analysis::new(graph, kernel, None)?, limits, rounding))
 }

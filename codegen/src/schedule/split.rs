@@ -27,7 +27,7 @@ use fuse_ir::kernel::{Element, ElementId};
 use super::Rounding;
 use super::analysis::{Analysis, axis_bit};
 use super::block::{Numbers, THREADS, WARP, WARPS, bits, low_bits};
-use super::contraction::assumed;
+use super::contraction::{SplitSums, assumed};
 use super::division::floor_division;
 use super::emitter::{Emitted, Emitter, Staged};
 use super::reduction::Reduction;
@@ -38,7 +38,7 @@ use crate::kernel_ir::{BinaryOp, Condition, LaneType, SharedId, ValueId};
 use products::Products;
 use tile::Tile;
 
-/// Rows that it serves better than large tiles do.
+/// Rows for which it comes into question outside of loops, beside tiles.
 const FEW_ROWS: i64 = 64;
 
 /// Rows that a thread sums up at the same time: so often is an operand used that was loaded. Of more sums fewer rows, or
@@ -553,6 +553,11 @@ impl Split {
         emitter.b.close_loop(each, begin, end, 1, &[]);
         emitter.b.arrive_at_cluster();
         Ok(())
+    }
+
+    /// What the kernel alone computes its sums by.
+    pub(super) fn alone_shape(&self) -> SplitSums {
+        SplitSums { groups: self.tiles(), columns: self.units, rows: self.rows_at_once() }
     }
 
     /// The kernel alone: a block takes some columns of some rows. Returns the number of blocks.

@@ -303,7 +303,7 @@ impl Parser {
             if self.at_shared() {
                 let (array, index) = (self.shared_id()?, self.position()?);
                 if self.accept_word("of") {
-                    let block = self.number("the number of a block")?;
+                    let block = self.value()?;
                     self.expect('=')?;
                     return Ok(Statement::StoreCluster { array, index, value: self.value()?, block });
                 }

@@ -113,6 +113,9 @@ const REDUCTION_LATENCY: f64 = 0.05;
 /// GPUs, a CPU starts two a cycle, and on a GPU the second half hides what a thread waits for memory.
 const ACCUMULATIONS_IN_FLIGHT: f64 = 8.0;
 
+/// Elements of a part of a divided sum at least: a vector.
+const LEAST_PART: f64 = 4.0;
+
 /// How much longer products take within a recurrence, whose points come one after the other: no two rows share a load
 /// of the weights. Measured for minGRU on a CPU (`docs/perf/rewriting.md`).
 const PRODUCTS_IN_SEQUENCE: f64 = 1.5;
@@ -157,27 +160,38 @@ pub struct KernelCost {
     pub points: f64,
     /// Points along the axis of recurrences, each of which waits for the one before; 0 without any.
     pub steps: f64,
+    /// Whether it is a step of a loop.
+    pub is_in_loop: bool,
 }
 
 impl KernelCost {
     /// Seconds of one launch: the launch itself, and the roofline. Some of what the maximum hides counts too, also so
     /// that a search does not stand still on its plateaus. Recurrences wait in addition.
     pub fn seconds(&self, device: &DeviceModel) -> f64 {
-        self.seconds_with(device, self.reductions.in_flight())
+        self.seconds_with(device, self.reductions.in_flight(), self.parts(device))
+    }
+
+    /// Threads that a sum of each point is divided among.
+    fn parts(&self, device: &DeviceModel) -> f64 {
+        if self.is_in_loop || self.steps > 0.0 {
+            return 1.0;
+        }
+        let length = self.reductions.longest / self.points.max(1.0);
+        (length / LEAST_PART).min(device.sum_parts).max(1.0)
     }
 
     /// No kernel that does this and more takes less: what it does in addition can only help to fill the device.
     #[cfg(feature = "exact")]
     pub fn least_seconds(&self, device: &DeviceModel) -> f64 {
-        self.seconds_with(device, ACCUMULATIONS_IN_FLIGHT)
+        self.seconds_with(device, ACCUMULATIONS_IN_FLIGHT, device.sum_parts)
     }
 
-    fn seconds_with(&self, device: &DeviceModel, accumulations: f64) -> f64 {
+    fn seconds_with(&self, device: &DeviceModel, accumulations: f64, parts: f64) -> f64 {
         let memory = (self.loaded + self.stored) / device.memory_bytes_per_second;
         // A space that does not fill the device leaves cores idle, one that fills it once has a ragged end.
         // Accumulations of one point do not wait for each other: four gates in a thread keep a core as busy as four
-        // threads with a gate each, until the latency of a multiply-add is hidden.
-        let parallel = self.points * accumulations.clamp(1.0, ACCUMULATIONS_IN_FLIGHT);
+        // threads with a gate each, until the latency of a multiply-add is hidden. So do the parts of a sum.
+        let parallel = self.points * accumulations.clamp(1.0, ACCUMULATIONS_IN_FLIGHT) * parts;
         let busy = parallel / (parallel + device.parallel_points);
         let compute = (self.work.flops_on(device) / device.flops_per_second
             + self.work.transcendentals / device.transcendentals_per_second)

@@ -46,6 +46,7 @@ impl Walker<'_> {
             reductions,
             points: space_points / waiting.max(1.0),
             steps: waiting,
+            is_in_loop: !time.is_empty(),
         }
     }
 

@@ -19,18 +19,23 @@ pub(super) mod tile;
 use super::super::emitter::{Emitted, Emitter};
 use super::product::{Contraction, Side, is_multiple};
 use super::results::Results;
-use super::{Place, Share, Span, bits, thread};
+use super::{Place, Share, Slices, Span, bits, thread};
 use crate::kernel_ir::{Condition, LaneType, Type, ValueId};
 use lines::{At, Chunk, Lines, Matrices};
 use tile::{SUMS, Tile, WARPS};
 
-/// The code of a block.
-pub(super) fn emit(emitter: &mut Emitter, contraction: &Contraction, tile: Tile) -> Emitted<()> {
-    let block = Block::new(emitter, contraction, tile)?;
+/// The code of a block, where so many have a slice each of the summed axis.
+pub(super) fn emit(emitter: &mut Emitter, contraction: &Contraction, tile: Tile, slices: i64) -> Emitted<()> {
+    let block = Block::new(emitter, contraction, tile, slices)?;
+    let of_thread = tile.sums(contraction);
+    let slices = block.place.rank.map(|rank| Slices::new(emitter, slices, rank, of_thread));
     block.first_steps(emitter)?;
     let sums = block.sums(emitter)?;
-    let (rows, columns) = block.shares(emitter);
-    Results { contraction, place: &block.place, rows, columns, sums: &sums }.store(emitter)
+    Results { contraction, place: &block.place, sums: &sums }.store(
+        emitter,
+        slices.as_ref(),
+        |emitter, thread| block.shares(emitter, thread),
+    )
 }
 
 /// What a block of threads computes.
@@ -46,12 +51,11 @@ struct Block<'c> {
 }
 
 impl<'c> Block<'c> {
-    fn new(emitter: &mut Emitter, contraction: &'c Contraction, tile: Tile) -> Emitted<Self> {
-        let place = Place::new(emitter, contraction, [tile.block_rows(), tile.block_columns()])?;
+    fn new(emitter: &mut Emitter, contraction: &'c Contraction, tile: Tile, slices: i64) -> Emitted<Self> {
+        let size = [tile.block_rows(), tile.block_columns()];
+        let place = Place::new(emitter, contraction, size, (slices, tile.step))?;
         let thread = thread(emitter);
-        let (row, column) = (bits(emitter, thread, 5, 1), bits(emitter, thread, 6, 2));
-        let [rows, columns] = [0, 1].map(|i| emitter.b.index(tile.products[i] * SUMS[i]));
-        let warp = [emitter.b.mul(row, rows), emitter.b.mul(column, columns)];
+        let warp = warp_of(emitter, tile, thread);
         let stage = |emitter: &mut Emitter, side: &Side, size, factors: &[_]| -> Vec<Lines> {
             factors.iter().map(|f| Lines::new(emitter, *f, side, size, tile)).collect()
         };
@@ -73,15 +77,16 @@ impl<'c> Block<'c> {
 
     /// Begins with the copies of the first steps and stages what is computed in the very first one, if anything is summed.
     fn first_steps(&self, emitter: &mut Emitter) -> Emitted<()> {
-        let zero = emitter.b.index(0);
-        let any = emitter.b.compare(Condition::Lt, zero, self.place.depth.end);
+        let Span { origin, end } = self.place.depth;
+        let any = emitter.b.compare(Condition::Lt, origin, end);
         emitter.b.open_if();
         for step in 0..self.tile.stages - 1 {
-            let depth = emitter.b.index(step * self.tile.step);
+            let further = emitter.b.index(step * self.tile.step);
+            let depth = emitter.b.add(origin, further);
             self.copy(emitter, depth)?;
         }
-        let fetched = self.fetch(emitter, zero)?;
-        self.put(emitter, zero, &fetched);
+        let fetched = self.fetch(emitter, origin)?;
+        self.put(emitter, origin, &fetched);
         emitter.b.close_if(any);
         Ok(())
     }
@@ -140,8 +145,8 @@ impl<'c> Block<'c> {
         }
         self.put(emitter, next, &fetched);
         emitter.set_guards_aside(outside);
-        let zero = emitter.b.index(0);
-        let sums = emitter.b.close_loop(open, zero, self.place.depth.end, step, &sums);
+        let Span { origin, end } = self.place.depth;
+        let sums = emitter.b.close_loop(open, origin, end, step, &sums);
         Ok(self.in_order(emitter, &sums))
     }
 
@@ -200,13 +205,13 @@ impl<'c> Block<'c> {
         scalars
     }
 
-    /// The rows and columns that the thread has sums of.
-    fn shares(&self, emitter: &mut Emitter) -> (Share, Share) {
-        let thread = thread(emitter);
+    /// The rows and columns that the thread of that number has sums of.
+    fn shares(&self, emitter: &mut Emitter, thread: ValueId) -> (Share, Share) {
+        let warp = warp_of(emitter, self.tile, thread);
         let (row, column) = (bits(emitter, thread, 2, 3), bits(emitter, thread, 0, 2));
         let column = emitter.b.shift_left(column, 1);
         let mut share = |i: usize, block, within, count, run, side: &Side| {
-            let of_thread = emitter.b.add(self.warp[i], within);
+            let of_thread = emitter.b.add(warp[i], within);
             let size = self.tile.products[i] * SUMS[i] * WARPS[i];
             Share { block, of_thread, count, run, distance: 8, is_whole: is_multiple(&side.extent, size) }
         };
@@ -216,4 +221,11 @@ impl<'c> Block<'c> {
             share(1, self.place.columns, column, columns, 2, &self.contraction.columns),
         )
     }
+}
+
+/// The first row and the first column of a thread's warp, relative to the block's.
+fn warp_of(emitter: &mut Emitter, tile: Tile, thread: ValueId) -> [ValueId; 2] {
+    let (row, column) = (bits(emitter, thread, 5, 1), bits(emitter, thread, 6, 2));
+    let [rows, columns] = [0, 1].map(|i| emitter.b.index(tile.products[i] * SUMS[i]));
+    [emitter.b.mul(row, rows), emitter.b.mul(column, columns)]
 }

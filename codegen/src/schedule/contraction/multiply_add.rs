@@ -12,16 +12,21 @@ use super::product::{Contraction, Side, is_multiple};
 use super::quads::{Quad, Staged};
 use super::results::Results;
 use super::tile::{ACROSS, Tile};
-use super::{Place, Share, Span, bits, thread};
+use super::{Place, Share, Slices, Span, bits, thread};
 use crate::kernel_ir::{Condition, LaneType, Type, ValueId};
 
-/// The code of a block.
-pub(super) fn emit(emitter: &mut Emitter, contraction: &Contraction, tile: Tile) -> Emitted<()> {
-    let block = Block::new(emitter, contraction, tile)?;
+/// The code of a block, where so many have a slice each of the summed axis.
+pub(super) fn emit(emitter: &mut Emitter, contraction: &Contraction, tile: Tile, slices: i64) -> Emitted<()> {
+    let block = Block::new(emitter, contraction, tile, slices)?;
+    let of_thread = tile.sums(contraction);
+    let slices = block.place.rank.map(|rank| Slices::new(emitter, slices, rank, of_thread));
     block.first_step(emitter)?;
     let sums = block.sums(emitter)?;
-    let Block { place, rows, columns, .. } = &block;
-    Results { contraction, place, rows: *rows, columns: *columns, sums: &sums }.store(emitter)
+    Results { contraction, place: &block.place, sums: &sums }.store(
+        emitter,
+        slices.as_ref(),
+        |emitter, thread| shares(emitter, contraction, tile, &block.place, thread),
+    )
 }
 
 /// What a block of threads computes.
@@ -37,23 +42,11 @@ struct Block<'c> {
 }
 
 impl<'c> Block<'c> {
-    fn new(emitter: &mut Emitter, contraction: &'c Contraction, tile: Tile) -> Emitted<Self> {
-        let place = Place::new(emitter, contraction, [tile.block_rows(), tile.block_columns()])?;
+    fn new(emitter: &mut Emitter, contraction: &'c Contraction, tile: Tile, slices: i64) -> Emitted<Self> {
+        let size = [tile.block_rows(), tile.block_columns()];
+        let place = Place::new(emitter, contraction, size, (slices, tile.step()))?;
         let thread = thread(emitter);
-        // A warp has 4 quads of rows by 8 of columns: what its threads load of a column's factors is 128 bytes.
-        let row = bits(emitter, thread, 3, 4);
-        let (low, high) = (bits(emitter, thread, 0, 3), bits(emitter, thread, 7, 1));
-        let high = emitter.b.shift_left(high, 3);
-        let column = emitter.b.add(high, low);
-        let share = |emitter: &mut Emitter, block: Span, number, side: &Side, count, run: i64| {
-            let width = emitter.b.index(run);
-            let of_thread = emitter.b.mul(number, width);
-            let is_whole = is_multiple(&side.extent, count * ACROSS);
-            Share { block, of_thread, count, run, distance: run * ACROSS, is_whole }
-        };
-        let (rows, columns) = (&contraction.rows, &contraction.columns);
-        let rows = share(emitter, place.rows, row, rows, tile.rows, tile.row_width());
-        let columns = share(emitter, place.columns, column, columns, tile.columns, tile.column_width());
+        let (rows, columns) = shares(emitter, contraction, tile, &place, thread);
         let stage = |emitter: &mut Emitter, side, size, factors: &[_]| -> Vec<Staged> {
             let factors = factors.iter();
             factors.map(|f| Staged::new(emitter, contraction, *f, side, size, tile.step())).collect()
@@ -65,11 +58,13 @@ impl<'c> Block<'c> {
 
     /// Fills the first half of the staged arrays, if anything is summed.
     fn first_step(&self, emitter: &mut Emitter) -> Emitted<()> {
-        let zero = emitter.b.index(0);
-        let any = emitter.b.compare(Condition::Lt, zero, self.place.depth.end);
+        let Span { origin, end } = self.place.depth;
+        let any = emitter.b.compare(Condition::Lt, origin, end);
         emitter.b.open_if();
-        let fetched = self.fetch(emitter, zero)?;
-        self.put(emitter, zero, &fetched);
+        let fetched = self.fetch(emitter, origin)?;
+        let distance = emitter.b.index(self.tile.step());
+        let half = emitter.b.and(origin, distance);
+        self.put(emitter, half, &fetched);
         emitter.b.close_if(any);
         Ok(())
     }
@@ -119,8 +114,8 @@ impl<'c> Block<'c> {
         let other_half = emitter.b.and(next, distance);
         self.put(emitter, other_half, &fetched);
         emitter.set_guards_aside(outside);
-        let zero = emitter.b.index(0);
-        Ok(emitter.b.close_loop(open, zero, self.place.depth.end, step, &sums))
+        let Span { origin, end } = self.place.depth;
+        Ok(emitter.b.close_loop(open, origin, end, step, &sums))
     }
 
     /// Adds the products at one position of the step.
@@ -143,4 +138,30 @@ impl<'c> Block<'c> {
             }
         }
     }
+}
+
+/// The rows and columns that the thread of that number has sums of.
+fn shares(
+    emitter: &mut Emitter,
+    contraction: &Contraction,
+    tile: Tile,
+    place: &Place,
+    thread: ValueId,
+) -> (Share, Share) {
+    // A warp has 4 quads of rows by 8 of columns: what its threads load of a column's factors is 128 bytes.
+    let row = bits(emitter, thread, 3, 4);
+    let (low, high) = (bits(emitter, thread, 0, 3), bits(emitter, thread, 7, 1));
+    let high = emitter.b.shift_left(high, 3);
+    let column = emitter.b.add(high, low);
+    let share = |emitter: &mut Emitter, block: Span, number, side: &Side, count, run: i64| {
+        let width = emitter.b.index(run);
+        let of_thread = emitter.b.mul(number, width);
+        let is_whole = is_multiple(&side.extent, count * ACROSS);
+        Share { block, of_thread, count, run, distance: run * ACROSS, is_whole }
+    };
+    let (rows, columns) = (&contraction.rows, &contraction.columns);
+    (
+        share(emitter, place.rows, row, rows, tile.rows, tile.row_width()),
+        share(emitter, place.columns, column, columns, tile.columns, tile.column_width()),
+    )
 }

@@ -120,7 +120,12 @@ impl Contraction {
     /// Whether there are rows, columns and products enough for tiles.
     pub(super) fn is_large(&self) -> bool {
         let (rows, columns) = (assumed(&self.rows.extent), assumed(&self.columns.extent));
-        rows > FEW && columns > FEW && self.work() >= LITTLE_WORK
+        rows > FEW && columns > FEW && self.has_much_work()
+    }
+
+    /// Whether there are products enough for tiles.
+    pub(super) fn has_much_work(&self) -> bool {
+        self.work() >= LITTLE_WORK
     }
 }
 

@@ -8,22 +8,53 @@ use super::super::analysis::Analysis;
 use super::super::emitter::{Emitted, Emitter, Point};
 use super::super::vectors::{ANY_WIDTH, Classes};
 use super::product::{Contraction, is_multiple};
-use super::{Place, Share};
+use super::{Place, Share, Slices, thread};
 use crate::kernel_ir::{Condition, ValueId};
 
 /// The sums of a thread.
 pub(super) struct Results<'a> {
     pub(super) contraction: &'a Contraction,
     pub(super) place: &'a Place,
-    pub(super) rows: Share,
-    pub(super) columns: Share,
     /// By member, row and column.
     pub(super) sums: &'a [ValueId],
 }
 
 impl Results<'_> {
-    /// Computes and stores what follows from the sums of the thread.
-    pub(super) fn store(&self, emitter: &mut Emitter) -> Emitted<()> {
+    /// Computes and stores what follows from the sums of the tile, of the block's slice or of all slices. The thread of a
+    /// number has sums of the rows and columns that `shares` says.
+    pub(super) fn store(
+        &self,
+        emitter: &mut Emitter,
+        slices: Option<&Slices>,
+        shares: impl Fn(&mut Emitter, ValueId) -> (Share, Share),
+    ) -> Emitted<()> {
+        let Some(slices) = slices else {
+            let thread = thread(emitter);
+            let (rows, columns) = shares(emitter, thread);
+            return OfThread { of: self, rows, columns, sums: self.sums }.store(emitter);
+        };
+        slices.send(emitter, self.sums);
+        let has_sums = slices.has_sums(emitter);
+        emitter.b.open_if();
+        let thread = slices.thread(emitter);
+        let (rows, columns) = shares(emitter, thread);
+        let sums = slices.totals(emitter);
+        OfThread { of: self, rows, columns, sums: &sums }.store(emitter)?;
+        emitter.b.close_if(has_sums);
+        Ok(())
+    }
+}
+
+/// The final sums of a thread.
+struct OfThread<'a> {
+    of: &'a Results<'a>,
+    rows: Share,
+    columns: Share,
+    sums: &'a [ValueId],
+}
+
+impl OfThread<'_> {
+    fn store(&self, emitter: &mut Emitter) -> Emitted<()> {
         let Share { count, run, block, is_whole, .. } = self.columns;
         let vector = self.column_vectors(emitter.analysis).map(Rc::new);
         let lanes = if vector.is_some() { run } else { 1 };
@@ -33,8 +64,8 @@ impl Results<'_> {
             if !is_whole {
                 emitter.b.open_if();
             }
-            let point = self.place.point.clone();
-            let point = self.contraction.columns.bind(emitter, point, column, vector.as_ref())?;
+            let point = self.of.place.point.clone();
+            let point = self.of.contraction.columns.bind(emitter, point, column, vector.as_ref())?;
             self.of_columns(emitter, &point, first, lanes)?;
             if !is_whole {
                 emitter.b.close_if(inside);
@@ -52,8 +83,8 @@ impl Results<'_> {
             if !is_whole {
                 emitter.b.open_if();
             }
-            let point = self.contraction.rows.bind(emitter, place.clone(), row, None)?;
-            for (i, member) in (0..).zip(&self.contraction.members) {
+            let point = self.of.contraction.rows.bind(emitter, place.clone(), row, None)?;
+            for (i, member) in (0..).zip(&self.of.contraction.members) {
                 let at = ((i * count + number) * self.columns.count + first) as usize;
                 remember(emitter, member.reduction, &point, &self.sums[at..at + lanes as usize]);
             }
@@ -69,10 +100,10 @@ impl Results<'_> {
 
     /// The classes along the columns, where neighbouring ones can be stored together.
     fn column_vectors(&self, analysis: &Analysis) -> Option<Classes> {
-        let (width, columns) = (self.columns.run, &self.contraction.columns);
+        let (width, columns) = (self.columns.run, &self.of.contraction.columns);
         let axis = columns.innermost().filter(|a| is_multiple(analysis.extent(*a), width))?;
         let lanes = u8::try_from(width).ok()?;
-        let is_sum = |e| self.contraction.members.iter().any(|m| m.reduction == e);
+        let is_sum = |e| self.of.contraction.members.iter().any(|m| m.reduction == e);
         Some(Classes::with_staged(analysis, vec![axis], lanes, ANY_WIDTH, &is_sum))
     }
 }

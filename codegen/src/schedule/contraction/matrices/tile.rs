@@ -4,6 +4,7 @@ use super::super::super::GpuLimits;
 use super::super::super::analysis::Analysis;
 use super::super::THREADS;
 use super::super::product::{Contraction, Factor, Side, assumed};
+use super::super::slices::shared_bytes;
 use super::lines::{CHUNK, copied_elements};
 use crate::kernel_ir::MatrixFactors;
 
@@ -25,31 +26,34 @@ const RESERVED: i64 = 1 << 10;
 /// A tile, and how its factors are staged.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Tile {
-    pub(super) factors: MatrixFactors,
+    pub(in super::super) factors: MatrixFactors,
     /// Products of a warp side by side, along its rows and along its columns.
     pub(super) products: [i64; 2],
     /// Positions along the summed axis that are staged at once.
-    pub(super) step: i64,
+    pub(in super::super) step: i64,
     /// Steps that there is room for of factors that are copied; a power of two.
     pub(super) stages: i64,
+    /// What its factors take of shared memory.
+    shared_bytes: i64,
 }
 
 impl Tile {
-    /// The tile for a contraction of such factors: the first whose blocks fill the GPU, or else the one of which there are
-    /// most. `None` where none fits.
-    pub(in super::super) fn of(
+    /// The tiles for a contraction of such factors that fit and are used, those that load least for a product first. Of few
+    /// rows or columns the smallest is used, too: what is not there is not read.
+    pub(in super::super) fn possible(
         analysis: &Analysis,
         contraction: &Contraction,
         factors: MatrixFactors,
         limits: GpuLimits,
-    ) -> Option<Tile> {
+    ) -> Vec<Tile> {
         let (rows, columns) = (assumed(&contraction.rows.extent), assumed(&contraction.columns.extent));
         let tile = |products| Tile::new(analysis, contraction, factors, products, limits);
-        let is_used = |t: &Tile| t.block_rows() < 2 * rows && t.block_columns() < 2 * columns;
-        let possible: Vec<Tile> = SHAPES.into_iter().filter_map(tile).filter(is_used).collect();
-        let blocks = |t: &Tile| assumed(&contraction.blocks(t.block_rows(), t.block_columns()));
-        let fills = |t: &&Tile| blocks(t) >= i64::from(limits.multiprocessors);
-        possible.iter().find(fills).or(possible.last()).copied()
+        let is_used = |t: &Tile| {
+            [(t.products[0], t.block_rows(), rows), (t.products[1], t.block_columns(), columns)]
+                .iter()
+                .all(|(products, size, extent)| *products == 1 || *size < 2 * extent)
+        };
+        SHAPES.into_iter().filter_map(tile).filter(is_used).collect()
     }
 
     /// A tile of so many products a warp, if a multiprocessor has the registers and the shared memory.
@@ -60,7 +64,7 @@ impl Tile {
         products: [i64; 2],
         limits: GpuLimits,
     ) -> Option<Tile> {
-        let mut tile = Tile { factors, products, step: 0, stages: 2 };
+        let mut tile = Tile { factors, products, step: 0, stages: 2, shared_bytes: 0 };
         let (rows, columns) = (tile.block_rows(), tile.block_columns());
         let of_side = |factors: &[Factor], side: &Side, size: i64| -> [i64; 2] {
             let copied = factors.iter().filter(|f| copied_elements(analysis, **f, side).is_some()).count();
@@ -79,8 +83,32 @@ impl Tile {
         if copied > 0 && bytes(4) <= half {
             tile.stages = 4;
         }
-        let sums = products[0] * products[1] * contraction.members.len() as i64;
-        (sums <= PRODUCTS && bytes(tile.stages) <= all).then_some(tile)
+        tile.shared_bytes = bytes(tile.stages);
+        let products = products[0] * products[1] * contraction.members.len() as i64;
+        (products <= PRODUCTS && tile.shared_bytes <= all).then_some(tile)
+    }
+
+    /// Sums of a thread.
+    pub(in super::super) fn sums(&self, contraction: &Contraction) -> i64 {
+        4 * self.products[0] * self.products[1] * contraction.members.len() as i64
+    }
+
+    /// Whether a multiprocessor has the shared memory for so many slices.
+    pub(in super::super) fn fits(&self, contraction: &Contraction, slices: i64, limits: GpuLimits) -> bool {
+        let exchanged = shared_bytes(slices, self.sums(contraction));
+        self.shared_bytes + exchanged <= i64::from(limits.shared_bytes)
+    }
+
+    /// Steps that are on their way from memory at the same time.
+    pub(in super::super) fn ahead(&self) -> i64 {
+        self.stages - 1
+    }
+
+    /// How much longer shared memory takes than the products: 4 by 4 load 12 times 256 bytes, which takes three quarters of
+    /// the time of the 16 products.
+    pub(in super::super) fn loads_a_product(&self) -> f64 {
+        let [rows, columns] = self.products;
+        ((2 * rows + columns) as f64 / (rows * columns) as f64).max(1.0)
     }
 
     pub(in super::super) fn block_rows(&self) -> i64 {

@@ -1,0 +1,177 @@
+//! Whether a contraction is computed in tiles, in which, and how many blocks share one.
+
+use fuse_ir::device::DeviceModel;
+use fuse_ir::expr::Dim;
+
+use super::super::analysis::Analysis;
+use super::super::plan::{ProductForm, ProductPlan};
+use super::super::{GpuLimits, Rounding};
+use super::cost::{SplitSums, Tiles, ceil_div, staged_bytes};
+use super::product::{Contraction, assumed};
+use super::slices::COUNTS;
+use super::{THREADS, matrices, tile};
+use crate::kernel_ir::{Mapping, MatrixFactors};
+
+/// How a contraction is computed in tiles.
+pub(in super::super) struct Plan {
+    pub(super) contraction: Contraction,
+    pub(super) form: Form,
+    /// Blocks that share a tile, each with a slice of the summed axis.
+    pub(super) slices: i64,
+    /// Tiles that no blocks share, of the size that is best then.
+    whole: Form,
+    /// What both are expected to take, by the model of the device, in seconds without the launch.
+    pub(in super::super) seconds: f64,
+    whole_seconds: f64,
+    /// The same of sums that are split among the threads of a block, where they can be.
+    split_seconds: Option<f64>,
+}
+
+/// Tiles of one size.
+#[derive(Clone, Copy)]
+pub(super) enum Form {
+    /// Of products on tensor cores.
+    Matrices(matrices::tile::Tile),
+    /// Of multiply-adds.
+    MultiplyAdd(tile::Tile),
+}
+
+impl Plan {
+    /// The best plan for a kernel that is a contraction, for blocks of `threads`; beside it, the sums can be split among
+    /// threads as `split` says. `None` for other kernels, small contractions, and blocks of another size.
+    pub(in super::super) fn of(
+        analysis: &Analysis,
+        threads: u32,
+        limits: GpuLimits,
+        rounding: Rounding,
+        split: Option<SplitSums>,
+    ) -> Option<Plan> {
+        let contraction = Contraction::of(analysis).filter(|_| i64::from(threads) == THREADS)?;
+        let factors = contraction.matrix_factors(analysis, rounding).filter(|_| limits.tensor_cores);
+        // Few rows or columns fill a part of a tile: whether that is better than to split the sums, the model says.
+        if !(contraction.is_large() || split.is_some() && contraction.has_much_work()) {
+            return None;
+        }
+        let matrices = factors.map(|f| matrices::tile::Tile::possible(analysis, &contraction, f, limits));
+        let mut forms: Vec<Form> = matrices.into_iter().flatten().map(Form::Matrices).collect();
+        if forms.is_empty() {
+            forms.extend(tile::Tile::possible(&contraction).into_iter().map(Form::MultiplyAdd));
+        }
+        let device = limits.model();
+        let seconds =
+            |form: &Form, slices| form.launch(analysis, &contraction, slices, &device).seconds(&device);
+        let whole = *forms.iter().find(|f| f.fills(&contraction, limits)).or(forms.last())?;
+        let whole_seconds = seconds(&whole, 1);
+        let mut best = (whole, 1, whole_seconds);
+        if !whole.fills(&contraction, limits) {
+            let most = i64::from(limits.cluster_blocks);
+            for slices in COUNTS.into_iter().filter(|slices| *slices <= most) {
+                for form in forms.iter().filter(|f| f.fits(&contraction, slices, limits)) {
+                    let seconds = seconds(form, slices);
+                    if seconds < best.2 {
+                        best = (*form, slices, seconds);
+                    }
+                }
+            }
+        }
+        let (form, slices, seconds) = best;
+        let split_seconds = split.map(|split| split.seconds(analysis, &contraction, &device));
+        Some(Plan { contraction, form, slices, whole, seconds, whole_seconds, split_seconds })
+    }
+
+    /// Whether sums that are split among threads are expected to take no longer.
+    pub(in super::super) fn is_better_split(&self) -> bool {
+        self.split_seconds.is_some_and(|split| split <= self.seconds)
+    }
+
+    /// What was decided, for people to read.
+    pub(in super::super) fn told(&self) -> ProductPlan {
+        let tiles = |form: &Form, slices| {
+            let [rows, columns] = form.size();
+            let tiles = self.contraction.blocks(rows, columns);
+            let tensor_cores = matches!(form, Form::Matrices(_));
+            ProductForm::Tiles { tile: [rows, columns], tiles, slices, tensor_cores }
+        };
+        let mut forms = vec![(tiles(&self.form, self.slices), self.seconds)];
+        if self.slices > 1 {
+            forms.push((tiles(&self.whole, 1), self.whole_seconds));
+        }
+        forms.extend(self.split_seconds.map(|seconds| (ProductForm::Split, seconds)));
+        let last = forms.len() - 1;
+        let (form, seconds) = forms.remove(if self.is_better_split() { last } else { 0 });
+        ProductPlan { form, seconds, others: forms }
+    }
+
+    /// Blocks of the launch.
+    pub(super) fn work(&self) -> Dim {
+        let [rows, columns] = self.form.size();
+        self.contraction.blocks(rows, columns) * Dim::constant(self.slices)
+    }
+
+    pub(super) fn mapping(&self) -> Mapping {
+        let threads = THREADS as u32;
+        match self.slices {
+            1 => Mapping::Blocks { threads },
+            slices => Mapping::Clusters { threads, blocks: slices as u32 },
+        }
+    }
+}
+
+impl Form {
+    /// The rows and the columns of a tile.
+    fn size(&self) -> [i64; 2] {
+        match self {
+            Form::Matrices(tile) => [tile.block_rows(), tile.block_columns()],
+            Form::MultiplyAdd(tile) => [tile.block_rows(), tile.block_columns()],
+        }
+    }
+
+    fn tiles(&self, contraction: &Contraction) -> i64 {
+        let [rows, columns] = self.size();
+        assumed(&contraction.blocks(rows, columns))
+    }
+
+    /// Whether there is a tile for every multiprocessor.
+    fn fills(&self, contraction: &Contraction, limits: GpuLimits) -> bool {
+        self.tiles(contraction) >= i64::from(limits.multiprocessors)
+    }
+
+    fn fits(&self, contraction: &Contraction, slices: i64, limits: GpuLimits) -> bool {
+        match self {
+            Form::Matrices(tile) => tile.fits(contraction, slices, limits),
+            Form::MultiplyAdd(tile) => tile.fits(contraction, slices),
+        }
+    }
+
+    fn launch(
+        &self,
+        analysis: &Analysis,
+        contraction: &Contraction,
+        slices: i64,
+        device: &DeviceModel,
+    ) -> Tiles {
+        let (step, ahead, flops_per_second, loads) = match self {
+            Form::Matrices(tile) => {
+                let rate = device.matrix_flops_per_second;
+                let rate = if tile.factors == MatrixFactors::Tf32 { rate / 2.0 } else { rate };
+                (tile.step, tile.ahead(), rate, tile.loads_a_product())
+            }
+            Form::MultiplyAdd(tile) => (tile.step(), 1, device.flops_per_second, tile.loads_a_multiply_add()),
+        };
+        let [rows, columns] = self.size();
+        let there =
+            [rows.min(assumed(&contraction.rows.extent)), columns.min(assumed(&contraction.columns.extent))];
+        let staged = staged_bytes(analysis, &contraction.left, there[0])
+            + staged_bytes(analysis, &contraction.right, there[1]);
+        let products = rows * columns * contraction.members.len() as i64 * step;
+        Tiles {
+            tiles: self.tiles(contraction),
+            slices,
+            steps: ceil_div(assumed(&contraction.depth), step),
+            step_bytes: staged * step as f64,
+            step_flops: 2.0 * products as f64,
+            flops_per_second: flops_per_second / loads,
+            ahead,
+        }
+    }
+}
