@@ -100,19 +100,14 @@ impl Rounds {
 
     /// The place of a member, before the first round, who works on a thread of fuse or on one of the caller.
     pub(crate) fn place(&self, member: usize, thread: Thread) -> Place<'_> {
-        let turn = (self.members() > 1).then(|| self.turn(member, thread));
-        Place { rounds: self, member, round: 0, single: None, thread, turn }
-    }
-
-    fn turn(&self, member: usize, thread: Thread) -> Turn {
-        let mut turn = Turn::of_this_thread();
-        if thread == Thread::Own && turn.may_move_back() {
-            processor::release();
-        }
-        if turn.is_contended() {
-            self.see(member, processor::present());
-        }
-        turn
+        let turn = (self.members() > 1).then(|| {
+            let mut turn = Turn::of_this_thread();
+            if thread == Thread::Own && turn.may_move_back() {
+                processor::release();
+            }
+            turn
+        });
+        Place { rounds: self, member, round: 0, single: None, thread, turn, seen: None }
     }
 
     /// Notes where a member is.
@@ -192,6 +187,8 @@ pub struct Place<'a> {
     thread: Thread,
     /// The thread's turns on its processor; nothing where there are no others to leave work to.
     turn: Option<Turn>,
+    /// Where the others believe the member to be.
+    seen: Option<usize>,
 }
 
 /// What a member finds that comes to a round.
@@ -296,7 +293,7 @@ impl Place<'_> {
                 std::hint::spin_loop();
             }
         }
-        let next = self.turn.as_mut().map_or(Next::Goes, Turn::next);
+        let next = self.next();
         self.make_way(next);
         self.take(0, 1).is_some()
     }
@@ -330,7 +327,7 @@ impl Place<'_> {
         let total = (parts * pieces) as u64;
         let mut done = 0;
         loop {
-            let next = self.turn.as_mut().map_or(Next::Goes, Turn::next);
+            let next = self.next();
             // Nobody is to wait for a member that is without its processor.
             if next != Next::Goes && self.rounds.hand_in(std::mem::take(&mut done), self.round, total) {
                 return true;
@@ -343,11 +340,22 @@ impl Place<'_> {
         self.rounds.hand_in(done, self.round, total)
     }
 
+    /// What is known of the thread's turn before a piece. The others learn where the thread is.
+    fn next(&mut self) -> Next {
+        let Some(turn) = &mut self.turn else { return Next::Goes };
+        let next = turn.next();
+        let here = Some(turn.processor());
+        if self.seen != here {
+            self.rounds.see(self.member, turn.processor());
+            self.seen = here;
+        }
+        next
+    }
+
     /// Holding no piece: leaves the processor if another thread is about to get it or has had it.
     fn make_way(&mut self, next: Next) {
         let (Some(turn), Next::Lost | Next::Ending) = (&mut self.turn, next) else { return };
-        let here = processor::present();
-        self.rounds.see(self.member, here);
+        let here = turn.processor();
         let mut others = self.rounds.processors_of_others(self.member);
         if self.thread == Thread::Own
             && others.any(|cpu| cpu == here)

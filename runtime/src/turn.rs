@@ -8,6 +8,8 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use crate::processor;
+
 /// A thread that was without the processor for so long has lost it to another, not to an interrupt.
 const LOST: Duration = Duration::from_micros(200);
 /// Turns shorter than this are none that can be foreseen.
@@ -35,6 +37,8 @@ struct Reading {
     wall: Duration,
     /// Time that the thread has had a processor.
     running: Duration,
+    /// Which one it has.
+    processor: usize,
 }
 
 /// What a turn is before the next piece of work.
@@ -130,9 +134,9 @@ impl Turn {
         if self.ends_within_a_piece(wall) { Next::Ending } else { Next::Goes }
     }
 
-    /// Whether the thread has lost its processor lately.
-    pub fn is_contended(&self) -> bool {
-        self.lost.is_some()
+    /// The processor that the thread had when it last looked.
+    pub fn processor(&self) -> usize {
+        self.looked.processor
     }
 
     /// The thread has been moved to other processors, about which nothing is known.
@@ -262,7 +266,7 @@ fn wall() -> Duration {
 }
 
 fn read() -> Reading {
-    Reading { wall: wall(), running: running() }
+    Reading { wall: wall(), running: running(), processor: processor::present() }
 }
 
 #[cfg(unix)]
@@ -294,7 +298,7 @@ mod tests {
 
     impl Shared {
         fn new() -> Shared {
-            let now = Reading { wall: Duration::from_secs(1), running: Duration::ZERO };
+            let now = Reading { wall: Duration::from_secs(1), running: Duration::ZERO, processor: 0 };
             Shared { now, lost: 0, given_up: 0 }
         }
 
