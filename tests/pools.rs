@@ -181,6 +181,25 @@ fn whatever_a_pool_offers_the_bits_are_those_of_fuses_own_threads() {
 }
 
 #[test]
+fn a_run_is_profiled_whoever_comes() {
+    let _alone = alone();
+    let devices = [
+        Device::on_pool(OneByOne, &DeviceOptions::default()),
+        Device::on_pool(Calls(3, |_| 0), &DeviceOptions::default()),
+        Device::cpu(&DeviceOptions { threads: Some(3), ..DeviceOptions::default() }).expect("threads start"),
+    ];
+    for device in devices {
+        let model = load(&device, Tier::Fast);
+        let values = values_for(model.graph(), &dims(), 5).expect("dimensions are given");
+        let kernels = model.profile(&by_kind(model.graph(), &values).1, &dims()).expect("runs");
+        let steps = kernels.iter().filter(|k| k.launches == 13).count();
+        assert!(steps > 0, "{kernels:?}");
+        let worked = |k: &fuse::runtime::KernelTime| k.running.iter().any(|time| !time.is_zero());
+        assert!(kernels.iter().all(worked), "{kernels:?}");
+    }
+}
+
+#[test]
 fn the_workers_of_a_pool_do_the_work() {
     let _alone = alone();
     let pool = Queue::new(3);

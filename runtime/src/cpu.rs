@@ -214,12 +214,15 @@ impl Job for CpuRun {
         if let (Err(error), false) = (result, left) {
             self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         }
+        place.end();
         if let (Some(profile), Some(notes)) = (&self.profile, notes) {
             profile.add(notes);
-            // Everybody's notes are to be there when the run is over.
-            place.meet();
         }
-        place.end();
+    }
+
+    /// Everybody's notes are to be there.
+    fn ends_with_members(&self) -> bool {
+        self.profile.is_some()
     }
 }
 

@@ -102,7 +102,7 @@ impl Pool {
             }
         };
         let ran = catch_unwind(AssertUnwindSafe(|| self.threads.run(members, &work)));
-        let finished = attempt.finish();
+        let finished = attempt.finish(job);
         if let Err(e) = ran {
             return Err(format!("the thread pool: {}", panic_message(e.as_ref())));
         }

@@ -22,6 +22,11 @@ pub trait Job: Send + Sync {
     /// What one member does. All members go through the same rounds in the same order; one that comes late may begin
     /// when the others have ended.
     fn run(&self, place: &mut Place<'_>);
+
+    /// Whether the job is over only when all members that came have left it, and not when its rounds are.
+    fn ends_with_members(&self) -> bool {
+        false
+    }
 }
 
 /// Threads that wait for jobs. The thread that brings a job is member 0.
@@ -74,15 +79,15 @@ impl Attempt {
     ///
     /// # Errors
     /// The message of the first panic among the members.
-    pub fn finish(&self) -> Result<(), String> {
+    pub fn finish(&self, job: &dyn Job) -> Result<(), String> {
         self.rounds.close();
-        let Some(message) = lock(&self.panic).take() else { return Ok(()) };
-        // The memory that the job points to is the caller's, and a member may be at a piece. Who comes later finds the
-        // rounds closed.
-        while self.inside.load(Ordering::SeqCst) != 0 {
+        let panic = lock(&self.panic).take();
+        // The memory that the job points to is the caller's, and after a panic a member may be at a piece. Who comes later
+        // finds the rounds closed.
+        while (panic.is_some() || job.ends_with_members()) && self.inside.load(Ordering::SeqCst) != 0 {
             std::thread::yield_now();
         }
-        Err(message)
+        panic.map_or(Ok(()), Err)
     }
 }
 
@@ -128,7 +133,7 @@ impl Team {
         self.shared.calls[..members - 1].iter().for_each(Flag::increment);
         ongoing.attempt.take_part(job.as_ref(), 0, Thread::Callers);
         *lock(&self.shared.present) = None;
-        ongoing.attempt.finish()
+        ongoing.attempt.finish(job.as_ref())
     }
 }
 
@@ -149,7 +154,7 @@ impl Drop for Team {
 pub(crate) fn run_alone(job: &dyn Job) -> Result<(), String> {
     let attempt = Attempt::new(1);
     attempt.take_part(job, 0, Thread::Callers);
-    attempt.finish()
+    attempt.finish(job)
 }
 
 /// The life of a worker.
