@@ -14,6 +14,8 @@ use crate::processor;
 const LOST: Duration = Duration::from_micros(200);
 /// Turns shorter than this are none that can be foreseen.
 const SHORTEST: Duration = Duration::from_micros(500);
+/// What takes the processor at longer intervals does so for a moment, and at no time that could be foreseen.
+const LONGEST: Duration = Duration::from_millis(24);
 /// How often a thread that loses no processor looks whether it has.
 const LOOK: Duration = Duration::from_micros(300);
 /// How often one looks that has lost it lately.
@@ -68,6 +70,8 @@ pub(crate) struct Turn {
     count: usize,
     /// How long turns last; nothing where that is not known or the thread has the processor for itself.
     length: Option<Duration>,
+    /// When the thread last wanted to give its processor up and nobody took it.
+    refused: Duration,
     /// How many turns in a row were given up in time.
     in_time: u32,
     /// How much speaks against `length`: it grows with turns that were much shorter.
@@ -111,6 +115,7 @@ impl Turn {
             observed: [Duration::ZERO; OBSERVED],
             count: 0,
             length: None,
+            refused: Duration::ZERO,
             in_time: 0,
             doubt: 0,
             pieces: 0,
@@ -218,7 +223,8 @@ impl Turn {
                 if self.count == OBSERVED {
                     self.observed.sort();
                     self.count = 0;
-                    self.length = Some(self.observed[OBSERVED / 2]).filter(|ran| *ran >= SHORTEST);
+                    self.length =
+                        Some(self.observed[OBSERVED / 2]).filter(|ran| (SHORTEST..=LONGEST).contains(ran));
                 }
             }
         }
@@ -241,14 +247,14 @@ impl Turn {
             self.forget();
             return false;
         }
-        ran + piece.min(length / 8) > length - length / 32
+        ran + piece.min(length / 8) > length - length / 32 && wall >= self.refused + length / 64
     }
 
     /// The thread gave the processor up and has it again.
     fn passed(&mut self, now: Reading) {
         if self.away_until(now) < LOST {
             // Nobody took it. The turn goes on.
-            (self.looked, self.seen) = (now, now.wall);
+            (self.looked, self.seen, self.refused) = (now, now.wall, now.wall);
             return;
         }
         // The turn may have been longer, by little if guesses were wrong lately, otherwise maybe by much. A loss tells.
