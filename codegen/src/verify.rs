@@ -15,13 +15,14 @@
 //!   [`Mapping::Threads`], `Block`, `Blocks`, `Thread` and `Barrier` only with [`Mapping::Blocks`] and
 //!   [`Mapping::Resident`], `GridBarrier` only with the latter. Blocks have 1 to 1024 threads.
 //! * `StoreCluster`, `ClusterArrive` and `ClusterWait` are only in a [`Mapping::Clusters`] function, whose clusters have 1, 2, 4
-//!   or 8 blocks; the number of the block that a store is to is an i64.
+//!   or 8 blocks; the number of the block that a store is to is an i64, and where it is constant, that of one of these.
 //! * Products of matrices, what loads and rounds their factors, and copies to shared memory are in functions that map
 //!   work to blocks. Matrices are loaded from arrays of i32, 1, 2 or 4 at once. 4, 8 or 16 bytes are copied at once,
 //!   to such an array and from a buffer that is only read.
 //! * `symbols` ascend by name, and `work` depends on nothing else.
 
 use fuse_ir::DType;
+use rustc_hash::FxHashMap;
 
 use crate::builder::memory_type;
 use crate::divisors::MOST;
@@ -48,8 +49,12 @@ pub struct VerifyError {
 /// # Errors
 /// The first violation, with the statement it is in.
 pub fn verify(function: &Function) -> Result<(), VerifyError> {
-    let mut verifier =
-        Verifier { function, state: vec![State::Unseen; function.types.len()], scope: Vec::new() };
+    let mut verifier = Verifier {
+        function,
+        state: vec![State::Unseen; function.types.len()],
+        scope: Vec::new(),
+        constants: FxHashMap::default(),
+    };
     verifier.header()?;
     verifier.block(&function.body)?;
     if let Some(missing) = verifier.state.iter().position(|s| *s == State::Unseen) {
@@ -70,6 +75,8 @@ struct Verifier<'a> {
     state: Vec<State>,
     /// The visible values, in order of definition.
     scope: Vec<ValueId>,
+    /// The constants among scalar i64s.
+    constants: FxHashMap<ValueId, i64>,
 }
 
 type Checked = Result<(), VerifyError>;
@@ -195,7 +202,15 @@ impl Verifier<'_> {
     /// Errors of nested statements come as `Err`, those of this one as `Ok(Err)` to be given its text.
     fn statement(&mut self, statement: &Statement) -> Result<Result<(), String>, VerifyError> {
         match statement {
-            Statement::Let { value, operation } => Ok(self.operation(*value, operation)),
+            Statement::Let { value, operation } => {
+                let checked = self.operation(*value, operation);
+                if let (Ok(()), Operation::Constant(literal)) = (&checked, operation)
+                    && self.function.ty(*value) == INDEX
+                {
+                    self.constants.insert(*value, literal.as_i64());
+                }
+                Ok(checked)
+            }
             Statement::Store { buffer, index, value } => Ok(self.store(*buffer, *index, *value)),
             Statement::StoreShared { array, index, value } => {
                 Ok(self.expect(*index, INDEX).and_then(|()| self.shared(*array, self.used(*value)?.lane)))
@@ -217,12 +232,14 @@ impl Verifier<'_> {
                 | Mapping::Blocks { .. }
                 | Mapping::Clusters { .. } => Ok(Err("the blocks of a launch do not meet".into())),
             },
-            Statement::StoreCluster { array, index, value, block } => Ok(self.clustered().and_then(|()| {
-                self.expect(*index, INDEX)?;
-                self.expect(*block, INDEX)?;
-                self.shared(*array, self.used(*value)?.lane)
-            })),
-            Statement::ClusterArrive | Statement::ClusterWait => Ok(self.clustered()),
+            Statement::StoreCluster { array, index, value, block } => {
+                Ok(self.clustered(Some(*block)).and_then(|()| {
+                    self.expect(*index, INDEX)?;
+                    self.expect(*block, INDEX)?;
+                    self.shared(*array, self.used(*value)?.lane)
+                }))
+            }
+            Statement::ClusterArrive | Statement::ClusterWait => Ok(self.clustered(None)),
             Statement::Prefetch { buffer, index } => Ok(self.prefetch(*buffer, *index)),
             Statement::Product(product) => Ok(self.product(product)),
             Statement::For { counter, begin, end, step, carried, exchanged, body } => {
@@ -321,10 +338,17 @@ impl Verifier<'_> {
         }
     }
 
-    /// Refuses what only blocks of clusters do.
-    fn clustered(&self) -> Result<(), String> {
-        let is_clustered = self.function.mapping.cluster_blocks().is_some();
-        if is_clustered { Ok(()) } else { Err("blocks are not in clusters".into()) }
+    /// Refuses what only blocks of clusters do, and a block that they do not have, as far as that is known.
+    fn clustered(&self, block: Option<ValueId>) -> Result<(), String> {
+        let Some(blocks) = self.function.mapping.cluster_blocks() else {
+            return Err("blocks are not in clusters".into());
+        };
+        match block.and_then(|block| self.constants.get(&block)) {
+            Some(block) if !(0..i64::from(blocks)).contains(block) => {
+                Err(format!("a cluster of {blocks} blocks has no block {block}"))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn by_block(&self) -> Result<(), String> {

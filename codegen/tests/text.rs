@@ -220,6 +220,7 @@ fn the_verifier_rejects_what_clusters_do_not_do() {
         ("clusters 8", "clusters 6", "a cluster of 6 blocks"),
         ("of 64", "of 2000", "a block of 2000 threads"),
         ("clusters 8 of 64", "resident 64", "blocks are not in clusters"),
+        ("constant 7", "constant 8", "a cluster of 8 blocks has no block 8"),
         ("of v2", "of v1", "v1 is f32, not i64"),
         ("store s0[v0] of", "store s1[v0] of", "s1 does not exist"),
         ("f32 x 128", "i32 x 128", "s0 holds i32, not f32"),

@@ -191,13 +191,6 @@ pub struct Place<'a> {
     seen: Option<usize>,
 }
 
-/// What a member finds that comes to a round.
-enum Found {
-    Open,
-    Done,
-    Over,
-}
-
 impl Place<'_> {
     /// The number of members of the job.
     pub fn members(&self) -> usize {
@@ -212,14 +205,13 @@ impl Place<'_> {
     /// The next round: `parts` parts of `pieces` pieces each, of which this member does some, `work(part, piece)`. All
     /// members come with the same parts, at most as many as there are members, and pieces, at most [`MOST_PIECES`].
     pub fn share(&mut self, parts: usize, pieces: usize, mut work: impl FnMut(usize, usize)) -> Signal {
+        debug_assert!((1..=self.members()).contains(&parts) && (1..=MOST_PIECES).contains(&pieces));
         if self.members() == 1 {
             (0..pieces).for_each(|piece| work(0, piece));
             return Signal::Go;
         }
-        match self.enter() {
-            Found::Open => {}
-            Found::Done => return Signal::Go,
-            Found::Over => return Signal::Over,
+        if let Some(signal) = self.enter() {
+            return signal;
         }
         let shape = (parts, pieces);
         if self.member < parts && self.work_off(self.member, shape, &mut work) {
@@ -244,10 +236,8 @@ impl Place<'_> {
         if self.members() == 1 {
             return Signal::Go;
         }
-        match self.enter() {
-            Found::Open => {}
-            Found::Done => return Signal::Go,
-            Found::Over => return Signal::Over,
+        if let Some(signal) = self.enter() {
+            return signal;
         }
         if !self.rounds.hand_in(1, self.round, self.members() as u64) {
             self.wait();
@@ -263,9 +253,9 @@ impl Place<'_> {
         }
         if self.single.is_none() {
             match self.enter() {
-                Found::Open => self.single = Some(self.takes_over()),
-                Found::Done => self.single = Some(false),
-                Found::Over => return Whose::Over,
+                None => self.single = Some(self.takes_over()),
+                Some(Signal::Go) => self.single = Some(false),
+                Some(Signal::Over) => return Whose::Over,
             }
         }
         if self.single == Some(true) { Whose::Mine } else { Whose::Others }
@@ -276,10 +266,7 @@ impl Place<'_> {
         if self.members() == 1 {
             return Signal::Go;
         }
-        match self.enter() {
-            Found::Open | Found::Done => Signal::Go,
-            Found::Over => Signal::Over,
-        }
+        self.enter().unwrap_or(Signal::Go)
     }
 
     fn takes_over(&mut self) -> bool {
@@ -298,8 +285,8 @@ impl Place<'_> {
         self.take(0, 1).is_some()
     }
 
-    /// Goes on to the next round, once the one before is over.
-    fn enter(&mut self) -> Found {
+    /// Goes on to the next round, once the one before is over. What the member hears if there is nothing left to do in it.
+    fn enter(&mut self) -> Option<Signal> {
         if self.single.take() == Some(true) {
             self.rounds.hand_in(1, self.round, 1);
         }
@@ -307,12 +294,12 @@ impl Place<'_> {
         loop {
             let present = self.rounds.round.get();
             if present & OVER != 0 {
-                return Found::Over;
+                return Some(Signal::Over);
             }
             match present.cmp(&self.round) {
                 Less => self.wait_while(present),
-                Equal => return Found::Open,
-                Greater => return Found::Done,
+                Equal => return None,
+                Greater => return Some(Signal::Go),
             }
         }
     }

@@ -200,8 +200,7 @@ impl Turn {
             (self.began, self.whole) = (self.looked.wall + away, true);
             self.seen = now.wall;
         } else if self.lost.is_some_and(|lost| now.wall.saturating_sub(lost) > CALM) {
-            self.lost = None;
-            self.forget();
+            self.calm();
         }
         self.looked = now;
         away >= LOST
@@ -235,6 +234,12 @@ impl Turn {
         (self.length, self.count, self.doubt) = (None, 0, 0);
     }
 
+    /// Nobody else wants the processor.
+    fn calm(&mut self) {
+        self.lost = None;
+        self.forget();
+    }
+
     /// Whether the turn will be over before a piece as long as the last one is done.
     fn ends_within_a_piece(&mut self, wall: Duration) -> bool {
         let piece = wall.saturating_sub(self.seen);
@@ -242,9 +247,7 @@ impl Turn {
         let Some(length) = self.length else { return false };
         let ran = wall.saturating_sub(self.began);
         if ran > 2 * length {
-            // Nobody else wants the processor any more.
-            self.lost = None;
-            self.forget();
+            self.calm();
             return false;
         }
         ran + piece.min(length / 8) > length - length / 32 && wall >= self.refused + length / 64
@@ -346,10 +349,15 @@ mod tests {
         }
     }
 
+    fn begin() -> (Shared, Turn) {
+        let thread = Shared::new();
+        let turn = Turn::at(thread.now);
+        (thread, turn)
+    }
+
     #[test]
     fn a_thread_gives_its_processor_up_before_it_is_lost() {
-        let mut thread = Shared::new();
-        let mut turn = Turn::at(thread.now);
+        let (mut thread, mut turn) = begin();
         thread.work(&mut turn, true, Duration::from_millis(1100));
         let learnt = thread.lost;
         assert!((2..6).contains(&learnt), "lost {learnt} times");
@@ -360,8 +368,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_has_its_processor_for_itself_again_keeps_it() {
-        let mut thread = Shared::new();
-        let mut turn = Turn::at(thread.now);
+        let (mut thread, mut turn) = begin();
         thread.work(&mut turn, true, Duration::from_millis(1500));
         let before = thread.given_up;
         thread.work(&mut turn, false, Duration::from_millis(3000));
@@ -371,8 +378,7 @@ mod tests {
 
     #[test]
     fn sleep_is_no_loss_and_interrupts_are_none() {
-        let mut thread = Shared::new();
-        let mut turn = Turn::at(thread.now);
+        let (mut thread, mut turn) = begin();
         for _ in 0..1000 {
             thread.piece(false);
             thread.now.wall += Duration::from_micros(5);

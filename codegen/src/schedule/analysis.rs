@@ -21,6 +21,16 @@ pub(super) fn axis_bit(axis: Axis) -> AxisSet {
     1 << axis.0.min(63)
 }
 
+/// The set of some axes.
+pub(super) fn axis_set(axes: &[Axis]) -> AxisSet {
+    axes.iter().fold(0, |set, axis| set | axis_bit(*axis))
+}
+
+/// x / y, rounded up, for y > 0.
+pub(super) fn ceil_div(x: i64, y: i64) -> i64 {
+    x.div_euclid(y) + i64::from(x.rem_euclid(y) != 0)
+}
+
 /// Reductions that run in one loop: over equal extents, at the same place, none needing another.
 #[derive(Clone, Debug)]
 pub(super) struct Group {

@@ -2,6 +2,8 @@
 
 mod own;
 
+pub(super) use own::{OwnLoad, OwnPlace, OwnStore};
+
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -147,32 +149,6 @@ pub(super) enum ToMemory {
     /// Where a condition holds.
     If(ValueId),
     Always,
-}
-
-/// Where a block keeps elements of a state that its own points read.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OwnPlace {
-    pub(super) array: SharedId,
-    /// The element of the array; of an access that goes along one of the axes, that of its first position.
-    pub(super) first: ValueId,
-    pub(super) along: AxisSet,
-}
-
-/// What a step loads of such a state.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OwnLoad {
-    pub(super) place: OwnPlace,
-    /// Whether it is in memory still.
-    pub(super) in_memory: ValueId,
-}
-
-/// What a step stores of it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OwnStore {
-    pub(super) place: OwnPlace,
-    /// Whether the array has an element for it, if that is not sure.
-    pub(super) is_there: Option<ValueId>,
-    pub(super) to_memory: ToMemory,
 }
 
 /// Steps along an axis whose code stands side by side.

@@ -31,13 +31,7 @@ pub(super) fn schedule(
     limits: GpuLimits,
     rounding: Rounding,
 ) -> Emitted<Function> {
-    let rows = Rows::alone(analysis, block).filter(|r| r.shared_bytes(analysis) <= limits.shared_bytes);
-    let by_rows = |rows: &Rows| blocks::alone(analysis, rows.mapping(), |e, n| rows.emit_alone(e, n));
-    if let Some(rows) = rows.as_ref().filter(|rows| rows.is_along_memory) {
-        return by_rows(rows);
-    }
-    let split = split_alone(analysis, limits);
-    let plan = Plan::of(analysis, block, limits, rounding, split.as_ref().map(Split::alone_shape));
+    let Forms { rows, split, plan } = Forms::of(analysis, block, limits, rounding);
     if let Some(plan) = plan.filter(|plan| !plan.is_better_split()) {
         return contraction::schedule(analysis, &plan);
     }
@@ -48,7 +42,7 @@ pub(super) fn schedule(
         });
     }
     match rows {
-        Some(rows) => by_rows(&rows),
+        Some(rows) => blocks::alone(analysis, rows.mapping(), |e, n| rows.emit_alone(e, n)),
         None => points(analysis, block),
     }
 }
@@ -59,18 +53,30 @@ pub(super) fn product_plan(
     limits: GpuLimits,
     rounding: Rounding,
 ) -> Option<ProductPlan> {
-    let rows = Rows::alone(analysis, BLOCK).filter(|r| r.shared_bytes(analysis) <= limits.shared_bytes);
-    if rows.is_some_and(|rows| rows.is_along_memory) {
-        return None;
-    }
-    let split = split_alone(analysis, limits);
-    Some(Plan::of(analysis, BLOCK, limits, rounding, split.as_ref().map(Split::alone_shape))?.told())
+    Some(Forms::of(analysis, BLOCK, limits, rounding).plan?.told())
 }
 
-/// The kernel's sums, split among the threads of blocks, where there are few rows of them.
-fn split_alone(analysis: &Analysis, limits: GpuLimits) -> Option<Split> {
-    let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes, None, 1);
-    split.filter(|s| s.has_few_rows(analysis))
+/// The forms that come into question for a kernel, beside a thread a point.
+struct Forms {
+    /// A warp or a block a row. The only one where rows go along memory.
+    rows: Option<Rows>,
+    /// Sums split among the threads of blocks, where there are few rows of them.
+    split: Option<Split>,
+    /// Tiles of a contraction.
+    plan: Option<Plan>,
+}
+
+impl Forms {
+    fn of(analysis: &Analysis, block: u32, limits: GpuLimits, rounding: Rounding) -> Forms {
+        let rows = Rows::alone(analysis, block).filter(|r| r.shared_bytes(analysis) <= limits.shared_bytes);
+        if rows.as_ref().is_some_and(|rows| rows.is_along_memory) {
+            return Forms { rows, split: None, plan: None };
+        }
+        let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes, None, 1);
+        let split = split.filter(|s| s.has_few_rows(analysis));
+        let plan = Plan::of(analysis, block, limits, rounding, split.as_ref().map(Split::alone_shape));
+        Forms { rows, split, plan }
+    }
 }
 
 /// One thread computes one item of the flattened space, the innermost axis fastest; threads past the end do nothing.

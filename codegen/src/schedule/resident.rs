@@ -17,7 +17,7 @@ use fuse_ir::expr::{Dim, Symbol};
 use fuse_ir::kernel::{BufferId, Element, ElementId, Kernel, KernelGraph, Loop, Step};
 use fuse_ir::ops::Direction;
 
-use super::analysis::{Analysis, axis_bit};
+use super::analysis::{Analysis, axis_set, ceil_div};
 use super::block::{Numbers, THREADS};
 use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter};
@@ -309,7 +309,7 @@ impl Phase {
             Phase::Points => {
                 let points = analysis.points(&analysis.space_axes()).as_constant();
                 let at_once = i64::from(THREADS) * i64::from(blocks);
-                let passes = points.map(|n| n.div_euclid(at_once) + i64::from(n % at_once != 0));
+                let passes = points.map(|n| ceil_div(n, at_once));
                 Some(OwnLayout::new(2, i64::from(THREADS), passes, USUAL_PASSES))
             }
         }
@@ -318,7 +318,7 @@ impl Phase {
     /// Whether a load is only of the element that the same thread, or the block, stores with an access.
     fn loads_own(&self, analysis: &Analysis, load: ElementId, store: &super::access::Access) -> bool {
         let is_point = || {
-            let space = analysis.space_axes().iter().fold(0, |set, axis| set | axis_bit(*axis));
+            let space = axis_set(&analysis.space_axes());
             let position = analysis.loads.get(&load).map(|access| &access.position);
             analysis.free[load.index()] & !space == 0 && position == Some(&store.position)
         };

@@ -25,7 +25,7 @@ use fuse_ir::expr::{Atom, Axis, Dim, Expr, Symbol};
 use fuse_ir::kernel::{Element, ElementId};
 
 use super::access::Access;
-use super::analysis::{Analysis, AxisSet, Group, axis_bit};
+use super::analysis::{Analysis, AxisSet, Group, axis_bit, axis_set, ceil_div};
 use super::block::{Numbers, THREADS, WARP, bits};
 use super::contraction::{assumed, is_multiple};
 use super::coordinates::coordinates;
@@ -143,7 +143,7 @@ impl Rows {
         if analysis.recurrence_axis.is_some() {
             return None;
         }
-        let space = set(&analysis.space_axes());
+        let space = axis_set(&analysis.space_axes());
         let own = analysis.groups.iter().map(|group| group.free & space).reduce(|own, free| own & free)?;
         let (of_rows, others): (Vec<&Group>, Vec<&Group>) =
             analysis.groups.iter().partition(|group| is_of_rows(group, space, own));
@@ -236,7 +236,7 @@ impl Rows {
 
     /// The reductions that have one value a row.
     fn groups<'a>(&self, analysis: &'a Analysis) -> impl Iterator<Item = &'a Group> + use<'a> {
-        let (space, own) = (set(&analysis.space_axes()), set(&self.rows));
+        let (space, own) = (axis_set(&analysis.space_axes()), axis_set(&self.rows));
         analysis.groups.iter().filter(move |group| is_of_rows(group, space, own))
     }
 
@@ -276,7 +276,7 @@ impl Rows {
         let row = self.row_elements(analysis)?;
         let at_once = i64::from(blocks) * self.teams;
         let rows = analysis.points(&self.rows).as_constant();
-        let passes = rows.map(|rows| rows.div_euclid(at_once) + i64::from(rows % at_once != 0));
+        let passes = rows.map(|rows| ceil_div(rows, at_once));
         let are_all_own = self.inner == Inner::None
             && analysis.parts.len() == 1
             && self.column.is_some()
@@ -292,7 +292,7 @@ impl Rows {
             access.position.axes().into_iter().filter(|axis| self.along.contains(axis)).collect()
         };
         let (loaded, stored) = (along(access), along(store));
-        let own = set(&self.rows) | set(&loaded);
+        let own = axis_set(&self.rows) | axis_set(&loaded);
         let is_of_rows = analysis.free[load.index()] & !own == 0 && loaded.len() <= 1 && stored.len() <= 1;
         let column = self.column.filter(|column| stored.iter().all(|axis| axis == column));
         let same = |atom: &Atom| {
@@ -333,7 +333,7 @@ impl Rows {
         let each = emitter.b.open_loop(element.as_slice(), true);
         let own_states = own_states.zip(each.current.first().copied());
         if let Some((states, element)) = own_states {
-            states.place(emitter, element, set(&self.along));
+            states.place(emitter, element, axis_set(&self.along));
         }
         self.row(emitter, numbers, each.counter)?;
         if self.teams == 1 {
@@ -378,7 +378,7 @@ impl Rows {
         let bound: Vec<Axis> = group.members.iter().filter_map(|m| bound_axis(analysis, *m)).collect();
         let states = walk.run(emitter, states, &mut |emitter, pieces, states| {
             let points: Vec<Point> = pieces.iter().map(|piece| self.at(row, piece.first)).collect();
-            self.inner.evaluate(emitter, numbers, set(&bound), set(&self.rows), &points)?;
+            self.inner.evaluate(emitter, numbers, axis_set(&bound), axis_set(&self.rows), &points)?;
             for (piece, point) in pieces.iter().zip(&points) {
                 let before = states.to_vec();
                 emitter.steps(&chains, std::slice::from_ref(point), piece.first, states)?;
@@ -411,7 +411,7 @@ impl Rows {
         let walk = self.walk(emitter, axis, numbers);
         walk.run(emitter, Vec::new(), &mut |emitter, pieces, _| {
             let points: Vec<Point> = pieces.iter().map(|piece| self.at(row, piece.first)).collect();
-            self.inner.evaluate(emitter, numbers, axis_bit(axis), set(&self.rows), &points)?;
+            self.inner.evaluate(emitter, numbers, axis_bit(axis), axis_set(&self.rows), &points)?;
             let is_first = (self.inner == Inner::Warp).then(|| {
                 let lane = numbers.lane(&mut emitter.b);
                 emitter.b.compare_integer(Condition::Eq, lane, 0)
@@ -454,10 +454,6 @@ impl Rows {
     }
 }
 
-fn set(axes: &[Axis]) -> AxisSet {
-    axes.iter().fold(0, |set, axis| set | axis_bit(*axis))
-}
-
 /// The axis that a reduction binds, if it is one only.
 fn bound_axis(analysis: &Analysis, reduction: ElementId) -> Option<Axis> {
     match analysis.element(reduction) {
@@ -485,7 +481,7 @@ fn bound_axes(analysis: &Analysis, groups: &[&Group], inner: Inner) -> Option<Ve
 fn is_along_memory(analysis: &Analysis, group: &Group, rows: AxisSet) -> bool {
     let bound: Vec<Axis> = group.members.iter().filter_map(|member| bound_axis(analysis, *member)).collect();
     let of_rows = |(id, _): &(ElementId, &Access)| analysis.free[id.index()] & rows == rows;
-    let mut own = analysis.loads_along(set(&bound)).filter(of_rows).peekable();
+    let mut own = analysis.loads_along(axis_set(&bound)).filter(of_rows).peekable();
     own.peek().is_some() && own.all(|(_, access)| access.is_unit_stride(&bound))
 }
 
@@ -495,6 +491,6 @@ fn words_a_position(analysis: &Analysis, along: &[Axis]) -> i64 {
     let words = |(id, access): (ElementId, &Access)| {
         (access.buffer, i64::from(register_type(analysis.dtype(id)).bytes() / 4))
     };
-    let buffers: BTreeMap<_, i64> = analysis.loads_along(set(&bound)).map(words).collect();
+    let buffers: BTreeMap<_, i64> = analysis.loads_along(axis_set(&bound)).map(words).collect();
     buffers.values().sum::<i64>().max(1)
 }

@@ -25,7 +25,7 @@ use fuse_ir::expr::{Axis, Dim, Symbol};
 use fuse_ir::kernel::{Element, ElementId};
 
 use super::Rounding;
-use super::analysis::{Analysis, axis_bit};
+use super::analysis::{Analysis, axis_bit, ceil_div};
 use super::block::{Numbers, THREADS, WARP, WARPS, bits, low_bits};
 use super::contraction::{SplitSums, assumed};
 use super::division::floor_division;
@@ -669,11 +669,6 @@ fn operands(analysis: &Analysis, element: ElementId) -> Vec<ElementId> {
     }
     loads.sort_unstable();
     loads
-}
-
-/// The quotient of two numbers that are not negative, rounded up.
-fn ceil_div(x: i64, y: i64) -> i64 {
-    x.div_euclid(y) + i64::from(x % y != 0)
 }
 
 /// The least power of two that is no less.

@@ -8,7 +8,7 @@ use fuse_ir::expr::{Axis, Dim};
 use fuse_ir::kernel::{Element, ElementId};
 
 use super::access::Access;
-use super::analysis::{Analysis, AxisSet, axis_bit};
+use super::analysis::{Analysis, AxisSet, axis_set};
 use crate::decompose::{register_type, takes_vectors};
 use crate::kernel_ir::LaneType;
 
@@ -59,7 +59,7 @@ impl Classes {
         axes: &[Axis],
         allows: impl Fn(&Dim, i64) -> bool,
     ) -> Option<Classes> {
-        let set = axes.iter().fold(0, |set, axis| set | axis_bit(*axis));
+        let set = axis_set(axes);
         let stores = analysis.stores.iter().map(|store| &store.access);
         let stores = stores.filter(|access| axes.iter().any(|axis| access.position.uses_axis(*axis)));
         let loads = analysis.loads_along(set).map(|(_, access)| access);
@@ -89,7 +89,7 @@ impl Classes {
         vector_bits: u32,
         staged: &dyn Fn(ElementId) -> bool,
     ) -> Classes {
-        let set = axes.iter().fold(0, |set, a| set | axis_bit(*a));
+        let set = axis_set(&axes);
         let mut classes = Classes { axes, set, lanes, bits: vector_bits, of: Vec::new() };
         for id in analysis.ids() {
             let class = if analysis.free[id.index()] & set == 0 {

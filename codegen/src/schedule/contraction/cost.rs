@@ -6,7 +6,7 @@
 
 use fuse_ir::device::DeviceModel;
 
-use super::super::analysis::Analysis;
+use super::super::analysis::{Analysis, ceil_div};
 use super::product::{Contraction, Factor, assumed};
 
 /// Blocks that a multiprocessor runs at the same time: tiles leave room for as many.
@@ -99,8 +99,4 @@ fn bytes(analysis: &Analysis, factor: Factor) -> i64 {
 
 fn batch(contraction: &Contraction) -> i64 {
     contraction.batch_extents.iter().map(assumed).product()
-}
-
-pub(super) fn ceil_div(x: i64, y: i64) -> i64 {
-    x.div_euclid(y) + i64::from(x.rem_euclid(y) != 0)
 }

@@ -3,10 +3,10 @@
 use fuse_ir::device::DeviceModel;
 use fuse_ir::expr::Dim;
 
-use super::super::analysis::Analysis;
+use super::super::analysis::{Analysis, ceil_div};
 use super::super::plan::{ProductForm, ProductPlan};
 use super::super::{GpuLimits, Rounding};
-use super::cost::{SplitSums, Tiles, ceil_div, staged_bytes};
+use super::cost::{SplitSums, Tiles, staged_bytes};
 use super::product::{Contraction, assumed};
 use super::slices::COUNTS;
 use super::{THREADS, matrices, tile};

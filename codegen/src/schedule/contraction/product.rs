@@ -7,7 +7,7 @@ use fuse_ir::kernel::{Element, ElementId};
 use fuse_ir::{DType, ReduceOp, ScalarOp};
 
 use super::super::Rounding;
-use super::super::analysis::{Analysis, AxisSet, axis_bit};
+use super::super::analysis::{Analysis, AxisSet, axis_bit, axis_set};
 use super::super::division::division_by_count;
 use super::super::emitter::{Emitted, Emitter, Point};
 use super::super::vectors::Classes;
@@ -72,7 +72,7 @@ impl Contraction {
         for reduction in &group.members {
             factors.push(product(analysis, *reduction, innermost)?);
         }
-        let all = space.iter().fold(0, |set, a| set | axis_bit(*a));
+        let all = axis_set(&space);
         let free = |f: &Factor| analysis.free[f.element.index()] & all;
         let rows = factors.iter().fold(0, |set, (left, _)| set | free(left));
         let columns = factors.iter().fold(0, |set, (_, right)| set | free(right));

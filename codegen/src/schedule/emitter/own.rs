@@ -1,7 +1,33 @@
 //! Loads and stores of states that their own points read.
 
-use super::{Access, Emitted, Emitter, OwnLoad, OwnPlace, OwnStore, Point, axis_bit};
-use crate::kernel_ir::{LaneType, Type, ValueId};
+use super::{Access, AxisSet, Emitted, Emitter, Point, ToMemory, axis_bit};
+use crate::kernel_ir::{LaneType, SharedId, Type, ValueId};
+
+/// Where a block keeps elements of a state that its own points read.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct OwnPlace {
+    pub(in super::super) array: SharedId,
+    /// The element of the array; of an access that goes along one of the axes, that of its first position.
+    pub(in super::super) first: ValueId,
+    pub(in super::super) along: AxisSet,
+}
+
+/// What a step loads of such a state.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct OwnLoad {
+    pub(in super::super) place: OwnPlace,
+    /// Whether it is in memory still.
+    pub(in super::super) in_memory: ValueId,
+}
+
+/// What a step stores of it.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct OwnStore {
+    pub(in super::super) place: OwnPlace,
+    /// Whether the array has an element for it, if that is not sure.
+    pub(in super::super) is_there: Option<ValueId>,
+    pub(in super::super) to_memory: ToMemory,
+}
 
 impl Emitter<'_> {
     /// What a step reads of such a state, as memory has it.

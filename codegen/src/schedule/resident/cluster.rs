@@ -18,7 +18,7 @@ use fuse_ir::expr::{Atom, Axis, Dim};
 use fuse_ir::kernel::{BufferId, KernelGraph, Loop};
 
 use super::super::access::Access;
-use super::super::analysis::axis_bit;
+use super::super::analysis::axis_set;
 use super::super::block::{Numbers, THREADS};
 use super::super::contraction::assumed;
 use super::super::division::floor_division;
@@ -382,7 +382,7 @@ fn is_own(resident: &Resident, buffers: &[ParameterId]) -> bool {
     let (Some((own, Phase::Split(_))), None) = (storing.next(), storing.next()) else { return false };
     let stored: Vec<&Access> =
         own.stores.iter().map(|s| &s.access).filter(|access| access.buffer == *next).collect();
-    let space = own.space_axes().iter().fold(0, |set, axis| set | axis_bit(*axis));
+    let space = axis_set(&own.space_axes());
     resident.analyses.iter().all(|analysis| {
         analysis.loads.iter().all(|(id, access)| {
             let is_point = || {

@@ -18,14 +18,14 @@ use fuse_ir::expr::Symbol;
 use fuse_ir::kernel::ElementId;
 
 use super::super::Rounding;
-use super::super::analysis::{Analysis, axis_bit};
+use super::super::analysis::{Analysis, axis_bit, ceil_div};
 use super::super::block::{Numbers, THREADS, WARPS, bits, low_bits};
 use super::super::contraction::product::{Factor, is_same, matrix_factors, product};
 use super::super::division::floor_division;
 use super::super::emitter::{Emitted, Emitter, Point};
 use super::super::vectors::{Class, Classes};
+use super::Split;
 use super::tile::Tile;
-use super::{Split, ceil_div};
 use crate::kernel_ir::{BinaryOp, Condition, LaneType, MatrixFactors, SharedId, Type, ValueId};
 
 /// Rows of a product.
