@@ -59,6 +59,49 @@ impl Widths {
     }
 }
 
+/// What each integer of a function is between, and each truth value (0 or 1), whatever its symbols are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ranges(Vec<Range>);
+
+impl Ranges {
+    /// Those of a function.
+    pub fn of(function: &Function) -> Ranges {
+        let mut walk = Walk::new(function, &|_| None);
+        walk.block(&function.body);
+        Ranges(walk.ranges)
+    }
+
+    /// That of a value.
+    pub fn get(&self, value: ValueId) -> Range {
+        self.0[value.0 as usize]
+    }
+
+    /// What a value always is.
+    pub fn constant(&self, value: ValueId) -> Option<i64> {
+        let Range { low, high } = self.get(value);
+        (low == high).then_some(low)
+    }
+
+    /// The operand that an operation always gives.
+    pub fn operand(&self, operation: &Operation) -> Option<ValueId> {
+        let is_below = |x: ValueId, y: ValueId| self.get(x).high <= self.get(y).low;
+        match *operation {
+            Operation::Binary(BinaryOp::Min, x, y) if is_below(x, y) => Some(x),
+            Operation::Binary(BinaryOp::Min, x, y) if is_below(y, x) => Some(y),
+            Operation::Binary(BinaryOp::Max, x, y) if is_below(x, y) => Some(y),
+            Operation::Binary(BinaryOp::Max, x, y) if is_below(y, x) => Some(x),
+            Operation::Binary(BinaryOp::And, x, y) => {
+                let mask = self.constant(y).filter(|mask| *mask >= 0 && mask & mask.wrapping_add(1) == 0);
+                mask.filter(|mask| self.get(x).low >= 0 && self.get(x).high <= *mask).map(|_| x)
+            }
+            Operation::Select(condition, x, y) => {
+                self.constant(condition).map(|holds| if holds == 0 { y } else { x })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Goes through a function with what is known of its symbols.
 struct Walk<'a> {
     function: &'a Function,
@@ -133,7 +176,7 @@ impl<'a> Walk<'a> {
 
     fn operation(&mut self, value: ValueId, operation: &Operation) {
         let ty = self.function.ty(value);
-        if ty.lanes > 1 || !matches!(ty.lane, LaneType::I32 | LaneType::I64) {
+        if ty.lanes > 1 || !matches!(ty.lane, LaneType::I32 | LaneType::I64 | LaneType::Bool) {
             return;
         }
         let range = self.range_of(ty, operation);
@@ -195,6 +238,9 @@ impl<'a> Walk<'a> {
             }
             Operation::Binary(op, x, y) => Range::binary(*op, self.range(*x), self.range(*y)),
             Operation::Select(_, x, y) => self.range(*x).union(self.range(*y)),
+            Operation::Compare(condition, x, y) if !self.function.ty(*x).lane.is_float() => {
+                self.range(*x).compared(*condition, self.range(*y))
+            }
             Operation::Convert(conversion, x) => self.converted(*conversion, *x, ty),
             _ => Range::of_lane(ty.lane),
         }
@@ -230,6 +276,7 @@ mod tests {
 
     use super::*;
     use crate::builder::FunctionBuilder;
+    use crate::kernel_ir::Condition;
 
     const INDEX: Type = Type { lane: LaneType::I64, lanes: 1 };
 
@@ -292,6 +339,67 @@ mod tests {
         assert!(
             suffices(&function, 1, i64::from(i32::MAX) - 1) && !suffices(&function, 1, i64::from(i32::MAX))
         );
+    }
+
+    #[test]
+    fn what_holds_for_every_thread_needs_no_computation() {
+        let mut b = FunctionBuilder::new();
+        let thread = b.operation(INDEX, Operation::Thread);
+        let n = b.operation(INDEX, Operation::Symbol(1));
+        let [last, mask, narrower, ones] = [255, 255, 127, i64::MAX].map(|n| b.index(n));
+        let inside = b.compare_integer(Condition::Lt, thread, 256);
+        let half = b.compare_integer(Condition::Lt, thread, 128);
+        let few = b.compare(Condition::Lt, thread, n);
+        let both = b.and(half, few);
+        let quotient = b.shift_right_logical(thread, 8);
+        let function = finish(b);
+        let ranges = Ranges::of(&function);
+        assert_eq!(
+            [inside, half, few, both, quotient].map(|v| ranges.constant(v)),
+            [Some(1), None, None, None, Some(0)]
+        );
+        let binary = |op, x, y| ranges.operand(&Operation::Binary(op, x, y));
+        assert_eq!(binary(BinaryOp::Min, thread, last), Some(thread));
+        assert_eq!(binary(BinaryOp::Min, last, thread), Some(thread));
+        assert_eq!(binary(BinaryOp::Max, thread, last), Some(last));
+        assert_eq!(binary(BinaryOp::Min, thread, narrower), None);
+        assert_eq!(binary(BinaryOp::Min, thread, n), None);
+        assert_eq!(binary(BinaryOp::And, thread, mask), Some(thread));
+        assert_eq!(binary(BinaryOp::And, thread, ones), Some(thread));
+        assert_eq!(binary(BinaryOp::And, thread, narrower), None);
+        assert_eq!(ranges.operand(&Operation::Select(inside, n, thread)), Some(n));
+        assert_eq!(ranges.operand(&Operation::Select(half, n, thread)), None);
+    }
+
+    #[test]
+    fn comparisons_of_ranges_hold_for_all_or_none_or_are_open() {
+        let values = [-2i64, -1, 0, 1, 3];
+        let conditions =
+            [Condition::Lt, Condition::Le, Condition::Gt, Condition::Ge, Condition::Eq, Condition::Ne];
+        let holds = |condition, x: i64, y: i64| match condition {
+            Condition::Lt => x < y,
+            Condition::Le => x <= y,
+            Condition::Gt => x > y,
+            Condition::Ge => x >= y,
+            Condition::Eq => x == y,
+            Condition::Ne => x != y,
+        };
+        let pairs = || values.iter().flat_map(|low| values.iter().map(move |high| (*low, *high)));
+        for condition in conditions {
+            for (a, b) in pairs().filter(|(low, high)| low <= high) {
+                for (c, d) in pairs().filter(|(low, high)| low <= high) {
+                    let found = Range { low: a, high: b }.compared(condition, Range { low: c, high: d });
+                    let all: Vec<bool> =
+                        (a..=b).flat_map(|x| (c..=d).map(move |y| holds(condition, x, y))).collect();
+                    let expected = match (all.contains(&true), all.contains(&false)) {
+                        (true, false) => Range::of(1),
+                        (false, true) => Range::of(0),
+                        _ => Range { low: 0, high: 1 },
+                    };
+                    assert_eq!(found, expected, "{condition:?} of {a}..={b} and {c}..={d}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use fuse_ir::{DType, Literal};
 
 use crate::divisors::Divisors;
-use crate::indices::{Width, Widths};
+use crate::indices::{Ranges, Width, Widths};
 use crate::kernel_ir::{
     BinaryOp, Condition, Conversion, Function, LaneType, MatrixFactors, Operation, PanelLayout, PanelProduct,
     ParameterId, SharedId, Statement, Type, UnaryOp, ValueId,
@@ -96,6 +96,12 @@ pub struct Bounds<V> {
     pub end: V,
     /// The increment, at least 1.
     pub step: i64,
+    /// Whether it is known that `begin` is below `end`.
+    pub is_entered: bool,
+    /// Whether the counter, where it is below `end` once, is `end` after the last step.
+    pub meets_end: bool,
+    /// Whether the body is as long already as unrolling should make it.
+    pub is_long: bool,
 }
 
 /// Consecutive elements of a buffer parameter.
@@ -210,15 +216,31 @@ const WIDE: Type = Type { lane: LaneType::I64, lanes: 1 };
 
 /// Emits the body of a function, as Kernel IR has it.
 pub fn emit<B: ScalarBuilder>(function: &Function, builder: &mut B) {
-    emit_in(function, None, builder);
+    emit_in(function, None, None, builder);
 }
 
-/// Emits the body of a function with i64 scalars in as many bits as `widths` says.
-pub fn emit_in<B: ScalarBuilder>(function: &Function, widths: Option<Widths>, builder: &mut B) {
+/// Emits the body of a function with i64 scalars in as many bits as `widths` says, without what `ranges` say is never
+/// computed.
+pub fn emit_in<B: ScalarBuilder>(
+    function: &Function,
+    widths: Option<Widths>,
+    ranges: Option<Ranges>,
+    builder: &mut B,
+) {
     let values = vec![None; function.types.len()];
     let depths = vec![0; function.types.len()];
     let (divisors, sums) = (Divisors::of(function), HashMap::new());
-    let mut values = Values { target: values, divisors, widths, depths, depth: 0, is_hot: false, sums };
+    let mut values = Values {
+        target: values,
+        divisors,
+        widths,
+        ranges,
+        depths,
+        depth: 0,
+        is_hot: false,
+        has_matrices: function.body.iter().any(multiplies_matrices),
+        sums,
+    };
     block(function, &function.body, builder, &mut values);
 }
 
@@ -228,11 +250,15 @@ struct Values<B: ScalarBuilder> {
     divisors: Divisors,
     /// `None` where all are as Kernel IR has them.
     widths: Option<Widths>,
+    /// What is known of them, if that matters.
+    ranges: Option<Ranges>,
     /// How many loops are around each value, and around what is emitted next.
     depths: Vec<u32>,
     depth: u32,
     /// Whether that is in a loop without loops that carries values.
     is_hot: bool,
+    /// Whether products of matrices hold most registers.
+    has_matrices: bool,
     /// The narrow values that are sums of two.
     sums: HashMap<ValueId, [ValueId; 2]>,
 }
@@ -255,6 +281,35 @@ impl<B: ScalarBuilder> Values<B> {
 
     fn is_narrow(&self, id: ValueId) -> bool {
         self.width(id) != Width::Wide
+    }
+
+    /// What a scalar always is, if it is an integer or a truth value.
+    fn constant(&self, function: &Function, id: ValueId) -> Option<i64> {
+        let Type { lane, lanes } = function.ty(id);
+        let is_known = lanes == 1 && matches!(lane, LaneType::I32 | LaneType::I64 | LaneType::Bool);
+        self.ranges.as_ref().filter(|_| is_known)?.constant(id)
+    }
+
+    /// What ranges say an operation gives.
+    fn known(
+        &self,
+        function: &Function,
+        builder: &mut B,
+        id: ValueId,
+        operation: &Operation,
+    ) -> Option<B::Value> {
+        let narrow = self.is_narrow(id);
+        let ty = if narrow { NARROW } else { function.ty(id) };
+        if let Some(constant) = self.constant(function, id) {
+            let dtype = match ty.lane {
+                LaneType::I32 => DType::I32,
+                LaneType::Bool => DType::Bool,
+                LaneType::I64 | LaneType::F32 | LaneType::F64 => DType::I64,
+            };
+            return Some(builder.constant(ty, Literal::from_i64(dtype, constant)));
+        }
+        let operand = self.ranges.as_ref()?.operand(operation)?;
+        Some(if narrow { self.narrow(function, builder, operand) } else { self.get(builder, operand) })
     }
 
     /// The target's value in the type that Kernel IR gives it.
@@ -321,6 +376,10 @@ fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mu
     for statement in body {
         match statement {
             Statement::Let { value, operation } => {
+                if let Some(known) = values.known(function, builder, *value, operation) {
+                    values.set(*value, known);
+                    continue;
+                }
                 let ty = function.ty(*value);
                 let result = match values.width(*value) {
                     Width::Wide => operate(function, ty, operation, builder, values),
@@ -376,11 +435,20 @@ fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mu
                 builder.product(emitted);
             }
             Statement::For { counter, begin, end, step, carried, exchanged, body } => {
+                let is_long = is_long(body);
+                let is_entered = values.ranges.as_ref().is_some_and(|r| r.get(*begin).high < r.get(*end).low);
+                // A condition before a loop keeps `ptxas` from joining it with what stands there, which takes registers.
+                let is_entered = is_entered && !is_long && !values.has_matrices;
+                let length = values
+                    .constant(function, *end)
+                    .zip(values.constant(function, *begin))
+                    .map(|(end, begin)| end.wrapping_sub(begin));
+                let meets_end = *step == 1 || length.is_some_and(|length| length % *step == 0);
                 let [begin, end] = [*begin, *end].map(|bound| match values.is_narrow(*counter) {
                     true => values.narrow(function, builder, bound),
                     false => values.get(builder, bound),
                 });
-                let bounds = Bounds { begin, end, step: *step };
+                let bounds = Bounds { begin, end, step: *step, is_entered, meets_end, is_long };
                 let inits: Vec<_> =
                     carried.iter().map(|c| (function.ty(c.init), values.get(builder, c.init))).collect();
                 let exchanged: Vec<_> = exchanged.iter().map(|(a, b)| (a.0 as usize, b.0 as usize)).collect();
@@ -402,12 +470,33 @@ fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mu
                     values.set(c.result, result);
                 }
             }
+            Statement::If { condition, body } if values.constant(function, *condition).is_some() => {
+                if values.constant(function, *condition) == Some(1) {
+                    block(function, body, builder, values);
+                }
+            }
             Statement::If { condition, body } => {
                 let condition = values.get(builder, *condition);
                 builder.if_then(condition, &mut |builder| block(function, body, builder, values));
             }
         }
     }
+}
+
+/// Statements of a loop that is not to be unrolled any further.
+const LONG: usize = 256;
+
+/// Whether a body is as long as unrolling should make it: products of matrices hold as many registers as there are.
+fn is_long(body: &[Statement]) -> bool {
+    fn statements(body: &[Statement]) -> usize {
+        body.iter().map(|statement| 1 + statements(statement.body())).sum()
+    }
+    statements(body) > LONG || body.iter().any(multiplies_matrices)
+}
+
+fn multiplies_matrices(statement: &Statement) -> bool {
+    matches!(statement, Statement::Let { operation: Operation::MatrixFma { .. }, .. })
+        || statement.body().iter().any(multiplies_matrices)
 }
 
 fn has_loops(body: &[Statement]) -> bool {

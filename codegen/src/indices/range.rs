@@ -2,7 +2,7 @@
 
 use fuse_ir::expr::{Atom, Expr, Symbol};
 
-use crate::kernel_ir::{BinaryOp, LaneType};
+use crate::kernel_ir::{BinaryOp, Condition, LaneType};
 
 /// An integer is not below `low` and not above `high`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,7 +31,8 @@ impl Range {
     pub fn of_lane(lane: LaneType) -> Range {
         match lane {
             LaneType::I32 => Range { low: i64::from(i32::MIN), high: i64::from(i32::MAX) },
-            LaneType::I64 | LaneType::F32 | LaneType::F64 | LaneType::Bool => Range::ALL,
+            LaneType::Bool => Range { low: 0, high: 1 },
+            LaneType::I64 | LaneType::F32 | LaneType::F64 => Range::ALL,
         }
     }
 
@@ -59,6 +60,26 @@ impl Range {
     pub fn fits(self) -> bool {
         let lane = Range::of_lane(LaneType::I32);
         lane.low <= self.low && self.high <= lane.high
+    }
+
+    /// Whether a comparison holds: 1 where it does for all, 0 where it does for none.
+    pub fn compared(self, condition: Condition, other: Range) -> Range {
+        let known = match condition {
+            Condition::Lt if self.high < other.low => Some(true),
+            Condition::Lt if self.low >= other.high => Some(false),
+            Condition::Le if self.high <= other.low => Some(true),
+            Condition::Le if self.low > other.high => Some(false),
+            Condition::Gt => return other.compared(Condition::Lt, self),
+            Condition::Ge => return other.compared(Condition::Le, self),
+            Condition::Eq | Condition::Ne if self.high < other.low || other.high < self.low => {
+                Some(condition == Condition::Ne)
+            }
+            Condition::Eq | Condition::Ne if self.low == self.high && self == other => {
+                Some(condition == Condition::Eq)
+            }
+            Condition::Lt | Condition::Le | Condition::Eq | Condition::Ne => None,
+        };
+        known.map_or(Range::of_lane(LaneType::Bool), |holds| Range::of(i64::from(holds)))
     }
 
     /// All of both.

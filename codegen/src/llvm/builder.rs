@@ -536,13 +536,19 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         exchanged: &[(usize, usize)],
         body: &mut LoopBody<'_, Self>,
     ) -> Vec<Self::Value> {
+        // Conditions stand where loops end, so that what does not change can stand before them.
         let before = self.current_block();
-        let (head, inside, after) =
-            (self.branch_block("head"), self.branch_block("body"), self.branch_block("after"));
-        built(self.builder.build_unconditional_branch(head));
-
-        self.builder.position_at_end(head);
+        let (inside, after) = (self.branch_block("body"), self.branch_block("after"));
         let (end, width) = (bounds.end.into_int_value(), bounds.begin.get_type());
+        if bounds.is_entered {
+            built(self.builder.build_unconditional_branch(inside));
+        } else {
+            let begin = bounds.begin.into_int_value();
+            let any = built(self.builder.build_int_compare(IntPredicate::SLT, begin, end, ""));
+            built(self.builder.build_conditional_branch(any, inside, after));
+        }
+
+        self.builder.position_at_end(inside);
         let counter = built(self.builder.build_phi(width, "counter"));
         counter.add_incoming(&[(&bounds.begin, before)]);
         let phis: Vec<_> = carried
@@ -559,10 +565,6 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
             phi
         });
         let position = counter.as_basic_value().into_int_value();
-        let more = built(self.builder.build_int_compare(IntPredicate::SLT, position, end, ""));
-        built(self.builder.build_conditional_branch(more, inside, after));
-
-        self.builder.position_at_end(inside);
         let outside = self.frame.buffers.clone();
         if let Some(swapped) = swapped {
             self.exchange(exchanged, &outside, swapped.as_basic_value().into_int_value());
@@ -574,22 +576,39 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         let step = width.into_int_type().const_int(bounds.step as u64, false);
         // Kernel IR forbids a counter past the end of i64, widths one past that of i32; saying so lets LLVM compute the trip count.
         let following = built(self.builder.build_int_nsw_add(position, step, ""));
-        if let Some(swapped) = swapped {
-            let now = swapped.as_basic_value().into_int_value();
-            swapped.add_incoming(&[(&built(self.builder.build_not(now, "")), self.current_block())]);
-        }
         let latch = self.current_block();
-        built(self.builder.build_unconditional_branch(head));
+        let traded = swapped.map(|swapped| {
+            let now = swapped.as_basic_value().into_int_value();
+            let traded = built(self.builder.build_not(now, ""));
+            swapped.add_incoming(&[(&traded, latch)]);
+            traded
+        });
+        // Told that a counter meets its end, LLVM need not keep its value before the step for the comparison.
+        let condition = if bounds.meets_end { IntPredicate::NE } else { IntPredicate::SLT };
+        let more = built(self.builder.build_int_compare(condition, following, end, ""));
+        let again = built(self.builder.build_conditional_branch(more, inside, after));
+        if bounds.is_long && self.frame.work.is_gpu() {
+            self.keep_from_unrolling(again);
+        }
         counter.add_incoming(&[(&following, latch)]);
         for (phi, value) in phis.iter().zip(&next) {
             phi.add_incoming(&[(value, latch)]);
         }
 
         self.builder.position_at_end(after);
-        if let Some(swapped) = swapped {
-            self.exchange(exchanged, &outside, swapped.as_basic_value().into_int_value());
+        // What there is where the loop ran, and where it did not.
+        let results: Vec<_> = carried
+            .iter()
+            .zip(next)
+            .map(|((ty, init), next)| self.after_loop(*ty, (next, latch), (*init, before), bounds.is_entered))
+            .collect();
+        if let Some(traded) = traded {
+            let bool = Type::scalar(LaneType::Bool);
+            let none = self.context.bool_type().const_zero().into();
+            let traded = self.after_loop(bool, (traded.into(), latch), (none, before), bounds.is_entered);
+            self.exchange(exchanged, &outside, traded.into_int_value());
         }
-        current
+        results
     }
 
     fn if_then(&mut self, condition: Self::Value, body: &mut dyn FnMut(&mut Self)) {
@@ -603,6 +622,34 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
 }
 
 impl<'ctx> LlvmBuilder<'ctx, '_> {
+    /// Has `ptxas` leave a loop as it is that ends with this branch.
+    fn keep_from_unrolling(&self, branch: InstructionValue<'ctx>) {
+        let property =
+            self.context.metadata_node(&[self.context.metadata_string("llvm.loop.unroll.disable").into()]);
+        // The first place is the loop's own name, which nobody asks for.
+        let name = self.context.bool_type().const_zero();
+        let properties = self.context.metadata_node(&[name.into(), property.into()]);
+        branch
+            .set_metadata(properties, self.context.get_kind_id("llvm.loop"))
+            .expect("a branch takes metadata");
+    }
+
+    /// A value behind a loop, from its last iteration, or from before where it had none.
+    fn after_loop(
+        &self,
+        ty: Type,
+        (last, latch): (BasicValueEnum<'ctx>, BasicBlock<'ctx>),
+        (init, before): (BasicValueEnum<'ctx>, BasicBlock<'ctx>),
+        is_entered: bool,
+    ) -> BasicValueEnum<'ctx> {
+        if is_entered {
+            return last;
+        }
+        let phi = built(self.builder.build_phi(self.llvm_type(ty), "result"));
+        phi.add_incoming(&[(&last, latch), (&init, before)]);
+        phi.as_basic_value()
+    }
+
     /// Lets each buffer of a pair be the other one where they have traded places. Both are parameters, which take no
     /// registers until they are chosen, unlike what a loop would carry.
     fn exchange(&mut self, pairs: &[(usize, usize)], own: &[PointerValue<'ctx>], traded: IntValue<'ctx>) {

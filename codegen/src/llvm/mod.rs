@@ -15,6 +15,7 @@
 //! Every compilation has a context of its own, so compilations may run on any number of threads at once.
 
 mod arch;
+mod branches;
 mod builder;
 mod gpu;
 pub mod host;

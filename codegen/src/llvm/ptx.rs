@@ -11,6 +11,7 @@ use inkwell::types::BasicMetadataTypeEnum;
 use inkwell::values::{FunctionValue, IntValue};
 use inkwell::{AddressSpace, OptimizationLevel};
 
+use super::branches::without_idle_branches;
 use super::builder::{Frame, LlvmBuilder, Work};
 use super::gpu::{BlockFrame, GridFrame, place_shared};
 use super::matrix::needs_matrices;
@@ -22,7 +23,7 @@ use super::neighbours::has_neighbours;
 use super::phases::Phases;
 use super::wide_products::with_wide_products;
 use super::{Arch, LlvmError, Optimization};
-use crate::indices::Widths;
+use crate::indices::{Ranges, Widths};
 use crate::kernel_ir::{Function, Mapping, Operation, Statement};
 use crate::scalar::emit_in;
 use crate::schedule::GpuLimits;
@@ -106,7 +107,7 @@ pub fn ptx(functions: &[Function], options: &PtxOptions) -> Result<String, LlvmE
     }
     Ok(match options.optimization {
         Optimization::None => text,
-        Optimization::Full => with_wide_products(&text),
+        Optimization::Full => with_wide_products(&without_idle_branches(&text)),
     })
 }
 
@@ -304,7 +305,7 @@ fn kernel<'s>(
         Indices::Narrow => Some(Widths::assumed(function)),
         Indices::Wide => None,
     };
-    emit_in(function, widths, &mut body);
+    emit_in(function, widths, Some(Ranges::of(function)), &mut body);
     body.finish();
     Ok(())
 }

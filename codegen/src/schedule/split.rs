@@ -370,8 +370,12 @@ impl Split {
             )
         };
         let of_columns: Vec<SharedId> = lanes.into_iter().map(&mut array).collect();
-        for (operand, array) in self.staged.iter().zip(&staged) {
-            self.fill(emitter, numbers, operand, *array)?;
+        let mut pending: Vec<(&StagedOperand, SharedId)> =
+            self.staged.iter().zip(staged.iter().copied()).collect();
+        while let Some((first, _)) = pending.first() {
+            let (same, others) = pending.iter().partition(|(operand, _)| operand.extent == first.extent);
+            self.fill(emitter, numbers, same)?;
+            pending = others;
         }
         if !of_columns.is_empty() {
             self.fill_columns(emitter, numbers, &of_columns)?;
@@ -397,14 +401,14 @@ impl Split {
         Ok(())
     }
 
-    /// Fills the array of an operand in its order, so that neighbouring threads store to neighbouring banks.
+    /// Fills the arrays of operands of one extent in their order, so that neighbouring threads store to neighbouring banks.
     fn fill(
         &self,
         emitter: &mut Emitter,
         numbers: Numbers,
-        operand: &StagedOperand,
-        array: SharedId,
+        operands: Vec<(&StagedOperand, SharedId)>,
     ) -> Emitted<()> {
+        let Some((operand, _)) = operands.first() else { return Ok(()) };
         let b = &mut emitter.b;
         let end = b.index(self.staged_elements_of(operand));
         let each = b.open_loop(&[], true);
@@ -431,9 +435,14 @@ impl Split {
         }
         let tile = self.tile_of(b, numbers.block, within);
         let column = self.column_of(emitter, tile, unit);
-        let point = emitter.origin().with(self.column, column).with(operand.axis, position);
-        let value = emitter.load(operand.element, &point)?;
-        emitter.b.store_shared(array, each.counter, value);
+        let point = emitter.origin().with(self.column, column);
+        let mut values = Vec::with_capacity(operands.len());
+        for (operand, _) in &operands {
+            values.push(emitter.load(operand.element, &point.with(operand.axis, position))?);
+        }
+        for ((_, array), value) in operands.iter().zip(values) {
+            emitter.b.store_shared(*array, each.counter, value);
+        }
         emitter.b.close_loop(each, numbers.thread, end, i64::from(THREADS), &[]);
         Ok(())
     }

@@ -282,11 +282,16 @@ impl Points {
         }
     }
 
-    /// Works out how the point is computed, and the views that could be read instead.
+    /// Sees to it that it is known how the point is computed, and which views could be read instead.
+    #[inline]
     pub fn expand(&mut self, dense: &Dense<'_>, id: PointId) {
-        if !matches!(self.met[id as usize].expansion, Expansion::Unknown) {
-            return;
+        if matches!(self.met[id as usize].expansion, Expansion::Unknown) {
+            self.work_out(dense, id);
         }
+    }
+
+    #[cold]
+    fn work_out(&mut self, dense: &Dense<'_>, id: PointId) {
         let point = &self.points[id as usize];
         let (class, at) = (point.class, point.at);
         let expansion = self.expansion(dense, id, class, at);

@@ -94,6 +94,27 @@ impl Contraction {
         let batch_extents = batch.iter().map(|a| analysis.extent(*a).clone()).collect();
         Some(Contraction { members, left, right, batch, batch_extents, rows, columns, depth })
     }
+
+    /// What the kernel stores is computed from this that the rows of a column have in common.
+    pub(super) fn common_to_rows(&self, analysis: &Analysis) -> Vec<ElementId> {
+        let (rows, columns) = (axis_set(&self.rows.axes), axis_set(&self.columns.axes));
+        let mut pending: Vec<ElementId> = analysis.stores.iter().map(|store| store.value).collect();
+        let mut common = Vec::new();
+        let mut seen = vec![false; analysis.free.len()];
+        while let Some(id) = pending.pop() {
+            if std::mem::replace(&mut seen[id.index()], true) {
+                continue;
+            }
+            let free = analysis.free[id.index()];
+            let element = analysis.element(id);
+            if free & rows == 0 && free & columns != 0 {
+                common.push(id);
+            } else if !matches!(element, Element::Reduce { .. }) {
+                pending.extend(element.operands());
+            }
+        }
+        common
+    }
 }
 
 impl Contraction {

@@ -77,6 +77,8 @@ impl OfThread<'_> {
     /// The same at some neighbouring columns, which the point `place` has.
     fn of_columns(&self, emitter: &mut Emitter, place: &Point, first: i64, lanes: i64) -> Emitted<()> {
         let Share { count, block, is_whole, .. } = self.rows;
+        // Conditions of rows would each compute it again.
+        emitter.evaluate(&self.of.contraction.common_to_rows(emitter.analysis), place)?;
         for number in 0..count {
             let row = self.rows.position(emitter, number);
             let inside = emitter.b.compare(Condition::Lt, row, block.end);
