@@ -271,8 +271,8 @@ fn kernel<'s>(
         add_string(context, entry, "nvvm.cluster_dim", &format!("{blocks},1,1"));
     }
     add_enum(context, entry, AttributeLoc::Function, "nounwind", 0);
-    // Before sm_90, products of matrices want a few registers more (`codegen/tests/llvm_ptxas.rs`).
-    let is_short = has_matrices && arch.capability() < 90;
+    // But for sm_90, products of matrices want a few registers more (`codegen/tests/llvm_ptxas.rs`).
+    let is_short = has_matrices && arch.capability() / 10 != 9;
     match function.mapping {
         // While the threads of one block wait for each other, those of another compute: 128 registers each. Where
         // elements move one by one or are widened, that does not suffice.
