@@ -31,8 +31,7 @@ fn of_type(graph: &Graph, dtype: DType) -> Graph {
 fn multiplies_matrices(function: &Function) -> bool {
     fn has(statements: &[Statement]) -> bool {
         statements.iter().any(|statement| {
-            let is_one =
-                matches!(statement, Statement::Let { operation: Operation::MatrixFma { .. }, .. });
+            let is_one = matches!(statement, Statement::Let { operation: Operation::MatrixFma { .. }, .. });
             is_one || has(statement.body())
         })
     }

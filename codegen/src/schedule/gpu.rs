@@ -72,7 +72,8 @@ impl Forms {
         if rows.as_ref().is_some_and(|rows| rows.is_along_memory) {
             return Forms { rows, split: None, plan: None };
         }
-        let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes, None, Exchange::Memory);
+        let split =
+            Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes, None, Exchange::Memory);
         let split = split.filter(|s| s.has_few_rows(analysis));
         let plan = Plan::of(analysis, block, limits, rounding, split.as_ref().map(Split::alone_shape));
         Forms { rows, split, plan }

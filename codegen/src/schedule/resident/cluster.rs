@@ -117,7 +117,9 @@ impl<'a> Cluster<'a> {
         }
         // Blocks may have their columns in more groups now.
         let Some(images) = self::images(graph, l, &resident, &rows) else { return Ok(None) };
-        if bytes_of(&images, rows_at_once) + i64::from(resident.shared_bytes()) > i64::from(limits.shared_bytes) {
+        if bytes_of(&images, rows_at_once) + i64::from(resident.shared_bytes())
+            > i64::from(limits.shared_bytes)
+        {
             return Ok(None);
         }
         let blocks = limits.cluster_blocks;
@@ -442,7 +444,10 @@ fn own_columns(analysis: &Analysis, split: &Split, buffers: &[ParameterId], elem
 }
 
 /// The kernel whose columns store what only the same columns load, so that no other block needs it.
-fn own_split<'r>(resident: &'r Resident<'r>, buffers: &[ParameterId]) -> Option<(&'r Analysis<'r>, &'r Split)> {
+fn own_split<'r>(
+    resident: &'r Resident<'r>,
+    buffers: &[ParameterId],
+) -> Option<(&'r Analysis<'r>, &'r Split)> {
     let [current, next] = buffers else { return None };
     let mut storing = resident
         .analyses

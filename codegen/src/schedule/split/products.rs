@@ -28,8 +28,8 @@ use super::super::contraction::product::{Factor, is_same, matrix_factors, produc
 use super::super::division::floor_division;
 use super::super::emitter::{Emitted, Emitter, Point};
 use super::super::vectors::{Class, Classes};
-use super::{Exchange, Split, operands};
 use super::tile::Tile;
+use super::{Exchange, Split, operands};
 use crate::kernel_ir::{BinaryOp, Condition, LaneType, MatrixFactors, SharedId, Type, ValueId};
 
 /// Rows of a product.
