@@ -134,6 +134,11 @@ impl Products {
         }
         let mut products = Products { factors, groups, parts: WARPS };
         if exchange == Exchange::Cluster {
+            // Rows that are no whole vectors would be read one by one, by threads that get in each other's way.
+            let run = products.run();
+            if products.groups.iter().any(|g| run_vector(analysis, g.left, g.extent, run).is_none()) {
+                return None;
+            }
             products.parts = products.parts_of_cluster(split.slots)?;
         }
         if products.groups.iter().any(|g| products.turns(g) > DEEP) {
