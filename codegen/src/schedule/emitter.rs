@@ -135,8 +135,10 @@ impl Staged {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Image {
     pub(super) array: SharedId,
-    /// From the position in the buffer to that in the array.
+    /// From the position in the buffer to that in the array, of the first row.
     pub(super) offset: ValueId,
+    /// Elements that a row takes more than in the buffer; negative, where it takes fewer.
+    pub(super) padding: i64,
     /// The blocks that each have an image of what all of them store; without, each has what it stores itself.
     pub(super) blocks: Option<u32>,
     pub(super) to_memory: ToMemory,
@@ -454,7 +456,7 @@ impl<'a> Emitter<'a> {
         }
         let mut position = self.position(access, point)?;
         if let Some(image) = self.images.get(&access.buffer).copied() {
-            let at = self.b.add(position, image.offset);
+            let at = self.position_in_image(position, image, point)?;
             let loaded = self.b.load_shared(image.array, lanes, at);
             return Ok(decompose::from_memory(&mut self.b, access.dtype, loaded));
         }
@@ -663,7 +665,7 @@ impl<'a> Emitter<'a> {
     pub(super) fn store_images(&mut self, access: &Access, value: ValueId, point: &Point) -> Emitted<()> {
         let Some(image) = self.images.get(&access.buffer).copied() else { return Ok(()) };
         let position = self.position(access, point)?;
-        let at = self.b.add(position, image.offset);
+        let at = self.position_in_image(position, image, point)?;
         match image.blocks {
             None => self.b.store_shared(image.array, at, value),
             Some(blocks) => {
@@ -674,6 +676,20 @@ impl<'a> Emitter<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The position in an image of what is at one in the buffer.
+    fn position_in_image(&mut self, position: ValueId, image: Image, point: &Point) -> Emitted<ValueId> {
+        let at = self.b.add(position, image.offset);
+        if image.padding == 0 {
+            return Ok(at);
+        }
+        let analysis = self.analysis;
+        let unbound = || analysis.malformed("an image has rows, but its point none");
+        let row = analysis.space_axes().first().and_then(|row| point.axis(*row)).ok_or_else(unbound)?;
+        let padding = self.b.index(image.padding);
+        let padding = self.b.mul(row, padding);
+        Ok(self.b.add(at, padding))
     }
 
     fn store_lanes(&mut self, access: &Access, element: ElementId, point: &Point) -> Emitted<()> {

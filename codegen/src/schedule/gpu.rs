@@ -13,7 +13,7 @@ use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter, Point};
 use super::plan::ProductPlan;
 use super::rows::Rows;
-use super::split::Split;
+use super::split::{Exchange, Split};
 use super::vectors::Classes;
 use super::{BLOCK, GpuLimits, Rounding};
 use crate::kernel_ir::{Condition, Function, LaneType, Mapping, Operation, Type, ValueId};
@@ -72,7 +72,8 @@ impl Forms {
         if rows.as_ref().is_some_and(|rows| rows.is_along_memory) {
             return Forms { rows, split: None, plan: None };
         }
-        let split = Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes, None, 1);
+        let split =
+            Split::new(analysis, None, limits.multiprocessors, limits.shared_bytes, None, Exchange::Memory);
         let split = split.filter(|s| s.has_few_rows(analysis));
         let plan = Plan::of(analysis, block, limits, rounding, split.as_ref().map(Split::alone_shape));
         Forms { rows, split, plan }

@@ -13,6 +13,7 @@ pub(super) mod own;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fuse_ir::device::DeviceModel;
 use fuse_ir::expr::{Dim, Symbol};
 use fuse_ir::kernel::{BufferId, Element, ElementId, Kernel, KernelGraph, Loop, Step};
 use fuse_ir::ops::Direction;
@@ -23,10 +24,10 @@ use super::coordinates::coordinates;
 use super::emitter::{Emitted, Emitter};
 use super::plan::{ClusterPlan, LoopPlan, PhaseForm, PhasePlan, StatePlace, StatePlan};
 use super::rows::Rows;
-use super::split::Split;
+use super::split::{Exchange, Split};
 use super::{GpuLimits, LoopForm, Rounding, ScheduleError};
 use crate::builder::FunctionBuilder;
-use crate::kernel_ir::{Access, BufferParameter, Function, Mapping, ParameterId, ValueId};
+use crate::kernel_ir::{Access, BufferParameter, Function, Mapping, MatrixFactors, ParameterId, ValueId};
 use cluster::Cluster;
 use own::{OwnLayout, OwnPhase, OwnStates, Progress};
 
@@ -109,9 +110,9 @@ fn decide<'a>(
     if form == LoopForm::Steps {
         return Ok((None, None));
     }
-    let resident = Resident::new(graph, l, (limits, rounding), 1)?;
+    let resident = Resident::new(graph, l, (limits, rounding), Exchange::Memory)?;
     let cluster = match (&resident, form) {
-        (Some(grid), LoopForm::Clusters) => Cluster::new(graph, l, limits, grid)?,
+        (Some(grid), LoopForm::Clusters) => Cluster::new(graph, l, (limits, rounding), grid)?,
         (_, LoopForm::Clusters | LoopForm::Grid | LoopForm::Steps) => None,
     };
     Ok((resident, cluster))
@@ -126,12 +127,12 @@ struct Resident<'a> {
 }
 
 impl<'a> Resident<'a> {
-    /// The phases where a block has so many groups of columns at most that stay its own.
+    /// The phases of blocks that hand on what others need there.
     fn new(
         graph: &'a KernelGraph,
         l: &'a Loop,
         (limits, rounding): (GpuLimits, Rounding),
-        most_tiles: i64,
+        exchange: Exchange,
     ) -> Result<Option<Self>, ScheduleError> {
         let mut kernels: Vec<&Kernel> = Vec::with_capacity(l.body.len());
         for step in &l.body {
@@ -159,7 +160,7 @@ impl<'a> Resident<'a> {
         let mut free = limits.shared_bytes;
         for analysis in &analyses {
             let left = GpuLimits { shared_bytes: free, ..limits };
-            let phase = Phase::new(analysis, &l.counter, left, rounding, most_tiles);
+            let phase = Phase::new(analysis, &l.counter, left, rounding, exchange);
             free -= phase.shared_bytes(analysis).min(free);
             phases.push(phase);
         }
@@ -239,12 +240,12 @@ impl Phase {
         counter: &Symbol,
         limits: GpuLimits,
         rounding: Rounding,
-        most_tiles: i64,
+        exchange: Exchange,
     ) -> Phase {
         let GpuLimits { multiprocessors, shared_bytes, tensor_cores, .. } = limits;
         let products = tensor_cores.then_some(rounding);
         if let Some(split) =
-            Split::new(analysis, Some(counter), multiprocessors, shared_bytes, products, most_tiles)
+            Split::new(analysis, Some(counter), multiprocessors, shared_bytes, products, exchange)
         {
             return Phase::Split(split);
         }
@@ -282,12 +283,15 @@ impl Phase {
         }
     }
 
-    /// Floating-point operations of the sums of a row.
-    fn flops_a_row(&self, analysis: &Analysis) -> f64 {
-        match self {
-            Phase::Split(split) => split.flops_a_row(analysis),
-            Phase::Rows(_) | Phase::Points => 0.0,
-        }
+    /// Seconds that all multiprocessors of a device take for the sums of a row.
+    fn seconds_a_row(&self, analysis: &Analysis, device: &DeviceModel) -> f64 {
+        let Phase::Split(split) = self else { return 0.0 };
+        let rate = match split.factors() {
+            None => device.flops_per_second,
+            Some(MatrixFactors::Tf32) => device.matrix_flops_per_second / 2.0,
+            Some(MatrixFactors::F16 | MatrixFactors::Bf16) => device.matrix_flops_per_second,
+        };
+        split.flops_a_row(analysis) / rate
     }
 
     fn shared_bytes(&self, analysis: &Analysis) -> u32 {

@@ -34,7 +34,7 @@ use super::reduction::Reduction;
 use super::resident::own::{OwnLayout, OwnPhase};
 use crate::builder::FunctionBuilder;
 use crate::decompose::register_type;
-use crate::kernel_ir::{BinaryOp, Condition, LaneType, SharedId, ValueId};
+use crate::kernel_ir::{BinaryOp, Condition, LaneType, MatrixFactors, SharedId, ValueId};
 use products::Products;
 use tile::Tile;
 
@@ -60,8 +60,30 @@ const VECTOR: i64 = 4;
 /// Bytes that a shared array may begin behind the end of the one before.
 const SHARED_ALIGNMENT: i64 = 16;
 
+/// Groups of columns that a block of a cluster takes one after the other at most.
+const MOST_TILES: i64 = 4;
+
 /// Where all sums are shorter than this, they are not worth splitting.
 const LEAST_EXTENT: i64 = 16;
+
+/// Where blocks hand on what others need.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Exchange {
+    /// In memory, among all blocks.
+    Memory,
+    /// In shared memory, among the blocks of a cluster.
+    Cluster,
+}
+
+impl Exchange {
+    /// Groups of columns that stay a block's own at most.
+    fn most_tiles(self) -> i64 {
+        match self {
+            Exchange::Memory => 1,
+            Exchange::Cluster => MOST_TILES,
+        }
+    }
+}
 
 /// How the sums of one kernel are split.
 pub(super) struct Split {
@@ -115,6 +137,7 @@ struct StagedOperand {
 /// Shared memory.
 struct Arrays {
     slices: SharedId,
+    /// What slices add up to; the slices, where the threads of points do that.
     sums: SharedId,
     staged: Vec<SharedId>,
     of_columns: Vec<SharedId>,
@@ -125,14 +148,14 @@ struct Arrays {
 impl Split {
     /// Where every sum of the kernel has a value for each column and is long; `shared_bytes` are left. With the counter
     /// of a loop, whose steps it is computed at, operands stay in shared memory: those of one group of columns a block, or of
-    /// `most_tiles` where there are more. With tensor cores, which round factors if they may, `products` of them do.
+    /// several in a cluster. With tensor cores, which round factors if they may, `products` of them do.
     pub(super) fn new(
         analysis: &Analysis,
         counter: Option<&Symbol>,
         blocks: u32,
         shared_bytes: u32,
         products: Option<Rounding>,
-        most_tiles: i64,
+        exchange: Exchange,
     ) -> Option<Split> {
         let axes = analysis.space_axes();
         let (column, rows) = axes.split_last()?;
@@ -159,7 +182,7 @@ impl Split {
             return None;
         }
         let blocks = i64::from(blocks.max(1));
-        let tiles_a_block = ceil_div(columns, blocks * WARP).clamp(1, most_tiles);
+        let tiles_a_block = ceil_div(columns, blocks * WARP).clamp(1, exchange.most_tiles());
         let units = ceil_div(columns, blocks * tiles_a_block).min(WARP);
         let slots = power_of_two(units);
         let known_rows = rows.iter().try_fold(1i64, |n, a| n.checked_mul(analysis.extent(*a).as_constant()?));
@@ -189,7 +212,7 @@ impl Split {
             split.keep_columns(analysis, counter);
         }
         if let Some((counter, rounding)) = counter.zip(products).filter(|_| split.has_own_tiles())
-            && split.multiply(analysis, known_rows, counter, rounding, shared_bytes)
+            && split.multiply_tiles(analysis, counter, (rounding, exchange), shared_bytes)
         {
             return Some(split);
         }
@@ -202,17 +225,42 @@ impl Split {
         Some(split)
     }
 
-    /// Computes the sums on tensor cores, if these take them and there is the shared memory.
+    /// Computes the sums on tensor cores, if these take them and there is the shared memory. Of a cluster's blocks each takes
+    /// its columns in as few groups as fit: slots that have no columns take up memory, too.
+    fn multiply_tiles(
+        &mut self,
+        analysis: &Analysis,
+        counter: &Symbol,
+        how: (Rounding, Exchange),
+        shared_bytes: u32,
+    ) -> bool {
+        let before = (self.tiles_a_block, self.units, self.slots);
+        let of_columns = self.of_columns.clone();
+        for tiles in before.0..=before.0.max(how.1.most_tiles()) {
+            if tiles > before.0 {
+                self.tiles_a_block = tiles;
+                self.units = ceil_div(self.columns, self.blocks * tiles);
+                self.slots = power_of_two(self.units);
+                self.of_columns.clear();
+            }
+            if self.multiply(analysis, counter, how, shared_bytes) {
+                return true;
+            }
+        }
+        (self.tiles_a_block, self.units, self.slots) = before;
+        self.of_columns = of_columns;
+        false
+    }
+
     fn multiply(
         &mut self,
         analysis: &Analysis,
-        rows: Option<i64>,
         counter: &Symbol,
-        rounding: Rounding,
+        how: (Rounding, Exchange),
         shared_bytes: u32,
     ) -> bool {
         let before = (self.row_groups, self.rows_a_thread);
-        self.products = Products::new(analysis, self, rows, counter, rounding);
+        self.products = Products::new(analysis, self, self.known_rows, counter, how);
         if self.products.is_some() {
             self.row_groups = products::ROWS.min(WARP / self.slots);
             self.rows_a_thread = products::ROWS / self.row_groups;
@@ -308,6 +356,16 @@ impl Split {
         WARPS * (WARP / self.lanes())
     }
 
+    /// Warps that share a sum.
+    fn parts(&self) -> i64 {
+        self.products.as_ref().map_or(WARPS, Products::parts)
+    }
+
+    /// Whether the threads of points add slices up: where there are few slices of many points.
+    fn adds_up_at_points(&self) -> bool {
+        self.parts() < WARPS
+    }
+
     /// Points that a block computes at once.
     fn points(&self) -> i64 {
         self.lanes() * self.rows_a_thread
@@ -340,7 +398,8 @@ impl Split {
             self.staged.iter().map(|s| self.staged_elements_of(s) * i64::from(s.lane.bytes())).sum();
         let of_columns = self.of_columns.len() as i64 * (self.units * 8 + SHARED_ALIGNMENT);
         let products = self.products.as_ref().map_or(0, |p| p.shared_bytes(self.slots));
-        let sums = WARPS * self.slice_elements() + sums;
+        let products = self.tiles_a_block * products;
+        let sums = self.parts() * self.slice_elements() + if self.adds_up_at_points() { 0 } else { sums };
         u32::try_from(sums * element + staged + of_columns + products).unwrap_or(u32::MAX)
     }
 
@@ -356,8 +415,8 @@ impl Split {
                 u32::try_from(elements).unwrap_or(u32::MAX),
             )
         };
-        let slices = array("slices", lane, WARPS * self.slice_elements());
-        let totals = array("sums", lane, sums);
+        let slices = array("slices", lane, self.parts() * self.slice_elements());
+        let totals = if self.adds_up_at_points() { slices } else { array("sums", lane, sums) };
         let staged: Vec<SharedId> =
             self.staged.iter().map(|s| array("staged", s.lane, self.staged_elements_of(s))).collect();
         let lanes = self.of_columns.iter().map(|load| register_type(emitter.analysis.dtype(*load)));
@@ -521,7 +580,28 @@ impl Split {
         };
         let of_sum =
             |sum: &Sum| operands(analysis, sum.reduction.body).into_iter().all(|e| is_staged(e, sum.axis));
-        self.has_own_tiles() && self.rows.len() == 1 && self.sums.iter().all(of_sum)
+        let keeps_weights = self.products.is_some() || self.sums.iter().all(of_sum);
+        self.has_own_tiles() && self.rows.len() == 1 && keeps_weights
+    }
+
+    /// The columns that stay a block's own, which are neighbours.
+    pub(super) fn columns_a_block(&self) -> i64 {
+        self.units * self.tiles_a_block
+    }
+
+    /// The axis of its columns.
+    pub(super) fn column(&self) -> Axis {
+        self.column
+    }
+
+    /// What the rows have of products on tensor cores: the loads, and how many elements along the sum a product has.
+    pub(super) fn row_loads(&self, analysis: &Analysis) -> Option<(Vec<ElementId>, i64)> {
+        self.products.as_ref().map(|products| (products.row_loads(analysis), products.depth()))
+    }
+
+    /// The factors of its products on tensor cores.
+    pub(super) fn factors(&self) -> Option<MatrixFactors> {
+        self.products.as_ref().map(Products::factors)
     }
 
     /// Operations of the sums of a row.
@@ -552,6 +632,10 @@ impl Split {
         emitter.b.wait_for_cluster();
         let (begin, end) = (emitter.b.index(0), emitter.b.index(self.tiles_a_block));
         let each = emitter.b.open_loop(&[], true);
+        if self.adds_up_at_points() {
+            // Others may still add up those of the columns before.
+            emitter.b.meet();
+        }
         let within = Some(each.counter);
         let number = self.tile_of(&mut emitter.b, numbers.block, within);
         let tile = Tile { split: self, arrays, numbers, tile: number, within, first_row, rows };
@@ -590,13 +674,7 @@ impl Split {
         let tile = Tile { split: self, arrays, numbers, tile, within: None, first_row, rows };
         let point = tile.own_point(emitter)?;
         tile.load_early(emitter, &point)?;
-        match &self.products {
-            Some(products) => products.slices(emitter, &tile, &arrays.weights)?,
-            None => tile.slices(emitter)?,
-        }
-        emitter.b.meet();
-        tile.totals(emitter);
-        emitter.b.meet();
+        tile.sums(emitter)?;
         tile.epilogue(emitter, &point)
     }
 }

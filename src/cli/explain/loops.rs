@@ -32,6 +32,8 @@ pub struct LoopReport {
     states: Vec<StateReport>,
     kernels: Vec<PhaseReport>,
     step_us: StepTime,
+    /// Of a loop by clusters, the step that all blocks would take together.
+    step_of_all_blocks_us: Option<StepTime>,
 }
 
 /// Clusters that run a loop.
@@ -42,6 +44,8 @@ struct Clusters {
     rows_at_once: u32,
     /// The part of the multiprocessors that they keep busy.
     share: f64,
+    /// How often these have as many as there is room for at once.
+    waves: f64,
 }
 
 impl Clusters {
@@ -49,7 +53,7 @@ impl Clusters {
         let rows = plan.rows.eval_dim(dims).map_or(1, |n| n.max(1)) as f64;
         let count = (rows / f64::from(plan.rows_at_once.max(1))).ceil();
         let share = count * f64::from(plan.blocks) / f64::from(limits.multiprocessors.max(1));
-        Clusters { count, rows_at_once: plan.rows_at_once, share: share.min(1.0) }
+        Clusters { count, rows_at_once: plan.rows_at_once, share: share.min(1.0), waves: share.ceil() }
     }
 }
 
@@ -131,7 +135,14 @@ pub fn loops(
             let tf32 = rounding == Some(MatrixFactors::Tf32);
             let matrix_rate = device.matrix_flops_per_second / if tf32 { 2.0 } else { 1.0 };
             let of_matrices = DeviceModel { flops_per_second: matrix_rate, ..device.clone() };
-            reports.push(LoopReport::new(program, &plan, cost, ([device, &of_matrices], limits), dims));
+            let models = ([device, &of_matrices], limits);
+            let mut report = LoopReport::new(program, &plan, cost, models, dims);
+            if plan.cluster.is_some() {
+                let grid = loop_plan(program, l, limits, rounding, LoopForm::Grid).map_err(CliError::bug)?;
+                let of_grid = |grid| LoopReport::new(program, &grid, cost, models, dims).step_us;
+                report.step_of_all_blocks_us = grid.map(of_grid);
+            }
+            reports.push(report);
         }
     }
     Ok(reports)
@@ -174,6 +185,7 @@ impl LoopReport {
             states,
             kernels,
             step_us: step,
+            step_of_all_blocks_us: None,
         }
     }
 
@@ -216,6 +228,12 @@ impl LoopReport {
             "  step    {modelled:.2} us modelled, of these exchange {exchange:.2}; memory {memory:.2}, arithmetic \
              {arithmetic:.2}"
         );
+        if let Some(StepTime { modelled, exchange, .. }) = self.step_of_all_blocks_us {
+            let _ = writeln!(
+                out,
+                "  step of blocks that meet in memory {modelled:.2} us modelled, of these exchange {exchange:.2}"
+            );
+        }
     }
 }
 
@@ -250,7 +268,7 @@ impl StepTime {
             / steps
             / clusters.map_or(1.0, |c| c.share);
         let exchange = match clusters {
-            Some(_) => device.cluster_exchange_seconds,
+            Some(clusters) => clusters.waves * device.cluster_exchange_seconds,
             None => device.exchange_seconds,
         };
         let work = memory.max(arithmetic) + device.exposed * memory.min(arithmetic);

@@ -7,24 +7,25 @@
 //! that only its own column reads is written to the block's own image.
 //!
 //! ```text
-//! image    [half][row of the cluster][element of the row]
+//! image    [half][row of the cluster][element of the row], padded where tensor cores take rows of it; of a state of its own
+//!          columns, these alone
 //! kernel   loads that are no images' | wait | sums, stores to images | arrive | stores to buffers
 //! ```
 
 use std::collections::BTreeMap;
 
-use fuse_ir::device::DeviceModel;
-use fuse_ir::expr::{Atom, Axis, Dim};
+use fuse_ir::expr::{Atom, Axis, Dim, Expr};
 use fuse_ir::kernel::{BufferId, KernelGraph, Loop};
 
 use super::super::access::Access;
-use super::super::analysis::axis_set;
+use super::super::analysis::{Analysis, axis_set, ceil_div};
 use super::super::block::{Numbers, THREADS};
 use super::super::contraction::assumed;
 use super::super::division::floor_division;
 use super::super::emitter::{Emitted, Emitter, Image, ToMemory};
 use super::super::plan::StatePlace;
-use super::super::{GpuLimits, ScheduleError};
+use super::super::split::{Exchange, Split};
+use super::super::{GpuLimits, Rounding, ScheduleError};
 use super::own::{Progress, is_read_elsewhere};
 use super::{Phase, Resident, points_of, position_of};
 use crate::builder::FunctionBuilder;
@@ -32,9 +33,6 @@ use crate::kernel_ir::{BinaryOp, LaneType, Mapping, ParameterId, SharedId, Type,
 
 /// Elements of an image at most: what is left beside weights.
 const MOST_ELEMENTS: i64 = 1 << 14;
-
-/// Groups of columns that a block takes one after the other at most.
-const MOST_TILES: i64 = 4;
 
 /// A loop by clusters.
 pub(super) struct Cluster<'a> {
@@ -56,8 +54,12 @@ struct ImagePlan {
     lane: LaneType,
     /// Elements of a row.
     elements: i64,
+    /// Elements from one row of the image to the next.
+    pitch: i64,
     /// Whether blocks read what others wrote.
     is_exchanged: bool,
+    /// Where only its own columns read what a block stores, and these are the elements of a row, how many a block has.
+    own_columns: Option<i64>,
     /// Of a state, whether somebody reads it after the loop.
     is_read: bool,
 }
@@ -66,6 +68,17 @@ impl ImagePlan {
     fn halves(&self) -> i64 {
         1 + i64::from(self.next.is_some())
     }
+
+    /// Elements of a row that a block has.
+    fn width(&self) -> i64 {
+        self.own_columns.unwrap_or(self.elements)
+    }
+
+    /// The first element of a row that a block has.
+    fn first_element(&self, b: &mut FunctionBuilder, rank: ValueId) -> ValueId {
+        let columns = b.index(self.own_columns.unwrap_or(0));
+        b.mul(rank, columns)
+    }
 }
 
 impl<'a> Cluster<'a> {
@@ -73,31 +86,40 @@ impl<'a> Cluster<'a> {
     pub(super) fn new(
         graph: &'a KernelGraph,
         l: &'a Loop,
-        limits: GpuLimits,
+        (limits, rounding): (GpuLimits, Rounding),
         grid: &Resident,
     ) -> Result<Option<Cluster<'a>>, ScheduleError> {
-        // Of blocks on tensor cores each multiplies many rows, more than a cluster's.
-        if limits.cluster_blocks < 2 || grid.phases.iter().any(Phase::is_on_tensor_cores) {
+        if limits.cluster_blocks < 2 {
             return Ok(None);
         }
-        let own = GpuLimits { multiprocessors: limits.cluster_blocks, tensor_cores: false, ..limits };
-        let Some(resident) = Resident::new(graph, l, (own, None), MOST_TILES)? else { return Ok(None) };
+        let tensor_cores = grid.phases.iter().any(Phase::is_on_tensor_cores);
+        let own = GpuLimits { multiprocessors: limits.cluster_blocks, tensor_cores, ..limits };
+        let scheduled = |own| Resident::new(graph, l, (own, rounding), Exchange::Cluster);
+        let Some(resident) = scheduled(own)? else { return Ok(None) };
         let Some((rows, rows_at_once)) = resident.rows() else { return Ok(None) };
         let Some(images) = images(graph, l, &resident, &rows) else { return Ok(None) };
         let taken = bytes_of(&images, rows_at_once);
-        if images.iter().any(|image| rows_at_once * image.elements > MOST_ELEMENTS) {
+        if images.iter().any(|image| rows_at_once * image.pitch > MOST_ELEMENTS) {
             return Ok(None);
         }
         let left = i64::from(limits.shared_bytes) - taken;
         let Some(left) = u32::try_from(left).ok().filter(|left| *left > 0) else { return Ok(None) };
-        let Some(resident) =
-            Resident::new(graph, l, (GpuLimits { shared_bytes: left, ..own }, None), MOST_TILES)?
-        else {
+        let Some(resident) = scheduled(GpuLimits { shared_bytes: left, ..own })? else {
             return Ok(None);
         };
         let pairs = || resident.analyses.iter().zip(&resident.phases);
         let fits = pairs().all(|(analysis, phase)| phase.fits_a_cluster(analysis, &l.counter));
-        if !fits || resident.rows() != Some((rows.clone(), rows_at_once)) {
+        // The same kernels on tensor cores, which round what the others do not.
+        let same = grid.phases.iter().zip(&resident.phases);
+        let rounds_the_same = same.into_iter().all(|(a, b)| a.is_on_tensor_cores() == b.is_on_tensor_cores());
+        if !fits || !rounds_the_same || resident.rows() != Some((rows.clone(), rows_at_once)) {
+            return Ok(None);
+        }
+        // Blocks may have their columns in more groups now.
+        let Some(images) = self::images(graph, l, &resident, &rows) else { return Ok(None) };
+        if bytes_of(&images, rows_at_once) + i64::from(resident.shared_bytes())
+            > i64::from(limits.shared_bytes)
+        {
             return Ok(None);
         }
         let blocks = limits.cluster_blocks;
@@ -107,21 +129,18 @@ impl<'a> Cluster<'a> {
 
     /// Whether the model of a GPU with so much expects a step to take less time than by blocks that meet in memory.
     fn is_faster(&self, limits: GpuLimits) -> bool {
-        let device = DeviceModel::cuda();
+        let device = limits.model();
         let pairs = || self.resident.analyses.iter().zip(&self.resident.phases);
-        let flops: f64 = pairs().map(|(analysis, phase)| phase.flops_a_row(analysis)).sum();
+        let of_row: f64 = pairs().map(|(analysis, phase)| phase.seconds_a_row(analysis, &device)).sum();
         let rows = assumed(&self.rows).max(1) as f64;
-        let arithmetic = rows * flops / device.flops_per_second;
-        let share = self.share(rows, limits.multiprocessors);
-        let phases = self.resident.phases.len() as f64;
-        arithmetic / share + phases * device.cluster_exchange_seconds
-            < arithmetic + phases * device.exchange_seconds
-    }
-
-    /// The part of the multiprocessors that so many rows keep busy.
-    fn share(&self, rows: f64, multiprocessors: u32) -> f64 {
         let clusters = (rows / self.rows_at_once as f64).ceil();
-        (clusters * f64::from(self.blocks) / f64::from(multiprocessors)).min(1.0)
+        let share = f64::from(self.blocks) / f64::from(limits.multiprocessors);
+        // Clusters that there is no room for run after the others, and exchange then.
+        let waves = (clusters * share).ceil();
+        let of_cluster = self.rows_at_once as f64 * of_row / share.min(1.0);
+        let phases = self.resident.phases.len() as f64;
+        waves * (of_cluster + phases * device.cluster_exchange_seconds)
+            < rows * of_row + phases * device.exchange_seconds
     }
 
     /// The blocks of the launch.
@@ -175,7 +194,7 @@ impl<'a> Cluster<'a> {
         let none = b.index(0);
         let steps = b.open_loop(&[], true);
         let progress = Progress::new(&mut b, steps.counter, trip);
-        let images = self.places(&mut b, &arrays, begin, progress);
+        let images = self.places(&mut b, &arrays, (begin, rank), progress);
         let position = position_of(&mut b, l, trip, steps.counter);
         for (analysis, phase) in self.resident.analyses.iter().zip(&self.resident.phases) {
             let mut emitter = Emitter::within(analysis, b, Some((l.counter.clone(), position)));
@@ -210,7 +229,7 @@ impl<'a> Cluster<'a> {
         [begin, end]: [ValueId; 2],
     ) -> SharedId {
         let name = &self.resident.parameters.buffers[image.current.0 as usize].name;
-        let elements = image.halves() * self.rows_at_once * image.elements;
+        let elements = image.halves() * self.rows_at_once * image.pitch;
         let array =
             b.shared_array(format!("{name}.image"), image.lane, u32::try_from(elements).unwrap_or(u32::MAX));
         if image.next.is_none() {
@@ -218,15 +237,40 @@ impl<'a> Cluster<'a> {
         }
         let row = b.index(image.elements);
         let first = b.mul(begin, row);
+        let width = b.index(image.width());
         let count = b.sub(end, begin);
-        let count = b.mul(count, row);
+        let count = b.mul(count, width);
         let each = b.open_loop(&[], true);
-        let at = b.add(first, each.counter);
+        let (from, to) = self.filled(b, image, numbers.block, each.counter);
+        let at = b.add(first, from);
         let depth = b.depth();
         let value = b.load_updated(Type::scalar(image.lane), image.current, at, depth);
-        b.store_shared(array, each.counter, value);
+        b.store_shared(array, to, value);
         b.close_loop(each, numbers.thread, count, i64::from(THREADS), &[]);
         array
+    }
+
+    /// What an element is filled from, counted from the cluster's first row in the buffer, and where it is in the image.
+    fn filled(
+        &self,
+        b: &mut FunctionBuilder,
+        image: &ImagePlan,
+        rank: ValueId,
+        number: ValueId,
+    ) -> (ValueId, ValueId) {
+        if image.pitch == image.elements && image.own_columns.is_none() {
+            return (number, number);
+        }
+        let [width, pitch, elements] = [image.width(), image.pitch, image.elements].map(|n| b.index(n));
+        let (row, place) = floor_division(b, number, width, true);
+        let first = image.first_element(b, rank);
+        let element = b.add(first, place);
+        // Blocks may have fewer columns than others.
+        let last = b.index(image.elements - 1);
+        let element = b.binary(BinaryOp::Min, element, last);
+        let from = b.mul(row, elements);
+        let to = b.mul(row, pitch);
+        (b.add(from, element), b.add(to, place))
     }
 
     /// Where the images of buffers are at a step: elements of the buffer at their position and the offset.
@@ -234,15 +278,18 @@ impl<'a> Cluster<'a> {
         &self,
         b: &mut FunctionBuilder,
         arrays: &[SharedId],
-        first_row: ValueId,
+        (first_row, rank): (ValueId, ValueId),
         progress: Progress,
     ) -> rustc_hash::FxHashMap<ParameterId, Image> {
         let mut places = rustc_hash::FxHashMap::default();
         for (image, array) in self.images.iter().zip(arrays) {
             let blocks = image.is_exchanged.then_some(self.blocks);
-            let row = b.index(image.elements);
+            let row = b.index(image.pitch);
             let first = b.mul(first_row, row);
-            let size = b.index(self.rows_at_once * image.elements);
+            let own = image.first_element(b, rank);
+            let first = b.add(first, own);
+            let padding = image.pitch - image.elements;
+            let size = b.index(self.rows_at_once * image.pitch);
             let half = b.mul(progress.parity, size);
             // Steps read a state in its image alone.
             let to_memory = match image.next {
@@ -252,7 +299,7 @@ impl<'a> Cluster<'a> {
             let mut place = |b: &mut FunctionBuilder, buffer, half: Option<ValueId>| {
                 let none = b.index(0);
                 let offset = b.sub(half.unwrap_or(none), first);
-                places.insert(buffer, Image { array: *array, offset, blocks, to_memory });
+                places.insert(buffer, Image { array: *array, offset, padding, blocks, to_memory });
             };
             match image.next {
                 None => place(b, image.current, None),
@@ -324,12 +371,16 @@ fn images(graph: &KernelGraph, l: &Loop, resident: &Resident, rows: &Dim) -> Opt
         }
         let dtype = declared.ty.dtype;
         let [current, ..] = buffers[..] else { return None };
+        let own = own_split(resident, &buffers);
+        let own_columns = own.and_then(|(analysis, split)| own_columns(analysis, split, &buffers, elements));
         images.push(ImagePlan {
             current,
             next: buffers.get(1).copied(),
             lane: LaneType::of_memory(dtype),
             elements,
-            is_exchanged: !is_own(resident, &buffers),
+            pitch: own_columns.unwrap_or_else(|| pitch(resident, &buffers, elements)),
+            is_exchanged: own.is_none(),
+            own_columns,
             is_read: carry.is_some_and(|carry| is_read_elsewhere(graph, l, carry)),
         });
     }
@@ -339,7 +390,7 @@ fn images(graph: &KernelGraph, l: &Loop, resident: &Resident, rows: &Dim) -> Opt
 /// The shared memory that images of so many rows take.
 fn bytes_of(images: &[ImagePlan], rows: i64) -> i64 {
     let bytes = |image: &ImagePlan| {
-        let elements = image.halves() * rows * image.elements;
+        let elements = image.halves() * rows * image.pitch;
         (elements * i64::from(image.lane.bytes()) + 15) & !15
     };
     images.iter().map(bytes).sum()
@@ -371,19 +422,43 @@ fn is_of_row(access: &Access, row: Axis, elements: i64) -> bool {
     is_found
 }
 
-/// Whether what a column stores only the same column loads, so that no other block needs it.
-fn is_own(resident: &Resident, buffers: &[ParameterId]) -> bool {
-    let [current, next] = buffers else { return false };
+/// Elements from one row of an image to the next. What four threads load of a row for a product on tensor cores is followed
+/// by the same of the next row in other banks, where rows are an odd number of these apart.
+fn pitch(resident: &Resident, buffers: &[ParameterId], elements: i64) -> i64 {
+    let pairs = resident.analyses.iter().zip(&resident.phases);
+    let depths = pairs.filter_map(|(analysis, phase)| {
+        let Phase::Split(split) = phase else { return None };
+        let (loads, depth) = split.row_loads(analysis)?;
+        let is_of = |load| analysis.loads.get(load).is_some_and(|access| buffers.contains(&access.buffer));
+        loads.iter().any(is_of).then_some(depth)
+    });
+    depths.max().map_or(elements, |depth| depth * (ceil_div(elements, depth) | 1))
+}
+
+/// How many columns a block has of a state that only its own columns read, if they are the elements of a row.
+fn own_columns(analysis: &Analysis, split: &Split, buffers: &[ParameterId], elements: i64) -> Option<i64> {
+    let row = *analysis.space_axes().first()?;
+    let point = Expr::axis(row.index()) * Expr::constant(elements) + Expr::axis(split.column().index());
+    let mut stores = analysis.stores.iter().map(|s| &s.access).filter(|a| buffers.contains(&a.buffer));
+    stores.all(|access| access.position == point).then_some(split.columns_a_block())
+}
+
+/// The kernel whose columns store what only the same columns load, so that no other block needs it.
+fn own_split<'r>(
+    resident: &'r Resident<'r>,
+    buffers: &[ParameterId],
+) -> Option<(&'r Analysis<'r>, &'r Split)> {
+    let [current, next] = buffers else { return None };
     let mut storing = resident
         .analyses
         .iter()
         .zip(&resident.phases)
         .filter(|(analysis, _)| analysis.stores.iter().any(|s| s.access.buffer == *next));
-    let (Some((own, Phase::Split(_))), None) = (storing.next(), storing.next()) else { return false };
+    let (Some((own, Phase::Split(split))), None) = (storing.next(), storing.next()) else { return None };
     let stored: Vec<&Access> =
         own.stores.iter().map(|s| &s.access).filter(|access| access.buffer == *next).collect();
     let space = axis_set(&own.space_axes());
-    resident.analyses.iter().all(|analysis| {
+    let is_own = resident.analyses.iter().all(|analysis| {
         analysis.loads.iter().all(|(id, access)| {
             let is_point = || {
                 std::ptr::eq(analysis, own)
@@ -392,7 +467,8 @@ fn is_own(resident: &Resident, buffers: &[ParameterId]) -> bool {
             };
             access.buffer != *next && (access.buffer != *current || is_point())
         })
-    })
+    });
+    is_own.then_some((own, split))
 }
 
 /// Every thread of the cluster computes points of its rows.

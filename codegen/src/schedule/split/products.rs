@@ -6,10 +6,14 @@
 //! that the fragments of a product want it from.
 //!
 //! ```text
-//! line     sum · slots + slot, of the sums that share what the rows have; padded to whole products
+//! line     sum · slots + slot, of the sums that share what the rows have; padded to whole products; of each tile of the block
 //! words    of thread c of four: words c and c + 4 of a product hold neighbouring elements, 2 of 16 bits or 1 of tf32 each
 //! slices   products along the summed axis take turns: the first is the first warp's, the next the next one's
+//! warp     side · parts + part: as many parts as warps share a sum, and sides that have other sums
 //! ```
+//!
+//! A block of a grid has few columns, so that all warps share their sums. One of a cluster has many, and what all warps would
+//! hand on of all sums more than there is shared memory for: there only some share a sum, and each reads more of the state.
 
 use std::rc::Rc;
 
@@ -24,8 +28,8 @@ use super::super::contraction::product::{Factor, is_same, matrix_factors, produc
 use super::super::division::floor_division;
 use super::super::emitter::{Emitted, Emitter, Point};
 use super::super::vectors::{Class, Classes};
-use super::Split;
 use super::tile::Tile;
+use super::{Exchange, Split, operands};
 use crate::kernel_ir::{BinaryOp, Condition, LaneType, MatrixFactors, SharedId, Type, ValueId};
 
 /// Rows of a product.
@@ -41,7 +45,7 @@ const WORDS: i64 = 8;
 /// in different banks.
 const PADDING: i64 = 4;
 
-/// Products along the summed axis that a warp has registers for.
+/// Products along the summed axis that a warp has registers for what the rows have of.
 const DEEP: i64 = 8;
 
 /// Rows for which there are too few to fill products.
@@ -51,6 +55,8 @@ const FEW_ROWS: i64 = 4;
 pub(super) struct Products {
     factors: MatrixFactors,
     groups: Vec<Group>,
+    /// Warps that share a sum; a power of two.
+    parts: i64,
 }
 
 /// Sums that share what the rows have.
@@ -71,15 +77,24 @@ struct Row {
     is_there: ValueId,
 }
 
+/// Where a warp multiplies.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Its number among those that share a sum.
+    part: ValueId,
+    /// The first of its products side by side, where the block has others.
+    first_product: Option<ValueId>,
+}
+
 impl Products {
     /// The sums of a step that is part of a loop with this counter, if all of them are such products. Puts them in order of
-    /// their groups.
+    /// their groups. All warps share a sum, or as many as suits a block of a cluster.
     pub(super) fn new(
         analysis: &Analysis,
         split: &mut Split,
         rows: Option<i64>,
         counter: &Symbol,
-        rounding: Rounding,
+        (rounding, exchange): (Rounding, Exchange),
     ) -> Option<Products> {
         if rows.is_some_and(|n| n <= FEW_ROWS) {
             return None;
@@ -117,7 +132,15 @@ impl Products {
             group.before = before;
             before += group.right.len() as i64;
         }
-        let products = Products { factors, groups };
+        let mut products = Products { factors, groups, parts: WARPS };
+        if exchange == Exchange::Cluster {
+            // Rows that are no whole vectors would be read one by one, by threads that get in each other's way.
+            let run = products.run();
+            if products.groups.iter().any(|g| run_vector(analysis, g.left, g.extent, run).is_none()) {
+                return None;
+            }
+            products.parts = products.parts_of_cluster(split.slots)?;
+        }
         if products.groups.iter().any(|g| products.turns(g) > DEEP) {
             return None;
         }
@@ -131,13 +154,54 @@ impl Products {
         self.groups.iter().flat_map(|g| &g.right).map(|factor| factor.load(analysis)).collect()
     }
 
-    /// The bytes of shared memory that the weights take, for so many slots.
+    /// The loads of what the rows have.
+    pub(super) fn row_loads(&self, analysis: &Analysis) -> Vec<ElementId> {
+        self.groups.iter().flat_map(|group| operands(analysis, group.left.element)).collect()
+    }
+
+    /// The bytes of shared memory that the weights of a tile take, for so many slots.
     pub(super) fn shared_bytes(&self, slots: i64) -> i64 {
         self.groups.iter().map(|g| self.words(g, slots) * 4).sum()
     }
 
-    /// Elements of the summed axis that one product has.
-    fn depth(&self) -> i64 {
+    /// What a block of a cluster moves through shared memory beside weights is least where so many warps share a sum: the
+    /// more of them, the more there is to add up; the fewer, the more of them read the same of the state.
+    fn parts_of_cluster(&self, slots: i64) -> Option<i64> {
+        let moved = |parts: i64| {
+            let with = Products { parts, groups: Vec::new(), factors: self.factors };
+            let of_group = |group: &Group| {
+                let sides = with.sides().min(group.products(slots));
+                let state = sides * ROWS * self.deep(group) * self.depth();
+                state + 2 * parts * ROWS * SIDE * group.products(slots)
+            };
+            self.groups.iter().map(of_group).sum::<i64>()
+        };
+        let suits = |parts: &i64| self.groups.iter().all(|group| ceil_div(self.deep(group), *parts) <= DEEP);
+        [1, 2, 4, 8].into_iter().filter(suits).min_by_key(|parts| moved(*parts))
+    }
+
+    /// Warps that share a sum.
+    pub(super) fn parts(&self) -> i64 {
+        self.parts
+    }
+
+    /// Groups of warps that have sums of their own.
+    fn sides(&self) -> i64 {
+        WARPS.div_euclid(self.parts)
+    }
+
+    /// Products side by side that a warp has.
+    fn products_a_warp(&self, group: &Group, slots: i64) -> i64 {
+        ceil_div(group.products(slots), self.sides())
+    }
+
+    /// The factors of the products.
+    pub(super) fn factors(&self) -> MatrixFactors {
+        self.factors
+    }
+
+    /// Elements of the summed axis that one product has: what four threads load of a row.
+    pub(super) fn depth(&self) -> i64 {
         WORDS * self.factors.per_word()
     }
 
@@ -153,7 +217,7 @@ impl Products {
 
     /// How often the warps take turns.
     fn turns(&self, group: &Group) -> i64 {
-        ceil_div(self.deep(group), WARPS)
+        ceil_div(self.deep(group), self.parts)
     }
 
     /// Words from one line to the next.
@@ -175,15 +239,34 @@ impl Products {
         let mut arrays = Vec::new();
         for group in &self.groups {
             let name = format!("{}.weights", emitter.analysis.kernel.name);
-            let words = u32::try_from(self.words(group, split.slots)).unwrap_or(u32::MAX);
+            let words = split.tiles_a_block * self.words(group, split.slots);
+            let words = u32::try_from(words).unwrap_or(u32::MAX);
             let array = emitter.b.shared_array(name, LaneType::I32, words);
-            for (i, right) in (0..).zip(&group.right) {
-                self.fill_sum(emitter, split, numbers, (group, array), i, *right)?;
+            for within in 0..split.tiles_a_block {
+                self.fill_tile(emitter, split, numbers, (group, array), within)?;
             }
-            self.fill_rest(emitter, split, numbers, (group, array));
             arrays.push(array);
         }
         Ok(arrays)
+    }
+
+    /// The weights of one tile of the block.
+    fn fill_tile(
+        &self,
+        emitter: &mut Emitter,
+        split: &Split,
+        numbers: Numbers,
+        (group, array): (&Group, SharedId),
+        within: i64,
+    ) -> Emitted<()> {
+        let number = (split.tiles_a_block > 1).then(|| emitter.b.index(within));
+        let tile = split.tile_of(&mut emitter.b, numbers.block, number);
+        let first = within * self.words(group, split.slots);
+        for (i, right) in (0..).zip(&group.right) {
+            self.fill_sum(emitter, split, (numbers, tile), (group, array, first), i, *right)?;
+        }
+        self.fill_rest(emitter, split, numbers, (group, array, first));
+        Ok(())
     }
 
     /// The lines of one sum, zeros behind the end of the summed axis.
@@ -191,8 +274,8 @@ impl Products {
         &self,
         emitter: &mut Emitter,
         split: &Split,
-        numbers: Numbers,
-        (group, array): (&Group, SharedId),
+        (numbers, tile): (Numbers, ValueId),
+        (group, array, first_word): (&Group, SharedId, i64),
         number: i64,
         right: Factor,
     ) -> Emitted<()> {
@@ -202,7 +285,7 @@ impl Products {
         let words = emitter.b.index(line_words);
         let (slot, word) = floor_division(&mut emitter.b, each.counter, words, true);
         let unit = split.unit_of(&mut emitter.b, slot);
-        let column = split.column_of(emitter, numbers.block, unit);
+        let column = split.column_of(emitter, tile, unit);
         let within = low_bits(&mut emitter.b, word, WORDS);
         let first = emitter.b.sub(word, within);
         let per_word = emitter.b.index(self.factors.per_word());
@@ -228,6 +311,8 @@ impl Products {
         let pitch = emitter.b.index(self.pitch(group));
         let line = emitter.b.mul(line, pitch);
         let at = emitter.b.add(line, word);
+        let first_word = emitter.b.index(first_word);
+        let at = emitter.b.add(at, first_word);
         emitter.b.store_shared(array, at, value);
         emitter.b.close_loop(each, numbers.thread, end, i64::from(THREADS), &[]);
         Ok(())
@@ -239,10 +324,10 @@ impl Products {
         emitter: &mut Emitter,
         split: &Split,
         numbers: Numbers,
-        (group, array): (&Group, SharedId),
+        (group, array, first): (&Group, SharedId, i64),
     ) {
-        let used = group.right.len() as i64 * split.slots * self.pitch(group);
-        let end = self.words(group, split.slots);
+        let used = first + group.right.len() as i64 * split.slots * self.pitch(group);
+        let end = first + self.words(group, split.slots);
         if used == end {
             return;
         }
@@ -290,28 +375,40 @@ impl Products {
         }
     }
 
-    /// The slices of all sums of a tile, a slice a warp.
+    /// The slices of all sums of a tile, of each warp its part of its sums.
     pub(super) fn slices(&self, emitter: &mut Emitter, tile: &Tile, weights: &[SharedId]) -> Emitted<()> {
-        let warp = tile.numbers.warp(&mut emitter.b);
         let rows = self.rows(emitter, tile)?;
         for (group, array) in self.groups.iter().zip(weights) {
+            let place = self.place(emitter, tile, group);
             let mut left = Vec::new();
             for row in &rows {
-                left.push(self.words_of(emitter, tile, group, row, warp)?);
+                left.push(self.words_of(emitter, tile, group, row, place.part)?);
             }
             let nothing = emitter.b.number(Type { lane: LaneType::F32, lanes: 4 }, 0.0);
-            let mut sums = vec![nothing; group.products(tile.split.slots) as usize];
+            let mut sums = vec![nothing; self.products_a_warp(group, tile.split.slots) as usize];
             for turn in 0..self.turns(group) {
                 let [[a, c], [b, d]] = [0, 1].map(|row: usize| left[row][turn as usize]);
                 let x = emitter.b.pack(&[a, b, c, d]);
-                let right = self.right_operands(emitter, tile, group, *array, (warp, turn));
+                let right = self.right_operands(emitter, tile, group, *array, (place, turn));
                 for (sum, y) in sums.iter_mut().zip(right) {
                     *sum = emitter.b.matrix_fma(self.factors, x, y, *sum);
                 }
             }
-            self.store(emitter, tile, group, &sums);
+            self.store(emitter, tile, group, (place, &sums));
         }
         Ok(())
+    }
+
+    /// Where the thread's warp multiplies.
+    fn place(&self, emitter: &mut Emitter, tile: &Tile, group: &Group) -> Place {
+        let warp = tile.numbers.warp(&mut emitter.b);
+        if self.sides() == 1 {
+            return Place { part: warp, first_product: None };
+        }
+        let part = low_bits(&mut emitter.b, warp, self.parts);
+        let side = emitter.b.shift_right_logical(warp, bits(self.parts));
+        let products = emitter.b.index(self.products_a_warp(group, tile.split.slots));
+        Place { part, first_product: Some(emitter.b.mul(side, products)) }
     }
 
     /// The two rows that a thread has fragments of.
@@ -335,13 +432,14 @@ impl Products {
 
     /// The number of the product along the summed axis that a warp multiplies in a turn; behind the last one, where there is
     /// none left.
-    fn number(&self, emitter: &mut Emitter, (warp, turn): (ValueId, i64)) -> ValueId {
-        let before = emitter.b.index(turn * WARPS);
-        emitter.b.add(warp, before)
+    fn number(&self, emitter: &mut Emitter, (part, turn): (ValueId, i64)) -> ValueId {
+        let before = emitter.b.index(turn * self.parts);
+        emitter.b.add(part, before)
     }
 
-    /// The two words that a thread has of a row in the product of each turn; zeros where there is no such row or product,
-    /// of which nothing is loaded. The loads of all turns are on their way at the same time.
+    /// The two words that a thread has of a row in the product of each turn; zeros where there is no such product, of which
+    /// nothing is loaded. Nor is anything from memory where there is no such row; images have the last one then, which is
+    /// near. The loads of all turns are on their way at the same time.
     fn words_of(
         &self,
         emitter: &mut Emitter,
@@ -350,16 +448,29 @@ impl Products {
         row: &Row,
         warp: ValueId,
     ) -> Emitted<Vec<[ValueId; 2]>> {
-        let whole = self.deep(group).div_euclid(WARPS);
-        let mut words = self.words_if(emitter, tile, group, row, (warp, 0..whole), row.is_there)?;
+        let whole = self.deep(group).div_euclid(self.parts);
+        let is_near = {
+            let (analysis, images) = (emitter.analysis, &emitter.images);
+            let is_image = |load: &ElementId| {
+                analysis.loads.get(load).is_some_and(|access| images.contains_key(&access.buffer))
+            };
+            operands(analysis, group.left.element).iter().all(is_image)
+        };
+        let mut words = if is_near {
+            self.words_at(emitter, tile, group, row, (warp, 0..whole))?
+        } else {
+            self.words_if(emitter, tile, group, row, (warp, 0..whole), row.is_there)?
+        };
         if whole < self.turns(group) {
             let number = self.number(emitter, (warp, whole));
             let end = emitter.b.index(self.deep(group));
-            let is_there = emitter.b.compare(Condition::Lt, number, end);
-            let is_there = emitter.b.and(row.is_there, is_there);
+            let mut is_there = emitter.b.compare(Condition::Lt, number, end);
+            if !is_near {
+                is_there = emitter.b.and(row.is_there, is_there);
+            }
             words.extend(self.words_if(emitter, tile, group, row, (warp, whole..whole + 1), is_there)?);
         }
-        Ok(words)
+        Ok(words.chunks(2).map(|pair| [pair[0], pair[1]]).collect())
     }
 
     /// The words of a row in the products of some turns, where a condition holds.
@@ -371,14 +482,27 @@ impl Products {
         row: &Row,
         (warp, turns): (ValueId, std::ops::Range<i64>),
         condition: ValueId,
-    ) -> Emitted<Vec<[ValueId; 2]>> {
+    ) -> Emitted<Vec<ValueId>> {
         // A condition gives no values; a loop that runs once or never does.
         let nothing = emitter.b.integer(Type::scalar(LaneType::I32), 0);
         let nothing = vec![nothing; 2 * turns.clone().count()];
         let (zero, one) = (emitter.b.index(0), emitter.b.index(1));
         let times = emitter.b.select(condition, one, zero);
         let once = emitter.b.open_loop(&nothing, true);
-        let mut words = Vec::with_capacity(nothing.len());
+        let words = self.words_at(emitter, tile, group, row, (warp, turns))?;
+        Ok(emitter.b.close_loop(once, zero, times, 1, &words))
+    }
+
+    /// The words of a row in the products of some turns, one after the other.
+    fn words_at(
+        &self,
+        emitter: &mut Emitter,
+        tile: &Tile,
+        group: &Group,
+        row: &Row,
+        (warp, turns): (ValueId, std::ops::Range<i64>),
+    ) -> Emitted<Vec<ValueId>> {
+        let mut words = Vec::new();
         for turn in turns {
             let first = self.first_of_thread(emitter, tile, (warp, turn));
             let values = self.run_of(emitter, group, &row.point, first)?;
@@ -386,8 +510,7 @@ impl Products {
                 words.push(self.word_of(emitter, values));
             }
         }
-        let words = emitter.b.close_loop(once, zero, times, 1, &words);
-        Ok(words.chunks(2).map(|pair| [pair[0], pair[1]]).collect())
+        Ok(words)
     }
 
     /// The first element along the summed axis that a thread has of a row in the product of a turn.
@@ -441,13 +564,18 @@ impl Products {
         tile: &Tile,
         group: &Group,
         array: SharedId,
-        place: (ValueId, i64),
+        (place, turn): (Place, i64),
     ) -> Vec<ValueId> {
-        let number = self.number(emitter, place);
+        let number = self.number(emitter, (place.part, turn));
         let last = emitter.b.index(self.deep(group) - 1);
         let number = emitter.b.binary(BinaryOp::Min, number, last);
         let words = emitter.b.index(WORDS);
-        let first = emitter.b.mul(number, words);
+        let mut first = emitter.b.mul(number, words);
+        if let Some(within) = tile.within {
+            let tile_words = emitter.b.index(self.words(group, tile.split.slots));
+            let before = emitter.b.mul(within, tile_words);
+            first = emitter.b.add(first, before);
+        }
         let lane = tile.numbers.lane(&mut emitter.b);
         let line = low_bits(&mut emitter.b, lane, SIDE);
         // Matrices by their number: the next four words, then the next eight lines.
@@ -458,35 +586,63 @@ impl Products {
         let next = emitter.b.shift_left(next, 3);
         let pair_line = emitter.b.add(line, next);
         let pitch = emitter.b.index(self.pitch(group));
-        let count = group.products(tile.split.slots);
-        let mut operands = Vec::new();
+        let count = self.products_a_warp(group, tile.split.slots);
+        // The last warps have fewer, and load the last one instead.
+        let has_all = self.sides() * count == group.products(tile.split.slots);
+        let product_words = emitter.b.index(SIDE * self.pitch(group));
+        let mut loaded_operands = Vec::new();
         for product in (0..count).step_by(2) {
             let is_pair = product + 1 < count;
-            let line = emitter.b.mul(if is_pair { pair_line } else { line }, pitch);
-            let offset = emitter.b.index(product * SIDE * self.pitch(group));
+            let matrices = if is_pair { 4 } else { 2 };
+            let (line, offset) = if has_all {
+                let line = emitter.b.mul(if is_pair { pair_line } else { line }, pitch);
+                let number = emitter.b.index(product);
+                let number = place.first_product.map_or(number, |first| emitter.b.add(first, number));
+                (line, emitter.b.mul(number, product_words))
+            } else {
+                let number = emitter.b.index(product);
+                let mut number = place.first_product.map_or(number, |first| emitter.b.add(first, number));
+                if is_pair {
+                    let second = emitter.b.shift_right_logical(matrix, 1);
+                    number = emitter.b.add(number, second);
+                }
+                let last = emitter.b.index(group.products(tile.split.slots) - 1);
+                let number = emitter.b.binary(BinaryOp::Min, number, last);
+                (emitter.b.mul(line, pitch), emitter.b.mul(number, product_words))
+            };
             let mut at = emitter.b.add(line, first);
             for further in [half, offset] {
                 at = emitter.b.add(at, further);
             }
-            let matrices = if is_pair { 4 } else { 2 };
             let loaded = emitter.b.load_matrices(array, matrices, at, false);
             let words: Vec<_> = (0..matrices).map(|matrix| emitter.b.extract(loaded, matrix)).collect();
-            operands.extend(words.chunks(2).map(|pair| emitter.b.pack(pair)));
+            loaded_operands.extend(words.chunks(2).map(|pair| emitter.b.pack(pair)));
         }
-        operands
+        loaded_operands
     }
 
-    /// Puts what a warp has of the sums of a group where one thread a sum adds the slices up.
-    fn store(&self, emitter: &mut Emitter, tile: &Tile, group: &Group, sums: &[ValueId]) {
+    /// Puts what a warp has of the sums of a group where the slices are added up.
+    fn store(
+        &self,
+        emitter: &mut Emitter,
+        tile: &Tile,
+        group: &Group,
+        (place_of_warp, sums): (Place, &[ValueId]),
+    ) {
         let split = tile.split;
-        let (lane, warp) = (tile.numbers.lane(&mut emitter.b), tile.numbers.warp(&mut emitter.b));
+        let lane = tile.numbers.lane(&mut emitter.b);
         let row = emitter.b.shift_right_logical(lane, 2);
         let column = low_bits(&mut emitter.b, lane, 4);
         let two = emitter.b.index(2);
-        let column = emitter.b.mul(column, two);
+        let mut column = emitter.b.mul(column, two);
+        if let Some(first) = place_of_warp.first_product {
+            let side = emitter.b.index(SIDE);
+            let before = emitter.b.mul(first, side);
+            column = emitter.b.add(column, before);
+        }
         let used = group.right.len() as i64 * split.slots;
         let slice = emitter.b.index(split.slice_elements());
-        let slice = emitter.b.mul(warp, slice);
+        let slice = emitter.b.mul(place_of_warp.part, slice);
         let before = emitter.b.index(group.before * split.points());
         // Neighbouring columns are neighbours there unless each is of another sum.
         let together = if split.slots > 1 { 2 } else { 1 };
@@ -494,7 +650,10 @@ impl Products {
             for first in (0..2).step_by(together) {
                 let line = emitter.b.index(product * SIDE + first);
                 let line = emitter.b.add(line, column);
-                let is_partial = (product + 1) * SIDE > used;
+                let is_partial = match place_of_warp.first_product {
+                    None => (product + 1) * SIDE > used,
+                    Some(_) => self.sides() * sums.len() as i64 * SIDE > used,
+                };
                 let inside = emitter.b.compare_integer(Condition::Lt, line, used);
                 if is_partial {
                     emitter.b.open_if();

@@ -97,12 +97,17 @@ impl Tile<'_> {
         Ok(())
     }
 
-    /// The sums of multiply-adds, slices and totals.
+    /// The sums, as slices and, where that is not left to the threads of points, totals.
     pub(super) fn sums(&self, emitter: &mut Emitter) -> Emitted<()> {
-        self.slices(emitter)?;
+        match &self.split.products {
+            Some(products) => products.slices(emitter, self, &self.arrays.weights)?,
+            None => self.slices(emitter)?,
+        }
         emitter.b.meet();
-        self.totals(emitter);
-        emitter.b.meet();
+        if !self.split.adds_up_at_points() {
+            self.totals(emitter);
+            emitter.b.meet();
+        }
         Ok(())
     }
 
@@ -121,19 +126,25 @@ impl Tile<'_> {
             b.open_if();
             is_there
         });
-        let place = split.place_in_slice(b, each.counter);
-        let mut parts = Vec::new();
-        for warp in 0..WARPS {
-            let offset = b.index(warp * split.slice_elements());
-            let at = b.add(place, offset);
-            parts.push(b.load_shared(self.arrays.slices, 1, at));
-        }
-        let total = merge_all(b, split.op, parts);
+        let total = self.total(b, each.counter);
         b.store_shared(self.arrays.sums, each.counter, total);
         if let Some(is_there) = is_there {
             b.close_if(is_there);
         }
         b.close_loop(each, self.numbers.thread, end, i64::from(THREADS), &[]);
+    }
+
+    /// What the slices of a sum add up to, of that number among those of all points.
+    fn total(&self, b: &mut FunctionBuilder, number: ValueId) -> ValueId {
+        let split = self.split;
+        let place = split.place_in_slice(b, number);
+        let mut parts = Vec::new();
+        for part in 0..split.parts() {
+            let offset = b.index(part * split.slice_elements());
+            let at = b.add(place, offset);
+            parts.push(b.load_shared(self.arrays.slices, 1, at));
+        }
+        merge_all(b, split.op, parts)
     }
 
     /// The point that the thread stores. The threads after those that store any have the last one of these.
@@ -259,7 +270,11 @@ impl Tile<'_> {
         for (i, sum) in split.sums.iter().enumerate() {
             let offset = emitter.b.index(i as i64 * split.points());
             let at = emitter.b.add(self.numbers.thread, offset);
-            let total = emitter.b.load_shared(self.arrays.sums, 1, at);
+            let total = if split.adds_up_at_points() {
+                self.total(&mut emitter.b, at)
+            } else {
+                emitter.b.load_shared(self.arrays.sums, 1, at)
+            };
             emitter.remember(sum.reduction.element, point, total);
         }
         for (load, array) in split.of_columns.iter().zip(&self.arrays.of_columns) {
