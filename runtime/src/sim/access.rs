@@ -5,6 +5,7 @@ use super::cluster::{self, Neighbours, is_shared};
 use super::execute::{Context, Wrong, each_lane};
 use super::fault::Problem;
 use super::flags::{Change, Flags, Incoming, Word};
+use super::group::Groups;
 use super::memory::{Access, Memory, Region};
 use super::op::{Address, Atomic, Op, Order, Space, Transfer};
 use super::order::Outgoing;
@@ -30,6 +31,8 @@ pub(super) struct Memories<'a> {
     pub local: u64,
     /// What orders warps of the block that meet at barriers in shared memory.
     pub arrivals: &'a Arrivals,
+    /// What the warp groups of the block have begun.
+    pub groups: &'a Groups,
     /// What orders blocks, in a cooperative launch.
     pub flags: Option<&'a Flags>,
     /// The cluster, where blocks run in clusters.
@@ -165,7 +168,7 @@ impl Warp {
     /// Who accesses memory in a space; the thread is still to be filled in.
     pub fn access(&self, memories: &Memories<'_>, space: Space, atomic: bool) -> Access<'_> {
         let stamp = memories.stamps[usize::from(is_shared(space))];
-        let clock = self.clocks[self.index as usize];
+        let clock = self.clocks.known[self.index as usize];
         let record = Access::record(stamp, memories.block, clock, atomic);
         Access {
             record,

@@ -1,5 +1,6 @@
 //! One block: its warps take turns, and meet at barriers.
 
+use super::clocks::Clocks;
 use super::execute::{Context, Wrong, first};
 use super::fault::Problem;
 use super::order::Knowledge;
@@ -148,15 +149,14 @@ fn complete(warps: &mut [Warp], id: u32) -> bool {
     let mut chosen: Vec<&mut Warp> =
         warps.iter_mut().zip(members).filter_map(|(warp, member)| member.then_some(warp)).collect();
     // Each knows from here on what any of them did before.
-    let mut joined = vec![0; chosen.first().map_or(0, |w| w.clocks.len())];
-    for clocks in chosen.iter().map(|w| &w.clocks).chain(left.iter().map(|a| &a.clocks)) {
-        joined.iter_mut().zip(clocks).for_each(|(all, own)| *all = (*all).max(*own));
-    }
+    let mut joined = Clocks::default();
+    chosen.iter().for_each(|warp| joined.join(&warp.clocks));
+    left.iter().for_each(|arrived| joined.join(&arrived.clocks));
     let knowing = chosen.iter_mut().filter_map(|w| w.knowledge.as_mut());
     Knowledge::meet_all(knowing, left.iter().map(|a| &a.known));
     for warp in chosen {
-        warp.clocks.copy_from_slice(&joined);
-        warp.met = joined[warp.index as usize];
+        warp.clocks.clone_from(&joined);
+        warp.met = joined.known[warp.index as usize];
         warp.count_up();
         warp.state = State::Ready;
     }

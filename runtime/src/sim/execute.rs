@@ -77,6 +77,9 @@ impl Warp {
                 continue;
             }
             count(&mut context.counters, instruction.category, lanes);
+            if let Some(group) = &mut self.group {
+                group.note(&instruction.registers).map_err(|problem| (first(lanes), problem))?;
+            }
             self.execute(context, instruction, lanes)?;
             if self.state != State::Ready {
                 return Ok(());
@@ -107,12 +110,22 @@ impl Warp {
                 return self.branch_table(*index, targets, lanes, next, instruction.meets);
             }
             Op::Return => {
+                if lanes == self.live {
+                    self.leave_group(context).map_err(|problem| (first(lanes), problem))?;
+                }
                 self.leave(lanes);
                 self.current.pc = next;
                 return Ok(());
             }
             Op::Trap => return Err((first(lanes), Problem::Trap)),
             Op::Fence => self.fence(context, lanes),
+            Op::ProxyFence => self.fence_proxies(lanes),
+            Op::MultiplyGroup { product, d, a, b, adds } => {
+                self.multiply_group(context, *product, d, [*a, *b], *adds, lanes)?;
+            }
+            Op::GroupFence => self.fence_group(lanes)?,
+            Op::CommitProducts => self.commit_products(lanes)?,
+            Op::WaitProducts { pending } => self.wait_for_products(context, *pending, lanes)?,
             Op::Barrier { id, count, waits } => self.barrier(context, *id, *count, *waits, lanes)?,
             Op::ClusterArrive { releases } => self.arrive_at_cluster(context, *releases, lanes)?,
             Op::ClusterWait => {
@@ -167,6 +180,13 @@ impl Warp {
         let Some(mut knowledge) = self.knowledge.take() else { return };
         knowledge.fence(self.member(context.memories.block), lanes);
         self.knowledge = Some(knowledge);
+        self.count_up();
+    }
+
+    fn fence_proxies(&mut self, lanes: u32) {
+        let (index, now) = (self.index as usize, self.clocks.known[self.index as usize]);
+        // Where some lanes fence, what others did is behind the fence if they met since.
+        self.clocks.fence(index, if lanes == self.live { now } else { self.met });
         self.count_up();
     }
 

@@ -130,6 +130,15 @@ pub enum Problem {
     },
     /// The barrier of the cluster, out of order.
     ClusterBarrier(Misuse),
+    /// A read through the asynchronous proxy of what a thread wrote, with no proxy fence in between.
+    NoProxyFence {
+        /// The buffer and the offset in it.
+        buffer: (String, u64),
+        /// The write.
+        earlier: Earlier,
+    },
+    /// A product of a warp group that the hardware would not carry out as written.
+    WarpGroup(GroupMisuse),
     /// The kernel stopped itself by `trap`.
     Trap,
 }
@@ -143,10 +152,49 @@ pub enum Misuse {
     WaitsWithoutArrival,
 }
 
+/// How a warp misuses products of its warp group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupMisuse {
+    /// It accesses a register that a product under way sums up in.
+    SumsUnderWay,
+    /// It multiplies into registers that it accessed, or that a product of another shape sums up in, and no
+    /// `wgmma.fence` stands in between; or none stands before its first product.
+    NoFence,
+    /// A descriptor of a factor in shared memory that is none.
+    Descriptor(&'static str),
+    /// Its lanes, or the warps of its group, give different factors, or are at different instructions.
+    Differs,
+    /// Its group has no four warps, or one has ended and takes no part.
+    Incomplete,
+    /// It ends, and has not waited for its products.
+    NotAwaited,
+}
+
+impl GroupMisuse {
+    fn text(self) -> &'static str {
+        match self {
+            GroupMisuse::SumsUnderWay => {
+                "accesses a register that a product of the warp group sums up in, before waiting for that"
+            }
+            GroupMisuse::NoFence => {
+                "multiplies into registers that were accessed with no wgmma.fence in between, or that another shape \
+                 sums up in"
+            }
+            GroupMisuse::Descriptor(problem) => problem,
+            GroupMisuse::Differs => "the threads of the warp group do not multiply the same",
+            GroupMisuse::Incomplete => "not all four warps of the warp group multiply",
+            GroupMisuse::NotAwaited => "ends with products of the warp group under way",
+        }
+    }
+}
+
 impl Problem {
     /// With the position in the grid in place of a block's number.
     pub(super) fn with_blocks(mut self, position: impl Fn(u64) -> u64) -> Problem {
-        if let Problem::Race { earlier, .. } | Problem::EndsEarly { earlier } = &mut self {
+        if let Problem::Race { earlier, .. }
+        | Problem::EndsEarly { earlier }
+        | Problem::NoProxyFence { earlier, .. } = &mut self
+        {
             earlier.block = position(u64::from(earlier.block)) as u32;
         }
         self
@@ -215,6 +263,13 @@ impl fmt::Display for Problem {
             Problem::ClusterBarrier(Misuse::WaitsWithoutArrival) => {
                 f.write_str("waits at the barrier of the cluster, and has not arrived there")
             }
+            Problem::NoProxyFence { buffer: (name, offset), earlier } => write!(
+                f,
+                "reads offset {offset} of `{name}` through the asynchronous proxy, which thread {} of block {} wrote with \
+                 no proxy fence in between",
+                earlier.thread, earlier.block
+            ),
+            Problem::WarpGroup(misuse) => f.write_str(misuse.text()),
             Problem::Trap => f.write_str("trap"),
         }
     }

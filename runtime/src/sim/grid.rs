@@ -12,6 +12,7 @@ use super::error::PtxError;
 use super::execute::Context;
 use super::fault::{Fault, Problem, SimError, Wait};
 use super::flags::Flags;
+use super::group::Groups;
 use super::limits::Limits;
 use super::memory::{Content, LAST_STAMP, Memory, Region};
 use super::op::Kernel;
@@ -203,6 +204,7 @@ fn parameters(kernel: &Kernel, arguments: &[u64]) -> Vec<u8> {
 pub(super) struct Shared {
     pub region: Region,
     pub arrivals: Arrivals,
+    pub groups: Groups,
 }
 
 /// One launch under way.
@@ -256,6 +258,7 @@ impl Grid<'_> {
             if run > 0 {
                 shared.region.forget();
                 shared.arrivals.forget();
+                shared.groups.forget();
                 if stamp == 1 {
                     shared.region.forget_accesses();
                 }
@@ -276,7 +279,8 @@ impl Grid<'_> {
     /// The warps of a block and its shared memory.
     pub fn block(&self) -> (Vec<Warp>, Shared) {
         let region = Region::new("shared memory", self.shape.shared, self.kernel.granule, Content::Unwritten);
-        let shared = Shared { region, arrivals: Arrivals::default() };
+        let region = if self.kernel.is_grouped { region.watch_proxies() } else { region };
+        let shared = Shared { region, arrivals: Arrivals::default(), groups: Groups::default() };
         let warps = (0..self.shape.warps()).map(|i| Warp::new(self.kernel, &self.shape, i)).collect();
         (warps, shared)
     }
@@ -294,6 +298,7 @@ impl Grid<'_> {
             module: &self.module.variables,
             shared: &shared.region,
             arrivals: &shared.arrivals,
+            groups: &shared.groups,
             stamps: [self.stamp, stamp],
             block,
             local: self.kernel.local,

@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
+use super::clocks::Clocks;
 use super::crowd::{Crowd, Crowds};
 use super::fault::{Earlier, Problem};
 use super::order::{Knowledge, lane_of};
@@ -23,8 +24,8 @@ pub(super) struct Access<'a> {
     pub record: u64,
     /// The thread in its block.
     pub thread: u32,
-    /// What this thread's warp knows of the clocks of the warps of its block, its own included.
-    pub clocks: &'a [u32],
+    /// What this thread's warp knows of the warps of its block, its own included.
+    pub clocks: &'a Clocks,
     /// The last clock of its own warp at which all lanes met.
     pub met: u32,
     /// What it knows of other blocks, where those of a launch may know of each other.
@@ -83,6 +84,13 @@ impl Access<'_> {
         (a ^ b) >> (THREAD_SHIFT + 5) == 0
     }
 
+    /// Whether a proxy fence is known behind an earlier access; those of other blocks are not watched.
+    fn is_fenced(&self, earlier: u64) -> bool {
+        let clock = (earlier & (ATOMIC - 1)) as u32;
+        let fenced = self.clocks.fenced.get(thread_of(earlier) as usize / 32).copied().unwrap_or(0);
+        earlier == 0 || !Access::same_block(earlier, self.own()) || fenced >= clock
+    }
+
     /// Whether an earlier access happened before this one, or does not conflict with it.
     pub fn follows(&self, earlier: u64) -> bool {
         self.follows_lane(earlier, Some(lane_of(thread_of(earlier))))
@@ -109,7 +117,7 @@ impl Access<'_> {
         } else if thread / 32 == self.thread / 32 {
             thread == self.thread || self.met >= clock
         } else {
-            self.clocks.get(thread as usize / 32).is_some_and(|known| *known >= clock)
+            self.clocks.known.get(thread as usize / 32).is_some_and(|known| *known >= clock)
         };
         known
             || self.knowledge.is_some_and(|k| {
@@ -192,6 +200,8 @@ pub(super) struct Region {
     granule: u32,
     shadow: Vec<Shadow>,
     crowds: Crowds,
+    /// One bit a granule, set where the asynchronous proxy wrote last; empty where nothing reads through it.
+    copied: Vec<AtomicU32>,
     /// Held while 8 bytes change as one.
     wide: Mutex<()>,
 }
@@ -211,6 +221,7 @@ impl Region {
             granule,
             shadow: (0..shadows).map(|_| Shadow::default()).collect(),
             crowds: Crowds::default(),
+            copied: Vec::new(),
             wide: Mutex::default(),
         }
     }
@@ -220,6 +231,12 @@ impl Region {
         let mut region = Region::new(name, bytes, 4, Content::Unwritten);
         region.shadow.clear();
         region
+    }
+
+    /// Remembers by which proxy each granule was written.
+    pub fn watch_proxies(mut self) -> Region {
+        self.copied = (0..self.shadow.len().div_ceil(32)).map(|_| AtomicU32::new(0)).collect();
+        self
     }
 
     /// Forgets what was written; records of earlier stamps mean nothing anyway.
@@ -302,6 +319,45 @@ impl Region {
         Ok(())
     }
 
+    /// Notes a read through the asynchronous proxy, and leaves who wrote each granule last. Reports what
+    /// [`Region::note_read`] does, and a read of what threads wrote with no proxy fence in between.
+    pub fn note_asynchronous_read(
+        &self,
+        offset: u64,
+        size: u32,
+        access: &Access<'_>,
+        writers: &mut Vec<u64>,
+    ) -> Result<(), Problem> {
+        self.note_read(offset, size, access)?;
+        for at in self.granules(offset, size) {
+            let writer = self.shadow[at].writer.load(Relaxed);
+            let copied = self.copied.get(at / 32).is_some_and(|c| c.load(Relaxed) >> (at % 32) & 1 == 1);
+            if !copied && !access.is_fenced(writer) {
+                let buffer = (self.name.clone(), (at as u64) << self.granule);
+                return Err(Problem::NoProxyFence { buffer, earlier: earlier(writer, true) });
+            }
+            writers.push(writer);
+        }
+        Ok(())
+    }
+
+    /// Notes the end of a read that began when these had written; reports whoever wrote since.
+    pub fn note_end_of_read(
+        &self,
+        offset: u64,
+        size: u32,
+        access: &Access<'_>,
+        writers: &mut impl Iterator<Item = u64>,
+    ) -> Result<(), Problem> {
+        for (at, before) in self.granules(offset, size).zip(writers) {
+            let writer = self.shadow[at].writer.load(Relaxed);
+            if writer != before {
+                return Err(self.race(at, false, earlier(writer, true)));
+            }
+        }
+        self.note_read(offset, size, access)
+    }
+
     /// Notes a write and reports one that races.
     pub fn note_write(&self, offset: u64, size: u32, access: &Access<'_>) -> Result<(), Problem> {
         if self.constant {
@@ -313,6 +369,9 @@ impl Region {
         }
         for at in self.granules(offset, size) {
             let shadow = &self.shadow[at];
+            if let Some(copied) = self.copied.get(at / 32) {
+                copied.fetch_and(!(1 << (at % 32)), Relaxed);
+            }
             let writer = shadow.writer.swap(access.own(), Relaxed);
             if !access.follows(writer) {
                 return Err(self.race(at, true, earlier(writer, true)));
@@ -344,6 +403,11 @@ impl Region {
         self.note_there(offset, size);
         for shadow in self.shadow.get(self.granules(offset, size)).into_iter().flatten() {
             shadow.writer.store(access.own(), Relaxed);
+        }
+        for at in self.granules(offset, size) {
+            if let Some(copied) = self.copied.get(at / 32) {
+                copied.fetch_or(1 << (at % 32), Relaxed);
+            }
         }
     }
 

@@ -14,19 +14,21 @@
 //! Every access is checked: bounds, alignment, whether the bytes were ever written, and whether another thread accessed
 //! them with nothing in between that orders the two ([`Problem::Race`]). Barriers order threads of a block; what one
 //! thread releases at the scope of the device and another acquires orders blocks of a cooperative launch; barriers of a
-//! cluster order its blocks. The first mistake ends a launch with a [`Fault`] that names kernel, instruction, block and
+//! cluster order its blocks; proxy fences, what threads write and warp groups multiply. The first mistake ends a launch with a [`Fault`] that names kernel, instruction, block and
 //! thread.
 
 mod access;
 mod arithmetic;
 mod block;
 mod bulk;
+mod clocks;
 mod cluster;
 mod cooperative;
 mod copies;
 mod counters;
 mod crowd;
 mod decode;
+mod descriptor;
 pub(crate) mod device;
 mod error;
 mod exchange;
@@ -35,6 +37,7 @@ mod fault;
 mod flags;
 mod flow;
 mod grid;
+mod group;
 mod lexer;
 mod limits;
 mod literal;
@@ -51,6 +54,6 @@ mod warp;
 
 pub use counters::Counters;
 pub use error::PtxError;
-pub use fault::{Earlier, Fault, Misuse, Problem, SimError, Wait};
+pub use fault::{Earlier, Fault, GroupMisuse, Misuse, Problem, SimError, Wait};
 pub use grid::{Clusters, Launch, Module};
 pub use memory::{Content, Memory};

@@ -123,6 +123,18 @@ pub(super) struct Product {
     pub sum: Type,
 }
 
+/// What a warp group multiplies: 64 by `k`, `k` by `columns`, both in shared memory, into f32.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct GroupProduct {
+    pub columns: u32,
+    pub k: u32,
+    pub factors: Type,
+    /// Whether the elements of each factor change their sign.
+    pub negated: [bool; 2],
+    /// Whether neighbours in each factor's memory differ in row or column, rather than along the summed axis.
+    pub transposed: [bool; 2],
+}
+
 /// A decoded instruction.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Op {
@@ -305,6 +317,22 @@ pub(super) enum Op {
         b: Box<[Slot]>,
         c: Box<[Slot]>,
     },
+    /// Begins a product of the warp group, of factors that descriptors tell of; added to what is there where `adds` holds.
+    MultiplyGroup {
+        product: GroupProduct,
+        d: Box<[Slot]>,
+        a: Slot,
+        b: Slot,
+        adds: Condition,
+    },
+    /// Registers are ready for products of the warp group.
+    GroupFence,
+    /// The products since the last commit are a group.
+    CommitProducts,
+    /// Waits until no more than so many groups of products are under way.
+    WaitProducts {
+        pending: u32,
+    },
     Shuffle {
         f: Shuffle,
         d: Slot,
@@ -361,6 +389,8 @@ pub(super) enum Op {
     Trap,
     /// Acquires and releases, at the scope of the device or beyond.
     Fence,
+    /// What threads did is seen through the asynchronous proxy.
+    ProxyFence,
     /// Changes nothing here: narrower fences, prefetches, hints.
     Nothing,
 }
@@ -387,7 +417,7 @@ impl Op {
                     Category::Integer
                 }
             }
-            Op::MultiplyMatrix { .. } => Category::Float,
+            Op::MultiplyMatrix { .. } | Op::MultiplyGroup { .. } => Category::Float,
             Op::Carry { .. }
             | Op::Test { .. }
             | Op::TestValue { .. }
@@ -427,7 +457,11 @@ impl Op {
             | Op::BranchTable { .. }
             | Op::Return
             | Op::Trap
+            | Op::GroupFence
+            | Op::CommitProducts
+            | Op::WaitProducts { .. }
             | Op::Fence
+            | Op::ProxyFence
             | Op::Nothing => Category::Control,
         }
     }
@@ -443,6 +477,8 @@ pub(super) struct Instruction {
     pub meets: u32,
     pub line: u32,
     pub text: String,
+    /// The registers that it names, but for the sums of a product of the warp group; only in kernels that have any.
+    pub registers: Box<[Slot]>,
 }
 
 /// A value that the hardware provides.
@@ -500,6 +536,8 @@ pub(super) struct Kernel {
     pub is_explicit: bool,
     /// Whether it has instructions of clusters.
     pub is_clustered: bool,
+    /// Whether it has products of warp groups.
+    pub is_grouped: bool,
     /// The least access to shared memory in bytes, 4 at most.
     pub granule: u64,
 }

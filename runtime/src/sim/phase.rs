@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::access::{Memories, aligned, count_request};
 use super::bulk::BulkCopy;
+use super::clocks::Clocks;
 use super::execute::{Context, Wrong, each_lane};
 use super::fault::Problem;
 use super::memory::Access;
@@ -43,8 +44,7 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Notes what an arrival released.
     pub fn release(&mut self, released: &Released) {
-        self.all.clocks.resize(released.clocks.len(), 0);
-        join(&mut self.all.clocks, &released.clocks);
+        self.all.clocks.join(&released.clocks);
         released.known.iter().for_each(|known| absorb(&mut self.all.known, known));
     }
 
@@ -59,10 +59,10 @@ impl Ledger {
     }
 }
 
-/// Clocks of the block's warps, and what is known of other blocks.
+/// What is known of the block's warps, and of other blocks.
 #[derive(Clone, Default)]
 pub(super) struct Released {
-    pub clocks: Vec<u32>,
+    pub clocks: Clocks,
     pub known: Option<Arc<Clock>>,
 }
 
@@ -76,10 +76,6 @@ impl Arrivals {
     pub fn held(&self) -> MutexGuard<'_, HashMap<u64, Ledger>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn join(all: &mut [u32], others: &[u32]) {
-    all.iter_mut().zip(others).for_each(|(own, other)| *own = (*own).max(*other));
 }
 
 fn begun(phase: u64, expected: u64) -> u64 {
@@ -150,9 +146,9 @@ impl Warp {
 
     /// Knows from here on what arrivals released.
     fn acquire(&mut self, released: Released) {
-        let own = released.clocks.get(self.index as usize).copied().unwrap_or(0);
+        let own = released.clocks.known.get(self.index as usize).copied().unwrap_or(0);
         self.met = self.met.max(own);
-        join(&mut self.clocks, &released.clocks);
+        self.clocks.join(&released.clocks);
         if let (Some(knowledge), Some(known)) = (&mut self.knowledge, &released.known) {
             knowledge.learn(known);
         }

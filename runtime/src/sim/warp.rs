@@ -2,7 +2,9 @@
 
 use fuse_codegen::schedule::GpuLimits;
 
+use super::clocks::Clocks;
 use super::flags::Flags;
+use super::group::Group;
 use super::memory::{BLOCK_MASK, Region};
 use super::op::{Kernel, Special};
 use super::order::{Knowledge, Member, Outgoing};
@@ -42,8 +44,8 @@ pub(super) enum State {
 pub(super) struct Arrived {
     pub id: u32,
     pub threads: u32,
-    /// What the warp knew of the clocks of the block, and of other blocks.
-    pub clocks: Vec<u32>,
+    /// What the warp knew of its block, and of other blocks.
+    pub clocks: Clocks,
     pub known: Outgoing,
 }
 
@@ -71,8 +73,8 @@ pub(super) struct Warp {
     pub frames: Vec<Frame>,
     /// Lanes that have not returned.
     pub live: u32,
-    /// What it knows of the clocks of the block's warps.
-    pub clocks: Vec<u32>,
+    /// What it knows of the block's warps.
+    pub clocks: Clocks,
     /// Its own clock when all lanes met last.
     pub met: u32,
     /// What it knows of other blocks, in a cooperative launch.
@@ -90,6 +92,8 @@ pub(super) struct Warp {
     /// Commits of each lane.
     pub commits: [u32; LANES],
     pub local: Option<Region>,
+    /// Its part in products of its warp group, in kernels that have any.
+    pub group: Option<Box<Group>>,
 }
 
 /// The shape of a launch.
@@ -154,7 +158,7 @@ impl Warp {
             current: Frame { pc: 0, lanes: 0, meets: 0 },
             frames: Vec::new(),
             live: 0,
-            clocks: vec![0; shape.warps() as usize],
+            clocks: Clocks::new(shape.warps() as usize),
             met: 0,
             knowledge: None,
             poll: None,
@@ -165,6 +169,7 @@ impl Warp {
             copies: Vec::new(),
             commits: [0; LANES],
             local,
+            group: kernel.is_grouped.then(|| Box::new(Group::new(kernel.registers))),
         }
     }
 
@@ -177,8 +182,7 @@ impl Warp {
         self.live = u32::MAX >> (LANES as u32 - threads);
         self.current = Frame { pc: 0, lanes: self.live, meets: kernel.code.len() as u32 };
         self.frames.clear();
-        self.clocks.iter_mut().for_each(|c| *c = 0);
-        self.clocks[self.index as usize] = 1;
+        self.clocks.restart(self.index as usize);
         self.met = 0;
         self.state = State::Ready;
         self.gathering = None;
@@ -188,6 +192,9 @@ impl Warp {
         self.commits = [0; LANES];
         if let Some(local) = &self.local {
             local.forget();
+        }
+        if let Some(group) = &mut self.group {
+            group.forget();
         }
         for (slot, bits) in &kernel.constants {
             self.registers[*slot as usize] = [*bits; LANES];
@@ -207,7 +214,7 @@ impl Warp {
     /// Its place in a grid, as one of a block's warps.
     pub fn member(&self, block: u64) -> Member<'_> {
         let first = (block & BLOCK_MASK) as usize * self.clocks.len();
-        Member { first, index: self.index as usize, clocks: &self.clocks }
+        Member { first, index: self.index as usize, clocks: &self.clocks.known }
     }
 
     /// The position of the instruction at which it stands; a barrier that it waits at lies behind it.
@@ -217,12 +224,12 @@ impl Warp {
 
     /// Accesses from here on are later ones.
     pub fn count_up(&mut self) {
-        self.clocks[self.index as usize] += 1;
+        self.clocks.known[self.index as usize] += 1;
     }
 
     /// All lanes meet: each knows from here on what any of them did before.
     pub fn meet(&mut self) {
-        self.met = self.clocks[self.index as usize];
+        self.met = self.clocks.known[self.index as usize];
         self.count_up();
         if let Some(knowledge) = &mut self.knowledge {
             knowledge.meet();

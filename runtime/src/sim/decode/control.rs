@@ -17,6 +17,7 @@ impl<'m> Decoder<'m> {
             "ret" | "exit" => Op::Return,
             "trap" => Op::Trap,
             "fence" | "membar" if fences(opcode) => Op::Fence,
+            "fence" if opcode.has("proxy") && opcode.has("async") && !opcode.has("global") => Op::ProxyFence,
             "fence" | "membar" | "griddepcontrol" | "nanosleep" | "pmevent" => Op::Nothing,
             "barrier" if opcode.has("cluster") => {
                 self.clustered()?;

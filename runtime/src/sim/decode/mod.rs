@@ -3,6 +3,7 @@
 
 mod arithmetic;
 mod control;
+mod group;
 mod memory;
 
 use std::collections::HashMap;
@@ -82,6 +83,8 @@ struct Decoder<'m> {
     labels: HashMap<&'m str, u32>,
     /// The compute capability of the target, times ten.
     capability: u32,
+    /// Whether the target is an architecture with features of its own (`sm_90a`).
+    is_specific: bool,
 }
 
 /// Decodes every kernel of a module.
@@ -148,6 +151,7 @@ impl<'m> Decoder<'m> {
             most_clustered: entry.most_clustered,
             is_explicit: entry.is_explicit,
             is_clustered: false,
+            is_grouped: false,
             granule: 4,
         };
         let labels = entry.labels.iter().map(|(name, at)| (*name, *at as u32)).collect();
@@ -160,6 +164,7 @@ impl<'m> Decoder<'m> {
             dynamic,
             labels,
             capability: Limits::of(module.target).capability,
+            is_specific: module.target.ends_with('a'),
         }
     }
 
@@ -179,7 +184,11 @@ impl<'m> Decoder<'m> {
                 meets: 0,
                 line: statement.line,
                 text: statement.text.clone(),
+                registers: Box::default(),
             });
+        }
+        if self.kernel.is_grouped {
+            self.name_registers();
         }
         self.join();
         Ok(self.kernel)
@@ -222,6 +231,9 @@ impl<'m> Decoder<'m> {
         let opcode = Opcode::new(statement.opcode);
         let operands = &statement.operands;
         if let Some(op) = self.control(&opcode, operands)? {
+            return Ok(op);
+        }
+        if let Some(op) = self.group(&opcode, operands)? {
             return Ok(op);
         }
         if let Some(op) = self.memory(&opcode, operands)? {
