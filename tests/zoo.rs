@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fuse::frontend::zoo::{BenchmarkModel, Scale, benchmark};
-use fuse::ir::compare::{self, Tolerance, compare};
+use fuse::ir::compare::{Tolerance, compare};
 use fuse::ir::interp::{Interpreter, Precision};
 use fuse::ir::kernel::{BufferId, BufferKind, Element, Kernel, KernelGraph};
 use fuse::{CompileOptions, Device, DimEnv, Target};
@@ -145,7 +145,7 @@ fn every_model_runs_on_tensor_cores_of_bf16() {
         let outputs = executable.run(&inputs, &dims).unwrap_or_else(|e| panic!("{}: {e}", graph.name()));
         let estimates = estimates.expect("interprets");
         for ((output, got), estimate) in graph.outputs().iter().zip(&outputs).zip(&estimates) {
-            if let Err(e) = compare::compare_within(got, &estimate.value, rest, &estimate.likely) {
+            if let Err(e) = fuse::ir::compare::compare_within(got, &estimate.value, rest, &estimate.likely) {
                 panic!("{} `{}`: {e}", graph.name(), output.name);
             }
         }
