@@ -58,6 +58,7 @@ impl OfThread<'_> {
         let Share { count, run, block, is_whole, .. } = self.columns;
         let vector = self.column_vectors(emitter.analysis).map(Rc::new);
         let lanes = if vector.is_some() { run } else { 1 };
+        let common = self.of.contraction.common_to_rows(emitter.analysis);
         for first in (0..count).step_by(lanes as usize) {
             let column = self.columns.position(emitter, first);
             let inside = emitter.b.compare(Condition::Lt, column, block.end);
@@ -66,7 +67,7 @@ impl OfThread<'_> {
             }
             let point = self.of.place.point.clone();
             let point = self.of.contraction.columns.bind(emitter, point, column, vector.as_ref())?;
-            self.of_columns(emitter, &point, first, lanes)?;
+            self.of_columns(emitter, &point, &common, [first, lanes])?;
             if !is_whole {
                 emitter.b.close_if(inside);
             }
@@ -74,11 +75,17 @@ impl OfThread<'_> {
         Ok(())
     }
 
-    /// The same at some neighbouring columns, which the point `place` has.
-    fn of_columns(&self, emitter: &mut Emitter, place: &Point, first: i64, lanes: i64) -> Emitted<()> {
+    /// The same at some neighbouring columns, which the point `place` has, with what their rows have in common.
+    fn of_columns(
+        &self,
+        emitter: &mut Emitter,
+        place: &Point,
+        common: &[ElementId],
+        [first, lanes]: [i64; 2],
+    ) -> Emitted<()> {
         let Share { count, block, is_whole, .. } = self.rows;
         // Conditions of rows would each compute it again.
-        emitter.evaluate(&self.of.contraction.common_to_rows(emitter.analysis), place)?;
+        emitter.evaluate(common, place)?;
         for number in 0..count {
             let row = self.rows.position(emitter, number);
             let inside = emitter.b.compare(Condition::Lt, row, block.end);
