@@ -11,7 +11,6 @@ use fuse::frontend::zoo::cells::{
     TanhRnn,
 };
 use fuse::frontend::zoo::{Cell, Scale, StackForm, benchmark, stack_of};
-use fuse::ir::compare::{Tolerance, compare_within};
 use fuse::ir::interp::{Interpreter, Precision};
 use fuse::ir::{DType, Graph};
 use fuse::runtime::{Code, Executable};
@@ -77,9 +76,7 @@ fn agrees(graph: &Graph, numbers: Numbers, arch: Arch, sizes: &[(i64, i64)]) {
         for ((output, got), expected) in
             graph.outputs().iter().zip(&outputs).zip(expected.expect("interprets"))
         {
-            // What f64 rounds is not in the estimate.
-            let rest = Tolerance { ulp: 0.0, absolute: 1e-12, relative: 1e-12 };
-            if let Err(e) = compare_within(got, &expected.value, rest, &expected.likely) {
+            if let Err(e) = expected.compare(got) {
                 panic!("{name}, `{}`: {e}", output.name);
             }
         }

@@ -121,8 +121,6 @@ fn every_model_agrees_with_the_interpreter_rewritten_or_not() {
 #[test]
 fn every_model_runs_on_tensor_cores_of_bf16() {
     let sim = Device::sim(&Default::default()).expect("a simulated GPU is always there");
-    // What f64 rounds is not in the estimates.
-    let rest = Tolerance { ulp: 0.0, absolute: 1e-12, relative: 1e-12 };
     let precision = fuse::ProductPrecision::Bf16;
     let options = CompileOptions { precision, ..CompileOptions::new(Target::Cuda) };
     for model in models(Scale::Small) {
@@ -145,7 +143,7 @@ fn every_model_runs_on_tensor_cores_of_bf16() {
         let outputs = executable.run(&inputs, &dims).unwrap_or_else(|e| panic!("{}: {e}", graph.name()));
         let estimates = estimates.expect("interprets");
         for ((output, got), estimate) in graph.outputs().iter().zip(&outputs).zip(&estimates) {
-            if let Err(e) = fuse::ir::compare::compare_within(got, &estimate.value, rest, &estimate.likely) {
+            if let Err(e) = estimate.compare(got) {
                 panic!("{} `{}`: {e}", graph.name(), output.name);
             }
         }

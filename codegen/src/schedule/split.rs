@@ -252,17 +252,20 @@ impl Split {
         how: (Rounding, Exchange),
         shared_bytes: u32,
     ) -> bool {
-        let before = (self.row_groups, self.rows_a_thread);
         self.products = Products::new(analysis, self, self.known_rows, counter, how);
-        if self.products.is_some() {
-            self.row_groups = products::ROWS.min(WARP / self.slots);
-            self.rows_a_thread = products::ROWS / self.row_groups;
+        let possible = self.products.as_ref().map(|products| products.possible_parts(how.1, self.slots));
+        let before = (self.row_groups, self.rows_a_thread);
+        self.row_groups = products::ROWS.min(WARP / self.slots);
+        self.rows_a_thread = products::ROWS / self.row_groups;
+        for parts in possible.into_iter().flatten() {
+            self.products.iter_mut().for_each(|products| products.share(parts));
+            if self.shared_bytes() <= shared_bytes {
+                return true;
+            }
         }
-        if self.shared_bytes() > shared_bytes {
-            self.products = None;
-            (self.row_groups, self.rows_a_thread) = before;
-        }
-        self.products.is_some()
+        self.products = None;
+        (self.row_groups, self.rows_a_thread) = before;
+        false
     }
 
     /// Whether a load is of the column and the reduced axis alone, from a buffer that the loop does not write.

@@ -17,6 +17,7 @@
 //! Through a loop the worst case grows as the product of the sums of absolute weights, soon beyond the results themselves;
 //! then the estimate is what says something. It is never above the bound.
 
+use crate::compare::{Agreement, Disagreement, Tolerance, compare_within};
 use crate::dtype::DType;
 use crate::ops::{Op, ReduceOp, ScalarOp};
 use crate::tensor::Tensor;
@@ -56,6 +57,17 @@ impl Estimate {
         let (worst, likely) = errors_of(value)?;
         let tensor = value.array.to_tensor(dtype, Precision::F64)?;
         Ok(Estimate { value: tensor, worst: worst.to_vec(), likely: likely.to_vec() })
+    }
+
+    /// Compares a result with the output: every element is as near as independent rounding errors are estimated to leave
+    /// it.
+    ///
+    /// # Errors
+    /// As [`compare_within`].
+    pub fn compare(&self, got: &Tensor) -> Result<Agreement, Disagreement> {
+        // What f64 rounds is not in the estimate.
+        let rest = Tolerance { ulp: 0.0, absolute: 1e-12, relative: 1e-12 };
+        compare_within(got, &self.value, rest, &self.likely)
     }
 }
 

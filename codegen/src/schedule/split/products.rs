@@ -88,7 +88,7 @@ struct Place {
 
 impl Products {
     /// The sums of a step that is part of a loop with this counter, if all of them are such products. Puts them in order of
-    /// their groups. All warps share a sum, or as many as suits a block of a cluster.
+    /// their groups. All warps share a sum, if [`Products::share`] says nothing else.
     pub(super) fn new(
         analysis: &Analysis,
         split: &mut Split,
@@ -132,16 +132,11 @@ impl Products {
             group.before = before;
             before += group.right.len() as i64;
         }
-        let mut products = Products { factors, groups, parts: WARPS };
-        if exchange == Exchange::Cluster {
-            // Rows that are no whole vectors would be read one by one, by threads that get in each other's way.
-            let run = products.run();
-            if products.groups.iter().any(|g| run_vector(analysis, g.left, g.extent, run).is_none()) {
-                return None;
-            }
-            products.parts = products.parts_of_cluster(split.slots)?;
-        }
-        if products.groups.iter().any(|g| products.turns(g) > DEEP) {
+        let products = Products { factors, groups, parts: WARPS };
+        let run = products.run();
+        let is_vector = |g: &Group| run_vector(analysis, g.left, g.extent, run).is_some();
+        // Rows that are no whole vectors would be read one by one, by threads that get in each other's way.
+        if exchange == Exchange::Cluster && !products.groups.iter().all(is_vector) {
             return None;
         }
         let mut sums: Vec<_> = std::mem::take(&mut split.sums).into_iter().map(Some).collect();
@@ -164,9 +159,10 @@ impl Products {
         self.groups.iter().map(|g| self.words(g, slots) * 4).sum()
     }
 
-    /// What a block of a cluster moves through shared memory beside weights is least where so many warps share a sum: the
-    /// more of them, the more there is to add up; the fewer, the more of them read the same of the state.
-    fn parts_of_cluster(&self, slots: i64) -> Option<i64> {
+    /// How many warps may share a sum, best first: all of a block of a grid. In a cluster, where that leaves least to move
+    /// through shared memory beside weights: the more of them, the more there is to add up; the fewer, the more of them read
+    /// the same of the state.
+    pub(super) fn possible_parts(&self, exchange: Exchange, slots: i64) -> Vec<i64> {
         let moved = |parts: i64| {
             let with = Products { parts, groups: Vec::new(), factors: self.factors };
             let of_group = |group: &Group| {
@@ -177,7 +173,18 @@ impl Products {
             self.groups.iter().map(of_group).sum::<i64>()
         };
         let suits = |parts: &i64| self.groups.iter().all(|group| ceil_div(self.deep(group), *parts) <= DEEP);
-        [1, 2, 4, 8].into_iter().filter(suits).min_by_key(|parts| moved(*parts))
+        let of_exchange: &[i64] = match exchange {
+            Exchange::Memory => &[WARPS],
+            Exchange::Cluster => &[1, 2, 4, 8],
+        };
+        let mut possible: Vec<i64> = of_exchange.iter().copied().filter(suits).collect();
+        possible.sort_by_key(|parts| moved(*parts));
+        possible
+    }
+
+    /// Has so many warps share a sum.
+    pub(super) fn share(&mut self, parts: i64) {
+        self.parts = parts;
     }
 
     /// Warps that share a sum.
