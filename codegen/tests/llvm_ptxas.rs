@@ -32,6 +32,9 @@ fn assemble(functions: &[Function], arch: Arch) -> Result<(), Failed> {
         if kernel.registers == 0 || kernel.spill_stores + kernel.spill_loads > 0 {
             return Err(format!("{kernel:?} spills, or uses no registers").into());
         }
+        if kernel.serialized {
+            return Err(format!("products of {kernel:?} wait for each other").into());
+        }
     }
     Ok(())
 }

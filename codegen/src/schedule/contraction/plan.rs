@@ -192,11 +192,12 @@ impl Form {
         let staged = staged_bytes(analysis, &contraction.left, there[0])
             + staged_bytes(analysis, &contraction.right, there[1]);
         let products = rows * columns * contraction.members.len() as i64 * step;
+        let depth = assumed(&contraction.depth);
         Tiles {
             tiles: self.tiles(contraction),
             slices,
-            steps: ceil_div(assumed(&contraction.depth), step),
-            step_bytes: staged * step as f64,
+            steps: ceil_div(depth, step),
+            tile_bytes: staged * depth as f64,
             step_flops: 2.0 * products as f64,
             flops_per_second,
             ahead,
