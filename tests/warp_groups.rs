@@ -148,15 +148,18 @@ fn batches_and_sides_of_several_axes_agree() {
     );
 }
 
-/// Sums that the blocks of a cluster share, each with whole steps or none.
+/// Sums that the blocks of a cluster share, each with whole steps or none; on as many multiprocessors as have them shared.
 #[test]
 fn divided_sums_agree() {
-    let limits = GpuLimits { multiprocessors: 8, ..limits(true) };
     for layout in [LAYOUTS[0], LAYOUTS[3]] {
-        let graph = product("bf16", layout, ["128", "128", "1032"]);
-        let function = scheduled(&graph, None, limits);
-        assert!(text::print(&function).contains("group_fma"), "no warp groups: {graph}");
-        assert!(function.mapping.cluster_blocks().is_some_and(|n| n > 1), "{graph} is not divided");
+        let graph = product("bf16", layout, ["256", "128", "1032"]);
+        let of = |multiprocessors| scheduled(&graph, None, GpuLimits { multiprocessors, ..limits(true) });
+        let is_divided = |function: &Function| {
+            let by_groups = text::print(function).contains("group_fma");
+            by_groups && function.mapping.cluster_blocks().is_some_and(|n| n > 1)
+        };
+        let function = [8, 12, 16, 24, 32, 64, 132].into_iter().map(of).find(is_divided);
+        let function = function.unwrap_or_else(|| panic!("{graph} is not divided"));
         kernel_runs::check_function(&graph, &function, Arch::Sm90a, &[[0, 0, 0]], &|input| input.clone());
     }
 }

@@ -94,11 +94,10 @@ fn gates_and_computed_factors_agree() {
     );
     check(&gates, None, &[[3, 0, 0]]);
     let computed = graph(
-        "buffer x: bf16[64*M, 248] input 0 buffer scale: bf16[248] input 1 buffer w: bf16[56, 248] input 2
+        "buffer x: bf16[64*M, 248] input 0 buffer least: bf16[248] input 1 buffer w: bf16[56, 248] input 2
          buffer y: bf16[64*M, 56] output 0",
         "kernel product [i0 < 64*M, i1 < 56] {
-           x: bf16 = load x[i0, i2]  wide: f32 = cast x  s: bf16 = load scale[i2]  scale: f32 = cast s
-           m: f32 = mul wide, scale  narrow: bf16 = cast m  f: f32 = cast narrow
+           x: bf16 = load x[i0, i2]  s: bf16 = load least[i2]  m: bf16 = maximum x, s  f: f32 = cast m
            w: bf16 = load w[i1, i2]  r: bf16 = relu w  g: f32 = cast r
            p: f32 = mul f, g  sum: f32 = sum [i2 < 248] p  y: bf16 = cast sum
            store y[i0, i1] = y }",
