@@ -87,10 +87,7 @@ fn gates(count: usize, right: &str, at_right: &str) -> KernelGraph {
     });
     graph(
         &format!("buffer x: bf16[64*M, 136] input 0\n{weights} buffer y: f32[64*M, 152] output 0"),
-        &format!(
-            "kernel gates [i0 < 64*M, i1 < 152] {{ {sums} {joined} store y[i0, i1] = m{} }}",
-            count - 1
-        ),
+        &format!("kernel gates [i0 < 64*M, i1 < 152] {{ {sums} {joined} store y[i0, i1] = m{} }}", count - 1),
     )
 }
 
@@ -119,7 +116,13 @@ fn factors_may_be_gathered_computed_and_rounded_by_the_model() {
         _ => input.clone(),
     };
     let function = with_groups(&graph, None);
-    kernel_runs::check_function(&graph, &function, Arch::Sm90a, &[[3, 0, 0], [1, 0, 0]], &as_the_model_rounds);
+    kernel_runs::check_function(
+        &graph,
+        &function,
+        Arch::Sm90a,
+        &[[3, 0, 0], [1, 0, 0]],
+        &as_the_model_rounds,
+    );
 }
 
 #[test]
@@ -193,7 +196,9 @@ fn problem(from: &str, to: &str) -> Problem {
     let dims = DimEnv::new();
     match run(&graph, &function, &module, &inputs(&graph, &dims), &dims) {
         Err(SimError::Fault(fault)) => fault.problem,
-        other => panic!("`{from}` as `{to}`: expected a report, got {:?}", other.map(|(_, counters)| counters)),
+        other => {
+            panic!("`{from}` as `{to}`: expected a report, got {:?}", other.map(|(_, counters)| counters))
+        }
     }
 }
 

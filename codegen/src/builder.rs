@@ -13,8 +13,9 @@ use fuse_ir::{DType, Literal};
 use rustc_hash::FxHashMap;
 
 use crate::kernel_ir::{
-    BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, GroupFactor, LaneType, Mapping, MatrixFactors,
-    Operation, PanelProduct, ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp, ValueId,
+    BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, GroupFactor, LaneType, Mapping,
+    MatrixFactors, Operation, PanelProduct, ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp,
+    ValueId,
 };
 
 /// The nesting depth of a block; the function's body is 0.

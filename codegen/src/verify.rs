@@ -30,8 +30,8 @@ use rustc_hash::FxHashMap;
 use crate::builder::memory_type;
 use crate::divisors::MOST;
 use crate::kernel_ir::{
-    Access, BinaryOp, Conversion, Function, GroupFactor, LaneType, Mapping, MatrixFactors, Operation, PanelLayout, PanelProduct,
-    ParameterId, SharedId, Statement, Type, UnaryOp, ValueId,
+    Access, BinaryOp, Conversion, Function, GroupFactor, LaneType, Mapping, MatrixFactors, Operation,
+    PanelLayout, PanelProduct, ParameterId, SharedId, Statement, Type, UnaryOp, ValueId,
 };
 use crate::text::statement_head;
 

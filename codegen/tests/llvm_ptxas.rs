@@ -218,8 +218,11 @@ fn all_rows() -> Result<Vec<Function>, Failed> {
 
 /// A product of 16-bit factors, each of which may lie across the summed axis.
 fn layout(dtype: &str, [left, right]: [bool; 2], target: ScheduleTarget) -> Result<Function, Failed> {
-    let across = |is_across: bool, side: &str| if is_across { format!("1024, {side}") } else { format!("{side}, 1024") };
-    let at = |is_across: bool, side: &str| if is_across { format!("i2, {side}") } else { format!("{side}, i2") };
+    let across = |is_across: bool, side: &str| {
+        if is_across { format!("1024, {side}") } else { format!("{side}, 1024") }
+    };
+    let at =
+        |is_across: bool, side: &str| if is_across { format!("i2, {side}") } else { format!("{side}, i2") };
     first_kernel_for(
         &format!(
             "kernels layouts {{

@@ -173,8 +173,9 @@ impl ExplainedDevice {
         }
         if let Some(number) = name.strip_prefix("sm_") {
             let capability = number.parse().ok().filter(|c| (75..=121).contains(c));
-            let unknown =
-                || CliError::usage(format!("`{name}` is no architecture; they are sm_75 to sm_121 and sm_90a"));
+            let unknown = || {
+                CliError::usage(format!("`{name}` is no architecture; they are sm_75 to sm_121 and sm_90a"))
+            };
             return capability.map(of).ok_or_else(unknown);
         }
         let device: fuse_runtime::DeviceName = name.parse().map_err(CliError::usage)?;

@@ -196,4 +196,3 @@ pub fn bare_product(layout: [&str; 4], sizes: [&str; 3]) -> KernelGraph {
         )),
     )
 }
-

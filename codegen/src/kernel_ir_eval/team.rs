@@ -42,7 +42,11 @@ impl<'a> Team<'a> {
     }
 
     /// What one thread does.
-    pub(super) fn on<T>(&mut self, thread: usize, act: impl FnOnce(&mut Machine<'a>) -> Evaluated<T>) -> Evaluated<T> {
+    pub(super) fn on<T>(
+        &mut self,
+        thread: usize,
+        act: impl FnOnce(&mut Machine<'a>) -> Evaluated<T>,
+    ) -> Evaluated<T> {
         self.change_places(thread);
         self.machine.user = User { block: thread / self.size, thread: (thread % self.size) as i64 };
         let result = act(&mut self.machine);

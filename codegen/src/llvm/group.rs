@@ -58,8 +58,7 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
         let text = instructions(factors, transposed, count);
         let result = self.assembly(&text, &constraints(count), &operands, Some(sums.into()));
         let sums = result.expect("it has results").into_struct_value();
-        let sums: Vec<_> =
-            (0..count).map(|i| built(self.builder.build_extract_value(sums, i, ""))).collect();
+        let sums: Vec<_> = (0..count).map(|i| built(self.builder.build_extract_value(sums, i, ""))).collect();
         self.vector(LaneType::F32, &sums)
     }
 
@@ -88,7 +87,8 @@ fn instructions(factors: MatrixFactors, transposed: [bool; 2], count: u32) -> St
         MatrixFactors::Tf32 => (8, "tf32"),
     };
     let halves = factors.per_word() == 2;
-    let turns = transposed.map(|turned| if halves { format!(", {}", u8::from(turned)) } else { String::new() });
+    let turns =
+        transposed.map(|turned| if halves { format!(", {}", u8::from(turned)) } else { String::new() });
     let turns = turns.concat();
     let sums: Vec<_> = (0..count).map(|i| format!("${i}")).collect();
     let (sums, adds) = (sums.join(", "), count + 2 * STEPS);

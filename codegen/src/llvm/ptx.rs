@@ -256,10 +256,7 @@ fn kernel<'s>(
     let lacks_clusters =
         function.mapping.cluster_blocks().is_some() && arch.capability() < FIRST_WITH_CLUSTERS;
     let lacks_groups = needs_groups(function) && !arch.has_warp_groups();
-    if lacks_clusters
-        || lacks_groups
-        || (has_matrices && !GpuLimits::has_tensor_cores(arch.capability()))
-    {
+    if lacks_clusters || lacks_groups || (has_matrices && !GpuLimits::has_tensor_cores(arch.capability())) {
         return Err(LlvmError::Architecture { function: function.name.clone(), arch });
     }
     let context = session.context();

@@ -60,8 +60,8 @@ use analysis::Analysis;
 use products::Products;
 
 pub use plan::{
-    ClusterPlan, LoopPlan, PhaseForm, PhasePlan, ProductForm, ProductPlan, ProductUnits, StatePlace, StatePlan, loop_plan,
-    product_plan,
+    ClusterPlan, LoopPlan, PhaseForm, PhasePlan, ProductForm, ProductPlan, ProductUnits, StatePlace,
+    StatePlan, loop_plan, product_plan,
 };
 pub use resident::resident_name;
 

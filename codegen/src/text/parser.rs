@@ -8,9 +8,9 @@ use super::lexer::{Kind, TextError, Token, tokens};
 use super::printer::Names;
 use crate::builder::memory_type;
 use crate::kernel_ir::{
-    Access, BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, GroupFactor, LaneType, Mapping,
-    MatrixFactors, Operation, PanelColumns, PanelLayout, PanelProduct, ParameterId, SharedArray, SharedId,
-    Statement, Type, UnaryOp, ValueId,
+    Access, BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, GroupFactor, LaneType,
+    Mapping, MatrixFactors, Operation, PanelColumns, PanelLayout, PanelProduct, ParameterId, SharedArray,
+    SharedId, Statement, Type, UnaryOp, ValueId,
 };
 
 /// Blocks and expressions nest no deeper, so that a hostile text cannot exhaust the stack.

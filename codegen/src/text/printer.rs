@@ -5,8 +5,8 @@ use std::fmt::{self, Write};
 use fuse_ir::expr::{Atom, Expr};
 
 use crate::kernel_ir::{
-    Access, BinaryOp, Condition, Conversion, Function, GroupFactor, Mapping, MatrixFactors, Operation, ParameterId,
-    SharedId, Statement, Type, UnaryOp, ValueId,
+    Access, BinaryOp, Condition, Conversion, Function, GroupFactor, Mapping, MatrixFactors, Operation,
+    ParameterId, SharedId, Statement, Type, UnaryOp, ValueId,
 };
 
 /// The spelling of a closed set of operations, for both directions.

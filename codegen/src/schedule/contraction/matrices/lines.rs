@@ -27,9 +27,7 @@ use super::super::super::vectors::{Class, Classes};
 use super::super::product::{Factor, Side, is_multiple};
 use super::super::{Along, Span, THREADS, bits, clamped, low_bits, power, thread};
 use super::tile::{By, Tile, depth};
-use crate::kernel_ir::{
-    BinaryOp, Condition, GroupFactor, LaneType, MatrixFactors, SharedId, ValueId,
-};
+use crate::kernel_ir::{BinaryOp, Condition, GroupFactor, LaneType, MatrixFactors, SharedId, ValueId};
 
 /// Bytes of a chunk.
 pub(super) const CHUNK: i64 = 16;
