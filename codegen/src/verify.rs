@@ -541,11 +541,11 @@ impl Verifier<'_> {
         ty: Type,
     ) -> Result<(), String> {
         if !self.function.mapping.is_by_block()
-            || !self.function.mapping.block_threads().is_some_and(|n| n % WARP_GROUP == 0)
+            || self.function.mapping.block_threads().is_none_or(|n| !n.is_multiple_of(WARP_GROUP))
         {
             return Err("blocks are not of whole warp groups".into());
         }
-        if ty.lane != LaneType::F32 || ty.lanes % 4 != 0 || ty.lanes > 128 {
+        if ty.lane != LaneType::F32 || !ty.lanes.is_multiple_of(4) || ty.lanes > 128 {
             return Err(format!("{ty} is not what a thread of a warp group has of the sums"));
         }
         for factor in [left, right] {
@@ -553,14 +553,14 @@ impl Verifier<'_> {
             self.shared(factor.array, LaneType::I32)?;
             let before = self.function.shared.iter().take(factor.array.0 as usize);
             let offset = before.fold(0u32, |sum, array| sum.saturating_add(array.bytes()));
-            if offset % GroupFactor::ALIGNMENT != 0 {
+            if !offset.is_multiple_of(GroupFactor::ALIGNMENT) {
                 return Err(format!("{} does not begin at a multiple of 1024 bytes", factor.array));
             }
             if factor.transposed && factors.per_word() == 1 {
                 return Err("only factors of 16 bits are multiplied transposed".into());
             }
         }
-        if right.transposed && u32::from(ty.lanes) * 2 % GroupFactor::SIDE != 0 {
+        if right.transposed && !(2 * u32::from(ty.lanes)).is_multiple_of(GroupFactor::SIDE) {
             return Err("columns across the summed axis come 64 at a time".into());
         }
         Ok(())

@@ -109,7 +109,7 @@ impl super::Machine<'_> {
         }
         let mut words = Vec::with_capacity(LINE);
         for chunk in 0..LINE / CHUNK {
-            let place = line * LINE + (chunk ^ line % PATTERN) * CHUNK;
+            let place = line * LINE + (chunk ^ (line % PATTERN)) * CHUNK;
             let loaded = self.shared.load(self.user, factor.array.0 as usize, begin + place as i64, CHUNK);
             let loaded: Register = loaded.map_err(|what| self.invalid(value, what))?;
             for lane in loaded {

@@ -46,7 +46,7 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
         for step in 0..STEPS {
             for side in 0..2 {
                 let further = if transposed[side] { STEP / 2 * GroupFactor::LINE } else { STEP };
-                let further = self.context.i64_type().const_int(u64::from(step * further >> 4), false);
+                let further = self.context.i64_type().const_int(u64::from((step * further) >> 4), false);
                 operands.push(built(self.builder.build_int_add(descriptors[side], further, "")).into());
             }
         }
