@@ -387,7 +387,7 @@ impl Compiled {
         use fuse_codegen::llvm::Arch;
         let (major, minor) = device.compute_capability()?.unwrap_or((7, 5));
         let too_old = || CompileError::TooOld { device: device.name(), major, minor };
-        let arch = Arch::for_capability(major, minor).ok_or_else(too_old)?;
+        let arch = Arch::for_gpu((major, minor), &limits).ok_or_else(too_old)?;
         let (kernels, precision) = (self.kernels.clone(), self.precision);
         let code = ptx_code(functions, arch)?;
         let mut executable = Executable::new(&self.graph, kernels.clone(), functions, code, device)?;

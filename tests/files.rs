@@ -119,6 +119,7 @@ impl Case {
             let arch: fuse::codegen::llvm::Arch = self.value("arch", "sm_90").parse()?;
             let of = fuse::codegen::schedule::GpuLimits::cluster_blocks_of;
             options.gpu.cluster_blocks = of(arch.capability());
+            options.gpu.warp_groups = arch.has_warp_groups();
         }
         Ok(options)
     }

@@ -257,8 +257,8 @@ fn same_bits(
 /// The instructions whose last bits PTX leaves open.
 fn inexact_instructions(compiled: &fuse::Compiled, device: &Device) -> Result<Vec<String>, Failed> {
     let (major, minor) = device.compute_capability()?.unwrap_or((9, 0));
-    let arch = Arch::for_capability(major, minor).ok_or("an architecture that PTX is emitted for")?;
     let limits = device.gpu_limits()?.unwrap_or_else(fuse::codegen::schedule::GpuLimits::h100);
+    let arch = Arch::for_gpu((major, minor), &limits).ok_or("an architecture that PTX is emitted for")?;
     let text = ptx::ptx(&compiled.functions_for(limits)?, &PtxOptions::new(arch))?;
     let mut found: Vec<String> = text
         .split_ascii_whitespace()

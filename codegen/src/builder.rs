@@ -13,8 +13,9 @@ use fuse_ir::{DType, Literal};
 use rustc_hash::FxHashMap;
 
 use crate::kernel_ir::{
-    BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, LaneType, Mapping, MatrixFactors,
-    Operation, PanelProduct, ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp, ValueId,
+    BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, GroupFactor, LaneType, Mapping,
+    MatrixFactors, Operation, PanelProduct, ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp,
+    ValueId,
 };
 
 /// The nesting depth of a block; the function's body is 0.
@@ -234,6 +235,18 @@ impl FunctionBuilder {
         sum: ValueId,
     ) -> ValueId {
         let operation = Operation::MatrixFma { factors, left, right, sum };
+        self.place_anew(self.ty(sum), operation, self.depth())
+    }
+
+    /// `left·right + sum` of the matrices of a warp group ([`Operation::GroupFma`]), here.
+    pub fn group_fma(
+        &mut self,
+        factors: MatrixFactors,
+        left: GroupFactor,
+        right: GroupFactor,
+        sum: ValueId,
+    ) -> ValueId {
+        let operation = Operation::GroupFma { factors, left, right, sum };
         self.place_anew(self.ty(sum), operation, self.depth())
     }
 
@@ -675,6 +688,7 @@ pub(crate) fn operands(operation: &Operation) -> impl Iterator<Item = ValueId> {
         Operation::Fma(x, y, z)
         | Operation::Select(x, y, z)
         | Operation::MatrixFma { left: x, right: y, sum: z, .. } => (Some(*x), Some(*y), Some(*z)),
+        Operation::GroupFma { left, right, sum, .. } => (Some(left.index), Some(right.index), Some(*sum)),
     };
     [a, b, c].into_iter().flatten()
 }

@@ -21,7 +21,7 @@
 //!
 //! # Threads of a block
 //! share [`Function::shared`] memory, which begins unwritten, and meet at [`Statement::Barrier`]: what was stored before
-//! it is there for all threads after it. All blocks of a [`Mapping::Resident`] launch run at the same time and
+//! it is there for all threads after it, and for what their warp groups multiply. All blocks of a [`Mapping::Resident`] launch run at the same time and
 //! meet at [`Statement::GridBarrier`], which does the same for buffers. A barrier is reached by all threads of a block
 //! (or of all blocks) or by none. Blocks of a cluster ([`Mapping::Clusters`]) write to each other's shared arrays and meet
 //! in two parts, [`Statement::ClusterArrive`] and [`Statement::ClusterWait`], with something else to do between. Loads of shared arrays, and of buffers that the function also writes
@@ -241,6 +241,28 @@ impl MatrixFactors {
     }
 }
 
+/// A factor of a product of a warp group in shared memory: lines of 128 bytes, each in 8 chunks of 16, of which chunk `c` of
+/// line `l` is where chunk `c xor (l mod 8)` would be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct GroupFactor {
+    /// The array, of i32, which begins at a multiple of [`GroupFactor::ALIGNMENT`] bytes of the block's shared memory.
+    pub array: SharedId,
+    /// The position of the first line (i64), at a multiple of as many bytes.
+    pub index: ValueId,
+    /// What lines are: rows of `A` or columns of `B`, of 128 bytes along the summed axis; or, transposed, 64 of the places
+    /// along the summed axis, of 64 rows or columns in 16-bit floats, and behind these as many of the next 64 rows or columns.
+    pub transposed: bool,
+}
+
+impl GroupFactor {
+    /// Bytes that 8 lines take, after which chunks change places in the same way again.
+    pub const ALIGNMENT: u32 = 1024;
+    /// Bytes of a line.
+    pub const LINE: u32 = 128;
+    /// Rows and columns that a transposed factor has side by side.
+    pub const SIDE: u32 = 64;
+}
+
 /// What a [`Statement::Let`] computes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Operation {
@@ -306,6 +328,24 @@ pub enum Operation {
         left: ValueId,
         /// `B`.
         right: ValueId,
+        /// `C`.
+        sum: ValueId,
+    },
+    /// `A·B + C` of matrices that the 128 threads of a warp group, from a multiple of 128 on, hold together: 64 rows by 128
+    /// bytes of factors, times as many bytes by twice as many columns as the value has lanes. `A` and `B` lie in shared
+    /// memory ([`GroupFactor`]). Thread `128·g + 32·w + 4·r + c` has of `C` and the result (f32 in 4 to 128 lanes), for the
+    /// rows `16·w` to `16·w + 15`, what threads of a warp have of products side by side ([`Operation::MatrixFma`]): the
+    /// columns `8·j + 2·c` and `8·j + 2·c + 1` of row `r`, then of row `r + 8`, for each `j`.
+    ///
+    /// What is said there of products and sums holds here. All threads of a group compute it together, and of the same
+    /// factors. For these, [`Statement::Barrier`] is what it is for loads.
+    GroupFma {
+        /// What the words of `left` and `right` hold.
+        factors: MatrixFactors,
+        /// `A`.
+        left: GroupFactor,
+        /// `B`.
+        right: GroupFactor,
         /// `C`.
         sum: ValueId,
     },

@@ -11,6 +11,8 @@
 //! or against its declared direction, an integer division by zero, a counter past the end of i64, an operand
 //! of the wrong type, a value that has no definition, threads that do not meet where they must.
 
+mod copies;
+mod group;
 mod lane;
 mod shared;
 mod team;
@@ -22,7 +24,8 @@ use crate::kernel_ir::{
     Access, Carried, Function, LaneType, Mapping, Operation, PanelProduct, ParameterId, Statement, Type,
     ValueId,
 };
-use lane::{Lane, binary, compare, constant, convert, fma, read, unary, write};
+use copies::Copies;
+use lane::{Lane, binary, compare, constant, convert, fma, pair, read, tf32, unary, write};
 use shared::{Shared, User};
 use team::Team;
 
@@ -104,8 +107,8 @@ pub enum EvaluationError {
     /// Threads wait for others that do not run at the same time here: a thread alone, or the blocks of a launch.
     #[error("`{0}` waits for threads that are not evaluated at the same time")]
     Blocks(String),
-    /// A warp multiplies matrices, or copies that go on meanwhile are waited for: what the simulated GPU has alone.
-    #[error("`{0}` uses tensor cores or copies of its own, which are not evaluated")]
+    /// A warp multiplies matrices, each thread with words of its own: what the simulated GPU has alone.
+    #[error("`{0}` multiplies matrices that a warp holds, which is not evaluated")]
     Matrices(String),
     /// Threads that must meet are on different ways.
     #[error("`{0}` has a place where threads meet that only some of them reach")]
@@ -143,7 +146,8 @@ pub fn evaluate(
     };
     let shared = Shared::new(&function.shared, together);
     let user = User { block: 0, thread: 0 };
-    let mut machine = Machine { function, buffers, symbols, work, user, shared, values };
+    let copies = Copies::default();
+    let mut machine = Machine { function, buffers, symbols, work, user, shared, values, copies };
     match work {
         Work::Range { .. } | Work::Item(_) => machine.statements(&function.body),
         Work::Block { .. } | Work::Cluster { .. } => Team::new(machine, together).run(),
@@ -198,6 +202,8 @@ struct Machine<'a> {
     user: User,
     shared: Shared,
     values: Vec<Option<Register>>,
+    /// What the thread began to copy.
+    copies: Copies,
 }
 
 /// A loop without its body.
@@ -294,9 +300,15 @@ impl Machine<'_> {
             | Statement::GridBarrier
             | Statement::ClusterArrive
             | Statement::ClusterWait => Err(EvaluationError::Blocks(self.function.name.clone())),
-            Statement::StartCopy { .. } | Statement::CommitCopies | Statement::AwaitCopies { .. } => {
-                Err(EvaluationError::Matrices(self.function.name.clone()))
+            Statement::StartCopy { array, to, buffer, from, bytes, inside } => {
+                let source = (*buffer, *from, *inside);
+                self.start_copy((array.0 as usize, *to), source, usize::from(*bytes))
             }
+            Statement::CommitCopies => {
+                self.copies.commit();
+                Ok(())
+            }
+            Statement::AwaitCopies { pending } => self.await_copies(usize::from(*pending)),
         }
     }
 
@@ -447,11 +459,23 @@ impl Machine<'_> {
                 let loaded = self.shared.load(self.user, array.0 as usize, index, usize::from(ty.lanes));
                 loaded.map_err(|what| self.invalid(value, what))
             }
-            Operation::LoadMatrices { .. }
-            | Operation::MatrixFma { .. }
-            | Operation::Pair(..)
-            | Operation::Tf32(_) => Err(EvaluationError::Matrices(self.function.name.clone())),
-            Operation::Butterfly(..) => Err(self.invalid(value, "is for threads that run together")),
+            Operation::LoadMatrices { .. } | Operation::MatrixFma { .. } => {
+                Err(EvaluationError::Matrices(self.function.name.clone()))
+            }
+            Operation::Pair(dtype, x, y) => {
+                let [x, y] = [x, y].map(|x| self.get(*x));
+                match (x?.as_slice(), y?.as_slice()) {
+                    ([Lane::F32(x)], [Lane::F32(y)]) => Ok(vec![pair(*dtype, *x, *y)]),
+                    _ => Err(self.invalid(value, "has operands of wrong types")),
+                }
+            }
+            Operation::Tf32(x) => match self.get(*x)?.as_slice() {
+                [Lane::F32(x)] => Ok(vec![tf32(*x)]),
+                _ => Err(self.invalid(value, "has operands of wrong types")),
+            },
+            Operation::Butterfly(..) | Operation::GroupFma { .. } => {
+                Err(self.invalid(value, "is for threads that run together"))
+            }
             Operation::Load { buffer, index } => {
                 let index = self.scalar_i64(*index)?;
                 self.load(value, *buffer, index)

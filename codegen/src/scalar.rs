@@ -132,6 +132,15 @@ pub struct SharedPlace<V> {
     pub divisor: u32,
 }
 
+/// [`crate::kernel_ir::GroupFactor`] in values of a target.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupPlace<V> {
+    /// The first line.
+    pub place: SharedPlace<V>,
+    /// Whether lines are places along the summed axis.
+    pub transposed: bool,
+}
+
 /// [`crate::kernel_ir::PanelProduct`] in values of a target, all i64.
 #[derive(Clone, Debug)]
 pub struct Product<V> {
@@ -168,6 +177,8 @@ pub enum GpuOperation<V> {
     LoadMatrices(u8, SharedPlace<V>, bool),
     /// [`Operation::MatrixFma`] of fragments of two matrices of these factors, and of the sums.
     MatrixFma(MatrixFactors, [V; 3]),
+    /// [`Operation::GroupFma`] of two factors of these, and of the sums, which are of that type.
+    GroupFma(MatrixFactors, [GroupPlace<V>; 2], Type, V),
     /// Two f32 as 16-bit floats of this type ([`Operation::Pair`]).
     Pair(DType, [V; 2]),
     /// An f32 with fewer bits ([`Operation::Tf32`]).
@@ -495,7 +506,8 @@ fn is_long(body: &[Statement]) -> bool {
 }
 
 fn multiplies_matrices(statement: &Statement) -> bool {
-    matches!(statement, Statement::Let { operation: Operation::MatrixFma { .. }, .. })
+    let is_product = |o: &Operation| matches!(o, Operation::MatrixFma { .. } | Operation::GroupFma { .. });
+    matches!(statement, Statement::Let { operation, .. } if is_product(operation))
         || statement.body().iter().any(multiplies_matrices)
 }
 
@@ -568,6 +580,14 @@ fn operate<B: ScalarBuilder>(
         Operation::MatrixFma { factors, left, right, sum } => {
             let fragments = [left, right, sum].map(|fragment| value(builder, fragment));
             builder.on_gpu(GpuOperation::MatrixFma(*factors, fragments))
+        }
+        Operation::GroupFma { factors, left, right, sum } => {
+            let places = [left, right].map(|factor| GroupPlace {
+                place: values.shared_place(factor.array, factor.index),
+                transposed: factor.transposed,
+            });
+            let sum = value(builder, sum);
+            builder.on_gpu(GpuOperation::GroupFma(*factors, places, ty, sum))
         }
         Operation::Pair(dtype, x, y) => {
             let pair = [x, y].map(|x| value(builder, x));

@@ -19,6 +19,9 @@
 //! * Products of matrices, what loads and rounds their factors, and copies to shared memory are in functions that map
 //!   work to blocks. Matrices are loaded from arrays of i32, 1, 2 or 4 at once. 4, 8 or 16 bytes are copied at once,
 //!   to such an array and from a buffer that is only read.
+//! * Warp groups multiply in functions whose blocks have whole ones, of 128 threads. Sums have 4 to 128 lanes, a multiple of
+//!   4; where the right factor is transposed, of 32. Factors are in arrays of i32 before which a multiple of 1024 bytes
+//!   stands. Only 16-bit ones are transposed.
 //! * `symbols` ascend by name, and `work` depends on nothing else.
 
 use fuse_ir::DType;
@@ -27,8 +30,8 @@ use rustc_hash::FxHashMap;
 use crate::builder::memory_type;
 use crate::divisors::MOST;
 use crate::kernel_ir::{
-    Access, BinaryOp, Conversion, Function, LaneType, Mapping, Operation, PanelLayout, PanelProduct,
-    ParameterId, SharedId, Statement, Type, UnaryOp, ValueId,
+    Access, BinaryOp, Conversion, Function, GroupFactor, LaneType, Mapping, MatrixFactors, Operation,
+    PanelLayout, PanelProduct, ParameterId, SharedId, Statement, Type, UnaryOp, ValueId,
 };
 use crate::text::statement_head;
 
@@ -83,6 +86,9 @@ type Checked = Result<(), VerifyError>;
 
 /// Blocks of a cluster that every GPU with clusters has room for.
 const MOST_CLUSTERED: u32 = 8;
+
+/// Threads of a warp group.
+const WARP_GROUP: u32 = 128;
 
 const INDEX: Type = Type { lane: LaneType::I64, lanes: 1 };
 
@@ -466,6 +472,10 @@ impl Verifier<'_> {
                 self.expect(*sum, of(LaneType::F32, 4))?;
                 result(of(LaneType::F32, 4))
             }
+            Operation::GroupFma { factors, left, right, sum } => {
+                self.expect(*sum, ty)?;
+                self.group_fma(*factors, [left, right], ty)
+            }
             Operation::Butterfly(x, distance) => {
                 self.by_block()?;
                 self.expect(*x, ty)?;
@@ -522,6 +532,38 @@ impl Verifier<'_> {
                 Ok(())
             }
         }
+    }
+
+    fn group_fma(
+        &self,
+        factors: MatrixFactors,
+        [left, right]: [&GroupFactor; 2],
+        ty: Type,
+    ) -> Result<(), String> {
+        if !self.function.mapping.is_by_block()
+            || self.function.mapping.block_threads().is_none_or(|n| !n.is_multiple_of(WARP_GROUP))
+        {
+            return Err("blocks are not of whole warp groups".into());
+        }
+        if ty.lane != LaneType::F32 || !ty.lanes.is_multiple_of(4) || ty.lanes > 128 {
+            return Err(format!("{ty} is not what a thread of a warp group has of the sums"));
+        }
+        for factor in [left, right] {
+            self.expect(factor.index, INDEX)?;
+            self.shared(factor.array, LaneType::I32)?;
+            let before = self.function.shared.iter().take(factor.array.0 as usize);
+            let offset = before.fold(0u32, |sum, array| sum.saturating_add(array.bytes()));
+            if !offset.is_multiple_of(GroupFactor::ALIGNMENT) {
+                return Err(format!("{} does not begin at a multiple of 1024 bytes", factor.array));
+            }
+            if factor.transposed && factors.per_word() == 1 {
+                return Err("only factors of 16 bits are multiplied transposed".into());
+            }
+        }
+        if right.transposed && !(2 * u32::from(ty.lanes)).is_multiple_of(GroupFactor::SIDE) {
+            return Err("columns across the summed axis come 64 at a time".into());
+        }
+        Ok(())
     }
 
     fn unary(&self, op: UnaryOp, ty: Type) -> Result<(), String> {

@@ -32,6 +32,9 @@ fn assemble(functions: &[Function], arch: Arch) -> Result<(), Failed> {
         if kernel.registers == 0 || kernel.spill_stores + kernel.spill_loads > 0 {
             return Err(format!("{kernel:?} spills, or uses no registers").into());
         }
+        if kernel.serialized {
+            return Err(format!("products of {kernel:?} wait for each other").into());
+        }
     }
     Ok(())
 }
@@ -213,6 +216,78 @@ fn all_rows() -> Result<Vec<Function>, Failed> {
     Ok(functions)
 }
 
+/// A product of 16-bit factors, each of which may lie across the summed axis.
+fn layout(dtype: &str, [left, right]: [bool; 2], target: ScheduleTarget) -> Result<Function, Failed> {
+    let across = |is_across: bool, side: &str| {
+        if is_across { format!("1024, {side}") } else { format!("{side}, 1024") }
+    };
+    let at =
+        |is_across: bool, side: &str| if is_across { format!("i2, {side}") } else { format!("{side}, i2") };
+    first_kernel_for(
+        &format!(
+            "kernels layouts {{
+  buffer x: {dtype}[{}] input 0
+  buffer w: {dtype}[{}] input 1
+  buffer y: {dtype}[1600, 2048] output 0
+  kernel {dtype}_{left}_{right} [i0 < 1600, i1 < 2048] {{
+    x: {dtype} = load x[{}]
+    f: f32 = cast x
+    w: {dtype} = load w[{}]
+    g: f32 = cast w
+    p: f32 = mul f, g
+    sum: f32 = sum [i2 < 1024] p
+    y: {dtype} = cast sum
+    store y[i0, i1] = y
+  }}
+}}",
+            across(left, "1600"),
+            across(right, "2048"),
+            at(left, "i0"),
+            at(right, "i1")
+        ),
+        target,
+    )
+}
+
+/// Several sums of one factor of the rows, from which one value follows.
+fn gates(dtype: &str, count: usize, target: ScheduleTarget) -> Result<Function, Failed> {
+    let weights: String =
+        (0..count).map(|g| format!("  buffer w{g}: {dtype}[512, 1024] input {}\n", g + 1)).collect();
+    let sums: String = (0..count)
+        .map(|g| {
+            let k = g + 2;
+            format!(
+                "    x{g}: {dtype} = load x[i0, i{k}]
+    f{g}: f32 = cast x{g}
+    w{g}: {dtype} = load w{g}[i1, i{k}]
+    g{g}: f32 = cast w{g}
+    p{g}: f32 = mul f{g}, g{g}
+    s{g}: f32 = sum [i{k} < 1024] p{g}
+    a{g}: f32 = sigmoid s{g}\n"
+            )
+        })
+        .collect();
+    let joined: String = (1..count)
+        .map(|g| {
+            let before = if g == 1 { "a0".to_owned() } else { format!("m{}", g - 1) };
+            format!("    m{g}: f32 = mul {before}, a{g}\n")
+        })
+        .collect();
+    first_kernel_for(
+        &format!(
+            "kernels gates {{
+  buffer x: {dtype}[1600, 1024] input 0
+{weights}  buffer y: f32[1600, 512] output 0
+  kernel {dtype}_gates_{count} [i0 < 1600, i1 < 512] {{
+{sums}{joined}    store y[i0, i1] = m{}
+  }}
+}}",
+            count - 1
+        ),
+        target,
+    )
+}
+
 /// The multiply-adds of products of f32, and the products of a GPU without tensor cores.
 fn multiply_adds(arch: Arch) -> Result<(), Failed> {
     let target = ScheduleTarget::gpu();
@@ -264,6 +339,47 @@ fn matrices(arch: Arch) -> Result<(), Failed> {
     assemble(&functions, arch)
 }
 
+/// Products of warp groups: factors copied 16 and 4 bytes at a time, in every layout, computed one by one, rounded; several sums;
+/// sums that a cluster divides.
+fn groups() -> Result<(), Failed> {
+    let few = GpuLimits { multiprocessors: 4, ..Arch::Sm90a.limits() };
+    let of = |limits, rounding| ScheduleTarget::Gpu { block: 256, limits, rounding };
+    let all = of(Arch::Sm90a.limits(), None);
+    let mut functions = Vec::new();
+    for dtype in ["f16", "bf16"] {
+        let mut add = |name: &str, sizes, target| -> Result<(), Failed> {
+            functions.push(contraction(&format!("{dtype}_{name}"), sizes, dtype, target)?);
+            Ok(())
+        };
+        add("whole", ["4096", "4096", "4096"], all)?;
+        add("pairs", ["4098", "4098", "4098"], all)?;
+        add("symbolic", ["T*B", "2048", "I"], of(few, None))?;
+        add("divided", ["128", "256", "8192"], all)?;
+    }
+    for factors in [MatrixFactors::F16, MatrixFactors::Bf16, MatrixFactors::Tf32] {
+        for (name, sizes) in [("whole", ["1600", "2048", "512"]), ("odd", ["T*B", "2047", "511"])] {
+            let target = of(few, Some(factors));
+            functions.push(contraction(&format!("{name}_as_{factors:?}"), sizes, "f32", target)?);
+        }
+    }
+    for dtype in ["bf16", "f16"] {
+        for transposed in [[false, true], [true, false], [true, true]] {
+            functions.push(layout(dtype, transposed, of(few, None))?);
+        }
+        for count in 2..=4 {
+            functions.push(gates(dtype, count, of(few, None))?);
+        }
+    }
+    for function in &functions {
+        let options = PtxOptions::new(Arch::Sm90a);
+        let text = ptx(std::slice::from_ref(function), &options).map_err(|e| e.to_string())?;
+        if !text.contains("wgmma.mma_async") {
+            return Err(format!("{} has no products of warp groups", function.name).into());
+        }
+    }
+    assemble(&functions, Arch::Sm90a)
+}
+
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
@@ -296,6 +412,7 @@ fn main() {
             assemble(&all_rows()?, arch)
         }));
     }
+    trials.push(Trial::test("warp_groups_stay_in_registers", groups));
     for arch in THOROUGH.into_iter().filter(|arch| arch.capability() >= 80) {
         trials
             .push(Trial::test(format!("matrices_of_contractions_stay_in_registers_for_{arch}"), move || {

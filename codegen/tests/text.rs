@@ -294,6 +294,59 @@ fn the_verifier_rejects_what_tensor_cores_do_not_take() {
     }
 }
 
+const GROUPS: &str = r#"function product blocks 128 {
+  write p0 "result": f32 = b0
+  shared s0 "rows": i32 x 2048
+  shared s1 "columns": i32 x 2048
+  shared s2 "sums": f32 x 8
+  shared s3 "others": i32 x 2048
+  work 1
+  v0: i64 = constant 0
+  v1: f32x32 = constant 0.0
+  v2: f32x32 = group_fma bf16 s0[v0], transposed s1[v0], v1
+  v3: f32x32 = group_fma tf32 s0[v0], s1[v0], v2
+  v4: f32 = extract v3, 0
+  store p0[v0] = v4
+}
+"#;
+
+#[test]
+fn what_warp_groups_take_round_trips() {
+    let function = parse(GROUPS).expect("parses");
+    verify(&function).expect("is valid");
+    assert_eq!(print(&function), GROUPS);
+}
+
+#[test]
+fn the_verifier_rejects_what_warp_groups_do_not_take() {
+    for (from, to, expected) in [
+        ("blocks 128", "blocks 96", "blocks are not of whole warp groups"),
+        ("blocks 128", "threads 128", "shared arrays without blocks"),
+        ("transposed s1", "transposed s2", "s2 holds f32, not i32"),
+        ("transposed s1", "transposed s3", "s3 does not begin at a multiple of 1024 bytes"),
+        ("bf16 s0[v0]", "bf16 s4[v0]", "s4 does not exist"),
+        ("tf32 s0", "tf32 transposed s0", "only factors of 16 bits are multiplied transposed"),
+        ("s0[v0], transposed", "s0[v1], transposed", "v1 is f32x32, not i64"),
+        ("v3: f32x32", "v3: f32x16", "v2 is f32x32, not f32x16"),
+    ] {
+        let text = GROUPS.replacen(from, to, 1);
+        assert_ne!(text, GROUPS, "{from}");
+        let message = verify(&parse(&text).expect("parses")).expect_err(to).to_string();
+        assert!(message.contains(expected), "{from} -> {to}: {message}");
+    }
+    for (lanes, expected) in [
+        ("f32x34", "f32x34 is not what a thread of a warp group has"),
+        ("f32x132", "f32x132 is not what a thread of a warp group has"),
+        ("i32x32", "i32x32 is not what a thread of a warp group has"),
+        ("f32x16", "columns across the summed axis come 64 at a time"),
+    ] {
+        let text = GROUPS.replace("f32x32", lanes);
+        let text = if lanes.starts_with('i') { text.replace("constant 0.0", "constant 0") } else { text };
+        let message = verify(&parse(&text).expect("parses")).expect_err(lanes).to_string();
+        assert!(message.contains(expected), "{lanes}: {message}");
+    }
+}
+
 /// Breaks one invariant after the other.
 #[test]
 fn the_verifier_rejects_what_breaks_an_invariant() {

@@ -10,6 +10,8 @@ pub struct DeviceModel {
     /// The same in products of matrices of 16-bit floats that are summed up in f32, where a device has units for them;
     /// with factors of tf32 half as many.
     pub matrix_flops_per_second: f64,
+    /// The same where warp groups of a GPU multiply matrices in shared memory together; as many where none do.
+    pub group_matrix_flops_per_second: f64,
     /// How many flops a 16-bit float takes to become f32. None on a GPU: tensor cores multiply 16-bit floats as they
     /// are in memory, and elsewhere it is memory that kernels of them wait for.
     pub widening_flops: f64,
@@ -63,6 +65,7 @@ impl DeviceModel {
             name: "cpu".into(),
             flops_per_second: 100e9,
             matrix_flops_per_second: 100e9,
+            group_matrix_flops_per_second: 100e9,
             widening_flops: 1.0,
             transcendentals_per_second: 2e9,
             memory_bytes_per_second: 40e9,
@@ -103,10 +106,14 @@ impl DeviceModel {
             100..=119 => (148, 1.97, 80.0, 2250.0, 8000.0, 227),
             _ => (170, 2.41, 104.8, 209.5, 1792.0, 99),
         };
+        // Of what the tensor cores of an H800 can do, warps that multiply by themselves reach 62.9 % on average (Luo et al.,
+        // Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking, arXiv:2402.13499).
+        let by_warps = if (90..=99).contains(&capability) { 0.63 } else { 1.0 };
         DeviceModel {
             name: format!("sm_{capability}"),
             flops_per_second: 0.75e12 * flops,
-            matrix_flops_per_second: 0.75e12 * matrix_flops,
+            matrix_flops_per_second: 0.75e12 * matrix_flops * by_warps,
+            group_matrix_flops_per_second: 0.75e12 * matrix_flops,
             widening_flops: 0.0,
             // 16 a clock and multiprocessor (CUDA programming guide, throughput of native arithmetic).
             transcendentals_per_second: 0.95 * 16e9 * clock * f64::from(cores),

@@ -26,6 +26,12 @@ use crate::version::Instance;
 /// Bytes of the driver's compile log that an error shows.
 const LOG_BYTES: usize = 8192;
 
+/// The compute capability whose warp groups multiply matrices in shared memory.
+const WITH_WARP_GROUPS: (u32, u32) = (9, 0);
+
+/// The first driver that takes the version of PTX which knows sm_90a: that of CUDA 12.0.
+const FIRST_DRIVER_FOR_GROUPS: i32 = 12000;
+
 fn failed(action: &str) -> impl FnOnce(DriverError) -> DeviceError {
     let action = action.to_string();
     move |error| DeviceError::Driver { action, error: describe(error) }
@@ -100,6 +106,7 @@ impl CudaDevice {
                 0 => 1,
                 _ => GpuLimits::cluster_blocks_of(10 * major + minor),
             },
+            warp_groups: (major, minor) == WITH_WARP_GROUPS && driver_version()? >= FIRST_DRIVER_FOR_GROUPS,
         })
     }
 
@@ -143,6 +150,15 @@ impl CudaDevice {
         }
         Ok(code)
     }
+}
+
+/// The latest version of CUDA that the driver supports, its major number times 1000 and its minor number times 10.
+fn driver_version() -> Result<i32, DeviceError> {
+    let mut version = 0;
+    // SAFETY: the driver's library is loaded, and writes one integer.
+    let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+    asked.map_err(failed("ask for the driver's version"))?;
+    Ok(version)
 }
 
 /// Hands PTX to the driver's compiler; its log is in the error.

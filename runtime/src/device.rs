@@ -130,6 +130,9 @@ pub struct DeviceOptions {
     pub memory_limit: Option<u64>,
     /// Multiprocessors that are left of the simulated GPU beside what others have taken; by default all of them.
     pub free_multiprocessors: Option<u32>,
+    /// Whether the simulated GPU takes code for its own architecture alone (sm_90a), in which warp groups multiply; by
+    /// default it is given what later GPUs run, too (sm_90).
+    pub warp_groups: bool,
 }
 
 /// A device that executables run on. Clones share its threads, or its context and stream.
@@ -157,7 +160,8 @@ impl Device {
             DeviceName::Sim => {
                 let threads = options.threads.unwrap_or_else(limits::default_threads);
                 let multiprocessors = options.free_multiprocessors;
-                (Kind::Sim(SimDevice::new(threads, multiprocessors)), limits::default_memory_limit())
+                let device = SimDevice::new(threads, multiprocessors, options.warp_groups);
+                (Kind::Sim(device), limits::default_memory_limit())
             }
             DeviceName::Cuda(ordinal) => {
                 let device = CudaDevice::new(ordinal)?;
@@ -231,7 +235,9 @@ impl Device {
     pub fn gpu_limits(&self) -> Result<Option<GpuLimits>, DeviceError> {
         match &self.kind {
             Kind::Cpu(_) => Ok(None),
-            Kind::Sim(_) => Ok(Some(GpuLimits::h100())),
+            Kind::Sim(device) => {
+                Ok(Some(GpuLimits { warp_groups: device.has_warp_groups(), ..GpuLimits::h100() }))
+            }
             Kind::Cuda(device) => device.limits().map(Some),
         }
     }

@@ -167,10 +167,15 @@ impl ExplainedDevice {
     fn new(name: &str) -> Result<Self, CliError> {
         let of =
             |capability| ExplainedDevice::Gpu { capability, limits: GpuLimits::of_capability(capability) };
+        if name == "sm_90a" {
+            let limits = GpuLimits { warp_groups: true, ..GpuLimits::of_capability(90) };
+            return Ok(ExplainedDevice::Gpu { capability: 90, limits });
+        }
         if let Some(number) = name.strip_prefix("sm_") {
             let capability = number.parse().ok().filter(|c| (75..=121).contains(c));
-            let unknown =
-                || CliError::usage(format!("`{name}` is no architecture; they are sm_75 to sm_121"));
+            let unknown = || {
+                CliError::usage(format!("`{name}` is no architecture; they are sm_75 to sm_121 and sm_90a"))
+            };
             return capability.map(of).ok_or_else(unknown);
         }
         let device: fuse_runtime::DeviceName = name.parse().map_err(CliError::usage)?;

@@ -23,8 +23,7 @@ pub fn ptx(args: &PtxArgs) -> Result<(), CliError> {
 /// The options that the command line asks for, for the least GPU of an architecture.
 #[cfg(feature = "llvm")]
 pub fn options_for(args: &CompileArgs, arch: &str) -> Result<CompileOptions, CliError> {
-    let capability = ptx_options(arch)?.arch.capability();
-    let gpu = fuse_codegen::schedule::GpuLimits::of_capability(capability);
+    let gpu = ptx_options(arch)?.arch.limits();
     Ok(CompileOptions { gpu, ..options(args, Target::Cuda) })
 }
 
@@ -41,8 +40,7 @@ fn functions<'c>(
     compiled: &'c Compiled,
     options: &fuse_codegen::llvm::PtxOptions,
 ) -> Result<std::borrow::Cow<'c, [fuse_codegen::kernel_ir::Function]>, CliError> {
-    let limits = fuse_codegen::schedule::GpuLimits::of_capability(options.arch.capability());
-    compiled.functions_for(limits).map_err(super::dump::compile_error)
+    compiled.functions_for(options.arch.limits()).map_err(super::dump::compile_error)
 }
 
 /// What the command asks for.

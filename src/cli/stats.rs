@@ -23,7 +23,9 @@ pub fn stats(args: &PtxArgs) -> Result<(), CliError> {
     let model = ModelArgs { model: args.model.clone(), weights: None, seed: 0, dims: args.dims.clone() };
     let problem = Problem::load(&model, None)?;
     let compiled = compile(&problem.graph, &options(&args.compile, Target::Cuda)).map_err(compile_error)?;
-    let device = Device::sim(&DeviceOptions::default()).map_err(CliError::input)?;
+    let warp_groups = args.arch == "sm_90a";
+    let device =
+        Device::sim(&DeviceOptions { warp_groups, ..DeviceOptions::default() }).map_err(CliError::input)?;
     let mut executable = compiled.load(&device).map_err(compile_error)?;
     executable.bind(problem.parameters.clone()).map_err(CliError::input)?;
     executable.run(&problem.inputs, &problem.dims).map_err(CliError::input)?;
@@ -31,9 +33,10 @@ pub fn stats(args: &PtxArgs) -> Result<(), CliError> {
     let counted = device.counters().unwrap_or_default();
     let note = if resources.is_none() { "; no ptxas here (scripts/setup-ptxas.sh fetches it)" } else { "" };
     super::print(&format!(
-        "{} at {}, one run on a simulated sm_90{note}\n{}",
+        "{} at {}, one run on a simulated sm_90{}{note}\n{}",
         problem.graph.name(),
         dims_text(&problem.dims),
+        if warp_groups { "a" } else { "" },
         rows(compiled.functions().map_err(compile_error)?, &counted, resources.as_ref())
     ))
 }

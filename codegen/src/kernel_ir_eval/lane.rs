@@ -76,6 +76,18 @@ pub(super) fn constant(literal: Literal) -> Lane {
     }
 }
 
+/// Two numbers rounded to a 16-bit type, the first in the low half.
+pub(super) fn pair(dtype: DType, low: f32, high: f32) -> Lane {
+    let bits = |x: f32| Literal::from_f64(dtype, f64::from(x)).bits() as u32 & 0xffff;
+    Lane::I32((bits(low) | bits(high) << 16) as i32)
+}
+
+/// The bits of a number rounded to a significand of 11 bits, ties away from zero: half a unit is added to the magnitude.
+pub(super) fn tf32(x: f32) -> Lane {
+    let bits = if x.is_finite() { x.to_bits().wrapping_add(1 << 12) } else { x.to_bits() };
+    Lane::I32((bits & !0x1fff) as i32)
+}
+
 /// `None` where the operation does not exist for the type.
 pub(super) fn unary(op: UnaryOp, x: Lane) -> Option<Lane> {
     Some(match (op, x) {

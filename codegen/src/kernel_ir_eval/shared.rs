@@ -131,6 +131,19 @@ impl Shared {
         Ok(())
     }
 
+    /// The same of what is there only later: until then nobody may read it.
+    pub(super) fn announce(
+        &mut self,
+        user: User,
+        array: usize,
+        index: i64,
+        lanes: usize,
+    ) -> Result<(), &'static str> {
+        self.store(user, user.block, array, index, &vec![Lane::I32(0); lanes])?;
+        self.elements(user.block, array, index, lanes)?.iter_mut().for_each(|element| element.lane = None);
+        Ok(())
+    }
+
     fn elements(
         &mut self,
         block: usize,

@@ -3,6 +3,7 @@
 //! Control flow is structured, so that threads on different ways meet again behind the statement at which they parted.
 //! Races on buffers go unnoticed, those on shared memory do not ([`super::shared`]).
 
+use super::copies::Copies;
 use super::shared::User;
 use super::{Evaluated, EvaluationError, Head, Machine, Register, Running};
 use crate::kernel_ir::{Operation, Statement, ValueId};
@@ -17,15 +18,17 @@ pub(super) struct Team<'a> {
     size: usize,
     /// Whether they have arrived where the cluster meets, and not waited yet.
     has_arrived: bool,
-    /// The values of each thread, but for the one whose values the machine has.
+    /// The values of each thread, but for the one whose values the machine has, and its copies.
     values: Vec<Vec<Option<Register>>>,
+    copies: Vec<Copies>,
 }
 
 impl<'a> Team<'a> {
     pub(super) fn new(machine: Machine<'a>, blocks: usize) -> Team<'a> {
         let size = machine.function.mapping.block_threads().unwrap_or(1) as usize;
         let values = vec![machine.values.clone(); size * blocks];
-        Team { machine, size, has_arrived: false, values }
+        let copies = vec![Copies::default(); size * blocks];
+        Team { machine, size, has_arrived: false, values, copies }
     }
 
     pub(super) fn run(&mut self) -> Evaluated<()> {
@@ -33,12 +36,21 @@ impl<'a> Team<'a> {
         self.statements(&self.machine.function.body, &all)
     }
 
-    /// What one thread does.
-    fn on<T>(&mut self, thread: usize, act: impl FnOnce(&mut Machine<'a>) -> Evaluated<T>) -> Evaluated<T> {
+    fn change_places(&mut self, thread: usize) {
         std::mem::swap(&mut self.machine.values, &mut self.values[thread]);
+        std::mem::swap(&mut self.machine.copies, &mut self.copies[thread]);
+    }
+
+    /// What one thread does.
+    pub(super) fn on<T>(
+        &mut self,
+        thread: usize,
+        act: impl FnOnce(&mut Machine<'a>) -> Evaluated<T>,
+    ) -> Evaluated<T> {
+        self.change_places(thread);
         self.machine.user = User { block: thread / self.size, thread: (thread % self.size) as i64 };
         let result = act(&mut self.machine);
-        std::mem::swap(&mut self.machine.values, &mut self.values[thread]);
+        self.change_places(thread);
         result
     }
 
@@ -54,6 +66,9 @@ impl<'a> Team<'a> {
         match statement {
             Statement::Let { value, operation: Operation::Butterfly(x, distance) } => {
                 self.butterfly(*value, *x, usize::from(*distance), threads)
+            }
+            Statement::Let { value, operation: Operation::GroupFma { factors, left, right, sum } } => {
+                self.group_fma(*value, *factors, [left, right], *sum, threads)
             }
             Statement::Barrier => {
                 threads.chunk_by(|a, b| a / self.size == b / self.size).try_for_each(|block| {
@@ -139,7 +154,11 @@ impl<'a> Team<'a> {
         Ok(())
     }
 
-    fn diverged(&self) -> EvaluationError {
+    pub(super) fn invalid(&self, value: ValueId, what: &'static str) -> EvaluationError {
+        self.machine.invalid(value, what)
+    }
+
+    pub(super) fn diverged(&self) -> EvaluationError {
         EvaluationError::Diverged(self.machine.function.name.clone())
     }
 }

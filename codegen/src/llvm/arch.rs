@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::schedule::GpuLimits;
+
 /// A version of the PTX language.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PtxVersion {
@@ -90,6 +92,22 @@ impl Arch {
         let capability = major.checked_mul(10)?.checked_add(minor)?;
         let runs = |arch: &Arch| arch.is_portable() && arch.capability() <= capability;
         Arch::ALL.iter().copied().filter(runs).max_by_key(|arch| arch.capability())
+    }
+
+    /// Whether warp groups multiply matrices in shared memory (`wgmma`).
+    pub fn has_warp_groups(self) -> bool {
+        self == Arch::Sm90a
+    }
+
+    /// What the least GPU of the architecture has.
+    pub fn limits(self) -> GpuLimits {
+        GpuLimits { warp_groups: self.has_warp_groups(), ..GpuLimits::of_capability(self.capability()) }
+    }
+
+    /// The architecture whose code a GPU of compute capability `major.minor` is given that has so much: the newest
+    /// portable one, unless it has what that has not. `None` if the GPU is older than all of them.
+    pub fn for_gpu((major, minor): (u32, u32), limits: &GpuLimits) -> Option<Arch> {
+        if limits.warp_groups { Some(Arch::Sm90a) } else { Arch::for_capability(major, minor) }
     }
 
     /// LLVM's feature string: the version of PTX.

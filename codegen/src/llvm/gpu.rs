@@ -5,10 +5,12 @@ use inkwell::InlineAsmDialect;
 use inkwell::IntPredicate;
 use inkwell::intrinsics::Intrinsic;
 use inkwell::module::Module;
+use inkwell::types::{BasicMetadataTypeEnum, BasicType, BasicTypeEnum};
 use inkwell::values::{BasicMetadataValueEnum, BasicValueEnum, IntValue, PointerValue};
 
 use super::builder::{LlvmBuilder, built, instruction};
-use crate::kernel_ir::{Function, LaneType, Type};
+use super::group::needs_groups;
+use crate::kernel_ir::{Function, GroupFactor, LaneType, Type};
 use crate::scalar::{GpuEffect, GpuOperation, Place, SharedPlace};
 
 /// Shared memory, in the NVPTX back end.
@@ -26,6 +28,8 @@ pub(super) struct BlockFrame<'ctx> {
     pub shared: Vec<(PointerValue<'ctx>, u32)>,
     /// Whether the target has an instruction that multiplies the matrices of a warp.
     pub has_matrices: bool,
+    /// Whether warp groups multiply what lies in shared memory.
+    pub has_groups: bool,
     /// Where the blocks of a launch meet.
     pub grid: Option<GridFrame<'ctx>>,
 }
@@ -55,6 +59,9 @@ pub(super) fn place_shared<'ctx>(
         memory.set_alignment(16);
         memory
     });
+    if needs_groups(function) {
+        memory.set_alignment(GroupFactor::ALIGNMENT);
+    }
     let mut offset = 0u32;
     let mut arrays = Vec::with_capacity(function.shared.len());
     for array in &function.shared {
@@ -102,6 +109,7 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
                 self.load_matrices(matrices, place, transposed)
             }
             GpuOperation::MatrixFma(factors, fragments) => self.matrix_fma(factors, fragments),
+            GpuOperation::GroupFma(factors, places, ty, sum) => self.group_fma(factors, places, ty, sum),
             GpuOperation::Pair(dtype, pair) => self.pair(dtype, pair),
             GpuOperation::Tf32(x) => self.tf32(x),
             GpuOperation::Butterfly(ty, value, distance) => self.butterfly(ty, value, distance),
@@ -181,7 +189,11 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
         store.set_alignment((place.divisor * bytes).min(16)).expect("a power of two");
     }
 
+    /// What threads wrote is there for what warp groups multiply only behind a fence by who wrote it.
     fn block_barrier(&self) {
+        if self.block_frame().has_groups {
+            self.assembly("fence.proxy.async.shared::cta;", "~{memory}", &[], None);
+        }
         let first = self.context.i32_type().const_zero();
         self.call("llvm.nvvm.barrier.cta.sync.aligned.all", &[first.into()]);
     }
@@ -215,12 +227,12 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
             "red.release.gpu.global.add.u32 [$0], $1;",
             "l,r,~{memory}",
             &[counter.into(), one.into()],
-            false,
+            None,
         );
         built(self.builder.build_unconditional_branch(wait));
         self.builder.position_at_end(wait);
-        let seen =
-            self.assembly("ld.acquire.gpu.global.u32 $0, [$1];", "=r,l,~{memory}", &[counter.into()], true);
+        let acquire = "ld.acquire.gpu.global.u32 $0, [$1];";
+        let seen = self.assembly(acquire, "=r,l,~{memory}", &[counter.into()], Some(number.into()));
         let seen = seen.expect("it has a result").into_int_value();
         // The counter may wrap around.
         let missing = built(self.builder.build_int_sub(seen, after, ""));
@@ -231,30 +243,23 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
         self.block_barrier();
     }
 
-    /// An instruction that LLVM has no operation for; `has_result` says whether it gives a 32-bit number.
-    fn assembly(
+    /// Instructions that LLVM has no operation for, and what they give.
+    pub(super) fn assembly(
         &self,
         text: &str,
         constraints: &str,
-        operands: &[BasicMetadataValueEnum<'ctx>],
-        has_result: bool,
+        operands: &[BasicValueEnum<'ctx>],
+        result: Option<BasicTypeEnum<'ctx>>,
     ) -> Option<BasicValueEnum<'ctx>> {
-        let types: Vec<_> = operands
-            .iter()
-            .map(|o| match o {
-                BasicMetadataValueEnum::PointerValue(p) => p.get_type().into(),
-                BasicMetadataValueEnum::IntValue(i) => i.get_type().into(),
-                _ => unreachable!("operands are addresses and integers"),
-            })
-            .collect();
-        let ty = if has_result {
-            self.context.i32_type().fn_type(&types, false)
-        } else {
-            self.context.void_type().fn_type(&types, false)
+        let types: Vec<BasicMetadataTypeEnum<'ctx>> = operands.iter().map(|o| o.get_type().into()).collect();
+        let ty = match result {
+            Some(result) => result.fn_type(&types, false),
+            None => self.context.void_type().fn_type(&types, false),
         };
+        let operands: Vec<BasicMetadataValueEnum<'ctx>> = operands.iter().map(|o| (*o).into()).collect();
         let dialect = Some(InlineAsmDialect::ATT);
         let assembly =
             self.context.create_inline_asm(ty, text.into(), constraints.into(), true, false, dialect, false);
-        built(self.builder.build_indirect_call(ty, assembly, operands, "")).try_as_basic_value().basic()
+        built(self.builder.build_indirect_call(ty, assembly, &operands, "")).try_as_basic_value().basic()
     }
 }

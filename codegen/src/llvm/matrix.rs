@@ -194,7 +194,7 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
         self.context.i32_type().const_int(number, false)
     }
 
-    fn scalars(&self, vector: BasicValueEnum<'ctx>, lanes: u64) -> Vec<BasicValueEnum<'ctx>> {
+    pub(super) fn scalars(&self, vector: BasicValueEnum<'ctx>, lanes: u64) -> Vec<BasicValueEnum<'ctx>> {
         let vector = vector.into_vector_value();
         (0..lanes)
             .map(|lane| built(self.builder.build_extract_element(vector, self.number(lane), "")))
@@ -202,7 +202,7 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
     }
 
     /// Scalars as one value.
-    fn vector(&self, lane: LaneType, scalars: &[BasicValueEnum<'ctx>]) -> BasicValueEnum<'ctx> {
+    pub(super) fn vector(&self, lane: LaneType, scalars: &[BasicValueEnum<'ctx>]) -> BasicValueEnum<'ctx> {
         let ty = self.llvm_type(Type { lane, lanes: scalars.len() as u8 }).into_vector_type();
         let vector = (0..).zip(scalars).fold(ty.get_poison(), |vector, (lane, scalar)| {
             built(self.builder.build_insert_element(vector, *scalar, self.number(lane), ""))

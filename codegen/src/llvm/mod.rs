@@ -18,6 +18,7 @@ mod arch;
 mod branches;
 mod builder;
 mod gpu;
+mod group;
 pub mod host;
 mod manifest;
 mod matrix;

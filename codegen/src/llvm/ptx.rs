@@ -14,6 +14,7 @@ use inkwell::{AddressSpace, OptimizationLevel};
 use super::branches::without_idle_branches;
 use super::builder::{Frame, LlvmBuilder, Work};
 use super::gpu::{BlockFrame, GridFrame, place_shared};
+use super::group::needs_groups;
 use super::matrix::needs_matrices;
 use super::module::{
     GPU_PASSES, Session, add_enum, add_string, check_functions, check_module, check_symbols, describe_buffer,
@@ -254,7 +255,8 @@ fn kernel<'s>(
     let has_matrices = needs_matrices(function);
     let lacks_clusters =
         function.mapping.cluster_blocks().is_some() && arch.capability() < FIRST_WITH_CLUSTERS;
-    if lacks_clusters || (has_matrices && !GpuLimits::has_tensor_cores(arch.capability())) {
+    let lacks_groups = needs_groups(function) && !arch.has_warp_groups();
+    if lacks_clusters || lacks_groups || (has_matrices && !GpuLimits::has_tensor_cores(arch.capability())) {
         return Err(LlvmError::Architecture { function: function.name.clone(), arch });
     }
     let context = session.context();
@@ -348,6 +350,7 @@ fn block_frame<'s>(
         numbers: [block?, blocks?, thread?],
         shared: place_shared(module, builder, function),
         has_matrices: GpuLimits::has_tensor_cores(arch.capability()),
+        has_groups: needs_groups(function),
         grid,
     })
 }

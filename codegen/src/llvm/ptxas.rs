@@ -32,6 +32,8 @@ pub struct Resources {
     pub spill_loads: u32,
     /// Bytes of shared memory a block, without what a launch adds.
     pub shared: u32,
+    /// Whether products of warp groups wait for each other where they need not.
+    pub serialized: bool,
 }
 
 /// Why PTX was not assembled.
@@ -133,7 +135,9 @@ fn resources(message: &str) -> Vec<Resources> {
     for line in message.lines() {
         if let Some((_, rest)) = line.split_once("Compiling entry function '") {
             let kernel = rest.split('\'').next().unwrap_or_default().to_string();
-            kernels.push(Resources { kernel, registers: 0, spill_stores: 0, spill_loads: 0, shared: 0 });
+            let serialized = is_serialized(message, &kernel);
+            let (registers, spill_stores, spill_loads, shared) = (0, 0, 0, 0);
+            kernels.push(Resources { kernel, registers, spill_stores, spill_loads, shared, serialized });
         }
         let Some(kernel) = kernels.last_mut() else { continue };
         kernel.spill_stores = before(line, "bytes spill stores").unwrap_or(kernel.spill_stores);
@@ -144,13 +148,23 @@ fn resources(message: &str) -> Vec<Resources> {
     kernels
 }
 
+/// Whether the assembler says so of a kernel: `… wgmma.mma_async instructions are serialized due to … in the function 'f' …`,
+/// before it says anything else of it.
+fn is_serialized(message: &str, kernel: &str) -> bool {
+    let function = format!("the function '{kernel}'");
+    message.lines().any(|line| line.contains("instructions are serialized") && line.contains(&function))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn resources_are_read_for_each_kernel() {
-        let message = "ptxas info    : 0 bytes gmem\n\
+        let message = "ptxas info    : (C7515) Potential Performance Loss: wgmma.mma_async instructions are serialized due \
+            to non wgmma instructions defining accumulator registers of a wgmma between start and end of the pipeline \
+            stage in the function 'b' in line 325\n\
+            ptxas info    : 0 bytes gmem\n\
             ptxas info    : Compiling entry function 'a' for 'sm_90'\n\
             ptxas info    : Function properties for a\n    \
             16 bytes stack frame, 12 bytes spill stores, 20 bytes spill loads\n\
@@ -163,6 +177,7 @@ mod tests {
             spill_stores,
             spill_loads,
             shared,
+            serialized: kernel == "b",
         };
         assert_eq!(resources(message), [of("a", 255, 12, 20, 0), of("b", 8, 0, 0, 4096)]);
     }

@@ -60,8 +60,8 @@ use analysis::Analysis;
 use products::Products;
 
 pub use plan::{
-    ClusterPlan, LoopPlan, PhaseForm, PhasePlan, ProductForm, ProductPlan, StatePlace, StatePlan, loop_plan,
-    product_plan,
+    ClusterPlan, LoopPlan, PhaseForm, PhasePlan, ProductForm, ProductPlan, ProductUnits, StatePlace,
+    StatePlan, loop_plan, product_plan,
 };
 pub use resident::resident_name;
 
@@ -160,6 +160,8 @@ pub struct GpuLimits {
     pub tensor_cores: bool,
     /// Blocks of the largest cluster that may be relied upon; 1 where there are no clusters.
     pub cluster_blocks: u32,
+    /// Whether warp groups multiply matrices in shared memory, and code for this GPU alone may have them do so.
+    pub warp_groups: bool,
 }
 
 impl GpuLimits {
@@ -169,7 +171,8 @@ impl GpuLimits {
     }
 
     /// What blocks may take on a GPU of a compute capability (times ten), as [`DeviceModel::gpu`] has it; later ones than
-    /// the H100 are taken to have no more multiprocessors, for not all of them have.
+    /// the H100 are taken to have no more multiprocessors, for not all of them have. Code for them is to run on later GPUs,
+    /// too, so warp groups do not multiply.
     pub fn of_capability(capability: u32) -> Self {
         let device = DeviceModel::gpu(capability);
         GpuLimits {
@@ -178,6 +181,7 @@ impl GpuLimits {
             shared_bytes: u32::try_from(device.on_chip_bytes).unwrap_or(u32::MAX),
             tensor_cores: GpuLimits::has_tensor_cores(capability),
             cluster_blocks: GpuLimits::cluster_blocks_of(capability),
+            warp_groups: false,
         }
     }
 
@@ -189,6 +193,7 @@ impl GpuLimits {
         DeviceModel {
             flops_per_second: share * model.flops_per_second,
             matrix_flops_per_second: share * model.matrix_flops_per_second,
+            group_matrix_flops_per_second: share * model.group_matrix_flops_per_second,
             transcendentals_per_second: share * model.transcendentals_per_second,
             parallel_points: share * model.parallel_points,
             on_chip_bytes: u64::from(self.shared_bytes),

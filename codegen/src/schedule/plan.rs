@@ -126,11 +126,22 @@ pub enum ProductForm {
         tiles: Dim,
         /// Blocks of a cluster that share one, each with a slice of the sum.
         slices: i64,
-        /// Whether tensor cores multiply.
-        tensor_cores: bool,
+        /// What multiplies.
+        units: ProductUnits,
     },
     /// Sums are split among the threads of a block.
     Split,
+}
+
+/// What multiplies in tiles.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProductUnits {
+    /// Threads, by multiply-adds.
+    Threads,
+    /// Tensor cores, each for a warp by itself.
+    Warps,
+    /// Tensor cores, all of them for four warps together.
+    WarpGroups,
 }
 
 /// What a kernel becomes on a GPU that has so much, if it is a contraction that tiles may compute; `None` for others.

@@ -8,9 +8,9 @@ use super::lexer::{Kind, TextError, Token, tokens};
 use super::printer::Names;
 use crate::builder::memory_type;
 use crate::kernel_ir::{
-    Access, BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, LaneType, Mapping,
-    MatrixFactors, Operation, PanelColumns, PanelLayout, PanelProduct, ParameterId, SharedArray, SharedId,
-    Statement, Type, UnaryOp, ValueId,
+    Access, BinaryOp, BufferParameter, Carried, Condition, Conversion, Function, GroupFactor, LaneType,
+    Mapping, MatrixFactors, Operation, PanelColumns, PanelLayout, PanelProduct, ParameterId, SharedArray,
+    SharedId, Statement, Type, UnaryOp, ValueId,
 };
 
 /// Blocks and expressions nest no deeper, so that a hostile text cannot exhaust the stack.
@@ -487,6 +487,14 @@ impl Parser {
                 let (left, right, sum) = self.triple()?;
                 Operation::MatrixFma { factors, left, right, sum }
             }
+            "group_fma" => {
+                let factors = self.named::<MatrixFactors>("a type of factors")?;
+                let left = self.group_factor()?;
+                self.expect(',')?;
+                let right = self.group_factor()?;
+                self.expect(',')?;
+                Operation::GroupFma { factors, left, right, sum: self.value()? }
+            }
             "pair" => {
                 let dtype = self.dtype()?;
                 let (x, y) = self.pair()?;
@@ -522,6 +530,11 @@ impl Parser {
                 return self.error(format!("`{name}` is not an operation"));
             }
         })
+    }
+
+    fn group_factor(&mut self) -> Parsed<GroupFactor> {
+        let transposed = self.accept_word("transposed");
+        Ok(GroupFactor { array: self.shared_id()?, index: self.position()?, transposed })
     }
 
     fn dtype(&mut self) -> Parsed<DType> {

@@ -5,8 +5,8 @@ use std::fmt::{self, Write};
 use fuse_ir::expr::{Atom, Expr};
 
 use crate::kernel_ir::{
-    Access, BinaryOp, Condition, Conversion, Function, Mapping, MatrixFactors, Operation, ParameterId,
-    SharedId, Statement, Type, UnaryOp, ValueId,
+    Access, BinaryOp, Condition, Conversion, Function, GroupFactor, Mapping, MatrixFactors, Operation,
+    ParameterId, SharedId, Statement, Type, UnaryOp, ValueId,
 };
 
 /// The spelling of a closed set of operations, for both directions.
@@ -111,6 +111,13 @@ impl fmt::Display for Type {
     }
 }
 
+impl fmt::Display for GroupFactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transposed = if self.transposed { "transposed " } else { "" };
+        write!(f, "{transposed}{}[{}]", self.array, self.index)
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -130,6 +137,9 @@ impl fmt::Display for Operation {
             }
             Operation::MatrixFma { factors, left, right, sum } => {
                 write!(f, "matrix_fma {} {left}, {right}, {sum}", factors.name())
+            }
+            Operation::GroupFma { factors, left, right, sum } => {
+                write!(f, "group_fma {} {left}, {right}, {sum}", factors.name())
             }
             Operation::Pair(dtype, x, y) => write!(f, "pair {dtype} {x}, {y}"),
             Operation::Tf32(x) => write!(f, "tf32 {x}"),

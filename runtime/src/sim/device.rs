@@ -25,13 +25,19 @@ pub(crate) struct SimDevice {
     threads: usize,
     /// Multiprocessors that are left for it, where these are not all.
     multiprocessors: Option<u32>,
+    /// Whether it is given code for its own architecture alone.
+    warp_groups: bool,
     /// By kernel.
     counted: Arc<Mutex<BTreeMap<String, Counters>>>,
 }
 
 impl SimDevice {
-    pub fn new(threads: usize, multiprocessors: Option<u32>) -> SimDevice {
-        SimDevice { threads: threads.max(1), multiprocessors, counted: Arc::default() }
+    pub fn new(threads: usize, multiprocessors: Option<u32>, warp_groups: bool) -> SimDevice {
+        SimDevice { threads: threads.max(1), multiprocessors, warp_groups, counted: Arc::default() }
+    }
+
+    pub fn has_warp_groups(&self) -> bool {
+        self.warp_groups
     }
 
     pub fn threads(&self) -> usize {

@@ -21,6 +21,7 @@ static int inside(uint64_t address, size_t bytes) {
 }
 
 int cuInit(unsigned flags) { return flags ? INVALID_VALUE : SUCCESS; }
+int cuDriverGetVersion(int *version) { *version = 11080; return SUCCESS; }
 int cuDeviceGetCount(int *count) { *count = 1; return SUCCESS; }
 int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal ? NO_DEVICE : SUCCESS; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use fuse_codegen::schedule::{GpuLimits, ProductForm, ProductPlan, Rounding, product_plan};
+use fuse_codegen::schedule::{GpuLimits, ProductForm, ProductPlan, ProductUnits, Rounding, product_plan};
 use fuse_ir::DimEnv;
 use fuse_ir::kernel::{Kernel, KernelGraph};
 use serde::Serialize;
@@ -73,8 +73,12 @@ impl FormReport {
     fn new(form: &ProductForm, seconds: f64, dims: &DimEnv) -> FormReport {
         let (text, blocks) = match form {
             ProductForm::Split => ("sums split among the threads of blocks".to_owned(), None),
-            ProductForm::Tiles { tile: [rows, columns], tiles, slices, tensor_cores } => {
-                let by = if *tensor_cores { "tensor cores" } else { "multiply-adds" };
+            ProductForm::Tiles { tile: [rows, columns], tiles, slices, units } => {
+                let by = match units {
+                    ProductUnits::Threads => "multiply-adds",
+                    ProductUnits::Warps => "tensor cores",
+                    ProductUnits::WarpGroups => "tensor cores for warp groups",
+                };
                 let mut text = format!("tiles of {rows} by {columns} by {by}");
                 if *slices > 1 {
                     let _ = write!(text, ", each by a cluster of {slices} blocks with a slice of the sum");

@@ -21,8 +21,9 @@ pub(super) struct Tiles {
     pub(super) slices: i64,
     /// Steps along the whole summed axis.
     pub(super) steps: i64,
-    /// Bytes that a block stages in a step, and operations of its sums, those of rows and columns that are not there too.
-    pub(super) step_bytes: f64,
+    /// Bytes that the blocks of a tile read. What is not there is not read.
+    pub(super) tile_bytes: f64,
+    /// Operations of a block in a step, those of rows, columns and factors that are not there too.
     pub(super) step_flops: f64,
     /// Operations a second of the whole device.
     pub(super) flops_per_second: f64,
@@ -45,7 +46,7 @@ impl Tiles {
         let waiting = ceil_div(blocks, RESIDENT * cores) as f64 * steps * latency;
         let busiest = ceil_div(blocks, cores) as f64 * steps;
         let arithmetic = busiest * self.step_flops * cores as f64 / self.flops_per_second;
-        let memory = blocks as f64 * steps * self.step_bytes / device.memory_bytes_per_second;
+        let memory = self.tiles as f64 * self.tile_bytes / device.memory_bytes_per_second;
         // The blocks of a cluster meet twice: when all are there, and when all have given away their sums.
         let exchange = if self.slices > 1 { 2.0 * device.cluster_exchange_seconds } else { 0.0 };
         device.step_seconds + waiting.max(arithmetic).max(memory) + exchange

@@ -1,6 +1,7 @@
 //! Tiles whose sums are those of matrices that tensor cores multiply and add up in f32.
 //!
-//! A block has 2 by 4 warps, a warp up to 4 by 4 products of 16 by 8 sums side by side. Factors that memory holds as they
+//! Either each warp multiplies by itself what its threads have loaded ([`warps`]), or four of them multiply together what
+//! lies in shared memory ([`groups`]). A warp has products of 16 by 8 sums side by side. Factors that memory holds as they
 //! are multiplied are copied to shared memory behind the back of the threads (`cp.async`), up to three steps ahead. Others
 //! are computed and rounded one step ahead, on their way through registers.
 //!
@@ -8,21 +9,19 @@
 //! sums of a thread     rows r and r + 8, columns 2·c and 2·c + 1 of every product, r = lane / 4, c = lane mod 4
 //! products of a warp   side by side: rows 16 apart, columns 8 apart
 //! ```
-//!
-//! Each of the four parts of an A100's multiprocessor does a product of 16-bit factors in 8 cycles (NVIDIA's A100 white
-//! paper: 1024 multiply-adds a cycle), the 4 by 4 of a warp in 128. In these, four warps load 6 times 512 bytes of shared
-//! memory each, which takes 96 cycles at 128 bytes a cycle: arithmetic is the limit. On an H100 the memory is.
 
+mod groups;
 mod lines;
 pub(super) mod tile;
+mod warps;
 
 use super::super::emitter::{Emitted, Emitter};
 use super::product::{Contraction, Side, is_multiple};
 use super::results::Results;
-use super::{Place, Share, Slices, Span, bits, thread};
+use super::{Place, Share, Slices, Span, bits, power, thread};
 use crate::kernel_ir::{Condition, LaneType, Type, ValueId};
-use lines::{At, Chunk, Lines, Matrices};
-use tile::{SUMS, Tile, WARPS};
+use lines::{Chunk, Lines};
+use tile::{By, SUMS, Tile};
 
 /// The code of a block, where so many have a slice each of the summed axis.
 pub(super) fn emit(emitter: &mut Emitter, contraction: &Contraction, tile: Tile, slices: i64) -> Emitted<()> {
@@ -121,10 +120,9 @@ impl<'c> Block<'c> {
 
     /// The loop along the summed axis. Returns the sums of the thread by member, row and column.
     fn sums(&self, emitter: &mut Emitter) -> Emitted<Vec<ValueId>> {
-        let Tile { products: [rows, columns], step, stages, .. } = self.tile;
-        let nothing = emitter.b.number(Type { lane: LaneType::F32, lanes: 4 }, 0.0);
-        let count = self.contraction.members.len() as i64 * rows * columns;
-        let open = emitter.b.open_loop(&vec![nothing; count as usize], false);
+        let Tile { step, stages, .. } = self.tile;
+        let nothing = self.no_sums(emitter);
+        let open = emitter.b.open_loop(&nothing, false);
         emitter.guard(self.contraction.depth.symbols());
         let outside = emitter.b.depth() - 1;
         if self.copies() {
@@ -140,69 +138,27 @@ impl<'c> Block<'c> {
         // Behind the end the last factors are fetched again, which are in bounds, and never used.
         let fetched = self.fetch(emitter, next)?;
         let mut sums = open.current.clone();
-        for product in 0..self.tile.products_deep() {
-            self.add_products(emitter, open.counter, product, &mut sums);
+        match self.tile.by {
+            By::Warps => self.add_products_of_warps(emitter, open.counter, &mut sums),
+            By::Groups => self.add_products_of_groups(emitter, open.counter, &mut sums),
         }
         self.put(emitter, next, &fetched);
         emitter.set_guards_aside(outside);
         let Span { origin, end } = self.place.depth;
         let sums = emitter.b.close_loop(open, origin, end, step, &sums);
-        Ok(self.in_order(emitter, &sums))
+        Ok(match self.tile.by {
+            By::Warps => self.sums_of_warps(emitter, &sums),
+            By::Groups => self.sums_of_groups(emitter, &sums),
+        })
     }
 
-    /// Adds the products at one place along the step that begins at `depth`.
-    fn add_products(&self, emitter: &mut Emitter, depth: ValueId, product: i64, sums: &mut [ValueId]) {
-        let [rows, columns] = self.tile.products;
-        let left: Vec<_> = self.left.iter().map(|l| self.rows_of(emitter, l, depth, product)).collect();
-        let right: Vec<_> = self.right.iter().map(|l| self.columns_of(emitter, l, depth, product)).collect();
-        let tiles = sums.chunks_mut((rows * columns) as usize);
-        for (member, tile) in self.contraction.members.iter().zip(tiles) {
-            for (row, x) in tile.chunks_mut(columns as usize).zip(&left[member.left]) {
-                for (sum, y) in row.iter_mut().zip(&right[member.right]) {
-                    *sum = emitter.b.matrix_fma(self.tile.factors, *x, *y, *sum);
-                }
-            }
-        }
-    }
-
-    /// The left operands of the warp's products.
-    fn rows_of(&self, emitter: &mut Emitter, lines: &Lines, depth: ValueId, product: i64) -> Vec<ValueId> {
-        let (stage, warp) = (lines.stage(emitter, depth), self.warp[0]);
-        let mut operands = Vec::new();
-        for row in 0..self.tile.products[0] {
-            let at = At { stage, warp, further: row * SUMS[0], product };
-            let words = lines.load(emitter, at, Matrices::LEFT);
-            operands.push(emitter.b.pack(&words));
-        }
-        operands
-    }
-
-    /// The right operands of the warp's products.
-    fn columns_of(&self, emitter: &mut Emitter, lines: &Lines, depth: ValueId, product: i64) -> Vec<ValueId> {
-        let (stage, warp) = (lines.stage(emitter, depth), self.warp[1]);
-        let count = self.tile.products[1];
-        let (matrices, together) =
-            if count % 2 == 0 { (Matrices::RIGHT_PAIR, 2) } else { (Matrices::RIGHT, 1) };
-        let mut operands = Vec::new();
-        for column in (0..count).step_by(together) {
-            let at = At { stage, warp, further: column * SUMS[1], product };
-            let words = lines.load(emitter, at, matrices);
-            operands.extend(words.chunks(2).map(|pair| emitter.b.pack(pair)));
-        }
-        operands
-    }
-
-    /// Sums by member and product as scalars by member, row and column.
-    fn in_order(&self, emitter: &mut Emitter, sums: &[ValueId]) -> Vec<ValueId> {
-        let [_, columns] = self.tile.products;
-        let mut scalars = Vec::new();
-        for row_of_products in sums.chunks(columns as usize) {
-            for lanes in [[0, 1], [2, 3]] {
-                let of_row = row_of_products.iter().flat_map(|sums| lanes.map(|lane| (*sums, lane)));
-                scalars.extend(of_row.map(|(sums, lane)| emitter.b.extract(sums, lane)));
-            }
-        }
-        scalars
+    /// The sums of a thread before anything is added: by member and product, or by member where groups multiply.
+    fn no_sums(&self, emitter: &mut Emitter) -> Vec<ValueId> {
+        let members = self.contraction.members.len() as i64;
+        let sums = self.tile.sums(self.contraction) / members;
+        let lanes = if self.tile.by == By::Warps { 4 } else { sums };
+        let nothing = emitter.b.number(Type { lane: LaneType::F32, lanes: lanes as u8 }, 0.0);
+        vec![nothing; (members * sums / lanes) as usize]
     }
 
     /// The rows and columns that the thread of that number has sums of.
@@ -212,7 +168,7 @@ impl<'c> Block<'c> {
         let column = emitter.b.shift_left(column, 1);
         let mut share = |i: usize, block, within, count, run, side: &Side| {
             let of_thread = emitter.b.add(warp[i], within);
-            let size = self.tile.products[i] * SUMS[i] * WARPS[i];
+            let size = self.tile.products[i] * SUMS[i] * self.tile.by.warps()[i];
             Share { block, of_thread, count, run, distance: 8, is_whole: is_multiple(&side.extent, size) }
         };
         let [rows, columns] = self.tile.products.map(|products| 2 * products);
@@ -225,7 +181,8 @@ impl<'c> Block<'c> {
 
 /// The first row and the first column of a thread's warp, relative to the block's.
 fn warp_of(emitter: &mut Emitter, tile: Tile, thread: ValueId) -> [ValueId; 2] {
-    let (row, column) = (bits(emitter, thread, 5, 1), bits(emitter, thread, 6, 2));
+    let [rows, columns] = tile.by.warps().map(power);
+    let (row, column) = (bits(emitter, thread, 5, rows), bits(emitter, thread, 5 + rows, columns));
     let [rows, columns] = [0, 1].map(|i| emitter.b.index(tile.products[i] * SUMS[i]));
     [emitter.b.mul(row, rows), emitter.b.mul(column, columns)]
 }

@@ -4,9 +4,10 @@ use fuse_ir::device::DeviceModel;
 use fuse_ir::expr::Dim;
 
 use super::super::analysis::{Analysis, ceil_div};
-use super::super::plan::{ProductForm, ProductPlan};
+use super::super::plan::{ProductForm, ProductPlan, ProductUnits};
 use super::super::{GpuLimits, Rounding};
 use super::cost::{SplitSums, Tiles, staged_bytes};
+use super::matrices::tile::By;
 use super::product::{Contraction, assumed};
 use super::slices::COUNTS;
 use super::{THREADS, matrices, tile};
@@ -18,11 +19,11 @@ pub(in super::super) struct Plan {
     pub(super) form: Form,
     /// Blocks that share a tile, each with a slice of the summed axis.
     pub(super) slices: i64,
-    /// Tiles that no blocks share, of the size that is best then.
-    whole: Form,
-    /// What both are expected to take, by the model of the device, in seconds without the launch.
+    /// What that is expected to take, by the model of the device, in seconds without the launch.
     pub(in super::super) seconds: f64,
-    whole_seconds: f64,
+    /// Tiles that no blocks share, of the size that is best then, by who multiplies, and what they are expected to take;
+    /// without the form that was chosen.
+    others: Vec<(Form, f64)>,
     /// The same of sums that are split among the threads of a block, where they can be.
     split_seconds: Option<f64>,
 }
@@ -52,21 +53,21 @@ impl Plan {
         if !(contraction.is_large() || split.is_some() && contraction.has_much_work()) {
             return None;
         }
-        let matrices = factors.map(|f| matrices::tile::Tile::possible(analysis, &contraction, f, limits));
-        let mut forms: Vec<Form> = matrices.into_iter().flatten().map(Form::Matrices).collect();
-        if forms.is_empty() {
-            forms.extend(tile::Tile::possible(&contraction).into_iter().map(Form::MultiplyAdd));
-        }
+        let kinds = Form::possible(analysis, &contraction, factors, limits);
         let device = limits.model();
         let seconds =
             |form: &Form, slices| form.launch(analysis, &contraction, slices, &device).seconds(&device);
-        let whole = *forms.iter().find(|f| f.fills(&contraction, limits)).or(forms.last())?;
-        let whole_seconds = seconds(&whole, 1);
+        // Of each kind the first that fills the device, which loads least.
+        let fills = |form: &&Form| form.fills(&contraction, limits);
+        let whole = kinds.iter().filter_map(|forms| forms.iter().find(fills).or(forms.last()));
+        let mut others: Vec<(Form, f64)> = whole.map(|form| (*form, seconds(form, 1))).collect();
+        others.sort_by(|(_, x), (_, y)| x.total_cmp(y));
+        let (whole, whole_seconds) = *others.first()?;
         let mut best = (whole, 1, whole_seconds);
         if !whole.fills(&contraction, limits) {
             let most = i64::from(limits.cluster_blocks);
             for slices in COUNTS.into_iter().filter(|slices| *slices <= most) {
-                for form in forms.iter().filter(|f| f.fits(&contraction, slices, limits)) {
+                for form in kinds.iter().flatten().filter(|f| f.fits(&contraction, slices, limits)) {
                     let seconds = seconds(form, slices);
                     if seconds < best.2 {
                         best = (*form, slices, seconds);
@@ -75,8 +76,11 @@ impl Plan {
             }
         }
         let (form, slices, seconds) = best;
+        if slices == 1 {
+            others.remove(0);
+        }
         let split_seconds = split.map(|split| split.seconds(analysis, &contraction, &device));
-        Some(Plan { contraction, form, slices, whole, seconds, whole_seconds, split_seconds })
+        Some(Plan { contraction, form, slices, seconds, others, split_seconds })
     }
 
     /// Whether sums that are split among threads are expected to take no longer.
@@ -89,13 +93,10 @@ impl Plan {
         let tiles = |form: &Form, slices| {
             let [rows, columns] = form.size();
             let tiles = self.contraction.blocks(rows, columns);
-            let tensor_cores = matches!(form, Form::Matrices(_));
-            ProductForm::Tiles { tile: [rows, columns], tiles, slices, tensor_cores }
+            ProductForm::Tiles { tile: [rows, columns], tiles, slices, units: form.units() }
         };
         let mut forms = vec![(tiles(&self.form, self.slices), self.seconds)];
-        if self.slices > 1 {
-            forms.push((tiles(&self.whole, 1), self.whole_seconds));
-        }
+        forms.extend(self.others.iter().map(|(form, seconds)| (tiles(form, 1), *seconds)));
         forms.extend(self.split_seconds.map(|seconds| (ProductForm::Split, seconds)));
         let last = forms.len() - 1;
         let (form, seconds) = forms.remove(if self.is_better_split() { last } else { 0 });
@@ -118,6 +119,35 @@ impl Plan {
 }
 
 impl Form {
+    /// The forms for a contraction, of such factors where tensor cores may multiply them, by kind; those of a kind that load
+    /// least first.
+    fn possible(
+        analysis: &Analysis,
+        contraction: &Contraction,
+        factors: Option<MatrixFactors>,
+        limits: GpuLimits,
+    ) -> Vec<Vec<Form>> {
+        let matrices = factors.map(|f| matrices::tile::Tile::possible(analysis, contraction, f, limits));
+        let matrices = matrices.into_iter().flatten();
+        let kinds: Vec<Vec<Form>> =
+            matrices.map(|tiles| tiles.into_iter().map(Form::Matrices).collect()).collect();
+        if kinds.iter().any(|forms| !forms.is_empty()) {
+            return kinds;
+        }
+        vec![tile::Tile::possible(contraction).into_iter().map(Form::MultiplyAdd).collect()]
+    }
+
+    /// What multiplies.
+    fn units(&self) -> ProductUnits {
+        match self {
+            Form::Matrices(tile) => match tile.by {
+                By::Warps => ProductUnits::Warps,
+                By::Groups => ProductUnits::WarpGroups,
+            },
+            Form::MultiplyAdd(_) => ProductUnits::Threads,
+        }
+    }
+
     /// The rows and the columns of a tile.
     fn size(&self) -> [i64; 2] {
         match self {
@@ -150,13 +180,11 @@ impl Form {
         slices: i64,
         device: &DeviceModel,
     ) -> Tiles {
-        let (step, ahead, flops_per_second, loads) = match self {
-            Form::Matrices(tile) => {
-                let rate = device.matrix_flops_per_second;
-                let rate = if tile.factors == MatrixFactors::Tf32 { rate / 2.0 } else { rate };
-                (tile.step, tile.ahead(), rate, tile.loads_a_product())
+        let (step, ahead, flops_per_second) = match self {
+            Form::Matrices(tile) => (tile.step, tile.ahead(), tile.flops_per_second(contraction, device)),
+            Form::MultiplyAdd(tile) => {
+                (tile.step(), 1, device.flops_per_second / tile.loads_a_multiply_add())
             }
-            Form::MultiplyAdd(tile) => (tile.step(), 1, device.flops_per_second, tile.loads_a_multiply_add()),
         };
         let [rows, columns] = self.size();
         let there =
@@ -164,13 +192,14 @@ impl Form {
         let staged = staged_bytes(analysis, &contraction.left, there[0])
             + staged_bytes(analysis, &contraction.right, there[1]);
         let products = rows * columns * contraction.members.len() as i64 * step;
+        let depth = assumed(&contraction.depth);
         Tiles {
             tiles: self.tiles(contraction),
             slices,
-            steps: ceil_div(assumed(&contraction.depth), step),
-            step_bytes: staged * step as f64,
+            steps: ceil_div(depth, step),
+            tile_bytes: staged * depth as f64,
             step_flops: 2.0 * products as f64,
-            flops_per_second: flops_per_second / loads,
+            flops_per_second,
             ahead,
         }
     }

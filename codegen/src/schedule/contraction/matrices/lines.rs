@@ -12,7 +12,8 @@
 //! | 8 and more | 128 … | bits 0 to 2 |
 //! | of tf32 along the rows or columns | | twice bits 0 and 1 |
 //!
-//! Four lines of 32 bytes, or two of 64, are as wide as the banks. The last row is of lines that no instruction transposes:
+//! What warp groups multiply has lines of 128 bytes alone ([`GroupFactor`]), the lines of 64 rows or columns behind each
+//! other where they lie across the summed axis. Four lines of 32 bytes, or two of 64, are as wide as the banks. The last row is of lines that no instruction transposes:
 //! the threads of a warp load words of 4 lines and 2 neighbouring chunks.
 
 use std::rc::Rc;
@@ -24,9 +25,9 @@ use super::super::super::analysis::{Analysis, axis_bit};
 use super::super::super::emitter::{Emitted, Emitter, Point};
 use super::super::super::vectors::{Class, Classes};
 use super::super::product::{Factor, Side, is_multiple};
-use super::super::{Along, Span, THREADS, bits, clamped, thread};
-use super::tile::{Tile, depth};
-use crate::kernel_ir::{Condition, LaneType, MatrixFactors, SharedId, ValueId};
+use super::super::{Along, Span, THREADS, bits, clamped, low_bits, power, thread};
+use super::tile::{By, Tile, depth};
+use crate::kernel_ir::{BinaryOp, Condition, GroupFactor, LaneType, MatrixFactors, SharedId, ValueId};
 
 /// Bytes of a chunk.
 pub(super) const CHUNK: i64 = 16;
@@ -51,6 +52,7 @@ pub(super) struct Lines {
     stages: i64,
     /// Whether all tiles are whole.
     whole_tiles: bool,
+    by: By,
 }
 
 /// How factors get there.
@@ -141,7 +143,7 @@ impl Lines {
         let words = stages * size * tile.step / factors.per_word();
         let array = emitter.b.shared_array(format!("factor_{}", factor.element), LaneType::I32, words as u32);
         let whole_tiles = is_multiple(&side.extent, size);
-        Lines { factor, factors, array, along, way, size, step: tile.step, stages, whole_tiles }
+        Lines { factor, factors, array, along, way, size, step: tile.step, stages, whole_tiles, by: tile.by }
     }
 
     pub(super) fn is_copied(&self) -> bool {
@@ -150,10 +152,28 @@ impl Lines {
 
     /// The first word of the stage of the step that begins at position `depth`.
     pub(super) fn stage(&self, emitter: &mut Emitter, depth: ValueId) -> ValueId {
-        let number = emitter.b.index(self.step * (self.stages - 1));
-        let number = emitter.b.and(depth, number);
-        let words = emitter.b.index(self.size / self.factors.per_word());
+        let words = self.size / self.factors.per_word();
+        if self.stages.count_ones() == 1 {
+            let number = emitter.b.index(self.step * (self.stages - 1));
+            let number = emitter.b.and(depth, number);
+            let words = emitter.b.index(words);
+            return emitter.b.mul(number, words);
+        }
+        let number = emitter.b.shift_right_logical(depth, power(self.step));
+        let stages = emitter.b.index(self.stages);
+        let number = emitter.b.binary(BinaryOp::IntRem, number, stages);
+        let words = emitter.b.index(self.step * words);
         emitter.b.mul(number, words)
+    }
+
+    /// The factor as a warp group multiplies it, from so many rows or columns on, a multiple of 64, in the stage that begins
+    /// at a word.
+    pub(super) fn of_group(&self, emitter: &mut Emitter, stage: ValueId, first: ValueId) -> GroupFactor {
+        let line = emitter.b.index(i64::from(GroupFactor::LINE / 4));
+        // As many lines as rows or columns; across the summed axis, 64 for 64 of these.
+        let before = emitter.b.mul(first, line);
+        let index = emitter.b.add(stage, before);
+        GroupFactor { array: self.array, index, transposed: self.along == Along::Side }
     }
 
     /// Begins to copy what this thread copies in the step that begins at the origin of `depth`, zeros where there is none.
@@ -324,10 +344,18 @@ impl Lines {
         words
     }
 
-    /// Chunks of a line.
-    fn line_chunks(&self) -> i64 {
+    /// Chunks of a run of neighbours in memory that is staged: a line, or several side by side of what warp groups multiply.
+    fn run_chunks(&self) -> i64 {
         let along = if self.along == Along::Depth { self.step } else { self.size };
         along / self.chunk_elements()
+    }
+
+    /// Chunks of a line.
+    fn line_chunks(&self) -> i64 {
+        match self.by {
+            By::Warps => self.run_chunks(),
+            By::Groups => i64::from(GroupFactor::LINE) / CHUNK,
+        }
     }
 
     /// Factors of a chunk.
@@ -350,7 +378,7 @@ impl Lines {
 
     /// The chunks that this thread stages.
     fn chunks(&self, emitter: &mut Emitter) -> Vec<ChunkPlace> {
-        let of_line = self.line_chunks();
+        let of_line = self.run_chunks();
         let chunks = self.size * self.step / self.chunk_elements();
         let thread = thread(emitter);
         let place = |number: i64| {
@@ -398,7 +426,17 @@ impl Lines {
 
     /// The word at which a chunk begins: of line `line` and `further` lines, a multiple of what the key looks at.
     fn word(&self, emitter: &mut Emitter, line: ValueId, further: i64, chunk: ValueId) -> ValueId {
+        let of_line = self.line_chunks();
+        let (mut line, mut chunk) = (line, chunk);
         let key = self.key(emitter, line);
+        if of_line < self.run_chunks() {
+            // Behind the lines of all places along the step stand those of the next rows or columns.
+            let side = emitter.b.shift_right_logical(chunk, power(of_line));
+            let lines = emitter.b.index(self.step);
+            let before = emitter.b.mul(side, lines);
+            line = emitter.b.add(line, before);
+            chunk = low_bits(&mut emitter.b, chunk, of_line);
+        }
         let chunk = emitter.b.xor(chunk, key);
         let words = emitter.b.index(WORDS);
         let chunk = emitter.b.mul(chunk, words);
