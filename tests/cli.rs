@@ -519,8 +519,11 @@ fn ptx_writes_a_file_a_kernel_and_a_manifest() {
     for kernel in kernels {
         let file = kernel["file"].as_str().expect("a file name");
         let ptx = std::fs::read_to_string(scratch.path(&format!("out/{file}"))).expect("a PTX file");
-        let entry = format!(".visible .entry {}(", kernel["name"].as_str().expect("an entry"));
+        let name = kernel["name"].as_str().expect("an entry");
+        let entry = format!(".visible .entry {name}(");
         assert!(ptx.contains(&entry) && ptx.contains(".target sm_80"), "{file}");
+        // What it was made of stands before it.
+        assert!(ptx.contains(&format!("// {name}: ")) && ptx.contains(" fuses "), "{ptx}");
     }
     assert_eq!(
         manifest["launch_order"].as_array().map(|l| l.iter().any(|s| s["kind"] == "resident")),

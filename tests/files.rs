@@ -174,7 +174,8 @@ impl Case {
                 let compiled = compiled()?;
                 let functions = compiled.functions()?;
                 if stage == "ptx" {
-                    fuse::codegen::llvm::ptx::ptx(functions, &options)?
+                    let text = fuse::codegen::llvm::ptx::ptx(functions, &options)?;
+                    fuse::codegen::llvm::commented(&text, &compiled.kernels, functions)
                 } else {
                     fuse::codegen::llvm::ptx::llvm_ir(functions, &options)?
                 }

@@ -55,14 +55,25 @@ fn options_of(args: &PtxArgs) -> Result<fuse_codegen::llvm::PtxOptions, CliError
 #[cfg(feature = "llvm")]
 fn module_text(compiled: &Compiled, args: &PtxArgs) -> Result<String, CliError> {
     let options = options_of(args)?;
-    fuse_codegen::llvm::ptx::ptx(&functions(compiled, &options)?, &options).map_err(CliError::bug)
+    text_of(compiled, &functions(compiled, &options)?, &options)
+}
+
+/// Functions as a PTX module that says what each was made of.
+#[cfg(feature = "llvm")]
+fn text_of(
+    compiled: &Compiled,
+    functions: &[fuse_codegen::kernel_ir::Function],
+    options: &fuse_codegen::llvm::PtxOptions,
+) -> Result<String, CliError> {
+    let text = fuse_codegen::llvm::ptx::ptx(functions, options).map_err(CliError::bug)?;
+    Ok(fuse_codegen::llvm::commented(&text, &compiled.kernels, functions))
 }
 
 /// All kernels as one PTX module.
 #[cfg(feature = "llvm")]
 pub fn ptx_text(compiled: &Compiled, arch: &str) -> Result<String, CliError> {
     let options = ptx_options(arch)?;
-    fuse_codegen::llvm::ptx::ptx(&functions(compiled, &options)?, &options).map_err(CliError::bug)
+    text_of(compiled, &functions(compiled, &options)?, &options)
 }
 
 /// All kernels as one LLVM module.
@@ -80,8 +91,7 @@ fn write_files(compiled: &Compiled, args: &PtxArgs, dir: &std::path::Path) -> Re
     std::fs::create_dir_all(dir).map_err(|e| io(dir, e))?;
     let functions = functions(compiled, &options)?;
     for function in functions.iter() {
-        let text =
-            fuse_codegen::llvm::ptx::ptx(std::slice::from_ref(function), &options).map_err(CliError::bug)?;
+        let text = text_of(compiled, std::slice::from_ref(function), &options)?;
         let path = dir.join(format!("{}.ptx", function.name));
         std::fs::write(&path, text).map_err(|e| io(&path, e))?;
     }

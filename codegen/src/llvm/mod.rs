@@ -17,6 +17,7 @@
 mod arch;
 mod branches;
 mod builder;
+mod comments;
 mod gpu;
 mod group;
 pub mod host;
@@ -30,6 +31,7 @@ pub mod ptxas;
 mod wide_products;
 
 pub use arch::{Arch, PtxVersion, UnknownArch};
+pub use comments::commented;
 pub use host::{HostCompiler, LlvmHostModule};
 pub use manifest::{Launch, LaunchError, ParameterKind, PtxKernel, PtxParameter};
 pub use ptx::{Indices, PtxOptions};
