@@ -3,7 +3,6 @@
 //! accesses out of bounds, reads of what nobody wrote, and blocks that end too early.
 #![cfg(feature = "llvm")]
 
-use fuse::codegen::kernel_ir::{Function, Operation, Statement};
 use fuse::codegen::schedule::LoopForm;
 use fuse::frontend::zoo::cells::{
     Gru, LayerNormLstm, Lstm, MultiplicativeLstm, PeepholeLstm, StabilisedLstm,
@@ -27,20 +26,10 @@ fn of_type(graph: &Graph, dtype: DType) -> Graph {
     fuse::ir::parse(&graph.to_string().replace("f32", dtype.name())).expect("parses")
 }
 
-fn multiplies_matrices(function: &Function) -> bool {
-    fn has(statements: &[Statement]) -> bool {
-        statements.iter().any(|statement| {
-            let is_one = matches!(statement, Statement::Let { operation: Operation::MatrixFma { .. }, .. });
-            is_one || has(statement.body())
-        })
-    }
-    has(&function.body)
-}
-
 /// The loops by clusters with products on tensor cores.
 fn clusters_of_matrices(compiled: &Compiled) -> usize {
     let functions = compiled.functions().expect("schedules").iter();
-    functions.filter(|f| f.mapping.cluster_blocks().is_some() && multiplies_matrices(f)).count()
+    functions.filter(|f| f.mapping.cluster_blocks().is_some() && f.multiplies_matrices()).count()
 }
 
 /// Runs on the simulated GPU at so many steps and rows.

@@ -3,7 +3,7 @@
 #![cfg(feature = "llvm")]
 
 use fuse::{CompileOptions, Compiled, Device, ProductPrecision, Target};
-use fuse_codegen::kernel_ir::{Function, Mapping, Operation, Statement};
+use fuse_codegen::kernel_ir::{Function, Mapping};
 use fuse_codegen::schedule::{GpuLimits, ProductForm, product_plan};
 use fuse_ir::compare::{Tolerance, compare};
 use fuse_ir::expr::DimEnv;
@@ -45,13 +45,7 @@ fn slices(compiled: &Compiled) -> Option<u32> {
 }
 
 fn multiplies_matrices(compiled: &Compiled) -> bool {
-    fn has(body: &[Statement]) -> bool {
-        body.iter().any(|statement| match statement {
-            Statement::Let { operation, .. } => matches!(operation, Operation::MatrixFma { .. }),
-            other => has(other.body()),
-        })
-    }
-    compiled.functions().expect("schedules").iter().any(|f| has(&f.body))
+    compiled.functions().expect("schedules").iter().any(Function::multiplies_matrices)
 }
 
 /// Runs twice; both runs have to give the same bits, and what the interpreter gives within what rounding may change.

@@ -164,7 +164,7 @@ fn states_agree_on_chip_and_behind_the_last_place() {
 
 /// Whether tensor cores multiply in a loop.
 fn multiplies_matrices(compiled: &Compiled) -> bool {
-    residents(compiled).iter().any(|f| fuse::codegen::text::print(f).contains("matrix_fma"))
+    residents(compiled).iter().any(|f| f.multiplies_matrices())
 }
 
 /// So few steps leave of rounding what some sums of products of numbers near 1 do.

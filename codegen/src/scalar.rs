@@ -249,7 +249,7 @@ pub fn emit_in<B: ScalarBuilder>(
         depths,
         depth: 0,
         is_hot: false,
-        has_matrices: function.body.iter().any(multiplies_matrices),
+        has_matrices: function.multiplies_matrices(),
         sums,
     };
     block(function, &function.body, builder, &mut values);
@@ -502,17 +502,11 @@ fn is_long(body: &[Statement]) -> bool {
     fn statements(body: &[Statement]) -> usize {
         body.iter().map(|statement| 1 + statements(statement.body())).sum()
     }
-    statements(body) > LONG || body.iter().any(multiplies_matrices)
-}
-
-fn multiplies_matrices(statement: &Statement) -> bool {
-    let is_product = |o: &Operation| matches!(o, Operation::MatrixFma { .. } | Operation::GroupFma { .. });
-    matches!(statement, Statement::Let { operation, .. } if is_product(operation))
-        || statement.body().iter().any(multiplies_matrices)
+    statements(body) > LONG || body.iter().any(Statement::multiplies_matrices)
 }
 
 fn has_loops(body: &[Statement]) -> bool {
-    body.iter().any(|s| matches!(s, Statement::For { .. }) || has_loops(s.body()))
+    body.iter().any(|statement| statement.any(&|s| matches!(s, Statement::For { .. })))
 }
 
 /// An i64 scalar whose operands and result fit in 32 bits.

@@ -21,13 +21,8 @@ const STEPS: u32 = GroupFactor::LINE / STEP;
 
 /// Whether warp groups multiply in a function.
 pub(super) fn needs_groups(function: &Function) -> bool {
-    fn needs(body: &[Statement]) -> bool {
-        let is_product = |s: &Statement| {
-            matches!(s, Statement::Let { operation: Operation::GroupFma { .. }, .. }) || needs(s.body())
-        };
-        body.iter().any(is_product)
-    }
-    needs(&function.body)
+    let is_product = |s: &Statement| matches!(s.operation(), Some(Operation::GroupFma { .. }));
+    function.body.iter().any(|statement| statement.any(&is_product))
 }
 
 impl<'ctx> LlvmBuilder<'ctx, '_> {

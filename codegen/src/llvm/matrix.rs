@@ -10,26 +10,14 @@ use crate::scalar::SharedPlace;
 
 /// Whether a function loads or rounds factors or copies to shared memory by instructions that came with them.
 pub(super) fn needs_matrices(function: &Function) -> bool {
-    needs(&function.body)
-}
-
-fn needs(body: &[Statement]) -> bool {
-    body.iter().any(|statement| match statement {
-        Statement::Let { operation, .. } => {
-            matches!(operation, Operation::LoadMatrices { .. } | Operation::Pair(..) | Operation::Tf32(_))
-        }
-        Statement::StartCopy { .. } | Statement::CommitCopies | Statement::AwaitCopies { .. } => true,
-        Statement::For { body, .. } | Statement::If { body, .. } => needs(body),
-        Statement::Store { .. }
-        | Statement::StoreShared { .. }
-        | Statement::Prefetch { .. }
-        | Statement::Product(_)
-        | Statement::Barrier
-        | Statement::GridBarrier
-        | Statement::StoreCluster { .. }
-        | Statement::ClusterArrive
-        | Statement::ClusterWait => false,
-    })
+    let rounds = |o: &Operation| {
+        matches!(o, Operation::LoadMatrices { .. } | Operation::Pair(..) | Operation::Tf32(_))
+    };
+    let needs = |s: &Statement| {
+        matches!(s, Statement::StartCopy { .. } | Statement::CommitCopies | Statement::AwaitCopies { .. })
+            || s.operation().is_some_and(rounds)
+    };
+    function.body.iter().any(|statement| statement.any(&needs))
 }
 
 /// The scalars of two fragments and of the sums.
