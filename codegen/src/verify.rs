@@ -87,9 +87,6 @@ type Checked = Result<(), VerifyError>;
 /// Blocks of a cluster that every GPU with clusters has room for.
 const MOST_CLUSTERED: u32 = 8;
 
-/// Threads of a warp group.
-const WARP_GROUP: u32 = 128;
-
 const INDEX: Type = Type { lane: LaneType::I64, lanes: 1 };
 
 impl Verifier<'_> {
@@ -338,8 +335,11 @@ impl Verifier<'_> {
             return Err(format!("{bytes} bytes are not copied at once"));
         }
         match self.function.buffers.get(buffer.0 as usize) {
-            Some(from) if from.access == Access::Read => Ok(()),
-            Some(_) => Err(format!("{buffer} is not only read")),
+            Some(from) if from.access != Access::Read => Err(format!("{buffer} is not only read")),
+            Some(from) if usize::from(bytes) < from.dtype.size() => {
+                Err(format!("{bytes} bytes are no whole element of {buffer}"))
+            }
+            Some(_) => Ok(()),
             None => Err(format!("{buffer} does not exist")),
         }
     }
@@ -541,7 +541,7 @@ impl Verifier<'_> {
         ty: Type,
     ) -> Result<(), String> {
         if !self.function.mapping.is_by_block()
-            || self.function.mapping.block_threads().is_none_or(|n| !n.is_multiple_of(WARP_GROUP))
+            || self.function.mapping.block_threads().is_none_or(|n| !n.is_multiple_of(GroupFactor::THREADS))
         {
             return Err("blocks are not of whole warp groups".into());
         }

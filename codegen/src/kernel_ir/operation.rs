@@ -150,6 +150,8 @@ impl GroupFactor {
     pub const LINE: u32 = 128;
     /// Rows and columns that a transposed factor has side by side.
     pub const SIDE: u32 = 64;
+    /// Threads of a warp group.
+    pub const THREADS: u32 = 128;
 }
 
 /// What a [`Statement::Let`](super::Statement::Let) computes.

@@ -41,14 +41,14 @@ impl Machine<'_> {
     ) -> Evaluated<()> {
         let (at, from) = (self.scalar_i64(to)?, self.scalar_i64(from)?);
         let words = bytes / LaneType::I32.bytes() as usize;
+        let elements = bytes / self.element_bytes(buffer);
         let mut copied = vec![Lane::I32(0); words];
         if self.holds(inside)? {
-            let element = self.function.buffers.get(buffer.0 as usize).map_or(1, |b| b.dtype.size());
-            let (_, memory) = self.bytes(buffer, from, (bytes / element) as u8, Access::Read)?;
+            let (_, memory) = self.bytes(buffer, from, elements as u8, Access::Read)?;
             let word = |bytes: &[u8]| read(fuse_ir::DType::I32, bytes);
             copied = memory.chunks_exact(LaneType::I32.bytes() as usize).map(word).collect();
         }
-        if at % words as i64 != 0 || from % (bytes / self.element_bytes(buffer)) as i64 != 0 {
+        if at % words as i64 != 0 || from % elements as i64 != 0 {
             return Err(self.invalid(to, "is not where as many bytes are copied at once"));
         }
         let announced = self.shared.announce(self.user, array, at, words);

@@ -6,7 +6,7 @@ use super::{Evaluated, Register};
 use crate::kernel_ir::{Conversion, GroupFactor, LaneType, MatrixFactors, ValueId};
 
 /// Threads of a group, and of a warp.
-const GROUP: usize = 128;
+const GROUP: usize = GroupFactor::THREADS as usize;
 const WARP: usize = 32;
 /// Rows of a group, and of a warp.
 const ROWS: usize = 64;

@@ -17,7 +17,7 @@ pub(super) const SUMS: [i64; 2] = [16, 8];
 const PRODUCTS: i64 = 16;
 
 /// Threads of a warp group.
-pub(super) const THREADS_OF_GROUP: i64 = 128;
+pub(super) const THREADS_OF_GROUP: i64 = GroupFactor::THREADS as i64;
 
 /// Registers of a thread for sums and for what waits to be put into shared memory.
 const REGISTERS: i64 = 96;
