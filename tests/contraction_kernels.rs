@@ -6,12 +6,15 @@
 mod kernel_runs;
 
 use fuse_codegen::kernel_ir::{Function, MatrixFactors};
-use fuse_codegen::llvm::Arch;
+use fuse_codegen::kernel_ir_eval::evaluate_all;
+use fuse_codegen::llvm::ptx::ptx;
+use fuse_codegen::llvm::{Arch, PtxOptions};
 use fuse_codegen::schedule::{GpuLimits, Rounding, ScheduleTarget, schedule};
-use fuse_codegen::text;
+use fuse_codegen::{text, verify};
 use fuse_ir::expr::DimEnv;
 use fuse_ir::kernel::KernelGraph;
 use fuse_ir::{DType, Tensor};
+use fuse_runtime::sim::{Content, Launch, Memory, Module};
 use kernel_runs::{LAYOUTS, bare_product, graph, product, rounded};
 
 /// `M` rows, `N` columns, `K` products a sum: odd ones, few, none, and whole tiles.
@@ -382,4 +385,92 @@ fn nothing_is_rounded_that_would_lose_more_than_was_asked_for() {
         &|input| input.clone(),
     );
     assert!(is_on_tensor_cores("f16", "f16", Some(MatrixFactors::Bf16)), "f16 stays f16");
+}
+
+/// What tiles do not have: factors and sums of other origin, one and two elements at a time, positions that are used twice.
+const STRAIGHT: &str = "function sums blocks 32 {
+  read p0 \"x\": f32 = b0 multiple 16
+  write p1 \"y\": f32 = b1
+  shared s0 \"left\": f32 x 160
+  shared s1 \"right\": f32 x 160
+  work 1
+  v0: i64 = thread
+  v1: i64 = constant 4
+  v2: i64 = mul v0, v1
+  v3: f32x4 = load p0[v2]
+  store s0[v2] = v3
+  v4: i64 = constant 7
+  v5: i64 = add v2, v4
+  v6: f32 = load p0[v5]
+  store s1[v2] = v3
+  v7: i64 = constant 128
+  v8: i64 = add v0, v7
+  store s0[v8] = v6
+  store s1[v8] = v6
+  barrier
+  v9: i64 = constant 0
+  v10: i64 = constant 3
+  v11: i64 = constant 1
+  v12: f32 = constant 0.5
+  for v13 = v9 to v10 step 1 carry (v14: f32 = v6 next NEXT0 result v15, v16: f32 = v12 next NEXT1 result v17) {
+    v18: i64 = add v2, v13
+    v19: i64 = add v18, v11
+    v20: f32 = load s0[v18]
+    v21: f32 = load s0[v19]
+    v22: i64 = and v2, v7
+    v23: f32x2 = load s1[v22]
+    v24: f32 = extract v23, 1
+    v25: i64 = add v22, v1
+    v26: f32x4 = load s1[v25]
+    v27: f32 = extract v26, 2
+FMAS
+  }
+  v28: i64 = add v0, v0
+  store p1[v28] = v15
+  v29: i64 = add v28, v11
+  store p1[v29] = v17
+}
+";
+
+#[test]
+fn straight_code_computes_what_kernel_ir_says() {
+    // Two sums in turn; each product of two of what there is.
+    let factors = [20, 21, 24, 27, 6];
+    let mut last = [14, 16];
+    let mut products = String::new();
+    for number in 30..130 {
+        let [x, y] = [factors[number % 5], factors[number / 5 % 5]];
+        let sum = &mut last[number % 2];
+        products += &format!("    v{number}: f32 = fma v{x}, v{y}, v{sum}\n");
+        *sum = number;
+    }
+    let text = STRAIGHT.replace("FMAS\n", &products);
+    let text = text.replace("NEXT0", &format!("v{}", last[0])).replace("NEXT1", &format!("v{}", last[1]));
+    let function = text::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    verify::verify(&function).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let input: Vec<u8> = (0..160).flat_map(|i: u8| (f32::from(i % 13) / 16.0 - 0.4).to_le_bytes()).collect();
+
+    let mut buffers = [input.clone(), vec![0; 64 * 4]];
+    evaluate_all(&function, &mut buffers, &DimEnv::new()).expect("evaluates");
+
+    let code = ptx(&[function], &PtxOptions::new(Arch::Sm80)).expect("PTX");
+    assert!(code.contains("fma.rn.f32 \t%r") && code.contains(", a0, b"), "{code}");
+    let mut memory = Memory::new();
+    let x = memory.allocate_with("x", &input, 16, Content::Constant);
+    let y = memory.allocate("y", 64 * 4, 16, Content::Unwritten);
+    let launch = Launch {
+        kernel: "sums",
+        grid: [1, 1, 1],
+        block: [32, 1, 1],
+        shared_bytes: 2 * 160 * 4,
+        arguments: &[x, y],
+        threads: 1,
+        cooperative: false,
+        clusters: None,
+    };
+    let module = Module::parse(&code).unwrap_or_else(|e| panic!("{e}\n{code}"));
+    module.launch(&memory, &launch).unwrap_or_else(|e| panic!("{e}"));
+    let mut got = vec![0; 64 * 4];
+    memory.read(y, &mut got);
+    assert_eq!(got, buffers[1]);
 }

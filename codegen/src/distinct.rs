@@ -1,7 +1,8 @@
 //! Functions that are the same but for names, which are compiled once.
 
-use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
+
+use rustc_hash::FxHashMap;
 
 use crate::kernel_ir::{BufferParameter, Function, SharedArray};
 
@@ -17,7 +18,7 @@ pub struct Distinct<'f> {
 impl<'f> Distinct<'f> {
     /// Of these functions. Those of one kind take as many buffers and symbols, and do the same with them.
     pub fn of(functions: &'f [Function]) -> Distinct<'f> {
-        let mut known: HashMap<Code<'f>, usize> = HashMap::new();
+        let mut known: FxHashMap<Code<'f>, usize> = FxHashMap::default();
         let mut distinct = Distinct { functions: Vec::new(), places: Vec::with_capacity(functions.len()) };
         for function in functions {
             let place = *known.entry(Code(function)).or_insert_with(|| {

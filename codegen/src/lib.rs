@@ -15,5 +15,6 @@ pub mod kernel_ir_eval;
 pub mod llvm;
 pub mod scalar;
 pub mod schedule;
+pub mod straight;
 pub mod text;
 pub mod verify;

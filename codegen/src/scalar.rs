@@ -3,9 +3,8 @@
 //! [`emit`] visits a [`Function`] once and asks a [`ScalarBuilder`] for each primitive; the builder is
 //! implemented once for Cranelift and once for LLVM. Nothing else translates an operation.
 
-use std::collections::HashMap;
-
 use fuse_ir::{DType, Literal};
+use rustc_hash::FxHashMap;
 
 use crate::divisors::Divisors;
 use crate::indices::{Ranges, Width, Widths};
@@ -13,6 +12,7 @@ use crate::kernel_ir::{
     BinaryOp, Condition, Conversion, Function, LaneType, MatrixFactors, Operation, PanelLayout, PanelProduct,
     ParameterId, SharedId, Statement, Type, UnaryOp, ValueId,
 };
+use crate::straight::{Known, Straight, uses};
 
 /// Emits primitives of one target. Types are passed wherever a target value does not tell its own.
 pub trait ScalarBuilder: Sized {
@@ -66,6 +66,14 @@ pub trait ScalarBuilder: Sized {
     fn extract(&mut self, from: Type, x: Self::Value, lane: u8) -> Self::Value;
     /// A vector of type `ty` with one lane replaced by a scalar.
     fn insert(&mut self, ty: Type, vector: Self::Value, scalar: Self::Value, lane: u8) -> Self::Value;
+    /// Whether it writes pieces of straight code down as they are ([`ScalarBuilder::straight`]).
+    fn writes_straight(&self) -> bool {
+        false
+    }
+    /// Writes such a piece, and gives its sums.
+    fn straight(&mut self, _code: &Straight, _around: Around<Self::Value>) -> Vec<Self::Value> {
+        unreachable!("only a builder that says so is given straight code")
+    }
     /// A counted loop with carried values and pairs of buffers that are `exchanged` after each iteration; `body` gets
     /// the counter and the carried values and returns the next ones. Returns the carried values after the loop.
     fn counted_loop(
@@ -130,6 +138,17 @@ pub struct SharedPlace<V> {
     pub index: V,
     /// A power of two that divides `index`.
     pub divisor: u32,
+}
+
+/// What a piece of straight code finds, in values of a target.
+#[derive(Clone, Debug)]
+pub struct Around<V> {
+    /// What [`Straight::bases`] are.
+    pub bases: Vec<SharedPlace<V>>,
+    /// What its sums begin with.
+    pub sums: Vec<V>,
+    /// What else is given to it.
+    pub given: Vec<V>,
 }
 
 /// [`crate::kernel_ir::GroupFactor`] in values of a target.
@@ -240,7 +259,7 @@ pub fn emit_in<B: ScalarBuilder>(
 ) {
     let values = vec![None; function.types.len()];
     let depths = vec![0; function.types.len()];
-    let (divisors, sums) = (Divisors::of(function), HashMap::new());
+    let (divisors, sums) = (Divisors::of(function), FxHashMap::default());
     let mut values = Values {
         target: values,
         divisors,
@@ -251,6 +270,7 @@ pub fn emit_in<B: ScalarBuilder>(
         is_hot: false,
         has_matrices: function.multiplies_matrices(),
         sums,
+        uses: builder.writes_straight().then(|| uses(function)),
     };
     block(function, &function.body, builder, &mut values);
 }
@@ -271,7 +291,9 @@ struct Values<B: ScalarBuilder> {
     /// Whether products of matrices hold most registers.
     has_matrices: bool,
     /// The narrow values that are sums of two.
-    sums: HashMap<ValueId, [ValueId; 2]>,
+    sums: FxHashMap<ValueId, [ValueId; 2]>,
+    /// How often each is used, if pieces of straight code are written down.
+    uses: Option<Vec<u32>>,
 }
 
 impl<B: ScalarBuilder> Values<B> {
@@ -378,13 +400,27 @@ impl<B: ScalarBuilder> Values<B> {
         }
     }
 
+    /// The piece of straight code that begins here, if there is one.
+    fn straight(&self, function: &Function, body: &[Statement]) -> Option<Straight> {
+        let uses = self.uses.as_ref()?;
+        let constant = |id| self.constant(function, id);
+        Straight::of(body, &Known { function, uses, divisors: &self.divisors, constant: &constant })
+    }
+
     fn shared_place(&self, array: SharedId, index: ValueId) -> SharedPlace<B::Value> {
         SharedPlace { array: array.0 as usize, index: self.index(index), divisor: self.divisors.get(index) }
     }
 }
 
 fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mut B, values: &mut Values<B>) {
-    for statement in body {
+    let mut rest = body;
+    while let [statement, behind @ ..] = rest {
+        if let Some(code) = values.straight(function, rest) {
+            straight(function, &rest[..code.statements], &code, builder, values);
+            rest = &rest[code.statements..];
+            continue;
+        }
+        rest = behind;
         match statement {
             Statement::Let { value, operation } => {
                 if let Some(known) = values.known(function, builder, *value, operation) {
@@ -491,6 +527,27 @@ fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mu
                 builder.if_then(condition, &mut |builder| block(function, body, builder, values));
             }
         }
+    }
+}
+
+/// Writes a piece of straight code.
+fn straight<B: ScalarBuilder>(
+    function: &Function,
+    body: &[Statement],
+    code: &Straight,
+    builder: &mut B,
+    values: &mut Values<B>,
+) {
+    for position in &code.positions {
+        block(function, &body[*position..=*position], builder, values);
+    }
+    let around = Around {
+        bases: code.bases.iter().map(|(array, index)| values.shared_place(*array, *index)).collect(),
+        sums: code.sums.iter().map(|id| values.index(*id)).collect(),
+        given: code.given.iter().map(|id| values.index(*id)).collect(),
+    };
+    for (id, result) in code.results.iter().zip(builder.straight(code, around)) {
+        values.set(*id, result);
     }
 }
 

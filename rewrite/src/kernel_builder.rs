@@ -1,6 +1,5 @@
 //! What building kernels takes, fused or not: elements without duplicates, and names.
 
-use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use fuse_ir::expr::Atom;
@@ -9,6 +8,7 @@ use fuse_ir::kernel::{
 };
 use fuse_ir::ops::ScalarOp;
 use fuse_ir::{Axis, DType, Dim, Expr, Literal, ReduceOp};
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::ranges::is_nonnegative_at_points;
@@ -153,7 +153,7 @@ fn is_clamp(e: &Expr, n: &Dim) -> bool {
 
 /// The names of what elements compute, in order; a sum of products is a contraction.
 fn fused_ops(elements: &[TypedElement]) -> Vec<String> {
-    let mut contracted: HashSet<ElementId> = HashSet::new();
+    let mut contracted: FxHashSet<ElementId> = FxHashSet::default();
     let product = |e: ElementId| matches!(elements[e.index()].element, Element::Scalar(ScalarOp::Mul, _));
     for typed in elements {
         if let Element::Reduce { op: ReduceOp::Sum, body, .. } = &typed.element
@@ -193,7 +193,7 @@ fn fused_ops(elements: &[TypedElement]) -> Vec<String> {
 #[derive(Default)]
 pub struct Names {
     /// Each with the number to try next where it is asked for again.
-    taken: HashMap<String, usize>,
+    taken: FxHashMap<String, usize>,
     /// Names that others gave.
     others: Option<Rc<Names>>,
 }

@@ -4,7 +4,7 @@
 //! else is computed in place) and writes down elements. The axes of loops around a kernel are the loops'
 //! counters; a value in memory that only its own loop reads has no time axis.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use fuse_ir::device::DeviceModel;
 use fuse_ir::expr::Symbol;
@@ -15,6 +15,7 @@ use fuse_ir::kernel::{
 use fuse_ir::ops::{Direction, ReduceOp, ScalarOp};
 use fuse_ir::types::Shape;
 use fuse_ir::{Axis, DType, Expr, Graph, Literal, TensorType};
+use rustc_hash::FxHashMap;
 
 use crate::complexity::may_substitute;
 use crate::extract::Plan;
@@ -39,9 +40,9 @@ pub struct Lowered {
     /// The kernels.
     pub kernels: KernelGraph,
     /// The class that lies in each temporary buffer.
-    pub storage: HashMap<BufferId, Class>,
+    pub storage: FxHashMap<BufferId, Class>,
     /// The roots that each kernel stores, by its name.
-    pub roots: HashMap<String, Vec<RootId>>,
+    pub roots: FxHashMap<String, Vec<RootId>>,
 }
 
 /// The kernels of a plan.
@@ -66,10 +67,10 @@ struct Lowering<'a> {
     kernel_names: Names,
     outputs: Vec<BufferId>,
     states: BTreeMap<(ScanId, u32), (Storage, Storage)>,
-    values: HashMap<Class, Storage>,
+    values: FxHashMap<Class, Storage>,
     counters: BTreeMap<ScanId, Symbol>,
     /// The roots that each kernel stores, by its name.
-    stored: HashMap<String, Vec<RootId>>,
+    stored: FxHashMap<String, Vec<RootId>>,
 }
 
 impl<'a> Lowering<'a> {
@@ -83,9 +84,9 @@ impl<'a> Lowering<'a> {
             kernel_names: Names::default(),
             outputs: Vec::new(),
             states: BTreeMap::new(),
-            values: HashMap::new(),
+            values: FxHashMap::default(),
             counters: BTreeMap::new(),
-            stored: HashMap::new(),
+            stored: FxHashMap::default(),
         };
         for (i, input) in graph.inputs().iter().enumerate() {
             lowering.add_buffer(&input.name, graph.ty(input.value).clone(), BufferKind::Input(i));
@@ -242,7 +243,7 @@ impl<'a> Lowering<'a> {
         let roots = &self.plan.roots.roots;
         let inside = self.plan.roots.computed_here(members).collect();
         let space = self.dense.tables.extents(self.dense.data[roots[members[0]].computed as usize].space);
-        let counters: HashMap<usize, Expr> = chain
+        let counters: FxHashMap<usize, Expr> = chain
             .iter()
             .map(|s| (self.dense.tables.scan(*s).depth(), Expr::symbol(self.counters[s].name())))
             .collect();
@@ -260,7 +261,7 @@ impl<'a> Lowering<'a> {
         let mut kernel = KernelLowering {
             lowering: self,
             builder: KernelBuilder::new(kernel_space),
-            known: HashMap::new(),
+            known: FxHashMap::default(),
             inside,
             own: own.clone(),
         };
@@ -384,7 +385,7 @@ impl Form {
 struct KernelLowering<'l, 'a> {
     lowering: &'l Lowering<'a>,
     builder: KernelBuilder,
-    known: HashMap<Key, ElementId>,
+    known: FxHashMap<Key, ElementId>,
     /// Materialised classes that this kernel computes.
     inside: Vec<Class>,
     /// The kernel's own point in the space of its roots.

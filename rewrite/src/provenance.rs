@@ -6,9 +6,9 @@
 //! that two equal terms are joined by the one path that says why.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
 
 use egg::{Id, Symbol};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::analysis::Terms;
 use crate::language::Term;
@@ -95,7 +95,7 @@ pub struct Proofs<'a> {
     class: Vec<usize>,
     /// The terms that have a member of a class as an operand, by root.
     users: Vec<Vec<usize>>,
-    canonical: HashMap<Term, usize>,
+    canonical: FxHashMap<Term, usize>,
 }
 
 impl<'a> Proofs<'a> {
@@ -107,7 +107,7 @@ impl<'a> Proofs<'a> {
             towards: vec![None; count],
             class: (0..count).collect(),
             users: vec![Vec::new(); count],
-            canonical: HashMap::with_capacity(count),
+            canonical: FxHashMap::with_capacity_and_hasher(count, Default::default()),
         };
         let mut equal = Vec::new();
         for (id, term) in terms.nodes().iter().enumerate() {
@@ -131,7 +131,7 @@ impl<'a> Proofs<'a> {
     /// What leads from one term to an equal one, in order. Nothing for terms that are not equal, or one.
     pub fn explain(&self, from: Id, to: Id) -> Vec<ProofStep> {
         let mut steps = Vec::new();
-        let mut known: HashSet<(usize, usize)> = HashSet::new();
+        let mut known: FxHashSet<(usize, usize)> = FxHashSet::default();
         let mut pending = vec![(usize::from(from), usize::from(to))];
         while let Some((a, b)) = pending.pop() {
             if a == b || !known.insert((a, b)) {
@@ -289,7 +289,7 @@ mod tests {
             join(&mut class, usize::from(step.before), usize::from(step.after));
         }
         loop {
-            let mut known: HashMap<(crate::language::Head, Vec<usize>), usize> = HashMap::new();
+            let mut known: FxHashMap<(crate::language::Head, Vec<usize>), usize> = FxHashMap::default();
             let mut changed = false;
             for (id, term) in nodes.iter().enumerate() {
                 let children: Vec<usize> = term.children.iter().map(|c| class[usize::from(*c)]).collect();
@@ -306,11 +306,11 @@ mod tests {
     fn every_equality_has_a_proof_that_suffices() {
         let terms = saturated(CELL);
         let proofs = Proofs::new(&terms);
-        let mut classes: HashMap<Id, Vec<Id>> = HashMap::new();
+        let mut classes: FxHashMap<Id, Vec<Id>> = FxHashMap::default();
         for id in (0..terms.nodes().len()).map(Id::from) {
             classes.entry(terms.find(id)).or_default().push(id);
         }
-        let (mut rules, mut pairs) = (HashSet::new(), 0);
+        let (mut rules, mut pairs) = (FxHashSet::default(), 0);
         for members in classes.values() {
             for pair in members.windows(2) {
                 let steps = proofs.explain(pair[0], pair[1]);

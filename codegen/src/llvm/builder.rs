@@ -26,8 +26,9 @@ use super::gpu::BlockFrame;
 use super::ptx::BUFFER_ALIGNMENT;
 use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Type, UnaryOp};
 use crate::scalar::{
-    Bounds, GpuEffect, GpuOperation, LoopBody, Place, Product, ScalarBuilder, half_to_float,
+    Around, Bounds, GpuEffect, GpuOperation, LoopBody, Place, Product, ScalarBuilder, half_to_float,
 };
+use crate::straight::Straight;
 
 /// What a function body finds around it.
 pub(super) struct Frame<'ctx> {
@@ -339,6 +340,14 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         };
         let store = built(self.builder.build_store(address, value));
         store.set_alignment(self.alignment(ty, &place)).expect("element sizes are powers of two");
+    }
+
+    fn writes_straight(&self) -> bool {
+        self.frame.work.block().is_some()
+    }
+
+    fn straight(&mut self, code: &Straight, around: Around<Self::Value>) -> Vec<Self::Value> {
+        self.straight_code(code, around)
     }
 
     fn product(&mut self, _: Product<Self::Value>) {

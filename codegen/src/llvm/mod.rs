@@ -28,6 +28,7 @@ mod neighbours;
 mod phases;
 pub mod ptx;
 pub mod ptxas;
+mod straight;
 mod wide_products;
 
 pub use arch::{Arch, PtxVersion, UnknownArch};

@@ -1,11 +1,12 @@
 //! What a schedule wants to know about a kernel before it makes loops.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use fuse_ir::expr::{Atom, Axis, Dim, Expr, Symbol};
 use fuse_ir::kernel::{BufferId, Coordinate, Element, ElementId, Kernel, KernelGraph, Recurrence};
 use fuse_ir::kernel_parts::Shared;
 use fuse_ir::{DType, ReduceOp};
+use rustc_hash::FxHashMap;
 
 use super::ScheduleError;
 use super::access::Access;
@@ -83,7 +84,7 @@ pub(super) struct Analysis<'a> {
     /// Whether a store needs the element.
     pub(super) needed: Vec<bool>,
     /// The accesses of loads.
-    pub(super) loads: HashMap<ElementId, Access>,
+    pub(super) loads: FxHashMap<ElementId, Access>,
     /// The stores of every point.
     pub(super) stores: Vec<StoreAccess>,
     /// The stores after the last point of the axis of the recurrences.
@@ -97,7 +98,7 @@ pub(super) struct Analysis<'a> {
     /// Ascending by height.
     pub(super) groups: Vec<Group>,
     /// The group of each reduction.
-    pub(super) group_of: HashMap<ElementId, usize>,
+    pub(super) group_of: FxHashMap<ElementId, usize>,
 }
 
 impl<'a> Analysis<'a> {
@@ -115,14 +116,14 @@ impl<'a> Analysis<'a> {
             free: Vec::new(),
             carried: Vec::new(),
             needed: vec![false; kernel.elements.len()],
-            loads: HashMap::new(),
+            loads: FxHashMap::default(),
             stores: Vec::new(),
             finals: Vec::new(),
             recurrence_axis: kernel.recurrence_axis(),
             recurrences: Vec::new(),
             parts: Vec::new(),
             groups: Vec::new(),
-            group_of: HashMap::new(),
+            group_of: FxHashMap::default(),
         };
         analysis.check(graph)?;
         analysis.accesses(graph);

@@ -1,11 +1,10 @@
 //! Tiles: reductions together, then stores; where a kernel has recurrences, a loop along their axis does so at
 //! each of its points, with the states in registers.
 
-use std::collections::HashMap;
-
 use fuse_ir::expr::Axis;
 use fuse_ir::kernel::{Element, ElementId, Recurrence};
 use fuse_ir::{DType, Literal, ScalarOp};
+use rustc_hash::FxHashMap;
 
 use super::analysis::axis_bit;
 use super::emitter::{Emitted, Emitter, Key, Point, Together};
@@ -145,7 +144,7 @@ impl Emitter<'_> {
 
     /// The states that the points carry; points that differ in other axes only share one.
     fn states(&mut self, axis: Axis, points: &[Point]) -> Emitted<Vec<State>> {
-        let mut found: HashMap<(Recurrence, Key), usize> = HashMap::new();
+        let mut found: FxHashMap<(Recurrence, Key), usize> = FxHashMap::default();
         let mut states = Vec::new();
         let zero = self.b.index(0);
         // In order of the elements, so that what a recurrence is computed from comes first.

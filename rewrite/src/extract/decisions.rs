@@ -13,11 +13,12 @@
 //! What follows the name is for people. Equal structures (two scans over the same operands, say) are told apart
 //! by their order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use fuse_ir::types::ShapeText;
+use rustc_hash::FxHashMap;
 
 use super::dense::{Class, Dense};
 use super::memory::Materialised;
@@ -115,14 +116,14 @@ fn class_text(dense: &Dense<'_>, class: Class) -> String {
 /// The names of all classes.
 struct Names {
     of: Vec<(u64, usize)>,
-    classes: HashMap<(u64, usize), Class>,
+    classes: FxHashMap<(u64, usize), Class>,
 }
 
 impl Names {
     fn new(dense: &Dense<'_>) -> Self {
         let structures = structures(dense);
         let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-        let mut names = Names { of: Vec::with_capacity(structures.len()), classes: HashMap::new() };
+        let mut names = Names { of: Vec::with_capacity(structures.len()), classes: FxHashMap::default() };
         for (class, structure) in structures.into_iter().enumerate() {
             let count = counts.entry(structure).or_default();
             names.of.push((structure, *count));

@@ -1,10 +1,10 @@
 //! What a decision leads to: kernels, and what they cost.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use fuse_ir::device::DeviceModel;
+use rustc_hash::FxHashMap;
 
 use super::arrange::{Arranged, Levels};
 use super::dense::{Class, Dense};
@@ -207,7 +207,7 @@ impl<'a> Evaluator<'a> {
     /// The bytes that the kernels of a level read and no step of the loops over the axes `time` changes.
     pub fn invariant_bytes(&mut self, roots: &Roots, arranged: Arranged<'_>, time: &[usize]) -> f64 {
         let dense = self.problem.dense;
-        let mut bytes: HashMap<Class, f64> = HashMap::new();
+        let mut bytes: FxHashMap<Class, f64> = FxHashMap::default();
         _ = arranged.kernels(dense, time, |members, time| {
             let space = dense.data[roots.roots[members[0]].computed as usize].space;
             let walk = kernel_walk(&mut self.walker, roots, members);

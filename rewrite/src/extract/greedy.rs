@@ -4,10 +4,10 @@
 //! recompute; every reduction too), single classes and groups of like classes are toggled as long as the exact
 //! cost of the kernels falls. Every order is fixed, so equal graphs give equal plans.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::canonical::{Canonical, Token};
 use super::cost::scalar_work;
@@ -48,7 +48,7 @@ impl Extractor for Greedy {
             greedy: self,
             problem,
             evaluator: Evaluator::new(problem),
-            known: HashMap::new(),
+            known: FxHashMap::default(),
             stats: ExtractionStats::default(),
         };
         let whole = Region::default();
@@ -70,7 +70,7 @@ impl Extractor for Greedy {
 }
 
 /// The outermost loop that makes each stacked result, of those the outputs need.
-fn owners(problem: &Problem<'_>) -> HashMap<Class, ScanId> {
+fn owners(problem: &Problem<'_>) -> FxHashMap<Class, ScanId> {
     let dense = problem.dense;
     let used = dense.used(&problem.outputs);
     let owner = |class: &Class| {
@@ -86,7 +86,7 @@ struct Run<'a> {
     problem: &'a Problem<'a>,
     evaluator: Evaluator<'a>,
     /// The classes in memory, by number, of regions that were searched: equal regions are decided alike.
-    known: HashMap<Vec<Token>, Vec<usize>>,
+    known: FxHashMap<Vec<Token>, Vec<usize>>,
     stats: ExtractionStats,
 }
 
@@ -96,7 +96,7 @@ impl Run<'_> {
     /// the number of loops.
     fn by_loop(
         &mut self,
-        owners: Rc<HashMap<Class, ScanId>>,
+        owners: Rc<FxHashMap<Class, ScanId>>,
         loops: &BTreeSet<ScanId>,
     ) -> Result<Materialised, String> {
         let problem = self.problem;
@@ -346,7 +346,7 @@ fn starts(problem: &Problem<'_>, candidates: &Candidates) -> Vec<Materialised> {
 }
 
 /// The classes that the kernels of a plan compute, in memory or in place.
-fn computed(plan: &Plan) -> HashSet<Class> {
+fn computed(plan: &Plan) -> FxHashSet<Class> {
     plan.roots.roots.iter().flat_map(|r| r.walk.classes.iter().copied()).collect()
 }
 

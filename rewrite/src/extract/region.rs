@@ -5,8 +5,10 @@
 //! kernel could compute in place (an unrolled step's state under the next step's products): kernels that share
 //! nothing else worth a decision need not be decided together.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
 
 use super::dense::{Class, Dense};
 use super::memory::Materialised;
@@ -25,7 +27,7 @@ pub struct Region {
     /// Its final states that other regions read.
     pub finals: Vec<u32>,
     /// The outermost loop that each stacked result belongs to; empty where the problem is not divided.
-    pub owners: Rc<HashMap<Class, ScanId>>,
+    pub owners: Rc<FxHashMap<Class, ScanId>>,
     /// Set where this is only some of what belongs to no loop.
     pub part: Option<Part>,
 }
@@ -87,7 +89,7 @@ impl Region {
             return vec![self.clone()];
         }
         let mut joined = Joined::new(roots.roots.len());
-        let mut computed_by: HashMap<Class, usize> = HashMap::new();
+        let mut computed_by: FxHashMap<Class, usize> = FxHashMap::default();
         for (r, root) in roots.roots.iter().enumerate() {
             for class in root.walk.classes.iter().filter(|c| matters(**c)) {
                 match computed_by.get(class) {

@@ -8,11 +8,12 @@
 //!
 //! A sum ends at what others use too: flattening through it would compute it twice.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use egg::Id;
 use fuse_ir::ops::ScalarOp;
 use fuse_ir::{DType, Literal};
+use rustc_hash::FxHashMap;
 
 use super::{Contract, Family, RuleEntry, limits_reached};
 use crate::analysis::Terms;
@@ -158,11 +159,11 @@ struct Chain {
 }
 
 /// Which classes are used by one other class alone, and by which.
-struct Users(HashMap<Id, Option<Id>>);
+struct Users(FxHashMap<Id, Option<Id>>);
 
 impl Users {
     fn of(terms: &Terms) -> Users {
-        let mut users: HashMap<Id, Option<Id>> = HashMap::new();
+        let mut users: FxHashMap<Id, Option<Id>> = FxHashMap::default();
         for class in terms.classes() {
             for child in class.nodes.iter().flat_map(|t| &t.children) {
                 let entry = users.entry(terms.find(*child)).or_insert(Some(class.id));
@@ -199,7 +200,7 @@ fn normalise_kind(terms: &mut Terms, kind: Kind) -> usize {
     let mut roots: Vec<Id> = terms.classes().map(|c| c.id).collect();
     roots.retain(|class| is_root(terms, kind, &users, *class));
     roots.sort_unstable();
-    let mut seen: HashMap<(Vec<(Id, u64)>, u64), Id> = HashMap::new();
+    let mut seen: FxHashMap<(Vec<(Id, u64)>, u64), Id> = FxHashMap::default();
     let mut changed = 0;
     for root in roots {
         if limits_reached(terms) {

@@ -4,10 +4,9 @@
 //! what a step computes from its new states can be computed once, after the loop. A classifier that projects
 //! every step and keeps the last projects once, and the loop stacks nothing.
 
-use std::collections::HashMap;
-
 use egg::Id;
 use fuse_ir::{Axis, Expr, IndexMap};
+use rustc_hash::FxHashMap;
 
 use crate::analysis::Terms;
 use crate::language::{Head, MapId, ScanId, Term};
@@ -28,7 +27,7 @@ pub fn read_final_states(terms: &mut Terms, outputs: &[Id]) {
         }
     }
     found.sort_unstable();
-    let mut reader = Reader { known: HashMap::new() };
+    let mut reader = Reader { known: FxHashMap::default() };
     for (class, map, x) in found {
         let x = terms.find(x);
         let inside = terms[x].data.inside.clone();
@@ -72,7 +71,7 @@ fn next_state(terms: &Terms, scan: ScanId, x: Id) -> Option<u32> {
 
 struct Reader {
     /// The last steps of classes; `None` where unknown, or being worked out.
-    known: HashMap<(ScanId, Id), Option<Id>>,
+    known: FxHashMap<(ScanId, Id), Option<Id>>,
 }
 
 impl Reader {
