@@ -604,7 +604,7 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
             phi.add_incoming(&[(value, latch)]);
         }
 
-        self.builder.position_at_end(after);
+        self.go_on_in(after);
         // What there is where the loop ran, and where it did not.
         let results: Vec<_> = carried
             .iter()
@@ -626,11 +626,20 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         self.builder.position_at_end(then);
         body(self);
         built(self.builder.build_unconditional_branch(after));
-        self.builder.position_at_end(after);
+        self.go_on_in(after);
     }
 }
 
 impl<'ctx> LlvmBuilder<'ctx, '_> {
+    /// Continues in a block, which then stands behind all that there is: code that is only selected keeps its order.
+    fn go_on_in(&self, block: BasicBlock<'ctx>) {
+        let last = self.function.get_last_basic_block().expect("a function that is emitted has blocks");
+        if last != block {
+            block.move_after(last).expect("both are of one function");
+        }
+        self.builder.position_at_end(block);
+    }
+
     /// Has `ptxas` leave a loop as it is that ends with this branch.
     fn keep_from_unrolling(&self, branch: InstructionValue<'ctx>) {
         let property =

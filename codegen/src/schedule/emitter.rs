@@ -97,10 +97,10 @@ impl Key {
 pub(super) struct Staged {
     /// The axis of `k`.
     pub(super) axis: Axis,
+    /// The axis of columns.
+    pub(super) column: Axis,
     /// The columns of the block.
     pub(super) units: i64,
-    /// The column of this thread among them.
-    pub(super) unit: ValueId,
     /// Where the elements begin that are behind the last whole vector, if there are any.
     pub(super) rest: Option<i64>,
     /// Where the array begins, if not at its first element.
@@ -108,10 +108,10 @@ pub(super) struct Staged {
 }
 
 impl Staged {
-    /// The position of element `k`, or of the vector of `lanes` elements that starts there.
-    pub(super) fn position(&self, b: &mut FunctionBuilder, k: ValueId, lanes: u8) -> ValueId {
+    /// The position of element `k` of the block's column `unit`, or of the vector of `lanes` elements that starts there.
+    fn position(&self, b: &mut FunctionBuilder, unit: ValueId, k: ValueId, lanes: u8) -> ValueId {
         let (units, four) = (b.index(self.units), b.index(4));
-        let column = b.mul(self.unit, four);
+        let column = b.mul(unit, four);
         let mut place = if lanes > 1 {
             b.mul(k, units)
         } else {
@@ -123,7 +123,7 @@ impl Staged {
         place = b.add(place, column);
         if let Some(rest) = self.rest.filter(|_| lanes == 1) {
             let element = b.mul(k, units);
-            let element = b.add(element, self.unit);
+            let element = b.add(element, unit);
             let is_behind = b.compare_integer(Condition::Ge, k, rest);
             place = b.select(is_behind, element, place);
         }
@@ -181,6 +181,8 @@ pub(super) struct Emitter<'a> {
     pub(super) counter: Option<(Symbol, ValueId)>,
     /// Loads that are of shared memory now.
     pub(super) staged: FxHashMap<ElementId, (SharedId, Staged)>,
+    /// The numbers of the thread's columns among those of the block.
+    pub(super) units: FxHashMap<ValueId, ValueId>,
     /// Those whose arrays have an element for each position along an axis.
     pub(super) kept: FxHashMap<ElementId, (SharedId, Axis)>,
     /// The images of buffers, which are loaded from and stored to in their place and beside them.
@@ -209,6 +211,7 @@ impl<'a> Emitter<'a> {
             together: None,
             counter: None,
             staged: FxHashMap::default(),
+            units: FxHashMap::default(),
             kept: FxHashMap::default(),
             images: FxHashMap::default(),
             own_loads: FxHashMap::default(),
@@ -441,7 +444,9 @@ impl<'a> Emitter<'a> {
         if let Some((array, staged)) = self.staged.get(&id).copied() {
             let unbound = || analysis.malformed(format!("{id} has no position along its sum"));
             let k = point.axis(staged.axis).ok_or_else(unbound)?;
-            let position = staged.position(&mut self.b, k, lanes);
+            let unit = point.axis(staged.column).and_then(|column| self.units.get(&column).copied());
+            let unit = unit.ok_or_else(|| analysis.malformed(format!("{id} has no column of the block")))?;
+            let position = staged.position(&mut self.b, unit, k, lanes);
             return Ok(self.b.load_shared(array, lanes, position));
         }
         if let Some((array, axis)) = self.kept.get(&id).copied() {

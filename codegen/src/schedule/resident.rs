@@ -173,7 +173,23 @@ impl<'a> Resident<'a> {
                 free -= (rows.shared_bytes(analysis) - before).min(free);
             }
         }
-        Ok(Some(Resident { analyses, phases, parameters, symbols }))
+        let mut resident = Resident { analyses, phases, parameters, symbols };
+        if exchange == Exchange::Memory {
+            resident.take_turns(graph, l, limits);
+        }
+        Ok(Some(resident))
+    }
+
+    /// Gives sums what shared memory nothing else takes.
+    fn take_turns(&mut self, graph: &KernelGraph, l: &Loop, limits: GpuLimits) {
+        let own: u32 = self.own_states(graph, l, limits).iter().map(OwnStates::shared_bytes).sum();
+        let mut free = limits.shared_bytes.saturating_sub(self.shared_bytes().saturating_add(own));
+        for phase in &mut self.phases {
+            let Phase::Split(split) = phase else { continue };
+            let before = split.shared_bytes();
+            split.take_turns(before.saturating_add(free));
+            free = free.saturating_sub(split.shared_bytes() - before);
+        }
     }
 
     /// The bytes of shared memory that the phases take.

@@ -11,7 +11,8 @@
 //! staged in shared memory before the first, and so is what the points of a column have in common, such as a bias.
 //!
 //! ```text
-//! lane    column = lane mod slots, then row group, then slice within the warp
+//! lane    column, of every so manieth of the columns of a thread; then row group, then slice within the warp
+//! point   lane, then column of the thread, then row of the thread, then turn
 //! staged  [operand][tile][k / 4][column][k mod 4]      a vector of 4 for each lane, without bank conflicts;
 //!                         [k][column]                  of what is behind the last whole vector
 //! sums    [slice][sum][row and column], of products with the chunks of eight of each turn of the banks in another order
@@ -27,7 +28,7 @@ use fuse_ir::kernel::{Element, ElementId};
 
 use super::Rounding;
 use super::analysis::{Analysis, axis_bit, ceil_div};
-use super::block::{Numbers, WARP, WARPS, bits, low_bits};
+use super::block::{Numbers, THREADS, WARP, WARPS, bits, low_bits};
 use super::contraction::{SplitSums, assumed};
 use super::division::floor_division;
 use super::emitter::{Emitted, Emitter};
@@ -47,10 +48,20 @@ const FEW_ROWS: i64 = 64;
 /// the registers do not last: on an H200 four rows of four gates take 7 to 14 % less time than two at 64 rows (as much
 /// at 16), but 36 % more of the 12 gates of two layers in one step (docs/perf/gpu.md).
 fn rows_a_thread(sums: usize) -> i64 {
-    if sums <= 4 { 4 } else { 2 }
+    if sums <= FEW_SUMS { 4 } else { 2 }
 }
 
-/// Rows that a block takes at once where it is not known how many there are.
+/// Sums of which a thread has registers for several rows and turns.
+const FEW_SUMS: usize = 4;
+
+/// Columns, each with its sums, that a thread sums up at the same time if there are enough: so often is what a row has used
+/// that was loaded, four times where a thread has as many sums.
+const COLUMNS: i64 = 4;
+
+/// Rows that a block takes before slices are added up at most.
+const MOST_ROWS: i64 = 64;
+
+/// Rows that a block sums up at the same time where it is not known how many there are.
 const ROWS_AT_ONCE: i64 = 16;
 
 /// Rows whose states stay on chip where it is not known how many there are.
@@ -99,10 +110,14 @@ pub(super) struct Split {
     units: i64,
     /// Lanes for these; a power of two.
     slots: i64,
+    /// Columns of a thread; a power of two.
+    columns_a_thread: i64,
     /// Lanes that take other rows than their neighbours; a power of two.
     row_groups: i64,
-    /// Rows of a thread at most.
+    /// Rows that a thread sums up at the same time at most.
     rows_a_thread: i64,
+    /// Turns of such rows before the slices are added up; a power of two.
+    turns: i64,
     /// The number of all rows, where it is known.
     known_rows: Option<i64>,
     /// Blocks of the launch.
@@ -179,9 +194,6 @@ impl Split {
         let units = ceil_div(columns, blocks * tiles_a_block).min(WARP);
         let slots = power_of_two(units);
         let known_rows = rows.iter().try_fold(1i64, |n, a| n.checked_mul(analysis.extent(*a).as_constant()?));
-        let at_once = known_rows.map_or(ROWS_AT_ONCE, |n| n.clamp(1, ROWS_AT_ONCE));
-        let rows_a_thread = power_of_two(at_once.min(rows_a_thread(sums.len())));
-        let row_groups = power_of_two(at_once.div_euclid(rows_a_thread).max(1)).min(WARP / slots);
         let mut split = Split {
             column: *column,
             columns,
@@ -190,8 +202,10 @@ impl Split {
             sums,
             units,
             slots,
-            row_groups,
-            rows_a_thread,
+            columns_a_thread: 1,
+            row_groups: 1,
+            rows_a_thread: 1,
+            turns: 1,
             known_rows,
             blocks,
             tiles_a_block,
@@ -201,6 +215,7 @@ impl Split {
             products: None,
             arrays: None,
         };
+        split.share_lanes(1);
         if let Some(counter) = counter.filter(|_| split.tiles_a_block == 1 && split.has_own_tiles()) {
             split.keep_columns(analysis, counter);
         }
@@ -214,8 +229,47 @@ impl Split {
         }
         if let Some(counter) = counter.filter(|_| split.has_own_tiles()) {
             split.stage(analysis, counter, shared_bytes);
+            if exchange == Exchange::Memory && split.has_staged_all {
+                split.take_columns(shared_bytes);
+            }
         }
         Some(split)
+    }
+
+    /// Gives each thread so many columns, and the lanes that these leave other rows.
+    fn share_lanes(&mut self, columns_a_thread: i64) {
+        let at_once = self.known_rows.map_or(ROWS_AT_ONCE, |n| n.clamp(1, ROWS_AT_ONCE));
+        self.columns_a_thread = columns_a_thread;
+        self.rows_a_thread = power_of_two(at_once.min(rows_a_thread(self.sums.len())));
+        let groups = power_of_two(at_once.div_euclid(self.rows_a_thread).max(1));
+        self.row_groups = groups.min(WARP / self.lanes_of_columns());
+    }
+
+    /// Gives each thread as many columns as make use of what it loads of a row.
+    fn take_columns(&mut self, shared_bytes: u32) {
+        let columns = power_of_two_below((COLUMNS / self.sums.len() as i64).min(self.slots / COLUMNS));
+        self.share_lanes(columns);
+        if self.shared_bytes() > shared_bytes {
+            self.share_lanes(1);
+        }
+    }
+
+    /// Takes as many rows before slices are added up as there is the shared memory for, and threads for their points: those
+    /// meet twice for all of them, and compute points at the same time. Not where sums take all registers already, and not
+    /// with weights or products that wait for memory at every step.
+    pub(super) fn take_turns(&mut self, shared_bytes: u32) {
+        if self.sums.len() > FEW_SUMS || !self.has_staged_all {
+            return;
+        }
+        let most = self.known_rows.map_or(MOST_ROWS, |rows| rows.min(MOST_ROWS));
+        let turns = |split: &Split| ceil_div(most, split.rows_a_turn());
+        while self.turns < turns(self) && 2 * self.points() <= i64::from(THREADS) {
+            self.turns *= 2;
+            if self.shared_bytes() > shared_bytes {
+                self.turns /= 2;
+                return;
+            }
+        }
     }
 
     /// Computes the sums on tensor cores, if these take them and there is the shared memory. Of a cluster's blocks each takes
@@ -254,7 +308,8 @@ impl Split {
     ) -> bool {
         self.products = Products::new(analysis, self, self.known_rows, counter, how);
         let possible = self.products.as_ref().map(|products| products.possible_parts(how.1, self.slots));
-        let before = (self.row_groups, self.rows_a_thread);
+        let before = (self.columns_a_thread, self.row_groups, self.rows_a_thread);
+        self.columns_a_thread = 1;
         self.row_groups = products::ROWS.min(WARP / self.slots);
         self.rows_a_thread = products::ROWS / self.row_groups;
         for parts in possible.into_iter().flatten() {
@@ -264,7 +319,7 @@ impl Split {
             }
         }
         self.products = None;
-        (self.row_groups, self.rows_a_thread) = before;
+        (self.columns_a_thread, self.row_groups, self.rows_a_thread) = before;
         false
     }
 
@@ -307,7 +362,30 @@ impl Split {
 
     /// Lanes with columns and rows of their own; the others of a warp take other slices of the same.
     fn lanes(&self) -> i64 {
-        self.slots * self.row_groups
+        self.lanes_of_columns() * self.row_groups
+    }
+
+    /// Lanes beside each other with columns of their own.
+    fn lanes_of_columns(&self) -> i64 {
+        self.slots / self.columns_a_thread
+    }
+
+    /// The slot of a point's column and its row among those of the tile, by the number of the point.
+    fn place_of(&self, b: &mut FunctionBuilder, number: ValueId) -> (ValueId, ValueId) {
+        if self.columns_a_thread == 1 {
+            let slot = low_bits(b, number, self.slots);
+            return (slot, b.shift_right_arithmetic(number, bits(self.slots)));
+        }
+        let lanes = self.lanes_of_columns();
+        let lane = low_bits(b, number, lanes);
+        let behind = b.shift_right_arithmetic(number, bits(lanes));
+        let group = low_bits(b, behind, self.row_groups);
+        let behind = b.shift_right_arithmetic(behind, bits(self.row_groups));
+        let column = low_bits(b, behind, self.columns_a_thread);
+        let row = b.shift_right_arithmetic(behind, bits(self.columns_a_thread));
+        let (lanes, groups) = (b.index(lanes), b.index(self.row_groups));
+        let (column, row) = (b.mul(column, lanes), b.mul(row, groups));
+        (b.add(column, lane), b.add(row, group))
     }
 
     /// How many rows of a thread there is code for, ascending: the most, and one where few rows are left. More of them take
@@ -315,7 +393,7 @@ impl Split {
     /// row is little beside them, and registers are short.
     fn rows_of_threads(&self) -> Vec<i64> {
         let most = self.rows_a_thread;
-        let rest = self.known_rows.map_or(1, |rows| rows.rem_euclid(self.rows_at_once()));
+        let rest = self.known_rows.map_or(1, |rows| rows.rem_euclid(self.rows_a_turn()));
         let is_few = (1..=self.row_groups).contains(&rest);
         if self.has_staged_all && is_few && most > 1 { vec![1, most] } else { vec![most] }
     }
@@ -337,7 +415,7 @@ impl Split {
 
     /// Points that a block computes at once.
     fn points(&self) -> i64 {
-        self.lanes() * self.rows_a_thread
+        self.slots * self.rows_at_once()
     }
 
     /// Elements of the array of slices that a warp has: the sums of all points, of products in whole turns of the banks.
@@ -437,6 +515,11 @@ impl Split {
 
     /// Rows that a block takes at once.
     pub(super) fn rows_at_once(&self) -> i64 {
+        self.rows_a_turn() * self.turns
+    }
+
+    /// Rows that its threads sum up at the same time.
+    fn rows_a_turn(&self) -> i64 {
         self.row_groups * self.rows_a_thread
     }
 
@@ -633,6 +716,11 @@ fn operands(analysis: &Analysis, element: ElementId) -> Vec<ElementId> {
     }
     loads.sort_unstable();
     loads
+}
+
+/// The largest power of two that is no more; 1 where there is none.
+fn power_of_two_below(n: i64) -> i64 {
+    power_of_two(n / 2 + 1)
 }
 
 /// The least power of two that is no less.

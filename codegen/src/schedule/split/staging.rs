@@ -33,19 +33,18 @@ impl StagedOperand {
         self.extent * units
     }
 
-    /// Where the operand of a unit is, of the first tile of the block or of another one.
+    /// Where the operand is, of the first tile of the block or of another one.
     pub(super) fn place(
         &self,
         b: &mut FunctionBuilder,
-        units: i64,
-        unit: ValueId,
+        (column, units): (Axis, i64),
         tile: Option<ValueId>,
     ) -> Staged {
         let first = tile.map(|tile| {
             let size = b.index(self.elements(units));
             b.mul(tile, size)
         });
-        Staged { axis: self.axis, units, unit, rest: self.rest(), first }
+        Staged { axis: self.axis, column, units, rest: self.rest(), first }
     }
 }
 

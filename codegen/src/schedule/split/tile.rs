@@ -25,55 +25,95 @@ pub(super) struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// Every thread sums up its slice, at its column, for its rows: for one where that suffices. The rows of a thread that are
-    /// behind the last one are that one again.
+    /// Every thread sums up its slice, at its columns, for all rows of the tile.
     pub(super) fn slices(&self, emitter: &mut Emitter) -> Emitted<()> {
+        let split = self.split;
+        if split.turns == 1 {
+            return self.slices_of_turn(emitter, self.first_row, None);
+        }
+        // A condition inside, and no end of the loop that takes a register.
+        let b = &mut emitter.b;
+        let (begin, end) = (b.index(0), b.index(split.rows_at_once()));
+        let each = b.open_loop(&[], true);
+        let first_row = b.add(self.first_row, each.counter);
+        let is_there = b.compare(Condition::Lt, first_row, self.rows);
+        b.open_if();
+        self.slices_of_turn(emitter, first_row, Some(each.counter))?;
+        emitter.b.close_if(is_there);
+        emitter.b.close_loop(each, begin, end, split.rows_a_turn(), &[]);
+        Ok(())
+    }
+
+    /// For the rows of a turn from a first one on, behind those that were `passed`: for one a thread where that suffices. The rows
+    /// of a thread that are behind the last one are that one again.
+    fn slices_of_turn(
+        &self,
+        emitter: &mut Emitter,
+        first_row: ValueId,
+        passed: Option<ValueId>,
+    ) -> Emitted<()> {
         let split = self.split;
         let counts = split.rows_of_threads();
         if let [rows] = counts[..] {
-            return self.slices_of(emitter, rows);
+            return self.slices_of(emitter, (first_row, passed), rows);
         }
-        let left = emitter.b.sub(self.rows, self.first_row);
+        let left = emitter.b.sub(self.rows, first_row);
         for rows in counts {
             let condition = if rows == 1 { Condition::Le } else { Condition::Gt };
             let suits = emitter.b.compare_integer(condition, left, split.row_groups);
             emitter.b.open_if();
-            self.slices_of(emitter, rows)?;
+            self.slices_of(emitter, (first_row, passed), rows)?;
             emitter.b.close_if(suits);
         }
         Ok(())
     }
 
-    /// Every thread sums up its slice, at its column, for so many rows.
-    fn slices_of(&self, emitter: &mut Emitter, rows: i64) -> Emitted<()> {
+    /// Every thread sums up its slice, at its columns, for so many rows.
+    fn slices_of(
+        &self,
+        emitter: &mut Emitter,
+        (first_row, passed): (ValueId, Option<ValueId>),
+        rows: i64,
+    ) -> Emitted<()> {
         let split = self.split;
+        let (columns, lanes_of_columns) = (split.columns_a_thread, split.lanes_of_columns());
         let b = &mut emitter.b;
         let (lane, warp) = (self.numbers.lane(b), self.numbers.warp(b));
-        let slot = low_bits(b, lane, split.slots);
-        let unit = split.unit_of(b, slot);
-        let group = b.shift_right_arithmetic(lane, bits(split.slots));
+        let first_slot = low_bits(b, lane, lanes_of_columns);
+        let group = b.shift_right_arithmetic(lane, bits(lanes_of_columns));
         let row_group = low_bits(b, group, split.row_groups);
         let within = b.shift_right_arithmetic(group, bits(split.row_groups));
         let slices_a_warp = b.index(split.slices() / WARPS);
         let slice = b.mul(warp, slices_a_warp);
         let slice = b.add(slice, within);
-        let column = split.column_of(emitter, self.tile, unit);
+        let mut of_thread = Vec::new();
+        for number in 0..columns {
+            let offset = emitter.b.index(number * lanes_of_columns);
+            let slot = emitter.b.add(first_slot, offset);
+            let unit = split.unit_of(&mut emitter.b, slot);
+            let column = split.column_of(emitter, self.tile, unit);
+            emitter.units.insert(column, unit);
+            of_thread.push(column);
+        }
         let last = emitter.b.index(1);
         let last = emitter.b.sub(self.rows, last);
         let mut points = Vec::new();
         for row in 0..rows {
             let offset = emitter.b.index(row * split.row_groups);
-            let number = emitter.b.add(self.first_row, offset);
+            let number = emitter.b.add(first_row, offset);
             let number = emitter.b.add(number, row_group);
             let number = emitter.b.binary(BinaryOp::Min, number, last);
-            points.push(self.point(emitter, number, column)?);
+            for column in &of_thread {
+                points.push(self.point(emitter, number, *column)?);
+            }
         }
         for (operand, array) in split.staged.iter().zip(&self.arrays.staged) {
-            let place = operand.place(&mut emitter.b, split.units, unit, self.within);
+            let place = operand.place(&mut emitter.b, (split.column, split.units), self.within);
             emitter.staged.insert(operand.element, (*array, place));
         }
         let partials = emitter.partial_sums(&split.reductions(), &points, slice, split.slices())?;
         emitter.staged.clear();
+        emitter.units.clear();
         let b = &mut emitter.b;
         // The lanes that have other slices of the same sum.
         let distances = (0..5).map(|bit| 1u8 << bit).filter(|d| i64::from(*d) >= split.lanes());
@@ -84,12 +124,18 @@ impl Tile<'_> {
         let sums = b.index(split.sums.len() as i64 * split.points());
         let first = b.mul(warp, sums);
         let place = low_bits(b, lane, split.lanes());
-        let first = b.add(first, place);
+        let mut first = b.add(first, place);
+        if let Some(passed) = passed {
+            let slots = b.index(split.slots);
+            let passed = b.mul(passed, slots);
+            first = b.add(first, passed);
+        }
         let is_first = b.compare_integer(Condition::Eq, within, 0);
         b.open_if();
         for (i, partial) in (0..).zip(partials) {
-            let (sum, row) = (i64::div_euclid(i, rows), i64::rem_euclid(i, rows));
-            let offset = b.index((sum * split.rows_a_thread + row) * split.lanes());
+            // Points of a thread stand in the order of rows, then of columns, as they do among all points.
+            let (sum, point) = (i64::div_euclid(i, rows * columns), i64::rem_euclid(i, rows * columns));
+            let offset = b.index(sum * split.points() + point * split.lanes());
             let at = b.add(first, offset);
             b.store_shared(self.arrays.slices, at, partial[0]);
         }
@@ -118,9 +164,9 @@ impl Tile<'_> {
         let b = &mut emitter.b;
         let end = b.index(sums);
         let each = b.open_loop(&[], true);
-        let is_there = (split.rows_of_threads().len() > 1).then(|| {
+        let is_there = (split.rows_of_threads().len() > 1 || split.turns > 1).then(|| {
             let point = low_bits(b, each.counter, split.points());
-            let row = b.shift_right_logical(point, bits(split.slots));
+            let (_, row) = split.place_of(b, point);
             let row = b.add(self.first_row, row);
             let is_there = b.compare(Condition::Lt, row, self.rows);
             b.open_if();
@@ -153,9 +199,8 @@ impl Tile<'_> {
         let b = &mut emitter.b;
         let last = b.index(split.points() - 1);
         let number = b.binary(BinaryOp::Min, self.numbers.thread, last);
-        let slot = low_bits(b, number, split.slots);
+        let (slot, row) = split.place_of(b, number);
         let unit = split.unit_of(b, slot);
-        let row = b.shift_right_arithmetic(number, bits(split.slots));
         let row = b.add(self.first_row, row);
         let one = b.index(1);
         let last = b.sub(self.rows, one);
@@ -248,8 +293,7 @@ impl Tile<'_> {
     fn own_unit(&self, b: &mut FunctionBuilder) -> (ValueId, ValueId) {
         let split = self.split;
         let thread = self.numbers.thread;
-        let unit = low_bits(b, thread, split.slots);
-        let row = b.shift_right_arithmetic(thread, bits(split.slots));
+        let (unit, row) = split.place_of(b, thread);
         let row = b.add(self.first_row, row);
         let units = b.index(split.units);
         let first = b.mul(self.tile, units);
