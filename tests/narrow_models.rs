@@ -52,11 +52,14 @@ fn dims(graph: &Graph, steps: i64, rows: i64) -> DimEnv {
 
 /// Runs the model on a simulated GPU of a generation and compares every element with the interpreter's.
 fn agrees(graph: &Graph, numbers: Numbers, arch: Arch, sizes: &[(i64, i64)]) {
+    agrees_on(graph, numbers, (arch, GpuLimits::of_capability(arch.capability())), sizes);
+}
+
+fn agrees_on(graph: &Graph, numbers: Numbers, (arch, limits): (Arch, GpuLimits), sizes: &[(i64, i64)]) {
     let (graph, precision) = match numbers {
         Numbers::F32(precision) => (graph.clone(), precision),
         Numbers::Of(dtype) => (of_type(graph, dtype), ProductPrecision::F32),
     };
-    let limits = GpuLimits::of_capability(arch.capability());
     let options = CompileOptions { precision, gpu: limits, ..CompileOptions::new(Target::Cuda) };
     let compiled = fuse::compile(&graph, &options).expect("compiles");
     let functions = compiled.functions().expect("schedules");
@@ -115,6 +118,26 @@ fn cells_of_odd_sizes_agree_in_every_type() {
             let graph = &rounds[(number + i) % rounds.len()][number];
             let steps_and_rows = [(3, 5), (1, 1), (6, 3)][(number + 2 * i) % 3];
             agrees(graph, numbers, ARCHS[(number + i / 2) % ARCHS.len()], &[steps_and_rows]);
+        }
+    }
+}
+
+/// More rows than a turn of a step has, and than all of them: the last turn and the last row of threads are partly there. Blocks
+/// that have from one column to sixteen, of which a thread takes four.
+#[test]
+fn turns_of_rows_agree_in_every_type() {
+    const ROWS: [(i64, i64); 5] = [(2, 17), (2, 33), (1, 64), (1, 65), (2, 70)];
+    let limits = GpuLimits::of_capability(Arch::Sm80.capability());
+    for (i, numbers) in NUMBERS.into_iter().enumerate() {
+        for (j, multiprocessors) in [limits.multiprocessors, 20, 9].into_iter().enumerate() {
+            let on = (Arch::Sm80, GpuLimits { multiprocessors, ..limits });
+            let graph = match (i + j) % 3 {
+                0 => cell::<2, Lstm>(7, 33),
+                1 => cell::<1, Gru>(5, 48),
+                _ => cell::<2, PeepholeLstm>(3, 40),
+            };
+            agrees_on(&graph, numbers, on, &[ROWS[(i + j) % 5], ROWS[(i + j + 2) % 5], (2, 70)]);
+            agrees_on(&cell::<2, LayerNormLstm>(9, 70), numbers, on, &[(2, 3), ROWS[(2 * i + j) % 5]]);
         }
     }
 }

@@ -15,7 +15,7 @@
 //! point   lane, then column of the thread, then row of the thread, then turn
 //! staged  [operand][tile][k / 4][column][k mod 4]      a vector of 4 for each lane, without bank conflicts;
 //!                         [k][column]                  of what is behind the last whole vector
-//! sums    [slice][sum][row and column], of products with the chunks of eight of each turn of the banks in another order
+//! sums    [slice][turn][sum][row and column], of products with the chunks of eight of each turn of the banks in another order
 //! ```
 
 mod products;
@@ -255,10 +255,11 @@ impl Split {
     }
 
     /// Takes as many rows before slices are added up as there is the shared memory for, and threads for their points: those
-    /// meet twice for all of them, and compute points at the same time. Not where sums take all registers already, and not
-    /// with weights or products that wait for memory at every step.
+    /// meet twice for all of them, and compute points at the same time. Not where sums take all registers already (of three, four
+    /// bytes were spilled for sm_80), and not with weights that come from memory at every step.
     pub(super) fn take_turns(&mut self, shared_bytes: u32) {
-        if self.sums.len() > FEW_SUMS || !self.has_staged_all {
+        let is_short = self.products.is_none() && !self.sums.len().is_power_of_two();
+        if self.sums.len() > FEW_SUMS || is_short || !self.keeps_weights() {
             return;
         }
         let most = self.known_rows.map_or(MOST_ROWS, |rows| rows.min(MOST_ROWS));
@@ -416,6 +417,16 @@ impl Split {
     /// Points that a block computes at once.
     fn points(&self) -> i64 {
         self.slots * self.rows_at_once()
+    }
+
+    /// Points that its threads sum up at the same time.
+    fn points_a_turn(&self) -> i64 {
+        self.slots * self.rows_a_turn()
+    }
+
+    /// Sums of these.
+    fn sums_a_turn(&self) -> i64 {
+        self.sums.len() as i64 * self.points_a_turn()
     }
 
     /// Elements of the array of slices that a warp has: the sums of all points, of products in whole turns of the banks.
@@ -608,8 +619,16 @@ impl Split {
             return Err(emitter.analysis.malformed("its sums have no shared memory"));
         };
         if self.tiles_a_block == 1 {
-            let tile =
-                Tile { split: self, arrays, numbers, tile: numbers.block, within: None, first_row, rows };
+            let tile = Tile {
+                split: self,
+                arrays,
+                numbers,
+                tile: numbers.block,
+                within: None,
+                first_row,
+                turn: None,
+                rows,
+            };
             let point = tile.own_point(emitter)?;
             tile.load_early(emitter, &point)?;
             emitter.b.wait_for_cluster();
@@ -625,7 +644,7 @@ impl Split {
         }
         let within = Some(each.counter);
         let number = self.tile_of(&mut emitter.b, numbers.block, within);
-        let tile = Tile { split: self, arrays, numbers, tile: number, within, first_row, rows };
+        let tile = Tile { split: self, arrays, numbers, tile: number, within, first_row, turn: None, rows };
         let point = tile.own_point(emitter)?;
         tile.load_early(emitter, &point)?;
         tile.sums(emitter)?;
@@ -658,7 +677,7 @@ impl Split {
             return Err(emitter.analysis.malformed("its sums have no shared memory"));
         };
         let [tile, first_row, rows] = place;
-        let tile = Tile { split: self, arrays, numbers, tile, within: None, first_row, rows };
+        let tile = Tile { split: self, arrays, numbers, tile, within: None, first_row, turn: None, rows };
         let point = tile.own_point(emitter)?;
         tile.load_early(emitter, &point)?;
         tile.sums(emitter)?;

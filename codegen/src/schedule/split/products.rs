@@ -23,7 +23,7 @@ use fuse_ir::kernel::ElementId;
 
 use super::super::Rounding;
 use super::super::analysis::{Analysis, axis_bit, ceil_div};
-use super::super::block::{Numbers, THREADS, WARPS, bits, low_bits};
+use super::super::block::{Numbers, THREADS, WARP, WARPS, bits, low_bits};
 use super::super::contraction::product::{Factor, is_same, matrix_factors, product};
 use super::super::division::floor_division;
 use super::super::emitter::{Emitted, Emitter, Point};
@@ -650,7 +650,12 @@ impl Products {
         let used = group.right.len() as i64 * split.slots;
         let slice = emitter.b.index(split.slice_elements());
         let slice = emitter.b.mul(place_of_warp.part, slice);
-        let before = emitter.b.index(group.before * split.points());
+        let passed = tile.passed_sums(&mut emitter.b);
+        // Then the chunks of all turns of the rows change places in the same way.
+        let is_alike = split.sums_a_turn() % (WARP * WARP / SIDE) == 0;
+        let before = emitter.b.index(group.before * split.points_a_turn());
+        let before = passed.filter(|_| !is_alike).map_or(before, |passed| emitter.b.add(before, passed));
+        let slice = passed.filter(|_| is_alike).map_or(slice, |passed| emitter.b.add(slice, passed));
         // Neighbouring columns are neighbours there unless each is of another sum.
         let together = if split.slots > 1 { 2 } else { 1 };
         for (product, sum) in (0..).zip(sums) {
@@ -667,7 +672,7 @@ impl Products {
                 }
                 let number = emitter.b.shift_right_logical(line, bits(split.slots));
                 let slot = low_bits(&mut emitter.b, line, split.slots);
-                let points = emitter.b.index(split.points());
+                let points = emitter.b.index(split.points_a_turn());
                 let number = emitter.b.mul(number, points);
                 let place = emitter.b.add(before, number);
                 let place = emitter.b.add(place, slot);

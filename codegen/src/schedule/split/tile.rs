@@ -4,6 +4,7 @@ use fuse_ir::kernel::ElementId;
 
 use super::super::block::{Numbers, THREADS, WARPS, bits, low_bits, of_lanes};
 use super::super::coordinates::coordinates;
+use super::super::division::floor_division;
 use super::super::emitter::{Emitted, Emitter, Point, ToMemory};
 use super::super::reduction::{State, merge_all};
 use super::{Arrays, Split, stored_loads};
@@ -12,6 +13,7 @@ use crate::decompose::{self, register_type};
 use crate::kernel_ir::{BinaryOp, Condition, LaneType, Type, ValueId};
 
 /// What a block computes at once.
+#[derive(Clone, Copy)]
 pub(super) struct Tile<'a> {
     pub(super) split: &'a Split,
     pub(super) arrays: &'a Arrays,
@@ -20,61 +22,65 @@ pub(super) struct Tile<'a> {
     /// Its number among those of the block, where there are several.
     pub(super) within: Option<ValueId>,
     pub(super) first_row: ValueId,
+    /// The number of the turn, where it is one of several.
+    pub(super) turn: Option<ValueId>,
     /// The number of all rows.
     pub(super) rows: ValueId,
 }
 
 impl Tile<'_> {
-    /// Every thread sums up its slice, at its columns, for all rows of the tile.
-    pub(super) fn slices(&self, emitter: &mut Emitter) -> Emitted<()> {
+    /// The slices of all sums, turn by turn.
+    fn turns(&self, emitter: &mut Emitter) -> Emitted<()> {
         let split = self.split;
         if split.turns == 1 {
-            return self.slices_of_turn(emitter, self.first_row, None);
+            return self.slices(emitter);
         }
-        // A condition inside, and no end of the loop that takes a register.
         let b = &mut emitter.b;
-        let (begin, end) = (b.index(0), b.index(split.rows_at_once()));
+        let (begin, end) = (b.index(0), self.turns_here(b));
         let each = b.open_loop(&[], true);
-        let first_row = b.add(self.first_row, each.counter);
-        let is_there = b.compare(Condition::Lt, first_row, self.rows);
-        b.open_if();
-        self.slices_of_turn(emitter, first_row, Some(each.counter))?;
-        emitter.b.close_if(is_there);
-        emitter.b.close_loop(each, begin, end, split.rows_a_turn(), &[]);
+        let rows = b.index(split.rows_a_turn());
+        let passed = b.mul(each.counter, rows);
+        let first_row = b.add(self.first_row, passed);
+        let turn = Tile { first_row, turn: Some(each.counter), ..*self };
+        turn.slices(emitter)?;
+        emitter.b.close_loop(each, begin, end, 1, &[]);
         Ok(())
     }
 
-    /// For the rows of a turn from a first one on, behind those that were `passed`: for one a thread where that suffices. The rows
-    /// of a thread that are behind the last one are that one again.
-    fn slices_of_turn(
-        &self,
-        emitter: &mut Emitter,
-        first_row: ValueId,
-        passed: Option<ValueId>,
-    ) -> Emitted<()> {
+    /// How many turns have rows.
+    fn turns_here(&self, b: &mut FunctionBuilder) -> ValueId {
+        let left = b.sub(self.rows, self.first_row);
+        let others = b.index(self.split.rows_a_turn() - 1);
+        let rows = b.add(left, others);
+        let left = b.shift_right_arithmetic(rows, bits(self.split.rows_a_turn()));
+        let turns = b.index(self.split.turns);
+        b.binary(BinaryOp::Min, left, turns)
+    }
+
+    /// The slices of one turn. Threads that sum up do so for one row where that suffices; their rows that are behind the last one
+    /// are that one again.
+    fn slices(&self, emitter: &mut Emitter) -> Emitted<()> {
         let split = self.split;
+        if let Some(products) = &split.products {
+            return products.slices(emitter, self, &self.arrays.weights);
+        }
         let counts = split.rows_of_threads();
         if let [rows] = counts[..] {
-            return self.slices_of(emitter, (first_row, passed), rows);
+            return self.slices_of(emitter, rows);
         }
-        let left = emitter.b.sub(self.rows, first_row);
+        let left = emitter.b.sub(self.rows, self.first_row);
         for rows in counts {
             let condition = if rows == 1 { Condition::Le } else { Condition::Gt };
             let suits = emitter.b.compare_integer(condition, left, split.row_groups);
             emitter.b.open_if();
-            self.slices_of(emitter, (first_row, passed), rows)?;
+            self.slices_of(emitter, rows)?;
             emitter.b.close_if(suits);
         }
         Ok(())
     }
 
     /// Every thread sums up its slice, at its columns, for so many rows.
-    fn slices_of(
-        &self,
-        emitter: &mut Emitter,
-        (first_row, passed): (ValueId, Option<ValueId>),
-        rows: i64,
-    ) -> Emitted<()> {
+    fn slices_of(&self, emitter: &mut Emitter, rows: i64) -> Emitted<()> {
         let split = self.split;
         let (columns, lanes_of_columns) = (split.columns_a_thread, split.lanes_of_columns());
         let b = &mut emitter.b;
@@ -100,7 +106,7 @@ impl Tile<'_> {
         let mut points = Vec::new();
         for row in 0..rows {
             let offset = emitter.b.index(row * split.row_groups);
-            let number = emitter.b.add(first_row, offset);
+            let number = emitter.b.add(self.first_row, offset);
             let number = emitter.b.add(number, row_group);
             let number = emitter.b.binary(BinaryOp::Min, number, last);
             for column in &of_thread {
@@ -125,9 +131,7 @@ impl Tile<'_> {
         let first = b.mul(warp, sums);
         let place = low_bits(b, lane, split.lanes());
         let mut first = b.add(first, place);
-        if let Some(passed) = passed {
-            let slots = b.index(split.slots);
-            let passed = b.mul(passed, slots);
+        if let Some(passed) = self.passed_sums(b) {
             first = b.add(first, passed);
         }
         let is_first = b.compare_integer(Condition::Eq, within, 0);
@@ -135,7 +139,7 @@ impl Tile<'_> {
         for (i, partial) in (0..).zip(partials) {
             // Points of a thread stand in the order of rows, then of columns, as they do among all points.
             let (sum, point) = (i64::div_euclid(i, rows * columns), i64::rem_euclid(i, rows * columns));
-            let offset = b.index(sum * split.points() + point * split.lanes());
+            let offset = b.index(sum * split.points_a_turn() + point * split.lanes());
             let at = b.add(first, offset);
             b.store_shared(self.arrays.slices, at, partial[0]);
         }
@@ -143,12 +147,16 @@ impl Tile<'_> {
         Ok(())
     }
 
+    /// How many sums of a slice stand before those of the turn, if there are several.
+    pub(super) fn passed_sums(&self, b: &mut FunctionBuilder) -> Option<ValueId> {
+        let turn = self.turn?;
+        let of_turn = b.index(self.split.sums_a_turn());
+        Some(b.mul(turn, of_turn))
+    }
+
     /// The sums, as slices and, where that is not left to the threads of points, totals.
     pub(super) fn sums(&self, emitter: &mut Emitter) -> Emitted<()> {
-        match &self.split.products {
-            Some(products) => products.slices(emitter, self, &self.arrays.weights)?,
-            None => self.slices(emitter)?,
-        }
+        self.turns(emitter)?;
         emitter.b.meet();
         if !self.split.adds_up_at_points() {
             self.totals(emitter);
@@ -160,13 +168,25 @@ impl Tile<'_> {
     /// One thread a sum adds its slices up, of the rows that there are.
     pub(super) fn totals(&self, emitter: &mut Emitter) {
         let split = self.split;
-        let sums = split.sums.len() as i64 * split.points();
         let b = &mut emitter.b;
-        let end = b.index(sums);
+        let of_turn = b.index(split.sums_a_turn());
+        let end = match split.turns {
+            1 => of_turn,
+            _ => {
+                let turns = self.turns_here(b);
+                b.mul(turns, of_turn)
+            }
+        };
         let each = b.open_loop(&[], true);
-        let is_there = (split.rows_of_threads().len() > 1 || split.turns > 1).then(|| {
-            let point = low_bits(b, each.counter, split.points());
-            let (_, row) = split.place_of(b, point);
+        let is_there = (split.rows_of_threads().len() > 1).then(|| {
+            let point = low_bits(b, each.counter, split.points_a_turn());
+            let (_, mut row) = split.place_of(b, point);
+            if split.turns > 1 {
+                let (turn, _) = floor_division(b, each.counter, of_turn, true);
+                let before = b.index(split.rows_a_turn());
+                let before = b.mul(turn, before);
+                row = b.add(row, before);
+            }
             let row = b.add(self.first_row, row);
             let is_there = b.compare(Condition::Lt, row, self.rows);
             b.open_if();
@@ -311,9 +331,17 @@ impl Tile<'_> {
     fn remember_totals(&self, emitter: &mut Emitter, point: &Point) {
         let split = self.split;
         let (unit, _) = self.own_unit(&mut emitter.b);
+        let mut first = self.numbers.thread;
+        if split.turns > 1 {
+            let b = &mut emitter.b;
+            let turn = b.shift_right_logical(first, bits(split.points_a_turn()));
+            let others = b.index(split.sums_a_turn() - split.points_a_turn());
+            let others = b.mul(turn, others);
+            first = b.add(first, others);
+        }
         for (i, sum) in split.sums.iter().enumerate() {
-            let offset = emitter.b.index(i as i64 * split.points());
-            let at = emitter.b.add(self.numbers.thread, offset);
+            let offset = emitter.b.index(i as i64 * split.points_a_turn());
+            let at = emitter.b.add(first, offset);
             let total = if split.adds_up_at_points() {
                 self.total(&mut emitter.b, at)
             } else {
