@@ -285,6 +285,10 @@ fn the_verifier_rejects_what_tensor_cores_do_not_take() {
         let message = verify(&parse(&text).expect("parses")).expect_err(to).to_string();
         assert!(message.contains(expected), "{from} -> {to}: {message}");
     }
+    // Four bytes of eight.
+    let wide = MATRICES.replacen("\"left\": bf16", "\"left\": f64", 1).replacen("p0[v0], 16", "p0[v0], 4", 1);
+    let message = verify(&parse(&wide).expect("parses")).expect_err("half an element").to_string();
+    assert!(message.contains("4 bytes are no whole element of p0"), "{message}");
     for line in ["copy s0[v0] = p0[v0], 16 if v1", "commit_copies", "await_copies 0"] {
         let text = format!(
             "function f threads 32 {{\n read p0 \"x\": f32 = b0\n work 1\n v0: i64 = constant 0\n v1: bool = constant true\n {line}\n}}"
