@@ -164,6 +164,8 @@ pub fn improve(
     urgency: Urgency,
 ) -> Option<Improvement> {
     let (improvement, maker) = improvement();
+    // Before there is a thread that may come to compile only once the process exits.
+    wait_before_exit();
     match urgency {
         Urgency::Now => {
             make(&graph, &kernels, threads, maker, Turn::at_once());
@@ -231,11 +233,6 @@ impl Turn {
     }
 
     fn begin(mut compiling: MutexGuard<'_, usize>) -> Option<Turn> {
-        static ONCE: Once = Once::new();
-        // LLVM's tables are destroyed at exit, under the feet of whoever compiles. Handlers run last first, and
-        // the ones that destroy were registered when LLVM was loaded.
-        // SAFETY: `wait_at_exit` is a function without arguments that does not unwind.
-        ONCE.call_once(|| _ = unsafe { atexit(wait_at_exit) });
         if EXITING.load(Ordering::SeqCst) {
             return None;
         }
@@ -249,6 +246,15 @@ impl Drop for Turn {
         *COMPILING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
         CHANGED.notify_all();
     }
+}
+
+/// Has the process wait for whoever compiles before it exits: LLVM's tables are destroyed then, under their feet. Handlers run
+/// last first, and the ones that destroy were registered when LLVM was loaded. One that is registered while they run comes too
+/// late.
+fn wait_before_exit() {
+    static ONCE: Once = Once::new();
+    // SAFETY: `wait_at_exit` is a function without arguments that does not unwind.
+    ONCE.call_once(|| _ = unsafe { atexit(wait_at_exit) });
 }
 
 unsafe extern "C" {
