@@ -253,8 +253,7 @@ impl Split {
     ) -> bool {
         self.products = Products::new(analysis, self, self.known_rows, counter, how);
         let possible = self.products.as_ref().map(|products| products.possible_parts(how.1, self.slots));
-        let before = (self.columns_a_thread, self.row_groups, self.rows_a_thread);
-        self.columns_a_thread = 1;
+        let before = (self.row_groups, self.rows_a_thread);
         self.row_groups = products::ROWS.min(WARP / self.slots);
         self.rows_a_thread = products::ROWS / self.row_groups;
         for parts in possible.into_iter().flatten() {
@@ -264,7 +263,7 @@ impl Split {
             }
         }
         self.products = None;
-        (self.columns_a_thread, self.row_groups, self.rows_a_thread) = before;
+        (self.row_groups, self.rows_a_thread) = before;
         false
     }
 
