@@ -191,8 +191,8 @@ pub(super) struct Emitter<'a> {
     pub(super) own_loads: FxHashMap<ElementId, OwnLoad>,
     /// The halves of states that such loads read at the next step.
     pub(super) own_stores: FxHashMap<ParameterId, OwnStore>,
-    /// What was loaded so, by the element of the array and the lanes.
-    own_loaded: FxHashMap<(SharedId, ValueId, u8), ValueId>,
+    /// What of these was loaded, by the element of the array and the lanes.
+    loaded: FxHashMap<(SharedId, ValueId, u8), ValueId>,
 }
 
 pub(super) type Emitted<T> = Result<T, ScheduleError>;
@@ -216,7 +216,7 @@ impl<'a> Emitter<'a> {
             images: FxHashMap::default(),
             own_loads: FxHashMap::default(),
             own_stores: FxHashMap::default(),
-            own_loaded: FxHashMap::default(),
+            loaded: FxHashMap::default(),
         }
     }
 
@@ -452,8 +452,7 @@ impl<'a> Emitter<'a> {
         if let Some((array, axis)) = self.kept.get(&id).copied() {
             let unbound = || analysis.malformed(format!("{id} has no position along its row"));
             let position = point.axis(axis).ok_or_else(unbound)?;
-            // Anew at each use: registers are short, and the array is near.
-            return Ok(self.b.load_shared(array, lanes, position));
+            return Ok(self.load_kept(array, lanes, position));
         }
         if let Some(own) = self.own_loads.get(&id).copied() {
             let loaded = self.load_own(access, own, lanes, point)?;
@@ -479,6 +478,18 @@ impl<'a> Emitter<'a> {
             self.b.load(ty, access.buffer, position, floor)
         };
         Ok(decompose::from_memory(&mut self.b, access.dtype, loaded))
+    }
+
+    /// Elements of an array that never change. Passes over a row that load them once know that what they compute of them is
+    /// the same, too.
+    fn load_kept(&mut self, array: SharedId, lanes: u8, position: ValueId) -> ValueId {
+        let key = (array, position, lanes);
+        if let Some(loaded) = self.loaded.get(&key).copied().filter(|v| self.b.is_visible(*v)) {
+            return loaded;
+        }
+        let loaded = self.b.load_shared(array, lanes, position);
+        self.loaded.insert(key, loaded);
+        loaded
     }
 
     /// The row-major position of an access at a point; of a vector, that of the first lane.

@@ -40,7 +40,7 @@ impl Emitter<'_> {
     ) -> Emitted<ValueId> {
         let at = self.place_of(access, own.place, point);
         let key = (own.place.array, at, lanes);
-        if let Some(loaded) = self.own_loaded.get(&key).copied().filter(|v| self.b.is_visible(*v)) {
+        if let Some(loaded) = self.loaded.get(&key).copied().filter(|v| self.b.is_visible(*v)) {
             return Ok(loaded);
         }
         // A condition gives no values; a loop that runs once or never does.
@@ -57,7 +57,7 @@ impl Emitter<'_> {
         let once = self.b.open_loop(&loaded, true);
         let kept = self.b.load_shared(own.place.array, lanes, at);
         let loaded = self.b.close_loop(once, zero, times, 1, &[kept])[0];
-        self.own_loaded.insert(key, loaded);
+        self.loaded.insert(key, loaded);
         Ok(loaded)
     }
 
