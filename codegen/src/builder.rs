@@ -8,6 +8,8 @@
 //!
 //! The helpers take the type from the operands and expect them to agree; [`crate::verify`] is what checks.
 
+mod arithmetic;
+
 use fuse_ir::expr::{Dim, Symbol};
 use fuse_ir::{DType, Literal};
 use rustc_hash::FxHashMap;
@@ -17,6 +19,9 @@ use crate::kernel_ir::{
     MatrixFactors, Operation, PanelProduct, ParameterId, SharedArray, SharedId, Statement, Type, UnaryOp,
     ValueId,
 };
+use crate::late;
+use crate::operands::of_operation;
+use arithmetic::Terms;
 
 /// The nesting depth of a block; the function's body is 0.
 pub type Depth = usize;
@@ -27,8 +32,7 @@ pub struct FunctionBuilder {
     types: Vec<Type>,
     homes: Vec<Home>,
     literals: FxHashMap<ValueId, Literal>,
-    /// Integer scalars that are another one plus a constant.
-    offsets: FxHashMap<ValueId, (ValueId, i64)>,
+    terms: Terms,
     shared: Vec<SharedArray>,
     blocks: Vec<OpenBlock>,
     next_block: u32,
@@ -78,7 +82,7 @@ impl FunctionBuilder {
             types: Vec::new(),
             homes: Vec::new(),
             literals: FxHashMap::default(),
-            offsets: FxHashMap::default(),
+            terms: Terms::default(),
             shared: Vec::new(),
             blocks: vec![root],
             next_block: 1,
@@ -96,6 +100,7 @@ impl FunctionBuilder {
     ) -> Function {
         let body = self.blocks.pop().map(|b| b.statements).unwrap_or_default();
         let (shared, types) = (self.shared, self.types);
+        let body = if self.terms.are_regrouped { late::place(body, &types) } else { body };
         Function { name: name.into(), buffers, symbols, work, mapping, shared, types, body }
     }
 
@@ -145,7 +150,7 @@ impl FunctionBuilder {
 
     /// A pure operation, placed at the outermost depth that is at least `floor` and sees its operands.
     fn place(&mut self, ty: Type, operation: Operation, floor: Depth) -> ValueId {
-        let depth = operands(&operation).map(|v| self.depth_of(v)).max().unwrap_or(0).max(floor);
+        let depth = of_operation(&operation).map(|v| self.depth_of(v)).max().unwrap_or(0).max(floor);
         let key = (ty, operation);
         // A value of an outer block is as good.
         if let Some(value) = self.blocks[..=depth].iter().rev().find_map(|b| b.known.get(&key)) {
@@ -470,45 +475,6 @@ impl FunctionBuilder {
         self.operation(self.ty(x), Operation::Unary(op, x))
     }
 
-    /// A primitive of two operands of one type.
-    pub fn binary(&mut self, op: BinaryOp, x: ValueId, y: ValueId) -> ValueId {
-        if let Some(folded) = self.fold(op, x, y) {
-            return folded;
-        }
-        let value = self.operation(self.ty(x), Operation::Binary(op, x, y));
-        if let (BinaryOp::Add, Some(offset)) = (op, self.as_integer(y)) {
-            self.offsets.insert(value, (x, offset));
-        }
-        value
-    }
-
-    /// Integer identities, so that index arithmetic written in general reads well once built.
-    fn fold(&mut self, op: BinaryOp, x: ValueId, y: ValueId) -> Option<ValueId> {
-        let ty = self.ty(x);
-        match (op, self.as_integer(x), self.as_integer(y)) {
-            (BinaryOp::Add | BinaryOp::Sub, _, Some(0)) | (BinaryOp::Mul, _, Some(1)) => Some(x),
-            (BinaryOp::Add, Some(0), _) | (BinaryOp::Mul, Some(1), _) => Some(y),
-            (BinaryOp::Mul, _, Some(0)) => Some(y),
-            (BinaryOp::Mul, Some(0), _) => Some(x),
-            (BinaryOp::IntDiv, _, Some(1)) => Some(x),
-            (BinaryOp::IntRem, _, Some(1)) => Some(self.integer(ty, 0)),
-            (BinaryOp::Add, Some(a), Some(b)) => Some(self.integer(ty, a.wrapping_add(b))),
-            (BinaryOp::Sub, Some(a), Some(b)) => Some(self.integer(ty, a.wrapping_sub(b))),
-            (BinaryOp::Mul, Some(a), Some(b)) => Some(self.integer(ty, a.wrapping_mul(b))),
-            // Addresses of neighbouring rows then differ by a constant, which needs no register.
-            (BinaryOp::Mul, None, Some(by)) if self.offsets.contains_key(&x) => {
-                let (base, offset) = self.offsets[&x];
-                let (product, offset) = (self.mul(y, base), self.integer(ty, offset.wrapping_mul(by)));
-                Some(self.add(product, offset))
-            }
-            (BinaryOp::Mul, Some(_), None) if self.offsets.contains_key(&y) => Some(self.mul(y, x)),
-            (BinaryOp::And, Some(a), Some(b)) => Some(self.integer(ty, a & b)),
-            (BinaryOp::Min, Some(a), Some(b)) => Some(self.integer(ty, a.min(b))),
-            (BinaryOp::Max, Some(a), Some(b)) => Some(self.integer(ty, a.max(b))),
-            _ => None,
-        }
-    }
-
     /// The sum.
     pub fn add(&mut self, x: ValueId, y: ValueId) -> ValueId {
         self.binary(BinaryOp::Add, x, y)
@@ -658,37 +624,4 @@ pub(crate) fn memory_type(lane: LaneType) -> DType {
         LaneType::I64 => DType::I64,
         LaneType::Bool => DType::Bool,
     }
-}
-
-/// The operands of an operation, in order.
-pub(crate) fn operands(operation: &Operation) -> impl Iterator<Item = ValueId> {
-    let (a, b, c) = match operation {
-        Operation::Constant(_)
-        | Operation::Symbol(_)
-        | Operation::WorkBegin
-        | Operation::WorkEnd
-        | Operation::WorkItem
-        | Operation::Block
-        | Operation::Blocks
-        | Operation::Thread
-        | Operation::LaneIndex => (None, None, None),
-        Operation::Load { index, .. }
-        | Operation::LoadShared { index, .. }
-        | Operation::LoadMatrices { index, .. } => (Some(*index), None, None),
-        Operation::Unary(_, x)
-        | Operation::Convert(_, x)
-        | Operation::Butterfly(x, _)
-        | Operation::Tf32(x)
-        | Operation::Splat(x)
-        | Operation::Extract(x, _) => (Some(*x), None, None),
-        Operation::Binary(_, x, y)
-        | Operation::Pair(_, x, y)
-        | Operation::Compare(_, x, y)
-        | Operation::Insert(x, y, _) => (Some(*x), Some(*y), None),
-        Operation::Fma(x, y, z)
-        | Operation::Select(x, y, z)
-        | Operation::MatrixFma { left: x, right: y, sum: z, .. } => (Some(*x), Some(*y), Some(*z)),
-        Operation::GroupFma { left, right, sum, .. } => (Some(left.index), Some(right.index), Some(*sum)),
-    };
-    [a, b, c].into_iter().flatten()
 }

@@ -413,6 +413,11 @@ impl Mapping {
         matches!(self, Mapping::Blocks { .. } | Mapping::Resident { .. } | Mapping::Clusters { .. })
     }
 
+    /// Whether a launch runs all steps of a loop over time.
+    pub fn is_of_steps(self) -> bool {
+        matches!(self, Mapping::Resident { .. } | Mapping::Clusters { .. })
+    }
+
     /// The blocks of a launch of `work` items; 1 on a CPU.
     pub fn blocks(self, work: u64) -> u64 {
         match self {

@@ -11,8 +11,10 @@ mod divisors;
 pub mod indices;
 pub mod kernel_ir;
 pub mod kernel_ir_eval;
+mod late;
 #[cfg(feature = "llvm")]
 pub mod llvm;
+mod operands;
 pub mod scalar;
 pub mod schedule;
 pub mod straight;

@@ -12,7 +12,8 @@ use crate::kernel_ir::{
     BinaryOp, Condition, Conversion, Function, LaneType, MatrixFactors, Operation, PanelLayout, PanelProduct,
     ParameterId, SharedId, Statement, Type, UnaryOp, ValueId,
 };
-use crate::straight::{Known, Straight, uses};
+use crate::operands::uses;
+use crate::straight::{Known, Straight};
 
 /// Emits primitives of one target. Types are passed wherever a target value does not tell its own.
 pub trait ScalarBuilder: Sized {
@@ -46,8 +47,13 @@ pub trait ScalarBuilder: Sized {
     fn unary(&mut self, op: UnaryOp, ty: Type, x: Self::Value) -> Self::Value;
     /// A primitive of two operands.
     fn binary(&mut self, op: BinaryOp, ty: Type, x: Self::Value, y: Self::Value) -> Self::Value;
-    /// [`ScalarBuilder::binary`] of i32 scalars that does not wrap.
-    fn binary_of_indices(&mut self, op: BinaryOp, x: Self::Value, y: Self::Value) -> Self::Value {
+    /// [`ScalarBuilder::binary`] of i32 scalars that does not wrap; perhaps it is known that both are at least 0.
+    fn binary_of_indices(
+        &mut self,
+        op: BinaryOp,
+        _are_natural: bool,
+        [x, y]: [Self::Value; 2],
+    ) -> Self::Value {
         self.binary(op, NARROW, x, y)
     }
     /// `x·y + z`, rounded once.
@@ -83,8 +89,13 @@ pub trait ScalarBuilder: Sized {
         exchanged: &[(usize, usize)],
         body: &mut LoopBody<'_, Self>,
     ) -> Vec<Self::Value>;
-    /// Runs `body` if the condition holds.
-    fn if_then(&mut self, condition: Self::Value, body: &mut dyn FnMut(&mut Self));
+    /// Runs `body` if the condition holds. Returns its values, or those given where it did not run.
+    fn if_then(
+        &mut self,
+        condition: Self::Value,
+        otherwise: &[(Type, Self::Value)],
+        body: &mut dyn FnMut(&mut Self) -> Vec<Self::Value>,
+    ) -> Vec<Self::Value>;
 }
 
 /// The body of a counted loop: from the counter and the carried values to the next carried values.
@@ -108,8 +119,8 @@ pub struct Bounds<V> {
     pub is_entered: bool,
     /// Whether the counter, where it is below `end` once, is `end` after the last step.
     pub meets_end: bool,
-    /// Whether the body is as long already as unrolling should make it.
-    pub is_long: bool,
+    /// Whether iterations are to stay one by one.
+    pub stays_rolled: bool,
 }
 
 /// Consecutive elements of a buffer parameter.
@@ -292,7 +303,7 @@ struct Values<B: ScalarBuilder> {
     has_matrices: bool,
     /// The narrow values that are sums of two.
     sums: FxHashMap<ValueId, [ValueId; 2]>,
-    /// How often each is used, if pieces of straight code are written down.
+    /// How often each is used, for a target that writes pieces of straight code.
     uses: Option<Vec<u32>>,
 }
 
@@ -360,6 +371,34 @@ impl<B: ScalarBuilder> Values<B> {
         builder.convert(Conversion::IntToInt, WIDE, NARROW, value)
     }
 
+    /// Whether an integer is known to be at least 0.
+    fn is_natural(&self, id: ValueId) -> bool {
+        self.ranges.as_ref().is_some_and(|ranges| ranges.get(id).low >= 0)
+    }
+
+    /// What a counter begins with and where it ends, as wide as it is.
+    fn bounds(
+        &self,
+        function: &Function,
+        builder: &mut B,
+        counter: ValueId,
+        bounds: [ValueId; 2],
+    ) -> [B::Value; 2] {
+        let is_narrow = self.is_narrow(counter);
+        bounds.map(|bound| match is_narrow {
+            true => self.narrow(function, builder, bound),
+            false => self.get(builder, bound),
+        })
+    }
+
+    /// Whether a loop is known to end after its first iteration, if it has one.
+    fn runs_once(&self, statement: &Statement) -> bool {
+        let (Statement::For { begin, end, step, .. }, Some(ranges)) = (statement, &self.ranges) else {
+            return false;
+        };
+        ranges.get(*begin).low.saturating_add(*step) >= ranges.get(*end).high
+    }
+
     fn place(&self, function: &Function, buffer: ParameterId, index: ValueId) -> Place<B::Value> {
         let (buffer, divisor) = (buffer.0 as usize, self.divisors.get(index));
         let parameter = &function.buffers[buffer];
@@ -400,9 +439,13 @@ impl<B: ScalarBuilder> Values<B> {
         }
     }
 
-    /// The piece of straight code that begins here, if there is one.
-    fn straight(&self, function: &Function, body: &[Statement]) -> Option<Straight> {
-        let uses = self.uses.as_ref()?;
+    fn is_unused(&self, id: ValueId) -> bool {
+        self.uses.as_ref().is_some_and(|uses| uses[id.0 as usize] == 0)
+    }
+
+    /// The piece of straight code that begins here, or how many statements begin none.
+    fn straight(&self, function: &Function, body: &[Statement]) -> Result<Straight, usize> {
+        let uses = self.uses.as_ref().ok_or(body.len())?;
         let constant = |id| self.constant(function, id);
         Straight::of(body, &Known { function, uses, divisors: &self.divisors, constant: &constant })
     }
@@ -413,15 +456,22 @@ impl<B: ScalarBuilder> Values<B> {
 }
 
 fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mut B, values: &mut Values<B>) {
-    let mut rest = body;
+    let (mut rest, mut begin_none) = (body, 0);
     while let [statement, behind @ ..] = rest {
-        if let Some(code) = values.straight(function, rest) {
-            straight(function, &rest[..code.statements], &code, builder, values);
-            rest = &rest[code.statements..];
-            continue;
+        if begin_none == 0 {
+            match values.straight(function, rest) {
+                Ok(code) => {
+                    straight(function, &rest[..code.statements], &code, builder, values);
+                    rest = &rest[code.statements..];
+                    continue;
+                }
+                Err(statements) => begin_none = statements,
+            }
         }
-        rest = behind;
+        (rest, begin_none) = (behind, begin_none - 1);
         match statement {
+            // Left over from what was built in other terms.
+            Statement::Let { value, .. } if values.is_unused(*value) => {}
             Statement::Let { value, operation } => {
                 if let Some(known) = values.known(function, builder, *value, operation) {
                     values.set(*value, known);
@@ -481,6 +531,26 @@ fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mu
                 let emitted = values.product(builder, product);
                 builder.product(emitted);
             }
+            Statement::For { counter, begin, end, carried, exchanged, body, .. }
+                if exchanged.is_empty() && values.runs_once(statement) =>
+            {
+                let [begin, end] = values.bounds(function, builder, *counter, [*begin, *end]);
+                let ty = if values.is_narrow(*counter) { NARROW } else { WIDE };
+                let is_entered = builder.compare(Condition::Lt, ty, begin, end);
+                values.set(*counter, begin);
+                let inits: Vec<_> =
+                    carried.iter().map(|c| (function.ty(c.init), values.get(builder, c.init))).collect();
+                for (c, (_, init)) in carried.iter().zip(&inits) {
+                    values.set(c.value, *init);
+                }
+                let results = builder.if_then(is_entered, &inits, &mut |builder| {
+                    block(function, body, builder, values);
+                    carried.iter().map(|c| values.get(builder, c.next)).collect()
+                });
+                for (c, result) in carried.iter().zip(results) {
+                    values.set(c.result, result);
+                }
+            }
             Statement::For { counter, begin, end, step, carried, exchanged, body } => {
                 let is_long = is_long(body);
                 let is_entered = values.ranges.as_ref().is_some_and(|r| r.get(*begin).high < r.get(*end).low);
@@ -491,11 +561,11 @@ fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mu
                     .zip(values.constant(function, *begin))
                     .map(|(end, begin)| end.wrapping_sub(begin));
                 let meets_end = *step == 1 || length.is_some_and(|length| length % *step == 0);
-                let [begin, end] = [*begin, *end].map(|bound| match values.is_narrow(*counter) {
-                    true => values.narrow(function, builder, bound),
-                    false => values.get(builder, bound),
-                });
-                let bounds = Bounds { begin, end, step: *step, is_entered, meets_end, is_long };
+                let [begin, end] = values.bounds(function, builder, *counter, [*begin, *end]);
+                // What carries nothing moves data, of which `ptxas` would take eight iterations at once, whatever registers
+                // other loops have left.
+                let stays_rolled = is_long || carried.is_empty();
+                let bounds = Bounds { begin, end, step: *step, is_entered, meets_end, stays_rolled };
                 let inits: Vec<_> =
                     carried.iter().map(|c| (function.ty(c.init), values.get(builder, c.init))).collect();
                 let exchanged: Vec<_> = exchanged.iter().map(|(a, b)| (a.0 as usize, b.0 as usize)).collect();
@@ -524,7 +594,10 @@ fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mu
             }
             Statement::If { condition, body } => {
                 let condition = values.get(builder, *condition);
-                builder.if_then(condition, &mut |builder| block(function, body, builder, values));
+                builder.if_then(condition, &[], &mut |builder| {
+                    block(function, body, builder, values);
+                    Vec::new()
+                });
             }
         }
     }
@@ -583,8 +656,9 @@ fn operate_narrow<B: ScalarBuilder>(
             builder.unary(*op, NARROW, x)
         }
         Operation::Binary(op, x, y) => {
-            let (x, y) = (operand(builder, x), operand(builder, y));
-            builder.binary_of_indices(*op, x, y)
+            let are_natural = values.is_natural(*x) && values.is_natural(*y);
+            let operands = [operand(builder, x), operand(builder, y)];
+            builder.binary_of_indices(*op, are_natural, operands)
         }
         Operation::Select(condition, x, y) => {
             let (x, y) = (operand(builder, x), operand(builder, y));

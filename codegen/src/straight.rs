@@ -6,7 +6,6 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::builder::operands;
 use crate::divisors::Divisors;
 use crate::kernel_ir::{BinaryOp, Function, LaneType, Operation, SharedId, Statement, Type, ValueId};
 
@@ -70,53 +69,11 @@ pub struct Straight {
     pub results: Vec<ValueId>,
 }
 
-/// How often each value of a function is used.
-pub fn uses(function: &Function) -> Vec<u32> {
-    fn count(body: &[Statement], uses: &mut [u32]) {
-        for statement in body {
-            let mut used = |id: ValueId| uses[id.0 as usize] += 1;
-            match statement {
-                Statement::Let { operation, .. } => operands(operation).for_each(&mut used),
-                Statement::Store { index, value, .. } | Statement::StoreShared { index, value, .. } => {
-                    [*index, *value].into_iter().for_each(&mut used);
-                }
-                Statement::StartCopy { to, from, inside, .. } => {
-                    [*to, *from, *inside].into_iter().for_each(&mut used);
-                }
-                Statement::StoreCluster { index, value, block, .. } => {
-                    [*index, *value, *block].into_iter().for_each(&mut used);
-                }
-                Statement::Prefetch { index, .. } => used(*index),
-                Statement::Product(product) => {
-                    let all = [product.rows, product.count, product.from, product.left_step, product.to_step];
-                    all.into_iter().for_each(&mut used);
-                    product.columns.iter().flat_map(|c| [c.at, c.to_index]).for_each(&mut used);
-                }
-                Statement::For { begin, end, carried, .. } => {
-                    [*begin, *end].into_iter().for_each(&mut used);
-                    carried.iter().flat_map(|c| [c.init, c.next]).for_each(&mut used);
-                }
-                Statement::If { condition, .. } => used(*condition),
-                Statement::CommitCopies
-                | Statement::AwaitCopies { .. }
-                | Statement::Barrier
-                | Statement::GridBarrier
-                | Statement::ClusterArrive
-                | Statement::ClusterWait => {}
-            }
-            count(statement.body(), uses);
-        }
-    }
-    let mut all = vec![0; function.types.len()];
-    count(&function.body, &mut all);
-    all
-}
-
 /// What is known of the values around.
 pub struct Known<'a> {
     /// The function.
     pub function: &'a Function,
-    /// [`uses`] of it.
+    /// How often each of them is used.
     pub uses: &'a [u32],
     /// What divides them.
     pub divisors: &'a Divisors,
@@ -125,18 +82,23 @@ pub struct Known<'a> {
 }
 
 impl Straight {
-    /// The piece that statements begin with, if there is one that is long enough.
-    pub fn of(body: &[Statement], known: &Known<'_>) -> Option<Straight> {
+    /// The piece that statements begin with, if there is one that is long enough; otherwise how many of them begin none.
+    pub fn of(body: &[Statement], known: &Known<'_>) -> Result<Straight, usize> {
         let is_fma = |s: &Statement| matches!(s.operation(), Some(Operation::Fma(..)));
-        let mut length = body.iter().take_while(|s| known.may_belong(s)).count();
+        let multiplies = |length: usize| body[..length].iter().filter(|s| is_fma(s)).count();
+        let run = body.iter().take_while(|s| known.may_belong(s)).count();
+        if multiplies(run) < ENOUGH {
+            return Err(run.max(1));
+        }
+        let mut length = run;
         loop {
-            length = body[..length].iter().rposition(is_fma)? + 1;
-            if body[..length].iter().filter(|s| is_fma(s)).count() < ENOUGH {
-                return None;
+            length = body[..length].iter().rposition(is_fma).map_or(0, |last| last + 1);
+            if multiplies(length) < ENOUGH {
+                return Err(1);
             }
             let mut reader = Reader::new(known);
             match body[..length].iter().enumerate().try_for_each(|(at, s)| reader.read(at, s)) {
-                Ok(()) => return reader.finish(length),
+                Ok(()) => return reader.finish(length).ok_or(1),
                 Err(Ends(at)) => length = at,
             }
         }
@@ -403,6 +365,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operands::uses;
     use crate::text;
 
     /// What stands before the pieces: `v2` is a position that a vector of 4 divides, `v3` and `v4` are floats.
@@ -420,7 +383,7 @@ mod tests {
 ";
 
     /// The piece that the statements behind these begin with; what is used afterwards is stored.
-    fn piece(statements: &[String], stored: &[u32]) -> Option<Straight> {
+    fn piece(statements: &[String], stored: &[u32]) -> Result<Straight, usize> {
         let stores = stored.iter().map(|value| format!("  store p1[v0] = v{value}\n"));
         let body: String = statements.iter().map(|s| format!("  {s}\n")).collect();
         let text = format!("{BEFORE}{body}{}}}\n", stores.collect::<String>());
@@ -512,10 +475,11 @@ mod tests {
     #[test]
     fn what_others_use_or_lies_askew_is_no_piece() {
         let all = statements();
-        assert_eq!(piece(&all, &[LAST, 6]), None, "an element");
-        assert_eq!(piece(&all[..all.len() - 1], &[LAST - 1]), None, "too few");
+        assert_eq!(piece(&all, &[LAST, 6]), Err(1), "an element");
+        let few = &all[..all.len() - 1];
+        assert_eq!(piece(few, &[LAST - 1]), Err(few.len()), "too few");
         let mut askew = all;
         askew[3] = "v8: i64 = constant 13".to_owned();
-        assert_eq!(piece(&askew, &[LAST]), None, "not aligned");
+        assert_eq!(piece(&askew, &[LAST]), Err(1), "not aligned");
     }
 }

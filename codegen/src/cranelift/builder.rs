@@ -660,15 +660,25 @@ impl ScalarBuilder for CraneliftBuilder<'_, '_> {
         results.into_iter().map(|v| self.made(v)).collect()
     }
 
-    fn if_then(&mut self, condition: Operand, body: &mut dyn FnMut(&mut Self)) {
+    fn if_then(
+        &mut self,
+        condition: Operand,
+        otherwise: &[(Type, Operand)],
+        body: &mut dyn FnMut(&mut Self) -> Vec<Operand>,
+    ) -> Vec<Operand> {
         let condition = self.value(condition);
         let (inside, after) = (self.f.create_block(), self.f.create_block());
-        self.f.ins().brif(condition, inside, &[], after, &[]);
+        let arguments = |values: &[ir::Value]| values.iter().map(|v| BlockArg::Value(*v)).collect::<Vec<_>>();
+        let inits: Vec<_> = otherwise.iter().map(|(_, v)| self.value(*v)).collect();
+        let results: Vec<_> =
+            otherwise.iter().map(|(ty, _)| self.f.append_block_param(after, register_type(*ty))).collect();
+        self.f.ins().brif(condition, inside, &[], after, &arguments(&inits));
         self.switch_to(inside);
         self.f.seal_block(inside);
-        body(self);
-        self.f.ins().jump(after, &[]);
+        let values: Vec<_> = body(self).into_iter().map(|v| self.value(v)).collect();
+        self.f.ins().jump(after, &arguments(&values));
         self.f.seal_block(after);
         self.switch_to(after);
+        results.into_iter().map(|v| self.made(v)).collect()
     }
 }

@@ -420,7 +420,22 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         }
     }
 
-    fn binary_of_indices(&mut self, op: BinaryOp, x: Self::Value, y: Self::Value) -> Self::Value {
+    fn binary_of_indices(
+        &mut self,
+        op: BinaryOp,
+        are_natural: bool,
+        [x, y]: [Self::Value; 2],
+    ) -> Self::Value {
+        match op {
+            // Without what rounds negative ones towards 0.
+            BinaryOp::IntDiv if are_natural => return self.operation(InstructionOpcode::UDiv, x, y),
+            BinaryOp::IntRem if are_natural => return self.operation(InstructionOpcode::URem, x, y),
+            _ => {}
+        }
+        let op = match op {
+            BinaryOp::ShiftRightArithmetic if are_natural => BinaryOp::ShiftRightLogical,
+            other => other,
+        };
         let result = self.binary(op, Type::scalar(LaneType::I32), x, y);
         // Then constant parts of an index in 32 bits are constant parts of an address in 64.
         if let (BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::ShiftLeft, Some(instruction)) =
@@ -596,7 +611,7 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         let condition = if bounds.meets_end { IntPredicate::NE } else { IntPredicate::SLT };
         let more = built(self.builder.build_int_compare(condition, following, end, ""));
         let again = built(self.builder.build_conditional_branch(more, inside, after));
-        if bounds.is_long && self.frame.work.is_gpu() {
+        if bounds.stays_rolled && self.frame.work.is_gpu() {
             self.keep_from_unrolling(again);
         }
         counter.add_incoming(&[(&following, latch)]);
@@ -609,24 +624,39 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         let results: Vec<_> = carried
             .iter()
             .zip(next)
-            .map(|((ty, init), next)| self.after_loop(*ty, (next, latch), (*init, before), bounds.is_entered))
+            .map(|((ty, init), next)| match bounds.is_entered {
+                true => next,
+                false => self.after(*ty, [(next, latch), (*init, before)]),
+            })
             .collect();
         if let Some(traded) = traded {
             let bool = Type::scalar(LaneType::Bool);
             let none = self.context.bool_type().const_zero().into();
-            let traded = self.after_loop(bool, (traded.into(), latch), (none, before), bounds.is_entered);
+            let traded = match bounds.is_entered {
+                true => traded.into(),
+                false => self.after(bool, [(traded.into(), latch), (none, before)]),
+            };
             self.exchange(exchanged, &outside, traded.into_int_value());
         }
         results
     }
 
-    fn if_then(&mut self, condition: Self::Value, body: &mut dyn FnMut(&mut Self)) {
+    fn if_then(
+        &mut self,
+        condition: Self::Value,
+        otherwise: &[(Type, Self::Value)],
+        body: &mut dyn FnMut(&mut Self) -> Vec<Self::Value>,
+    ) -> Vec<Self::Value> {
+        let before = self.current_block();
         let (then, after) = (self.branch_block("then"), self.branch_block("after"));
         built(self.builder.build_conditional_branch(condition.into_int_value(), then, after));
         self.builder.position_at_end(then);
-        body(self);
+        let values = body(self);
+        let last = self.current_block();
         built(self.builder.build_unconditional_branch(after));
         self.go_on_in(after);
+        let both = otherwise.iter().zip(values);
+        both.map(|((ty, init), value)| self.after(*ty, [(value, last), (*init, before)])).collect()
     }
 }
 
@@ -652,19 +682,11 @@ impl<'ctx> LlvmBuilder<'ctx, '_> {
             .expect("a branch takes metadata");
     }
 
-    /// A value behind a loop, from its last iteration, or from before where it had none.
-    fn after_loop(
-        &self,
-        ty: Type,
-        (last, latch): (BasicValueEnum<'ctx>, BasicBlock<'ctx>),
-        (init, before): (BasicValueEnum<'ctx>, BasicBlock<'ctx>),
-        is_entered: bool,
-    ) -> BasicValueEnum<'ctx> {
-        if is_entered {
-            return last;
-        }
+    /// A value where two blocks lead.
+    fn after(&self, ty: Type, from: [(BasicValueEnum<'ctx>, BasicBlock<'ctx>); 2]) -> BasicValueEnum<'ctx> {
         let phi = built(self.builder.build_phi(self.llvm_type(ty), "result"));
-        phi.add_incoming(&[(&last, latch), (&init, before)]);
+        let [(x, of_x), (y, of_y)] = from;
+        phi.add_incoming(&[(&x, of_x), (&y, of_y)]);
         phi.as_basic_value()
     }
 

@@ -197,11 +197,6 @@ pub(super) fn check_symbols(module: &Module<'_>) -> Result<(), LlvmError> {
 pub(super) const HOST_PASSES: &str = "sroa,early-cse<memssa>,simplifycfg,instcombine<no-verify-fixpoint>,\
     loop-mssa(loop-rotate),loop(indvars),early-cse,instcombine<no-verify-fixpoint>,simplifycfg,loop-mssa(licm)";
 
-/// The same for a GPU. What [`crate::indices::Ranges`] know of counters and conditions, most of what LLVM found out in
-/// two fifths of the time of all passes, is not there to begin with; what Kernel IR computes as early as it can stands where it is
-/// needed, so that it takes no registers before. Functions for a GPU are compiled while somebody waits.
-pub(super) const GPU_PASSES: &str = "sroa,sink,instcombine<no-verify-fixpoint>,simplifycfg";
-
 /// Runs LLVM's passes, which are those of the target.
 pub(super) fn optimize(
     session: &Session,

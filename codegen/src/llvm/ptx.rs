@@ -4,7 +4,7 @@
 //! 64-bit pointer to global memory aligned to [`BUFFER_ALIGNMENT`], a symbol a 64-bit integer, in the order of
 //! [`Function::buffers`] and [`Function::symbols`]. [`crate::llvm::PtxKernel`] describes how to launch it.
 
-use inkwell::attributes::AttributeLoc;
+use inkwell::attributes::{Attribute, AttributeLoc};
 use inkwell::module::Module;
 use inkwell::targets::{CodeModel, FileType, RelocMode, Target, TargetMachine, TargetTriple};
 use inkwell::types::BasicMetadataTypeEnum;
@@ -17,8 +17,8 @@ use super::gpu::{BlockFrame, GridFrame, place_shared};
 use super::group::needs_groups;
 use super::matrix::needs_matrices;
 use super::module::{
-    GPU_PASSES, Session, add_enum, add_string, check_functions, check_module, check_symbols, describe_buffer,
-    initialize, optimize, run_passes,
+    Session, add_enum, add_string, check_functions, check_module, check_symbols, describe_buffer, initialize,
+    run_passes,
 };
 use super::neighbours::has_neighbours;
 use super::phases::Phases;
@@ -44,13 +44,21 @@ const GLOBAL: u16 = 1;
 /// `ptx_kernel`, the calling convention of an entry point.
 const PTX_KERNEL: u32 = 71;
 
-/// The passes that end with the code to be selected: vectors that are aligned because extents are, and constant parts of
-/// addresses for the instructions. What does not change in loops stands before them already; addresses that LLVM would
-/// move there too wait in registers.
-const LAST_PASSES: &str = "infer-alignment,separate-const-offset-from-gep,early-cse";
+/// The passes for kernels, by the threads of which somebody waits for their code. What [`crate::indices::Ranges`] know of
+/// counters and conditions, most of what LLVM found out in two fifths of the time of all passes, is not there to begin with;
+/// what Kernel IR computes as early as it can stands where it is needed, so that it takes no registers before. The last ones
+/// see to vectors that are aligned because extents are, and to constant parts of addresses, which are for the instructions.
+/// What does not change in loops stands before them already; addresses that LLVM would move there too wait in registers.
+const GPU_PASSES: &str = "sroa,sink,instcombine<no-verify-fixpoint>,simplifycfg,\
+    infer-alignment,separate-const-offset-from-gep,early-cse";
+
+/// The same for loops over time, most of the code of a model. Kernel IR has them as they should be
+/// ([`FunctionBuilder::for_steps`](crate::builder::FunctionBuilder::for_steps)), and what is left to simplify, `ptxas` simplifies
+/// (docs/perf/gpu.md).
+const STEPS_PASSES: &str = "sroa,sink,infer-alignment,separate-const-offset-from-gep,early-cse,simplifycfg";
 
 /// The pass behind these, which makes one access of neighbouring ones.
-const JOINING_PASS: &str = "function(load-store-vectorizer)";
+const JOINING_PASS: &str = "load-store-vectorizer";
 
 /// What PTX to make.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -121,29 +129,38 @@ fn select_only(session: &Session, module: &Module<'_>) {
     }
 }
 
-/// Keeps LLVM from optimising a function any further.
+/// What LLVM does not optimise.
+const LEFT: [&str; 2] = ["noinline", "optnone"];
+
+/// Keeps LLVM from optimising a function.
 fn leave(session: &Session, function: FunctionValue<'_>) {
-    for attribute in ["noinline", "optnone"] {
+    for attribute in LEFT {
         add_enum(session.context(), function, AttributeLoc::Function, attribute, 0);
     }
 }
 
-/// Makes one access of neighbouring ones, in the functions that have any.
-fn join_neighbours(
+/// Runs passes over some functions.
+fn improve(
     session: &Session,
     module: &Module<'_>,
     machine: &TargetMachine,
-    functions: &[Function],
+    functions: &[&Function],
+    passes: &str,
 ) -> Result<(), LlvmError> {
-    let (with, without): (Vec<&Function>, Vec<&Function>) =
-        functions.iter().partition(|function| has_neighbours(function));
-    if with.is_empty() {
+    if functions.is_empty() {
         return Ok(());
     }
-    for function in without.iter().filter_map(|function| module.get_function(&function.name)) {
-        leave(session, function);
+    let is_other = |f: &FunctionValue<'_>| {
+        f.count_basic_blocks() > 0
+            && !functions.iter().any(|own| f.get_name().to_bytes() == own.name.as_bytes())
+    };
+    let others: Vec<_> = module.get_functions().filter(is_other).collect();
+    others.iter().for_each(|function| leave(session, *function));
+    run_passes(session, module, machine, &format!("function({passes})"))?;
+    for attribute in LEFT.map(Attribute::get_named_enum_kind_id) {
+        others.iter().for_each(|function| function.remove_enum_attribute(AttributeLoc::Function, attribute));
     }
-    run_passes(session, module, machine, JOINING_PASS)
+    Ok(())
 }
 
 /// The functions as optimised LLVM IR for the GPU, to be read.
@@ -215,9 +232,13 @@ fn optimized_module<'s>(
     phases.end("building");
     check_module(&module)?;
     phases.end("verifying");
-    optimize(session, &module, machine, options.optimization, &format!("{GPU_PASSES},{LAST_PASSES}"))?;
     if options.optimization == Optimization::Full {
-        join_neighbours(session, &module, machine, functions)?;
+        let (of_steps, others): (Vec<&Function>, Vec<&Function>) =
+            functions.iter().partition(|function| function.mapping.is_of_steps());
+        improve(session, &module, machine, &of_steps, STEPS_PASSES)?;
+        improve(session, &module, machine, &others, GPU_PASSES)?;
+        let of_neighbours: Vec<&Function> = functions.iter().filter(|f| has_neighbours(f)).collect();
+        improve(session, &module, machine, &of_neighbours, JOINING_PASS)?;
     }
     phases.end("passes");
     // What passes make of a valid module is valid, but may call what nothing defines.

@@ -384,7 +384,7 @@ fn emit(
     parameters: &Parameters,
     limits: GpuLimits,
 ) -> Emitted<FunctionBuilder> {
-    let mut b = FunctionBuilder::new();
+    let mut b = FunctionBuilder::for_steps();
     let numbers = Numbers::new(&mut b);
     for (analysis, phase) in analyses.iter().zip(&mut phases) {
         let mut emitter = Emitter::within(analysis, b, None);

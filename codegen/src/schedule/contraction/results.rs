@@ -53,12 +53,20 @@ struct OfThread<'a> {
     sums: &'a [ValueId],
 }
 
+/// Neighbouring columns of a thread.
+struct Columns {
+    /// The number of the first one among the thread's.
+    first: i64,
+    point: Point,
+}
+
 impl OfThread<'_> {
     fn store(&self, emitter: &mut Emitter) -> Emitted<()> {
         let Share { count, run, block, is_whole, .. } = self.columns;
         let vector = self.column_vectors(emitter.analysis).map(Rc::new);
         let lanes = if vector.is_some() { run } else { 1 };
         let common = self.of.contraction.common_to_rows(emitter.analysis);
+        let mut sure = Vec::new();
         for first in (0..count).step_by(lanes as usize) {
             let column = self.columns.position(emitter, first);
             let inside = emitter.b.compare(Condition::Lt, column, block.end);
@@ -67,38 +75,38 @@ impl OfThread<'_> {
             }
             let point = self.of.place.point.clone();
             let point = self.of.contraction.columns.bind(emitter, point, column, vector.as_ref())?;
-            self.of_columns(emitter, &point, &common, [first, lanes])?;
-            if !is_whole {
+            // Conditions of rows would each compute it again.
+            emitter.evaluate(&common, &point)?;
+            let columns = Columns { first, point };
+            if is_whole {
+                sure.push(columns);
+            } else {
+                self.rows(emitter, &[columns], lanes)?;
                 emitter.b.close_if(inside);
             }
         }
-        Ok(())
+        // Those that are certainly there share the conditions of the rows.
+        if sure.is_empty() { Ok(()) } else { self.rows(emitter, &sure, lanes) }
     }
 
-    /// The same at some neighbouring columns, which the point `place` has, with what their rows have in common.
-    fn of_columns(
-        &self,
-        emitter: &mut Emitter,
-        place: &Point,
-        common: &[ElementId],
-        [first, lanes]: [i64; 2],
-    ) -> Emitted<()> {
+    /// The same at some columns, `lanes` of them at each point.
+    fn rows(&self, emitter: &mut Emitter, columns: &[Columns], lanes: i64) -> Emitted<()> {
         let Share { count, block, is_whole, .. } = self.rows;
-        // Conditions of rows would each compute it again.
-        emitter.evaluate(common, place)?;
         for number in 0..count {
             let row = self.rows.position(emitter, number);
             let inside = emitter.b.compare(Condition::Lt, row, block.end);
             if !is_whole {
                 emitter.b.open_if();
             }
-            let point = self.of.contraction.rows.bind(emitter, place.clone(), row, None)?;
-            for (i, member) in (0..).zip(&self.of.contraction.members) {
-                let at = ((i * count + number) * self.columns.count + first) as usize;
-                remember(emitter, member.reduction, &point, &self.sums[at..at + lanes as usize]);
-            }
-            for part in &emitter.analysis.parts {
-                emitter.stores(std::slice::from_ref(&point), part)?;
+            for Columns { first, point } in columns {
+                let point = self.of.contraction.rows.bind(emitter, point.clone(), row, None)?;
+                for (i, member) in (0..).zip(&self.of.contraction.members) {
+                    let at = ((i * count + number) * self.columns.count + first) as usize;
+                    remember(emitter, member.reduction, &point, &self.sums[at..at + lanes as usize]);
+                }
+                for part in &emitter.analysis.parts {
+                    emitter.stores(std::slice::from_ref(&point), part)?;
+                }
             }
             if !is_whole {
                 emitter.b.close_if(inside);

@@ -168,7 +168,7 @@ impl<'a> Cluster<'a> {
 
     /// The code of the loop.
     pub(super) fn emit(&mut self, l: &Loop) -> Emitted<FunctionBuilder> {
-        let mut b = FunctionBuilder::new();
+        let mut b = FunctionBuilder::for_steps();
         let launched = Numbers::new(&mut b);
         let blocks = b.index(i64::from(self.blocks));
         let (cluster, rank) = floor_division(&mut b, launched.block, blocks, true);
