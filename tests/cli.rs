@@ -1,7 +1,8 @@
 //! The `fuse` command as people meet it: results, messages, exit codes, and every command of the README.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 const LSTM: &str = "tests/cases/run/peephole_cell.fuse";
 
@@ -412,6 +413,36 @@ fn an_empty_sequence_gives_the_initial_state() {
     let outputs = fuse::io::npz::read(Path::new(&out)).expect("the outputs can be read");
     assert_eq!(outputs["y"].shape(), [0, 2, 7]);
     assert!(outputs["h"].to_f64().iter().any(|v| *v != 0.0), "the initial state is random, not zero");
+}
+
+/// The peak tier is compiled by a thread that the end of a process may overtake; more processes than cores make it do so.
+#[test]
+fn processes_that_end_after_one_run_end_well() {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    for _ in 0..5 {
+        let run = || {
+            Command::new(env!("CARGO_BIN_EXE_fuse"))
+                .args(["run", LSTM, "--dim", "T=3", "--dim", "B=2"])
+                .current_dir(env!("CARGO_MANIFEST_DIR"))
+                .stdout(Stdio::null())
+                .spawn()
+                .expect("fuse starts")
+        };
+        let mut running: Vec<Child> = (0..6).map(|_| run()).collect();
+        while let Some(mut process) = running.pop() {
+            let status = loop {
+                match process.try_wait().expect("its state can be asked for") {
+                    Some(status) => break status,
+                    None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+                    None => {
+                        running.iter_mut().chain([&mut process]).for_each(|p| drop(p.kill()));
+                        panic!("a process does not end");
+                    }
+                }
+            };
+            assert!(status.success(), "{status}");
+        }
+    }
 }
 
 #[test]

@@ -444,9 +444,24 @@ fn straight_code_computes_what_kernel_ir_says() {
         products += &format!("    v{number}: f32 = fma v{x}, v{y}, v{sum}\n");
         *sum = number;
     }
-    let text = STRAIGHT.replace("FMAS\n", &products);
-    let text = text.replace("NEXT0", &format!("v{}", last[0])).replace("NEXT1", &format!("v{}", last[1]));
-    let function = text::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let next = |text: String| {
+        text.replace("NEXT0", &format!("v{}", last[0])).replace("NEXT1", &format!("v{}", last[1]))
+    };
+    let text = next(STRAIGHT.replace("FMAS\n", &products));
+    let first = "    v18: i64 = add v2, v13\n";
+    let use_sum = "    store s0[v8] = v14\n";
+    // Sums that stay in registers of their own.
+    computes_what_kernel_ir_says(&text, &["fma.rn.f32 \tsum1", ", a0, b"]);
+    // Those that somebody else uses in the loop, before what is loaded, and behind it, so that all is given.
+    let before = text.replace(first, &format!("{use_sum}{first}"));
+    computes_what_kernel_ir_says(&before, &["fma.rn.f32 \t%r", ", a0, b"]);
+    let behind = text.replace("    v30: f32 =", &format!("{use_sum}    v30: f32 ="));
+    computes_what_kernel_ir_says(&behind, &["fma.rn.f32 \t%r"]);
+}
+
+/// Runs a function on the simulated GPU, whose code has all of this in it.
+fn computes_what_kernel_ir_says(text: &str, parts: &[&str]) {
+    let function = text::parse(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     verify::verify(&function).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let input: Vec<u8> = (0..160).flat_map(|i: u8| (f32::from(i % 13) / 16.0 - 0.4).to_le_bytes()).collect();
 
@@ -454,7 +469,7 @@ fn straight_code_computes_what_kernel_ir_says() {
     evaluate_all(&function, &mut buffers, &DimEnv::new()).expect("evaluates");
 
     let code = ptx(&[function], &PtxOptions::new(Arch::Sm80)).expect("PTX");
-    assert!(code.contains("fma.rn.f32 \t%r") && code.contains(", a0, b"), "{code}");
+    assert!(parts.iter().all(|part| code.contains(part)), "{code}");
     let mut memory = Memory::new();
     let x = memory.allocate_with("x", &input, 16, Content::Constant);
     let y = memory.allocate("y", 64 * 4, 16, Content::Unwritten);

@@ -3,17 +3,16 @@
 //! [`emit`] visits a [`Function`] once and asks a [`ScalarBuilder`] for each primitive; the builder is
 //! implemented once for Cranelift and once for LLVM. Nothing else translates an operation.
 
-use fuse_ir::{DType, Literal};
-use rustc_hash::FxHashMap;
+mod operations;
+mod walk;
 
-use crate::divisors::Divisors;
-use crate::indices::{Ranges, Width, Widths};
+use fuse_ir::{DType, Literal};
+
 use crate::kernel_ir::{
-    BinaryOp, Condition, Conversion, Function, LaneType, MatrixFactors, Operation, PanelLayout, PanelProduct,
-    ParameterId, SharedId, Statement, Type, UnaryOp, ValueId,
+    BinaryOp, Condition, Conversion, LaneType, MatrixFactors, PanelLayout, Type, UnaryOp,
 };
-use crate::operands::uses;
-use crate::straight::{Known, Straight};
+use crate::straight::Straight;
+pub use walk::{emit, emit_in};
 
 /// Emits primitives of one target. Types are passed wherever a target value does not tell its own.
 pub trait ScalarBuilder: Sized {
@@ -76,7 +75,15 @@ pub trait ScalarBuilder: Sized {
     fn writes_straight(&self) -> bool {
         false
     }
-    /// Writes such a piece, and gives its sums.
+    /// Puts so many f32 into registers of their own, where they stay while pieces of straight code change them.
+    fn keep(&mut self, _values: Vec<Self::Value>) -> Kept {
+        unreachable!("only a builder that says so is given straight code")
+    }
+    /// What such registers hold now.
+    fn kept(&mut self, _kept: Kept) -> Vec<Self::Value> {
+        unreachable!("only a builder that says so is given straight code")
+    }
+    /// Writes such a piece, and gives its sums unless they are kept.
     fn straight(&mut self, _code: &Straight, _around: Around<Self::Value>) -> Vec<Self::Value> {
         unreachable!("only a builder that says so is given straight code")
     }
@@ -151,13 +158,31 @@ pub struct SharedPlace<V> {
     pub divisor: u32,
 }
 
+/// Registers of their own for so many f32 ([`ScalarBuilder::keep`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// The number of the group of registers in the function.
+    pub number: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// The sums of a piece of straight code.
+#[derive(Clone, Debug)]
+pub enum Sums<V> {
+    /// What they begin with.
+    Values(Vec<V>),
+    /// They are in registers of their own, in this order.
+    Kept(Kept),
+}
+
 /// What a piece of straight code finds, in values of a target.
 #[derive(Clone, Debug)]
 pub struct Around<V> {
     /// What [`Straight::bases`] are.
     pub bases: Vec<SharedPlace<V>>,
-    /// What its sums begin with.
-    pub sums: Vec<V>,
+    /// Its sums.
+    pub sums: Sums<V>,
     /// What else is given to it.
     pub given: Vec<V>,
 }
@@ -254,521 +279,6 @@ const NARROW: Type = Type { lane: LaneType::I32, lanes: 1 };
 
 /// What they are in Kernel IR.
 const WIDE: Type = Type { lane: LaneType::I64, lanes: 1 };
-
-/// Emits the body of a function, as Kernel IR has it.
-pub fn emit<B: ScalarBuilder>(function: &Function, builder: &mut B) {
-    emit_in(function, None, None, builder);
-}
-
-/// Emits the body of a function with i64 scalars in as many bits as `widths` says, without what `ranges` say is never
-/// computed.
-pub fn emit_in<B: ScalarBuilder>(
-    function: &Function,
-    widths: Option<Widths>,
-    ranges: Option<Ranges>,
-    builder: &mut B,
-) {
-    let values = vec![None; function.types.len()];
-    let depths = vec![0; function.types.len()];
-    let (divisors, sums) = (Divisors::of(function), FxHashMap::default());
-    let mut values = Values {
-        target: values,
-        divisors,
-        widths,
-        ranges,
-        depths,
-        depth: 0,
-        is_hot: false,
-        has_matrices: function.multiplies_matrices(),
-        sums,
-        uses: builder.writes_straight().then(|| uses(function)),
-    };
-    block(function, &function.body, builder, &mut values);
-}
-
-/// The target's values by number, what divides them, and how wide they are.
-struct Values<B: ScalarBuilder> {
-    target: Vec<Option<B::Value>>,
-    divisors: Divisors,
-    /// `None` where all are as Kernel IR has them.
-    widths: Option<Widths>,
-    /// What is known of them, if that matters.
-    ranges: Option<Ranges>,
-    /// How many loops are around each value, and around what is emitted next.
-    depths: Vec<u32>,
-    depth: u32,
-    /// Whether that is in a loop without loops that carries values.
-    is_hot: bool,
-    /// Whether products of matrices hold most registers.
-    has_matrices: bool,
-    /// The narrow values that are sums of two.
-    sums: FxHashMap<ValueId, [ValueId; 2]>,
-    /// How often each is used, for a target that writes pieces of straight code.
-    uses: Option<Vec<u32>>,
-}
-
-impl<B: ScalarBuilder> Values<B> {
-    fn set(&mut self, id: ValueId, value: B::Value) {
-        self.target[id.0 as usize] = Some(value);
-        self.depths[id.0 as usize] = self.depth;
-    }
-
-    /// The target's value, an i64 scalar perhaps in 32 bits; a missing definition is a compiler bug that the verifier
-    /// reports first.
-    fn index(&self, id: ValueId) -> B::Value {
-        self.target[id.0 as usize].expect("verified Kernel IR defines every value before its use")
-    }
-
-    fn width(&self, id: ValueId) -> Width {
-        self.widths.as_ref().map_or(Width::Wide, |widths| widths.of(id))
-    }
-
-    fn is_narrow(&self, id: ValueId) -> bool {
-        self.width(id) != Width::Wide
-    }
-
-    /// What a scalar always is, if it is an integer or a truth value.
-    fn constant(&self, function: &Function, id: ValueId) -> Option<i64> {
-        let Type { lane, lanes } = function.ty(id);
-        let is_known = lanes == 1 && matches!(lane, LaneType::I32 | LaneType::I64 | LaneType::Bool);
-        self.ranges.as_ref().filter(|_| is_known)?.constant(id)
-    }
-
-    /// What ranges say an operation gives.
-    fn known(
-        &self,
-        function: &Function,
-        builder: &mut B,
-        id: ValueId,
-        operation: &Operation,
-    ) -> Option<B::Value> {
-        let narrow = self.is_narrow(id);
-        let ty = if narrow { NARROW } else { function.ty(id) };
-        if let Some(constant) = self.constant(function, id) {
-            let dtype = match ty.lane {
-                LaneType::I32 => DType::I32,
-                LaneType::Bool => DType::Bool,
-                LaneType::I64 | LaneType::F32 | LaneType::F64 => DType::I64,
-            };
-            return Some(builder.constant(ty, Literal::from_i64(dtype, constant)));
-        }
-        let operand = self.ranges.as_ref()?.operand(operation)?;
-        Some(if narrow { self.narrow(function, builder, operand) } else { self.get(builder, operand) })
-    }
-
-    /// The target's value in the type that Kernel IR gives it.
-    fn get(&self, builder: &mut B, id: ValueId) -> B::Value {
-        let value = self.index(id);
-        if self.is_narrow(id) { builder.convert(Conversion::IntToInt, NARROW, WIDE, value) } else { value }
-    }
-
-    /// The low half of an integer.
-    fn narrow(&self, function: &Function, builder: &mut B, id: ValueId) -> B::Value {
-        let value = self.index(id);
-        if self.is_narrow(id) || function.ty(id).lane == LaneType::I32 {
-            return value;
-        }
-        builder.convert(Conversion::IntToInt, WIDE, NARROW, value)
-    }
-
-    /// Whether an integer is known to be at least 0.
-    fn is_natural(&self, id: ValueId) -> bool {
-        self.ranges.as_ref().is_some_and(|ranges| ranges.get(id).low >= 0)
-    }
-
-    /// What a counter begins with and where it ends, as wide as it is.
-    fn bounds(
-        &self,
-        function: &Function,
-        builder: &mut B,
-        counter: ValueId,
-        bounds: [ValueId; 2],
-    ) -> [B::Value; 2] {
-        let is_narrow = self.is_narrow(counter);
-        bounds.map(|bound| match is_narrow {
-            true => self.narrow(function, builder, bound),
-            false => self.get(builder, bound),
-        })
-    }
-
-    /// Whether a loop is known to end after its first iteration, if it has one.
-    fn runs_once(&self, statement: &Statement) -> bool {
-        let (Statement::For { begin, end, step, .. }, Some(ranges)) = (statement, &self.ranges) else {
-            return false;
-        };
-        ranges.get(*begin).low.saturating_add(*step) >= ranges.get(*end).high
-    }
-
-    fn place(&self, function: &Function, buffer: ParameterId, index: ValueId) -> Place<B::Value> {
-        let (buffer, divisor) = (buffer.0 as usize, self.divisors.get(index));
-        let parameter = &function.buffers[buffer];
-        let (memory, length_divisor) = (parameter.dtype, parameter.divisor);
-        let (origin, index) = self.origin(index);
-        Place { buffer, memory, origin, index, divisor, length_divisor }
-    }
-
-    fn product(&self, builder: &mut B, product: &PanelProduct) -> Product<B::Value> {
-        let place =
-            |builder: &mut B, buffer: ParameterId, index| (buffer.0 as usize, self.get(builder, index));
-        Product {
-            rows: self.get(builder, product.rows),
-            count: self.get(builder, product.count),
-            left: place(builder, product.left, product.from),
-            left_step: self.get(builder, product.left_step),
-            width: product.width,
-            layout: product.layout,
-            to_step: self.get(builder, product.to_step),
-            columns: product
-                .columns
-                .iter()
-                .map(|c| [place(builder, c.panel, c.at), place(builder, c.to, c.to_index)])
-                .collect(),
-        }
-    }
-
-    /// A position in two parts, where the first one stays while a loop without loops runs, such as that of a sum: an
-    /// address that is 64 bits wide is then computed before, and the loop adds to it what moves, which many places have in
-    /// common. Around other loops, and in those that run once or twice because threads share what they do, so many
-    /// addresses would only take registers.
-    fn origin(&self, index: ValueId) -> (Option<B::Value>, B::Value) {
-        let stays = |id: &ValueId| self.depths[id.0 as usize] < self.depth;
-        match self.sums.get(&index) {
-            Some([x, y]) if self.is_hot && stays(x) && !stays(y) => (Some(self.index(*x)), self.index(*y)),
-            Some([x, y]) if self.is_hot && stays(y) && !stays(x) => (Some(self.index(*y)), self.index(*x)),
-            Some(_) | None => (None, self.index(index)),
-        }
-    }
-
-    fn is_unused(&self, id: ValueId) -> bool {
-        self.uses.as_ref().is_some_and(|uses| uses[id.0 as usize] == 0)
-    }
-
-    /// The piece of straight code that begins here, or how many statements begin none.
-    fn straight(&self, function: &Function, body: &[Statement]) -> Result<Straight, usize> {
-        let uses = self.uses.as_ref().ok_or(body.len())?;
-        let constant = |id| self.constant(function, id);
-        Straight::of(body, &Known { function, uses, divisors: &self.divisors, constant: &constant })
-    }
-
-    fn shared_place(&self, array: SharedId, index: ValueId) -> SharedPlace<B::Value> {
-        SharedPlace { array: array.0 as usize, index: self.index(index), divisor: self.divisors.get(index) }
-    }
-}
-
-fn block<B: ScalarBuilder>(function: &Function, body: &[Statement], builder: &mut B, values: &mut Values<B>) {
-    let (mut rest, mut begin_none) = (body, 0);
-    while let [statement, behind @ ..] = rest {
-        if begin_none == 0 {
-            match values.straight(function, rest) {
-                Ok(code) => {
-                    straight(function, &rest[..code.statements], &code, builder, values);
-                    rest = &rest[code.statements..];
-                    continue;
-                }
-                Err(statements) => begin_none = statements,
-            }
-        }
-        (rest, begin_none) = (behind, begin_none - 1);
-        match statement {
-            // Left over from what was built in other terms.
-            Statement::Let { value, .. } if values.is_unused(*value) => {}
-            Statement::Let { value, operation } => {
-                if let Some(known) = values.known(function, builder, *value, operation) {
-                    values.set(*value, known);
-                    continue;
-                }
-                let ty = function.ty(*value);
-                let result = match values.width(*value) {
-                    Width::Wide => operate(function, ty, operation, builder, values),
-                    Width::Halved => {
-                        let wide = operate(function, ty, operation, builder, values);
-                        builder.convert(Conversion::IntToInt, WIDE, NARROW, wide)
-                    }
-                    Width::Narrow => {
-                        if let Operation::Binary(BinaryOp::Add, x, y) = operation {
-                            values.sums.insert(*value, [*x, *y]);
-                        }
-                        operate_narrow(function, operation, builder, values)
-                    }
-                };
-                values.set(*value, result);
-            }
-            Statement::Store { buffer, index, value } => {
-                let place = values.place(function, *buffer, *index);
-                let stored = values.get(builder, *value);
-                builder.store(function.ty(*value), place, stored);
-            }
-            Statement::StoreShared { array, index, value } => {
-                let place = values.shared_place(*array, *index);
-                let stored = values.get(builder, *value);
-                builder.effect_on_gpu(GpuEffect::StoreShared(function.ty(*value), place, stored));
-            }
-            Statement::StartCopy { array, to, buffer, from, bytes, inside } => {
-                let to = values.shared_place(*array, *to);
-                let from = values.place(function, *buffer, *from);
-                let inside = values.get(builder, *inside);
-                builder.effect_on_gpu(GpuEffect::StartCopy { to, from, bytes: *bytes, inside });
-            }
-            Statement::CommitCopies => builder.effect_on_gpu(GpuEffect::CommitCopies),
-            Statement::AwaitCopies { pending } => builder.effect_on_gpu(GpuEffect::AwaitCopies(*pending)),
-            Statement::Barrier => builder.effect_on_gpu(GpuEffect::Barrier),
-            Statement::GridBarrier => builder.effect_on_gpu(GpuEffect::GridBarrier),
-            Statement::StoreCluster { array, index, value, block } => {
-                let place = values.shared_place(*array, *index);
-                let stored = values.get(builder, *value);
-                let ty = function.ty(*value);
-                let block = values.narrow(function, builder, *block);
-                builder.effect_on_gpu(GpuEffect::StoreCluster(ty, place, stored, block));
-            }
-            Statement::ClusterArrive => builder.effect_on_gpu(GpuEffect::ClusterArrive),
-            Statement::ClusterWait => builder.effect_on_gpu(GpuEffect::ClusterWait),
-            Statement::Prefetch { buffer, index } => {
-                let memory = function.buffers[buffer.0 as usize].dtype;
-                let index = values.get(builder, *index);
-                builder.prefetch(buffer.0 as usize, memory, index);
-            }
-            Statement::Product(product) => {
-                let emitted = values.product(builder, product);
-                builder.product(emitted);
-            }
-            Statement::For { counter, begin, end, carried, exchanged, body, .. }
-                if exchanged.is_empty() && values.runs_once(statement) =>
-            {
-                let [begin, end] = values.bounds(function, builder, *counter, [*begin, *end]);
-                let ty = if values.is_narrow(*counter) { NARROW } else { WIDE };
-                let is_entered = builder.compare(Condition::Lt, ty, begin, end);
-                values.set(*counter, begin);
-                let inits: Vec<_> =
-                    carried.iter().map(|c| (function.ty(c.init), values.get(builder, c.init))).collect();
-                for (c, (_, init)) in carried.iter().zip(&inits) {
-                    values.set(c.value, *init);
-                }
-                let results = builder.if_then(is_entered, &inits, &mut |builder| {
-                    block(function, body, builder, values);
-                    carried.iter().map(|c| values.get(builder, c.next)).collect()
-                });
-                for (c, result) in carried.iter().zip(results) {
-                    values.set(c.result, result);
-                }
-            }
-            Statement::For { counter, begin, end, step, carried, exchanged, body } => {
-                let is_long = is_long(body);
-                let is_entered = values.ranges.as_ref().is_some_and(|r| r.get(*begin).high < r.get(*end).low);
-                // A condition before a loop keeps `ptxas` from joining it with what stands there, which takes registers.
-                let is_entered = is_entered && !is_long && !values.has_matrices;
-                let length = values
-                    .constant(function, *end)
-                    .zip(values.constant(function, *begin))
-                    .map(|(end, begin)| end.wrapping_sub(begin));
-                let meets_end = *step == 1 || length.is_some_and(|length| length % *step == 0);
-                let [begin, end] = values.bounds(function, builder, *counter, [*begin, *end]);
-                // What carries nothing moves data, of which `ptxas` would take eight iterations at once, whatever registers
-                // other loops have left.
-                let stays_rolled = is_long || carried.is_empty();
-                let bounds = Bounds { begin, end, step: *step, is_entered, meets_end, stays_rolled };
-                let inits: Vec<_> =
-                    carried.iter().map(|c| (function.ty(c.init), values.get(builder, c.init))).collect();
-                let exchanged: Vec<_> = exchanged.iter().map(|(a, b)| (a.0 as usize, b.0 as usize)).collect();
-                let is_hot = !carried.is_empty() && !has_loops(body);
-                let outer = std::mem::replace(&mut values.is_hot, is_hot);
-                let results =
-                    builder.counted_loop(bounds, &inits, &exchanged, &mut |builder, position, current| {
-                        values.depth += 1;
-                        values.set(*counter, position);
-                        for (c, value) in carried.iter().zip(current) {
-                            values.set(c.value, *value);
-                        }
-                        block(function, body, builder, values);
-                        values.depth -= 1;
-                        carried.iter().map(|c| values.get(builder, c.next)).collect()
-                    });
-                values.is_hot = outer;
-                for (c, result) in carried.iter().zip(results) {
-                    values.set(c.result, result);
-                }
-            }
-            Statement::If { condition, body } if values.constant(function, *condition).is_some() => {
-                if values.constant(function, *condition) == Some(1) {
-                    block(function, body, builder, values);
-                }
-            }
-            Statement::If { condition, body } => {
-                let condition = values.get(builder, *condition);
-                builder.if_then(condition, &[], &mut |builder| {
-                    block(function, body, builder, values);
-                    Vec::new()
-                });
-            }
-        }
-    }
-}
-
-/// Writes a piece of straight code.
-fn straight<B: ScalarBuilder>(
-    function: &Function,
-    body: &[Statement],
-    code: &Straight,
-    builder: &mut B,
-    values: &mut Values<B>,
-) {
-    for position in &code.positions {
-        block(function, &body[*position..=*position], builder, values);
-    }
-    let around = Around {
-        bases: code.bases.iter().map(|(array, index)| values.shared_place(*array, *index)).collect(),
-        sums: code.sums.iter().map(|id| values.index(*id)).collect(),
-        given: code.given.iter().map(|id| values.index(*id)).collect(),
-    };
-    for (id, result) in code.results.iter().zip(builder.straight(code, around)) {
-        values.set(*id, result);
-    }
-}
-
-/// Statements of a loop that is not to be unrolled any further.
-const LONG: usize = 256;
-
-/// Whether a body is as long as unrolling should make it: products of matrices hold as many registers as there are.
-fn is_long(body: &[Statement]) -> bool {
-    fn statements(body: &[Statement]) -> usize {
-        body.iter().map(|statement| 1 + statements(statement.body())).sum()
-    }
-    statements(body) > LONG || body.iter().any(Statement::multiplies_matrices)
-}
-
-fn has_loops(body: &[Statement]) -> bool {
-    body.iter().any(|statement| statement.any(&|s| matches!(s, Statement::For { .. })))
-}
-
-/// An i64 scalar whose operands and result fit in 32 bits.
-fn operate_narrow<B: ScalarBuilder>(
-    function: &Function,
-    operation: &Operation,
-    builder: &mut B,
-    values: &Values<B>,
-) -> B::Value {
-    let operand = |builder: &mut B, id: &ValueId| values.narrow(function, builder, *id);
-    match operation {
-        Operation::Constant(literal) => {
-            builder.constant(NARROW, Literal::from_i64(DType::I32, literal.as_i64()))
-        }
-        Operation::Unary(op, x) => {
-            let x = operand(builder, x);
-            builder.unary(*op, NARROW, x)
-        }
-        Operation::Binary(op, x, y) => {
-            let are_natural = values.is_natural(*x) && values.is_natural(*y);
-            let operands = [operand(builder, x), operand(builder, y)];
-            builder.binary_of_indices(*op, are_natural, operands)
-        }
-        Operation::Select(condition, x, y) => {
-            let (x, y) = (operand(builder, x), operand(builder, y));
-            builder.select(NARROW, values.index(*condition), x, y)
-        }
-        // What i32 it was.
-        Operation::Convert(_, x) => operand(builder, x),
-        _ => {
-            let wide = operate(function, WIDE, operation, builder, values);
-            builder.convert(Conversion::IntToInt, WIDE, NARROW, wide)
-        }
-    }
-}
-
-fn operate<B: ScalarBuilder>(
-    function: &Function,
-    ty: Type,
-    operation: &Operation,
-    builder: &mut B,
-    values: &Values<B>,
-) -> B::Value {
-    let value = |builder: &mut B, id: &ValueId| values.get(builder, *id);
-    match operation {
-        Operation::Constant(literal) => builder.constant(ty, *literal),
-        Operation::Symbol(position) => builder.symbol(*position as usize),
-        Operation::WorkBegin => builder.work_begin(),
-        Operation::WorkEnd => builder.work_end(),
-        Operation::WorkItem => builder.work_item(),
-        Operation::Block => builder.on_gpu(GpuOperation::Block),
-        Operation::Blocks => builder.on_gpu(GpuOperation::Blocks),
-        Operation::Thread => builder.on_gpu(GpuOperation::Thread),
-        Operation::Load { buffer, index } => builder.load(ty, values.place(function, *buffer, *index)),
-        Operation::Butterfly(x, distance) => {
-            let x = value(builder, x);
-            builder.on_gpu(GpuOperation::Butterfly(ty, x, *distance))
-        }
-        Operation::LoadShared { array, index } => {
-            builder.on_gpu(GpuOperation::LoadShared(ty, values.shared_place(*array, *index)))
-        }
-        Operation::LoadMatrices { array, index, transposed } => {
-            let place = values.shared_place(*array, *index);
-            builder.on_gpu(GpuOperation::LoadMatrices(ty.lanes, place, *transposed))
-        }
-        Operation::MatrixFma { factors, left, right, sum } => {
-            let fragments = [left, right, sum].map(|fragment| value(builder, fragment));
-            builder.on_gpu(GpuOperation::MatrixFma(*factors, fragments))
-        }
-        Operation::GroupFma { factors, left, right, sum } => {
-            let places = [left, right].map(|factor| GroupPlace {
-                place: values.shared_place(factor.array, factor.index),
-                transposed: factor.transposed,
-            });
-            let sum = value(builder, sum);
-            builder.on_gpu(GpuOperation::GroupFma(*factors, places, ty, sum))
-        }
-        Operation::Pair(dtype, x, y) => {
-            let pair = [x, y].map(|x| value(builder, x));
-            builder.on_gpu(GpuOperation::Pair(*dtype, pair))
-        }
-        Operation::Tf32(x) => {
-            let x = value(builder, x);
-            builder.on_gpu(GpuOperation::Tf32(x))
-        }
-        Operation::Unary(op, x) => {
-            let x = value(builder, x);
-            builder.unary(*op, ty, x)
-        }
-        Operation::Binary(op, x, y) => {
-            let (x, y) = (value(builder, x), value(builder, y));
-            builder.binary(*op, ty, x, y)
-        }
-        Operation::Fma(x, y, z) => {
-            let (x, y, z) = (value(builder, x), value(builder, y), value(builder, z));
-            builder.fma(ty, x, y, z)
-        }
-        Operation::Compare(condition, x, y) if values.is_narrow(*x) && values.is_narrow(*y) => {
-            builder.compare(*condition, NARROW, values.index(*x), values.index(*y))
-        }
-        Operation::Compare(condition, x, y) => {
-            let ty = function.ty(*x);
-            let (x, y) = (value(builder, x), value(builder, y));
-            builder.compare(*condition, ty, x, y)
-        }
-        Operation::Select(condition, x, y) => {
-            let (x, y) = (value(builder, x), value(builder, y));
-            builder.select(ty, values.index(*condition), x, y)
-        }
-        Operation::Convert(Conversion::IntToInt, x) if ty == NARROW && values.is_narrow(*x) => {
-            values.index(*x)
-        }
-        Operation::Convert(Conversion::IntToFloat, x) if values.is_narrow(*x) => {
-            builder.convert(Conversion::IntToFloat, NARROW, ty, values.index(*x))
-        }
-        Operation::Convert(conversion, x) => {
-            let from = function.ty(*x);
-            let x = value(builder, x);
-            builder.convert(*conversion, from, ty, x)
-        }
-        Operation::Splat(x) => {
-            let x = value(builder, x);
-            builder.splat(ty, x)
-        }
-        Operation::LaneIndex => builder.lane_index(ty),
-        Operation::Extract(x, lane) => builder.extract(function.ty(*x), values.index(*x), *lane),
-        Operation::Insert(vector, scalar, lane) => {
-            let scalar = value(builder, scalar);
-            builder.insert(ty, values.index(*vector), scalar, *lane)
-        }
-    }
-}
 
 /// [`Conversion::HalfToFloat`] of `bits` in other primitives, for targets without an instruction for it.
 ///

@@ -26,7 +26,7 @@ use super::gpu::BlockFrame;
 use super::ptx::BUFFER_ALIGNMENT;
 use crate::kernel_ir::{BinaryOp, Condition, Conversion, LaneType, Type, UnaryOp};
 use crate::scalar::{
-    Around, Bounds, GpuEffect, GpuOperation, LoopBody, Place, Product, ScalarBuilder, half_to_float,
+    Around, Bounds, GpuEffect, GpuOperation, Kept, LoopBody, Place, Product, ScalarBuilder, half_to_float,
 };
 use crate::straight::Straight;
 
@@ -82,6 +82,8 @@ pub(super) struct LlvmBuilder<'ctx, 'm> {
     pub(super) frame: Frame<'ctx>,
     /// The blocks before the loops around, outermost first.
     before_loops: Vec<BasicBlock<'ctx>>,
+    /// Groups of registers that assembly has declared.
+    pub(super) kept: u32,
 }
 
 /// The value that LLVM's builder made.
@@ -149,7 +151,7 @@ impl<'ctx, 'm> LlvmBuilder<'ctx, 'm> {
         function: FunctionValue<'ctx>,
         frame: Frame<'ctx>,
     ) -> Self {
-        LlvmBuilder { context, module, builder, function, frame, before_loops: Vec::new() }
+        LlvmBuilder { context, module, builder, function, frame, before_loops: Vec::new(), kept: 0 }
     }
 
     /// Ends the function.
@@ -344,6 +346,14 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
 
     fn writes_straight(&self) -> bool {
         self.frame.work.block().is_some()
+    }
+
+    fn keep(&mut self, values: Vec<Self::Value>) -> Kept {
+        self.keep_sums(&values)
+    }
+
+    fn kept(&mut self, kept: Kept) -> Vec<Self::Value> {
+        self.kept_sums(kept)
     }
 
     fn straight(&mut self, code: &Straight, around: Around<Self::Value>) -> Vec<Self::Value> {

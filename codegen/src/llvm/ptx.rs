@@ -44,18 +44,17 @@ const GLOBAL: u16 = 1;
 /// `ptx_kernel`, the calling convention of an entry point.
 const PTX_KERNEL: u32 = 71;
 
-/// The passes for kernels, by the threads of which somebody waits for their code. What [`crate::indices::Ranges`] know of
-/// counters and conditions, most of what LLVM found out in two fifths of the time of all passes, is not there to begin with;
-/// what Kernel IR computes as early as it can stands where it is needed, so that it takes no registers before. The last ones
-/// see to vectors that are aligned because extents are, and to constant parts of addresses, which are for the instructions.
-/// What does not change in loops stands before them already; addresses that LLVM would move there too wait in registers.
-const GPU_PASSES: &str = "sroa,sink,instcombine<no-verify-fixpoint>,simplifycfg,\
+/// The passes for kernels. What [`crate::indices::Ranges`] know of counters and conditions, most of what LLVM found out in two
+/// fifths of the time of all passes, is not there to begin with; what Kernel IR computes as early as it can stands where it is
+/// needed, so that it takes no registers before. The last ones see to vectors that are aligned because extents are, and to
+/// constant parts of addresses, which are for the instructions. What does not change in loops stands before them already;
+/// addresses that LLVM would move there too wait in registers.
+const PASSES: &str = "sroa,sink,instcombine<no-verify-fixpoint>,simplifycfg,\
     infer-alignment,separate-const-offset-from-gep,early-cse";
 
-/// The same for loops over time, most of the code of a model. Kernel IR has them as they should be
-/// ([`FunctionBuilder::for_steps`](crate::builder::FunctionBuilder::for_steps)), and what is left to simplify, `ptxas` simplifies
-/// (docs/perf/gpu.md).
-const STEPS_PASSES: &str = "sroa,sink,infer-alignment,separate-const-offset-from-gep,early-cse,simplifycfg";
+/// The same for long kernels, while somebody waits for their code. `ptxas` simplifies what is left to simplify, and makes as
+/// many instructions of it (docs/perf/gpu.md).
+const PASSES_OF_LONG: &str = "sroa,sink,infer-alignment,separate-const-offset-from-gep,early-cse,simplifycfg";
 
 /// The pass behind these, which makes one access of neighbouring ones.
 const JOINING_PASS: &str = "load-store-vectorizer";
@@ -163,6 +162,13 @@ fn improve(
     Ok(())
 }
 
+/// Whether a function is a loop over time, or tiles of a product: most of the code of a model. Products of matrices outside of
+/// loops are short, and hold as many registers as there are.
+fn is_long(function: &Function) -> bool {
+    let is_product = function.mapping.is_by_block() && !function.multiplies_matrices();
+    function.mapping.is_of_steps() || is_product
+}
+
 /// The functions as optimised LLVM IR for the GPU, to be read.
 ///
 /// # Errors
@@ -233,10 +239,9 @@ fn optimized_module<'s>(
     check_module(&module)?;
     phases.end("verifying");
     if options.optimization == Optimization::Full {
-        let (of_steps, others): (Vec<&Function>, Vec<&Function>) =
-            functions.iter().partition(|function| function.mapping.is_of_steps());
-        improve(session, &module, machine, &of_steps, STEPS_PASSES)?;
-        improve(session, &module, machine, &others, GPU_PASSES)?;
+        let (long, others): (Vec<&Function>, Vec<&Function>) = functions.iter().partition(|f| is_long(f));
+        improve(session, &module, machine, &long, PASSES_OF_LONG)?;
+        improve(session, &module, machine, &others, PASSES)?;
         let of_neighbours: Vec<&Function> = functions.iter().filter(|f| has_neighbours(f)).collect();
         improve(session, &module, machine, &of_neighbours, JOINING_PASS)?;
     }
