@@ -1,6 +1,6 @@
 //! One walk over Kernel IR, many emitters.
 //!
-//! [`emit`] visits a [`Function`] once and asks a [`ScalarBuilder`] for each primitive; the builder is
+//! [`emit`] visits a [`crate::kernel_ir::Function`] once and asks a [`ScalarBuilder`] for each primitive; the builder is
 //! implemented once for Cranelift and once for LLVM. Nothing else translates an operation.
 
 mod operations;
@@ -40,7 +40,8 @@ pub trait ScalarBuilder: Sized {
     /// Asks for the memory at element `index` of a buffer parameter, inside or not, to come closer; nothing where the
     /// target has no such instruction.
     fn prefetch(&mut self, _buffer: usize, _memory: DType, _index: Self::Value) {}
-    /// Writes a product with panels ([`Statement::Product`]); only for builders of code for the fast tier.
+    /// Writes a product with panels ([`crate::kernel_ir::Statement::Product`]); only for builders of code for the fast
+    /// tier.
     fn product(&mut self, product: Product<Self::Value>);
     /// A primitive of one operand.
     fn unary(&mut self, op: UnaryOp, ty: Type, x: Self::Value) -> Self::Value;
@@ -228,15 +229,15 @@ pub enum GpuOperation<V> {
     Thread,
     /// Reads from a shared array.
     LoadShared(Type, SharedPlace<V>),
-    /// So many matrices from a shared array, transposed or not ([`Operation::LoadMatrices`]).
+    /// So many matrices from a shared array, transposed or not ([`crate::kernel_ir::Operation::LoadMatrices`]).
     LoadMatrices(u8, SharedPlace<V>, bool),
-    /// [`Operation::MatrixFma`] of fragments of two matrices of these factors, and of the sums.
+    /// [`crate::kernel_ir::Operation::MatrixFma`] of fragments of two matrices of these factors, and of the sums.
     MatrixFma(MatrixFactors, [V; 3]),
-    /// [`Operation::GroupFma`] of two factors of these, and of the sums, which are of that type.
+    /// [`crate::kernel_ir::Operation::GroupFma`] of two factors of these, and of the sums, which are of that type.
     GroupFma(MatrixFactors, [GroupPlace<V>; 2], Type, V),
-    /// Two f32 as 16-bit floats of this type ([`Operation::Pair`]).
+    /// Two f32 as 16-bit floats of this type ([`crate::kernel_ir::Operation::Pair`]).
     Pair(DType, [V; 2]),
-    /// An f32 with fewer bits ([`Operation::Tf32`]).
+    /// An f32 with fewer bits ([`crate::kernel_ir::Operation::Tf32`]).
     Tf32(V),
     /// The value of the thread whose number differs by the bits of the distance.
     Butterfly(Type, V, u8),
@@ -247,7 +248,7 @@ pub enum GpuOperation<V> {
 pub enum GpuEffect<V> {
     /// Writes to a shared array.
     StoreShared(Type, SharedPlace<V>, V),
-    /// Begins a copy of so many bytes ([`Statement::StartCopy`]).
+    /// Begins a copy of so many bytes ([`crate::kernel_ir::Statement::StartCopy`]).
     StartCopy {
         /// Where to.
         to: SharedPlace<V>,
