@@ -38,6 +38,7 @@ impl FunctionBuilder {
             (BinaryOp::Add, Some(offset)) => {
                 self.terms.offsets.insert(value, (x, offset));
             }
+            _ if !self.terms.are_regrouped => {}
             (BinaryOp::Mul, Some(by)) => {
                 self.terms.multiples.insert(value, (x, by));
             }
