@@ -115,12 +115,9 @@ impl Late<'_> {
 
     fn statement(&mut self, mut statement: Statement) {
         let end: Vec<ValueId> = of_end(&statement).collect();
+        let repeats = matches!(statement, Statement::For { .. });
         if let Statement::For { body, .. } | Statement::If { body, .. } = &mut statement {
-            let (inside, repeats) = (std::mem::take(body), !matches!(statement, Statement::If { .. }));
-            let inside = self.list(inside, end, repeats);
-            if let Statement::For { body, .. } | Statement::If { body, .. } = &mut statement {
-                *body = inside;
-            }
+            *body = self.list(std::mem::take(body), end, repeats);
         }
         let mut used = Vec::new();
         of_statement(&statement, &mut |id| used.push(id));

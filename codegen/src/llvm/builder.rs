@@ -436,17 +436,17 @@ impl<'ctx> ScalarBuilder for LlvmBuilder<'ctx, '_> {
         are_natural: bool,
         [x, y]: [Self::Value; 2],
     ) -> Self::Value {
+        let ty = Type::scalar(LaneType::I32);
         match op {
             // Without what rounds negative ones towards 0.
             BinaryOp::IntDiv if are_natural => return self.operation(InstructionOpcode::UDiv, x, y),
             BinaryOp::IntRem if are_natural => return self.operation(InstructionOpcode::URem, x, y),
+            BinaryOp::ShiftRightArithmetic if are_natural => {
+                return self.binary(BinaryOp::ShiftRightLogical, ty, x, y);
+            }
             _ => {}
         }
-        let op = match op {
-            BinaryOp::ShiftRightArithmetic if are_natural => BinaryOp::ShiftRightLogical,
-            other => other,
-        };
-        let result = self.binary(op, Type::scalar(LaneType::I32), x, y);
+        let result = self.binary(op, ty, x, y);
         // Then constant parts of an index in 32 bits are constant parts of an address in 64.
         if let (BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::ShiftLeft, Some(instruction)) =
             (op, result.as_instruction_value())

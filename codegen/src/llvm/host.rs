@@ -18,8 +18,7 @@ use inkwell::values::{BasicMetadataValueEnum, FunctionValue, IntValue, PointerVa
 
 use super::builder::{LlvmBuilder, Work};
 use super::module::{
-    HOST_PASSES, Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize,
-    optimize,
+    Session, add_enum, add_string, check_functions, check_module, describe_buffer, initialize, optimize,
 };
 use super::phases::Phases;
 use super::ptx::frame;
@@ -325,7 +324,7 @@ fn optimized_module<'s>(
     phases.end("building");
     check_module(&module)?;
     phases.end("verifying");
-    optimize(session, &module, machine, optimization, HOST_PASSES)?;
+    optimize(session, &module, machine, optimization)?;
     phases.end("passes");
     Ok(module)
 }

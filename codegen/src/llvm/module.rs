@@ -194,21 +194,20 @@ pub(super) fn check_symbols(module: &Module<'_>) -> Result<(), LlvmError> {
 /// looks for more of them, most of the time of LLVM's own pipelines, finds nothing (`docs/perf/cpu-log.md`,
 /// `docs/perf/gpu.md`). Loops are rotated so that what does not change can leave them; `indvars` finds the conditions
 /// on counters that always hold.
-pub(super) const HOST_PASSES: &str = "sroa,early-cse<memssa>,simplifycfg,instcombine<no-verify-fixpoint>,\
+const HOST_PASSES: &str = "sroa,early-cse<memssa>,simplifycfg,instcombine<no-verify-fixpoint>,\
     loop-mssa(loop-rotate),loop(indvars),early-cse,instcombine<no-verify-fixpoint>,simplifycfg,loop-mssa(licm)";
 
-/// Runs LLVM's passes, which are those of the target.
+/// Runs LLVM's passes for the CPU.
 pub(super) fn optimize(
     session: &Session,
     module: &Module<'_>,
     machine: &TargetMachine,
     optimization: Optimization,
-    passes: &str,
 ) -> Result<(), LlvmError> {
     let pipeline = match optimization {
         // The bodies of host functions are inlined whatever the level.
         Optimization::None => "always-inline".to_owned(),
-        Optimization::Full => format!("always-inline,globaldce,function({passes})"),
+        Optimization::Full => format!("always-inline,globaldce,function({HOST_PASSES})"),
     };
     run_passes(session, module, machine, &pipeline)
 }

@@ -235,12 +235,12 @@ impl<B: ScalarBuilder> Values<B> {
             (is_own(own.value) && is_own(own.next)).then_some(own)
         };
         let sums: Option<Vec<&Carried>> = code.sums.iter().zip(&code.results).map(of).collect();
-        let Some(sums) = sums.filter(|sums| sums.len() > 1) else { return all() };
-        let is_other = |c: &&Carried| !sums.iter().any(|sum| sum.value == c.value);
-        let others = carried.iter().filter(is_other).collect();
         if let Some(Statement::Let { value, .. }) = body.get(at) {
             self.found.insert(*value, code);
         }
+        let Some(sums) = sums.filter(|sums| sums.len() > 1) else { return all() };
+        let is_other = |c: &&Carried| !sums.iter().any(|sum| sum.value == c.value);
+        let others = carried.iter().filter(is_other).collect();
         (sums, others)
     }
 

@@ -191,7 +191,7 @@ pub(super) struct Emitter<'a> {
     pub(super) own_loads: FxHashMap<ElementId, OwnLoad>,
     /// The halves of states that such loads read at the next step.
     pub(super) own_stores: FxHashMap<ParameterId, OwnStore>,
-    /// What of these was loaded, by the element of the array and the lanes.
+    /// What was loaded of these, and of arrays that never change, by the element of the array and the lanes.
     loaded: FxHashMap<(SharedId, ValueId, u8), ValueId>,
 }
 
