@@ -1,12 +1,13 @@
-//! Compile time by stage, single kernels, and whole models: in both tiers, and fused against unfused.
+//! Compile time by stage, single kernels, and whole models: in both tiers, fused against unfused, and on the simulated
+//! GPU.
 //!
 //! `make microbench`, or `cargo bench -p fuse -- compile` for one group. Beside other runtimes: `make bench`.
 
 use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fuse::frontend::nn::{CellParameters, Gates, lstm_cell};
 use fuse::frontend::zoo::{self, Scale};
-use fuse::{CompileOptions, Compiled, DType, Device, DimEnv, Graph, Target, Tier};
+use fuse::{CompileOptions, Compiled, DType, Device, DimEnv, Graph, ProductPrecision, Target, Tier};
 
 /// Models with dimensions `T` and `B`, small enough that an unfused run takes milliseconds.
 fn small() -> Vec<Graph> {
@@ -152,8 +153,45 @@ fn models(c: &mut Criterion) {
     group.finish();
 }
 
+/// Whole models on the simulated GPU, on all threads; the throughput is that of instructions, counted once a thread.
+#[cfg(feature = "llvm")]
+fn sim(c: &mut Criterion) {
+    let mut group = c.benchmark_group("sim");
+    group.sample_size(10);
+    let models = [
+        ("pointwise", [("T", 512)].as_slice()),
+        ("lstm_b64", &[("T", 6), ("B", 16)]),
+        ("gru_b32", &[("T", 6), ("B", 16)]),
+        ("lnlstm_b64", &[("T", 6), ("B", 16)]),
+        ("sru_b32", &[("T", 8), ("B", 16)]),
+    ];
+    let device = Device::sim(&Default::default()).expect("the simulator needs nothing");
+    for precision in [ProductPrecision::F32, ProductPrecision::Bf16] {
+        for (name, dims) in models {
+            let (graph, _) = benchmark(name);
+            let dims = dims.iter().fold(DimEnv::new(), |all, (symbol, value)| all.with(symbol, *value));
+            let options = CompileOptions { precision, ..CompileOptions::new(Target::Cuda) };
+            let compiled = fuse::compile(&graph, &options).expect("compiles");
+            let values = fuse::random::values_for(&graph, &dims, 0).expect("dimensions are given");
+            let (parameters, inputs) = fuse::random::by_kind(&graph, &values);
+            let mut model = compiled.load(&device).expect("loads");
+            model.bind(parameters).expect("binds");
+            let executed = || device.counters().into_iter().flatten().map(|(_, c)| c.instructions()).sum();
+            let before: u64 = executed();
+            model.run(&inputs, &dims).expect("runs");
+            group.throughput(Throughput::Elements(executed() - before));
+            group.bench_function(BenchmarkId::new(precision.name(), name), |b| {
+                b.iter(|| model.run(&inputs, &dims).expect("runs"));
+            });
+        }
+    }
+    group.finish();
+}
+
 #[cfg(not(feature = "llvm"))]
 fn ptx(_: &mut Criterion) {}
+#[cfg(not(feature = "llvm"))]
+fn sim(_: &mut Criterion) {}
 
-criterion_group!(benches, compile, ptx, kernels, models);
+criterion_group!(benches, compile, ptx, kernels, models, sim);
 criterion_main!(benches);

@@ -165,16 +165,14 @@ fn find_bit(a: u64, ty: Type, shift: bool) -> u64 {
     u64::from(if shift { ty.bits - 1 - position } else { position })
 }
 
+#[inline(always)]
 fn extract(ty: Type, a: u64, b: u64, c: u64) -> u64 {
     let (position, length) = (b as u32 & 0xFF, c as u32 & 0xFF);
-    let sign = match (ty.signed(), length) {
-        (false, _) | (_, 0) => 0,
-        _ => (a >> (position + length - 1).min(ty.bits - 1)) & 1,
-    };
-    (0..ty.bits).fold(0, |out, i| {
-        let bit = if i < length && position + i < ty.bits { (a >> (position + i)) & 1 } else { sign };
-        out | (bit << i)
-    })
+    let sign = ty.signed() && length > 0 && (a >> (position + length - 1).min(ty.bits - 1)) & 1 == 1;
+    // Bits beyond the operand or the field are the sign.
+    let given = mask(length.min(ty.bits.saturating_sub(position)));
+    let field = (a & mask(ty.bits)) >> position.min(63) & given;
+    if sign { field | (mask(ty.bits) & !given) } else { field }
 }
 
 fn insert(bits: u32, a: u64, b: u64, c: u64) -> u64 {
@@ -337,6 +335,7 @@ fn finish_bits(bits: u64, ty: Type, mode: Mode) -> u64 {
 }
 
 /// A value of type `from` as one of type `to`.
+#[inline(always)]
 pub(super) fn convert(from: Type, to: Type, mode: Mode, bits: u64) -> u64 {
     match (from.is_float(), to.is_float()) {
         (false, false) => integer_to_integer(from, to, mode, bits),
@@ -347,6 +346,9 @@ pub(super) fn convert(from: Type, to: Type, mode: Mode, bits: u64) -> u64 {
         }
         (true, true) => {
             let bits = if mode.flush { flushed(bits, from) } else { bits };
+            if from == SINGLE && to == BRAIN && mode == Mode::default() {
+                return brain(bits as u32);
+            }
             let x = to_f64(bits, from);
             let x = if mode.integral { to_integral(x, mode.rounding) } else { x };
             if from == to && !mode.integral && !mode.saturate && !mode.relu {
@@ -357,6 +359,20 @@ pub(super) fn convert(from: Type, to: Type, mode: Mode, bits: u64) -> u64 {
     }
 }
 
+const SINGLE: Type = Type { kind: Kind::Float, bits: 32, packed: false };
+const BRAIN: Type = Type { kind: Kind::Brain, bits: 16, packed: false };
+
+/// The bits of an f32 as those of the nearest bf16, whose bits are its upper half.
+#[inline(always)]
+fn brain(bits: u32) -> u64 {
+    if f32::from_bits(bits).is_nan() {
+        return 0x7FFF;
+    }
+    // Half a unit in the last place, or just less where the number before is even; carries go up to infinity.
+    (u64::from(bits) + 0x7FFF + u64::from(bits >> 16 & 1)) >> 16
+}
+
+#[inline(always)]
 fn integer_to_integer(from: Type, to: Type, mode: Mode, bits: u64) -> u64 {
     let value = if from.signed() {
         i128::from(sign_extend(bits, from.bits))
@@ -420,34 +436,4 @@ pub(super) enum Comparison {
     NotEqual { or_unordered: bool },
     Ordered,
     Unordered,
-}
-
-/// Whether the comparison holds.
-#[inline(always)]
-pub(super) fn compare(comparison: Comparison, ty: Type, flush: bool, a: u64, b: u64) -> bool {
-    use std::cmp::Ordering;
-    let ordering = if ty.is_float() {
-        let (a, b) = if flush { (flushed(a, ty), flushed(b, ty)) } else { (a, b) };
-        to_f64(a, ty).partial_cmp(&to_f64(b, ty))
-    } else if ty.signed() {
-        Some(sign_extend(a, ty.bits).cmp(&sign_extend(b, ty.bits)))
-    } else {
-        Some((a & mask(ty.bits)).cmp(&(b & mask(ty.bits))))
-    };
-    match (comparison, ordering) {
-        (Comparison::Ordered, o) => o.is_some(),
-        (Comparison::Unordered, o) => o.is_none(),
-        (Comparison::Less { or_unordered, .. }, None)
-        | (Comparison::Greater { or_unordered, .. }, None)
-        | (Comparison::Equal { or_unordered }, None)
-        | (Comparison::NotEqual { or_unordered }, None) => or_unordered,
-        (Comparison::Less { or_equal, .. }, Some(o)) => {
-            o == Ordering::Less || (or_equal && o == Ordering::Equal)
-        }
-        (Comparison::Greater { or_equal, .. }, Some(o)) => {
-            o == Ordering::Greater || (or_equal && o == Ordering::Equal)
-        }
-        (Comparison::Equal { .. }, Some(o)) => o == Ordering::Equal,
-        (Comparison::NotEqual { .. }, Some(o)) => o != Ordering::Equal,
-    }
 }

@@ -23,6 +23,7 @@ mod block;
 mod bulk;
 mod clocks;
 mod cluster;
+mod compute;
 mod cooperative;
 mod copies;
 mod counters;
