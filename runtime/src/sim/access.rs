@@ -6,10 +6,12 @@ use super::execute::{Context, Wrong, each_lane};
 use super::fault::Problem;
 use super::flags::{Change, Flags, Incoming, Word};
 use super::group::Groups;
-use super::memory::{Access, Memory, Region};
+use super::memory::{Memory, Region};
 use super::op::{Address, Atomic, Op, Order, Space, Transfer};
 use super::order::Outgoing;
 use super::phase::Arrivals;
+use super::record::Access;
+use super::requests::count_request;
 use super::value::{Mode, mask, sign_extend};
 use super::warp::{LANES, Warp};
 
@@ -212,7 +214,9 @@ impl Warp {
         lanes: u32,
     ) -> Result<(), Wrong> {
         let addresses = self.addresses(at);
-        if self.defers(context, transfer, lanes, &addresses) {
+        if self.load_together(context, transfer, &addresses, d, lanes)?
+            || self.defers(context, transfer, lanes, &addresses)
+        {
             return Ok(());
         }
         let (size, memories) = (transfer.ty.bytes(), context.memories);
@@ -288,6 +292,9 @@ impl Warp {
         lanes: u32,
     ) -> Result<(), Wrong> {
         let addresses = self.addresses(at);
+        if self.store_together(context, transfer, &addresses, values, lanes)? {
+            return Ok(());
+        }
         let (size, memories) = (transfer.ty.bytes(), context.memories);
         let outgoing = if transfer.atomic {
             self.outgoing(memories.block, lanes, transfer.order)
@@ -462,7 +469,7 @@ impl Warp {
 }
 
 /// Whether other blocks see what is written there.
-fn reaches_others(space: Space) -> bool {
+pub(super) fn reaches_others(space: Space) -> bool {
     matches!(space, Space::Global | Space::Cluster)
 }
 
@@ -471,87 +478,4 @@ pub(super) fn aligned(address: u64, alignment: u32) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::Misaligned { address, alignment })
-}
-
-/// Counts an access of some lanes, `bytes` each.
-pub(super) fn count_request(
-    context: &mut Context<'_>,
-    space: Space,
-    addresses: &[u64; LANES],
-    bytes: u32,
-    lanes: u32,
-) {
-    match space {
-        Space::Global => {
-            context.counters.global_requests += 1;
-            context.counters.global_sectors += distinct(addresses, lanes, 32, |_, sector| sector).1;
-        }
-        Space::Shared => {
-            context.counters.shared_requests += 1;
-            context.counters.bank_conflicts += conflicts(addresses, bytes, lanes);
-        }
-        Space::Cluster => count_distant(context, addresses, bytes, lanes),
-        Space::Generic | Space::Local => {}
-    }
-}
-
-/// Counts an access of some lanes to shared memory of the cluster: what leads to other blocks, and the rest as the block's
-/// own.
-fn count_distant(context: &mut Context<'_>, addresses: &[u64; LANES], bytes: u32, lanes: u32) {
-    let distant = context.memories.neighbours.map_or(0, |n| n.distant(addresses, lanes));
-    context.counters.distributed_requests += u64::from(distant > 0);
-    context.counters.distributed_bytes += u64::from(distant * bytes);
-    context.counters.shared_requests += u64::from(distant < lanes.count_ones());
-}
-
-/// The distinct units of some lanes' addresses, and their number.
-fn distinct(
-    addresses: &[u64; LANES],
-    lanes: u32,
-    unit: u64,
-    key: impl Fn(usize, u64) -> u64,
-) -> ([u64; LANES], u64) {
-    let mut found = [0; LANES];
-    let (mut count, mut sorted) = (0, true);
-    each_lane(lanes, |lane| {
-        let value = key(lane, addresses[lane] / unit);
-        if count == 0 || found[count - 1] != value {
-            sorted &= count == 0 || found[count - 1] < value;
-            found[count] = value;
-            count += 1;
-        }
-    });
-    if !sorted {
-        found[..count].sort_unstable();
-        let mut kept = 1;
-        for at in 1..count {
-            if found[at] != found[kept - 1] {
-                found[kept] = found[at];
-                kept += 1;
-            }
-        }
-        count = kept;
-    }
-    (found, count as u64)
-}
-
-/// Turns that an access of shared memory takes beyond the least: each of 32 banks gives one 4-byte word a turn, and
-/// wide accesses are served by parts of the warp.
-fn conflicts(addresses: &[u64; LANES], bytes: u32, lanes: u32) -> u64 {
-    let words = u64::from(bytes.div_ceil(4).clamp(1, 4));
-    let per_turn = LANES / words as usize;
-    let mut extra = 0;
-    for turn in 0..words as usize {
-        let part = lanes & (((1u64 << per_turn) - 1) << (turn * per_turn)) as u32;
-        if part == 0 {
-            continue;
-        }
-        let (found, count) = distinct(addresses, part, 4 * words, |_, unit| unit);
-        let mut banks = [0u64; LANES];
-        for unit in &found[..count as usize] {
-            banks[((unit * words) % LANES as u64) as usize] += 1;
-        }
-        extra += banks.iter().max().map_or(0, |most| most.saturating_sub(1));
-    }
-    extra
 }

@@ -3,12 +3,13 @@
 //! A copy comes as late as it can: when a thread asks whether the phase of its barrier is complete and it is not. Whoever
 //! finds it complete then knows what the thread did that began the copy.
 
-use super::access::{Memories, aligned, count_request};
+use super::access::{Memories, aligned};
 use super::execute::{Context, Wrong};
 use super::fault::Problem;
-use super::memory::Access;
 use super::op::{Address, Order, Space};
 use super::phase::{BYTES, Released};
+use super::record::Access;
+use super::requests::count_request;
 use super::value::mask;
 use super::warp::{LANES, Warp};
 

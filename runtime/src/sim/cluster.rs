@@ -14,11 +14,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::execute::{Context, Wrong, each_lane, first};
 use super::fault::{Misuse, Problem};
 use super::grid::Shared;
-use super::memory::{Access, Region, earlier};
+use super::memory::Region;
 #[cfg(doc)]
 use super::op::Op;
 use super::op::{Order, Space};
 use super::order::{Clock, absorb};
+use super::record::{Access, earlier};
 use super::value::mask;
 use super::warp::{State, Warp};
 

@@ -8,6 +8,7 @@ use super::arithmetic::{Comparison, Function, convert, evaluate};
 use super::execute::{Context, each_lane};
 use super::op::{Logic, Op, Test};
 use super::value::{Kind, Mode, Type, flushed, mask, sign_extend, to_f64};
+use super::vectors::in_vectors;
 use super::warp::{LANES, Warp};
 
 /// Lanes that are computed together.
@@ -99,39 +100,16 @@ impl Relations {
     }
 }
 
-impl Warp {
+in_vectors! {
     /// Executes an instruction that changes nothing but registers, each lane by itself.
-    pub fn compute(&mut self, context: &Context<'_>, op: &Op, lanes: u32) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::is_x86_feature_detected as has;
-            let narrow = has!("avx2") && has!("fma");
-            if narrow && has!("avx512f") && has!("avx512vl") && has!("avx512bw") && has!("avx512dq") {
-                // SAFETY: the processor has what it is compiled for.
-                return unsafe { self.compute_in_512_bits(context, op, lanes) };
-            }
-            if narrow {
-                // SAFETY: the processor has what it is compiled for.
-                return unsafe { self.compute_in_256_bits(context, op, lanes) };
-            }
-        }
-        self.compute_in_lanes(context, op, lanes);
+    pub fn compute(warp: &mut Warp, context: &Context<'_>, op: &Op, lanes: u32) {
+        warp.compute(context, op, lanes)
     }
+}
 
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
-    fn compute_in_512_bits(&mut self, context: &Context<'_>, op: &Op, lanes: u32) {
-        self.compute_in_lanes(context, op, lanes);
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    fn compute_in_256_bits(&mut self, context: &Context<'_>, op: &Op, lanes: u32) {
-        self.compute_in_lanes(context, op, lanes);
-    }
-
+impl Warp {
     #[inline(always)]
-    fn compute_in_lanes(&mut self, context: &Context<'_>, op: &Op, lanes: u32) {
+    fn compute(&mut self, context: &Context<'_>, op: &Op, lanes: u32) {
         match op {
             Op::Map { f, ty, mode, d, a, b, c } => self.map(*f, *ty, *mode, [*d, *a, *b, *c], lanes),
             Op::Convert { from, to, mode, destination, d, a } => {

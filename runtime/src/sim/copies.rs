@@ -1,10 +1,11 @@
 //! Asynchronous copies from global to shared memory (`cp.async`), which arrive when they are waited for.
 
-use super::access::{Memories, aligned, count_request};
+use super::access::{Memories, aligned};
 use super::execute::{Context, Wrong};
 use super::fault::Problem;
-use super::memory::Access;
 use super::op::{Address, Space};
+use super::record::Access;
+use super::requests::count_request;
 use super::warp::{Copy, LANES, Warp};
 
 impl Warp {

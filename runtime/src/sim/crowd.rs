@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::memory::Access;
+use super::record::Access;
 
 /// The number of a set of readers; 0 has none.
 pub(super) type Crowd = u32;

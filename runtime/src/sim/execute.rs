@@ -1,6 +1,7 @@
 //! Executes a warp until it waits, ends or has had its turn.
 
 use super::access::Memories;
+use super::compute::compute;
 use super::counters::Counters;
 use super::fault::Problem;
 use super::op::{Category, Instruction, Kernel, Op, Order};
@@ -143,7 +144,7 @@ impl Warp {
             op if op.category() == Category::Control => self.exchange(op, lanes)?,
             Op::Reduce { f, ty, d, a, members } => self.reduce(*f, *ty, [*d, *a, *members], lanes)?,
             Op::MultiplyMatrix { product, d, a, b, c } => self.multiply(*product, d, a, b, c, lanes)?,
-            op => self.compute(context, op, lanes),
+            op => compute(self, context, op, lanes),
         }
         self.current.pc = next;
         Ok(())

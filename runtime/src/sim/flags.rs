@@ -12,8 +12,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::memory::{Access, BLOCK_MASK};
 use super::order::{Clock, Knowledge, absorb};
+use super::record::{Access, BLOCK_MASK};
 
 /// The most bytes of clocks that the versions of one flag take.
 const HISTORY_BYTES: usize = 64 << 20;

@@ -14,10 +14,11 @@ use super::fault::{Fault, Problem, SimError, Wait};
 use super::flags::Flags;
 use super::group::Groups;
 use super::limits::Limits;
-use super::memory::{Content, LAST_STAMP, Memory, Region};
+use super::memory::{Content, Memory, Region};
 use super::op::Kernel;
 use super::parser::parse;
 use super::phase::Arrivals;
+use super::record::LAST_STAMP;
 use super::syntax::VariableSpace;
 use super::warp::{LANES, Shape, Warp, spread};
 

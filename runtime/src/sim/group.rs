@@ -9,11 +9,12 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use super::access::{Memories, count_request};
+use super::access::Memories;
 use super::descriptor::{CHUNK, Descriptor};
 use super::execute::{Context, Wrong, first};
 use super::fault::{GroupMisuse, Problem};
 use super::op::{Condition, GroupProduct, Slot, Space};
+use super::requests::count_request;
 use super::value::{Rounding, Type, from_f64, mask, to_f64};
 use super::warp::{LANES, Warp};
 

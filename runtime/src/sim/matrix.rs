@@ -2,11 +2,12 @@
 //! lanes gives the address of a row; a register of a lane holds two neighbours of a row, or of a column where matrices
 //! are transposed on the way.
 
-use super::access::{aligned, count_request};
+use super::access::aligned;
 use super::execute::{Context, Wrong, first};
 use super::fault::Problem;
-use super::memory::Access;
 use super::op::{Address, Space};
+use super::record::Access;
+use super::requests::count_request;
 use super::value::mask;
 use super::warp::{LANES, Warp};
 

@@ -7,176 +7,13 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use super::clocks::Clocks;
-use super::crowd::{Crowd, Crowds};
-use super::fault::{Earlier, Problem};
-use super::order::{Knowledge, lane_of};
+use super::crowd::Crowds;
+use super::fault::Problem;
+use super::record::LAST_STAMP;
+use super::shadow::Shadow;
 
 /// Addresses have the number of their region from this bit on, counted from 1.
 const REGION_BITS: u32 = 36;
-/// The last launch number that a record can hold.
-pub(super) const LAST_STAMP: u64 = (1 << 14) - 1;
-
-/// Who accesses memory: packed for the shadow as launch, block, thread, atomicity and the warp's clock.
-#[derive(Clone, Copy)]
-pub(super) struct Access<'a> {
-    /// The packed record but for the thread.
-    pub record: u64,
-    /// The thread in its block.
-    pub thread: u32,
-    /// What this thread's warp knows of the warps of its block, its own included.
-    pub clocks: &'a Clocks,
-    /// The last clock of its own warp at which all lanes met.
-    pub met: u32,
-    /// What it knows of other blocks, where those of a launch may know of each other.
-    pub knowledge: Option<&'a Knowledge>,
-}
-
-const CLOCK_BITS: u32 = 19;
-const ATOMIC: u64 = 1 << CLOCK_BITS;
-const THREAD_SHIFT: u32 = CLOCK_BITS + 1;
-const BLOCK_SHIFT: u32 = THREAD_SHIFT + 10;
-const STAMP_SHIFT: u32 = BLOCK_SHIFT + 20;
-/// Blocks are told apart by so many bits of their number.
-pub(super) const BLOCK_MASK: u64 = (1 << 20) - 1;
-
-impl Access<'_> {
-    /// The record of accesses of one warp in one launch.
-    pub fn record(stamp: u64, block: u64, clock: u32, atomic: bool) -> u64 {
-        let clock = u64::from(clock).min(ATOMIC - 1);
-        (stamp << STAMP_SHIFT)
-            | ((block & BLOCK_MASK) << BLOCK_SHIFT)
-            | clock
-            | if atomic { ATOMIC } else { 0 }
-    }
-
-    fn own(&self) -> u64 {
-        self.record | (u64::from(self.thread) << THREAD_SHIFT)
-    }
-
-    /// The access as one that is not atomic.
-    pub fn plain(&self) -> u64 {
-        self.own() & !ATOMIC
-    }
-
-    /// The launch.
-    pub fn stamp(&self) -> u64 {
-        self.record >> STAMP_SHIFT
-    }
-
-    /// The access as one of the thread's warp.
-    pub fn of_warp(&self) -> u64 {
-        self.own() & !(31 << THREAD_SHIFT)
-    }
-
-    /// Whether its lane acquired anything since its warp met.
-    pub fn learned(&self) -> bool {
-        self.knowledge.is_some_and(|knowledge| knowledge.learned(lane_of(self.thread)))
-    }
-
-    /// Whether records are of the same block.
-    pub fn same_block(a: u64, b: u64) -> bool {
-        (a ^ b) >> BLOCK_SHIFT == 0
-    }
-
-    /// Whether records are of the same warp.
-    fn same_warp(a: u64, b: u64) -> bool {
-        (a ^ b) >> (THREAD_SHIFT + 5) == 0
-    }
-
-    /// Whether a proxy fence is known behind an earlier access; those of other blocks are not watched.
-    fn is_fenced(&self, earlier: u64) -> bool {
-        let clock = (earlier & (ATOMIC - 1)) as u32;
-        let fenced = self.clocks.fenced.get(thread_of(earlier) as usize / 32).copied().unwrap_or(0);
-        earlier == 0 || !Access::same_block(earlier, self.own()) || fenced >= clock
-    }
-
-    /// Whether an earlier access happened before this one, or does not conflict with it.
-    pub fn follows(&self, earlier: u64) -> bool {
-        self.follows_lane(earlier, Some(lane_of(thread_of(earlier))))
-    }
-
-    /// Whether an earlier access of some lane of a warp may have happened before this one, or does not conflict with it.
-    pub fn follows_warp(&self, earlier: u64) -> bool {
-        Access::same_warp(earlier, self.own()) || self.follows_lane(earlier, None)
-    }
-
-    fn follows_lane(&self, earlier: u64, lane: Option<u32>) -> bool {
-        let own = self.own();
-        let same_block = Access::same_block(earlier, own);
-        if earlier == 0 || (earlier ^ own) >> STAMP_SHIFT != 0 || earlier & own & ATOMIC != 0 {
-            return true;
-        }
-        if !same_block && self.knowledge.is_none() {
-            return false;
-        }
-        let thread = thread_of(earlier);
-        let clock = (earlier & (ATOMIC - 1)) as u32;
-        let known = if !same_block {
-            false
-        } else if thread / 32 == self.thread / 32 {
-            thread == self.thread || self.met >= clock
-        } else {
-            self.clocks.known.get(thread as usize / 32).is_some_and(|known| *known >= clock)
-        };
-        known
-            || self.knowledge.is_some_and(|k| {
-                let block = ((earlier >> BLOCK_SHIFT) & BLOCK_MASK) as usize;
-                let warp = block * self.clocks.len() + thread as usize / 32;
-                k.covers(warp, clock, lane, lane_of(self.thread))
-            })
-    }
-}
-
-fn thread_of(record: u64) -> u32 {
-    ((record >> THREAD_SHIFT) & 1023) as u32
-}
-
-/// Who made the access of a record.
-pub(super) fn earlier(record: u64, wrote: bool) -> Earlier {
-    Earlier { block: ((record >> BLOCK_SHIFT) & BLOCK_MASK) as u32, thread: thread_of(record), wrote }
-}
-
-/// The bit of a set of readers in a shadow that says that some are of another block than the first one.
-const OTHERS: Crowd = 1 << 31;
-
-#[derive(Default)]
-struct Shadow {
-    writer: AtomicU64,
-    readers: [AtomicU64; 2],
-    /// The launch, and the set of warps that read it besides that of the first reader.
-    crowd: AtomicU64,
-}
-
-impl Shadow {
-    /// The word as it is, the set, and whether one of it is of another block than the first reader.
-    fn crowd(&self, stamp: u64) -> (u64, Crowd, bool) {
-        let word = self.crowd.load(Relaxed);
-        if word >> 32 != stamp {
-            return (word, 0, false);
-        }
-        (word, word as Crowd & !OTHERS, word as Crowd & OTHERS != 0)
-    }
-
-    /// Notes a reader that nothing orders after the first one.
-    fn join(&self, crowds: &Crowds, access: &Access<'_>, first: u64) {
-        let stamp = access.stamp();
-        loop {
-            let (word, crowd, others) = self.crowd(stamp);
-            let other = !Access::same_block(first, access.own());
-            // Blocks of an ordinary launch are never ordered, and those of two readers are enough.
-            if other && others && access.knowledge.is_none() {
-                return;
-            }
-            let mark = if other || others { OTHERS } else { 0 };
-            let joined = stamp << 32 | u64::from(crowds.with(crowd, access) | mark);
-            if self.crowd.compare_exchange(word, joined, Relaxed, Relaxed).is_ok() {
-                return;
-            }
-        }
-    }
-}
-
 /// What a region is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Content {
@@ -197,11 +34,11 @@ pub(super) struct Region {
     written: Vec<AtomicU32>,
     constant: bool,
     /// The binary logarithm of the granule.
-    granule: u32,
-    shadow: Vec<Shadow>,
-    crowds: Crowds,
+    pub granule: u32,
+    pub shadow: Vec<Shadow>,
+    pub crowds: Crowds,
     /// One bit a granule, set where the asynchronous proxy wrote last; empty where nothing reads through it.
-    copied: Vec<AtomicU32>,
+    pub copied: Vec<AtomicU32>,
     /// Held while 8 bytes change as one.
     wide: Mutex<()>,
 }
@@ -246,11 +83,7 @@ impl Region {
 
     /// Forgets who accessed it.
     pub fn forget_accesses(&self) {
-        for shadow in &self.shadow {
-            shadow.writer.store(0, Relaxed);
-            shadow.readers.iter().for_each(|r| r.store(0, Relaxed));
-            shadow.crowd.store(0, Relaxed);
-        }
+        self.shadow.iter().for_each(Shadow::forget);
     }
 
     /// Copies bytes in from the host.
@@ -278,118 +111,6 @@ impl Region {
         Err(Problem::OutOfBounds { address, bytes: size, buffer })
     }
 
-    /// Notes a read and reports one of unwritten bytes or that races.
-    pub fn note_read(&self, offset: u64, size: u32, access: &Access<'_>) -> Result<(), Problem> {
-        if !self.written.is_empty() {
-            let mask = ((1u64 << size) - 1) as u32;
-            let bits = self.written[offset as usize / 32].load(Relaxed) >> (offset % 32);
-            if bits & mask != mask {
-                let missing = u64::from((!bits & mask).trailing_zeros());
-                return Err(Problem::NeverWritten { buffer: (self.name.clone(), offset + missing) });
-            }
-        }
-        if self.shadow.is_empty() {
-            return Ok(());
-        }
-        let own = access.own();
-        for at in self.granules(offset, size) {
-            let shadow = &self.shadow[at];
-            let writer = shadow.writer.load(Relaxed);
-            if !access.follows(writer) {
-                return Err(self.race(at, false, earlier(writer, true)));
-            }
-            let first = shadow.readers[0].load(Relaxed);
-            if first == own {
-                continue;
-            }
-            // The first reader that nothing orders before this one stays; others are remembered beside it.
-            if access.follows(first) {
-                shadow.readers[0].store(own, Relaxed);
-                let (_, crowd, _) = shadow.crowd(access.stamp());
-                if crowd != 0 && self.crowds.unordered(crowd, access).is_none() {
-                    shadow.crowd.store(0, Relaxed);
-                }
-                continue;
-            }
-            shadow.readers[1].store(own, Relaxed);
-            if !Access::same_warp(first, own) {
-                shadow.join(&self.crowds, access, first);
-            }
-        }
-        Ok(())
-    }
-
-    /// Notes a read through the asynchronous proxy, and leaves who wrote each granule last. Reports what
-    /// [`Region::note_read`] does, and a read of what threads wrote with no proxy fence in between.
-    pub fn note_asynchronous_read(
-        &self,
-        offset: u64,
-        size: u32,
-        access: &Access<'_>,
-        writers: &mut Vec<u64>,
-    ) -> Result<(), Problem> {
-        self.note_read(offset, size, access)?;
-        for at in self.granules(offset, size) {
-            let writer = self.shadow[at].writer.load(Relaxed);
-            let copied = self.copied.get(at / 32).is_some_and(|c| c.load(Relaxed) >> (at % 32) & 1 == 1);
-            if !copied && !access.is_fenced(writer) {
-                let buffer = (self.name.clone(), (at as u64) << self.granule);
-                return Err(Problem::NoProxyFence { buffer, earlier: earlier(writer, true) });
-            }
-            writers.push(writer);
-        }
-        Ok(())
-    }
-
-    /// Notes the end of a read that began when these had written; reports whoever wrote since.
-    pub fn note_end_of_read(
-        &self,
-        offset: u64,
-        size: u32,
-        access: &Access<'_>,
-        writers: &mut impl Iterator<Item = u64>,
-    ) -> Result<(), Problem> {
-        for (at, before) in self.granules(offset, size).zip(writers) {
-            let writer = self.shadow[at].writer.load(Relaxed);
-            if writer != before {
-                return Err(self.race(at, false, earlier(writer, true)));
-            }
-        }
-        self.note_read(offset, size, access)
-    }
-
-    /// Notes a write and reports one that races.
-    pub fn note_write(&self, offset: u64, size: u32, access: &Access<'_>) -> Result<(), Problem> {
-        if self.constant {
-            return Err(Problem::ReadOnly { buffer: self.name.clone() });
-        }
-        self.note_there(offset, size);
-        if self.shadow.is_empty() {
-            return Ok(());
-        }
-        for at in self.granules(offset, size) {
-            let shadow = &self.shadow[at];
-            if let Some(copied) = self.copied.get(at / 32) {
-                copied.fetch_and(!(1 << (at % 32)), Relaxed);
-            }
-            let writer = shadow.writer.swap(access.own(), Relaxed);
-            if !access.follows(writer) {
-                return Err(self.race(at, true, earlier(writer, true)));
-            }
-            for reader in &shadow.readers {
-                let reader = reader.load(Relaxed);
-                if !access.follows(reader) {
-                    return Err(self.race(at, true, earlier(reader, false)));
-                }
-            }
-            let (_, crowd, _) = shadow.crowd(access.stamp());
-            if let Some(reader) = self.crowds.unordered(crowd, access) {
-                return Err(self.race(at, true, earlier(reader, false)));
-            }
-        }
-        Ok(())
-    }
-
     /// Notes that what these bytes hold is not there yet.
     pub fn note_pending(&self, offset: u64, size: u32) {
         if !self.written.is_empty() {
@@ -398,25 +119,37 @@ impl Region {
         }
     }
 
-    /// Notes that what was pending has come, and who writes it by that.
-    pub fn note_arrived(&self, offset: u64, size: u32, access: &Access<'_>) {
-        self.note_there(offset, size);
-        for shadow in self.shadow.get(self.granules(offset, size)).into_iter().flatten() {
-            shadow.writer.store(access.own(), Relaxed);
-        }
-        for at in self.granules(offset, size) {
-            if let Some(copied) = self.copied.get(at / 32) {
-                copied.fetch_or(1 << (at % 32), Relaxed);
+    /// Notes that what these bytes hold is there.
+    pub fn note_there(&self, offset: u64, size: u32) {
+        if !self.written.is_empty() {
+            let mask = (((1u64 << size) - 1) as u32) << (offset % 32);
+            let bits = &self.written[offset as usize / 32];
+            if bits.load(Relaxed) & mask != mask {
+                bits.fetch_or(mask, Relaxed);
             }
         }
     }
 
-    /// Notes that what these bytes hold is there.
-    fn note_there(&self, offset: u64, size: u32) {
-        if !self.written.is_empty() {
-            let mask = ((1u64 << size) - 1) as u32;
-            self.written[offset as usize / 32].fetch_or(mask << (offset % 32), Relaxed);
+    /// Refuses bytes that nothing wrote.
+    pub fn check_there(&self, offset: u64, size: u32) -> Result<(), Problem> {
+        if self.written.is_empty() {
+            return Ok(());
         }
+        let mask = ((1u64 << size) - 1) as u32;
+        let bits = self.written[offset as usize / 32].load(Relaxed) >> (offset % 32);
+        if bits & mask == mask {
+            return Ok(());
+        }
+        let missing = u64::from((!bits & mask).trailing_zeros());
+        Err(Problem::NeverWritten { buffer: (self.name.clone(), offset + missing) })
+    }
+
+    /// Refuses to be written where it may only be read.
+    pub fn check_writable(&self) -> Result<(), Problem> {
+        if self.constant {
+            return Err(Problem::ReadOnly { buffer: self.name.clone() });
+        }
+        Ok(())
     }
 
     /// Replaces 2, 4 or 8 bytes by a function of them, as one, and returns what they were.
@@ -439,15 +172,6 @@ impl Region {
             old = now;
         }
         (u64::from(old) & mask) >> shift
-    }
-
-    fn granules(&self, offset: u64, size: u32) -> std::ops::Range<usize> {
-        let first = (offset >> self.granule) as usize;
-        first..((offset + u64::from(size) - 1) >> self.granule) as usize + 1
-    }
-
-    fn race(&self, granule: usize, writes: bool, earlier: Earlier) -> Problem {
-        Problem::Race { buffer: (self.name.clone(), (granule as u64) << self.granule), writes, earlier }
     }
 
     /// Reads 1, 2, 4 or 8 bytes that [`Region::check`] admits.

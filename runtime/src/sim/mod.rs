@@ -49,8 +49,13 @@ mod order;
 mod parser;
 mod phase;
 mod poll;
+mod record;
+mod requests;
+mod shadow;
 mod syntax;
+mod together;
 mod value;
+mod vectors;
 mod warp;
 
 pub use counters::Counters;

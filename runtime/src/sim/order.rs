@@ -4,6 +4,7 @@
 //! release leaves at its flag what the thread knows, an acquire takes from there what a thread is sure of when it reads
 //! the flag's value ([`super::flags`]). Scopes narrower than the device order nothing between blocks.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -58,9 +59,18 @@ impl Clock {
 
     /// Whether it knows of an access of a lane, or of any lane, at a clock of the warp.
     fn covers(&self, warp: usize, clock: u32, lane: Option<u32>) -> bool {
+        let lanes = lane.map_or(u32::MAX, |lane| 1 << lane);
+        self.lanes(warp, clock) & lanes != 0
+    }
+
+    /// The lanes of a warp whose accesses at a clock it knows of.
+    fn lanes(&self, warp: usize, clock: u32) -> u32 {
         let known = self.warps.get(warp).copied().unwrap_or(0);
-        let lanes = lane.map_or(u64::from(u32::MAX), |lane| 1 << lane);
-        known >> 32 > u64::from(clock) || (known >> 32 == u64::from(clock) && known & lanes != 0)
+        match (known >> 32).cmp(&u64::from(clock)) {
+            Ordering::Less => 0,
+            Ordering::Equal => known as u32,
+            Ordering::Greater => u32::MAX,
+        }
     }
 }
 
@@ -140,6 +150,11 @@ impl Knowledge {
     pub fn covers(&self, warp: usize, clock: u32, earlier: Option<u32>, lane: u32) -> bool {
         let (warp, acquired) = (warp.wrapping_sub(self.first), self.acquired.of(1 << lane));
         self.base.covers(warp, clock, earlier) || acquired.is_some_and(|c| c.covers(warp, clock, earlier))
+    }
+
+    /// Whether whatever lanes of a warp of the grid did up to a clock happened before anything that any lane does now.
+    pub fn covers_all(&self, warp: usize, clock: u32) -> bool {
+        self.base.lanes(warp.wrapping_sub(self.first), clock) == u32::MAX
     }
 
     /// Whether a lane acquired anything since all of them met.

@@ -9,14 +9,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::access::{Memories, aligned, count_request};
+use super::access::{Memories, aligned};
 use super::bulk::BulkCopy;
 use super::clocks::Clocks;
 use super::execute::{Context, Wrong, each_lane};
 use super::fault::Problem;
-use super::memory::Access;
 use super::op::{Address, Order, Phase, Space};
 use super::order::{Clock, Outgoing, absorb};
+use super::record::Access;
+use super::requests::count_request;
 use super::value::mask;
 use super::warp::{LANES, Warp};
 

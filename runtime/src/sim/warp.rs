@@ -5,10 +5,11 @@ use fuse_codegen::schedule::GpuLimits;
 use super::clocks::Clocks;
 use super::flags::Flags;
 use super::group::Group;
-use super::memory::{BLOCK_MASK, Region};
+use super::memory::Region;
 use super::op::{Kernel, Special};
 use super::order::{Knowledge, Member, Outgoing};
 use super::poll::Poll;
+use super::record::BLOCK_MASK;
 
 /// Lanes of a warp.
 pub(super) const LANES: usize = 32;
