@@ -6,9 +6,18 @@ mod common;
 use common::module;
 use fuse_runtime::sim::{Content, Launch, Memory, Module};
 
-/// Runs a line once in one thread. Its operands are `%a`, `%b`, `%c` (64 bits), `%ra`, `%rb`, `%rc` (their low 32) and
+/// Runs a line in one thread, in some threads of a warp, and in one warp and a part of another, which all have to agree. Its
+/// operands are `%a`, `%b`, `%c` (64 bits), `%ra`, `%rb`, `%rc` (their low 32) and
 /// `%ha`, `%hb`, `%hc` (their low 16); it leaves its result in `%d`, `%rd` or `%hd`, or in the predicate `%p`.
 fn evaluate(line: &str, operands: [u64; 3]) -> u64 {
+    let results: Vec<u64> =
+        [1, 20, 35].iter().flat_map(|threads| in_threads(line, operands, *threads)).collect();
+    assert!(results.iter().all(|other| *other == results[0]), "{line} of {operands:x?}: {results:x?}");
+    results[0]
+}
+
+/// The results of a line in so many threads of a block.
+fn in_threads(line: &str, operands: [u64; 3], threads: u32) -> Vec<u64> {
     let text = format!(
         ".version 8.0\n.target sm_90\n.address_size 64\n
         .visible .entry k(.param .u64 out, .param .u64 pa, .param .u64 pb, .param .u64 pc) {{
@@ -18,6 +27,7 @@ fn evaluate(line: &str, operands: [u64; 3]) -> u64 {
         cvt.u32.u64 %ra, %a; cvt.u32.u64 %rb, %b; cvt.u32.u64 %rc, %c;
         cvt.u16.u64 %ha, %a; cvt.u16.u64 %hb, %b; cvt.u16.u64 %hc, %c;
         setp.ne.b64 %q, %b, 0;
+        mov.u32 %re, %tid.x; mad.wide.u32 %o, %re, 8, %o;
         {line}
         {} st.global.b64 [%o], %d; ret; }}",
         if line.contains("%rd") {
@@ -32,12 +42,12 @@ fn evaluate(line: &str, operands: [u64; 3]) -> u64 {
     );
     let module = module(&text);
     let mut memory = Memory::new();
-    let out = memory.allocate("out", 8, 4, Content::Unwritten);
+    let out = memory.allocate("out", 8 * u64::from(threads), 4, Content::Unwritten);
     let arguments = [out, operands[0], operands[1], operands[2]];
     let launch = Launch {
         kernel: "k",
         grid: [1; 3],
-        block: [1; 3],
+        block: [threads, 1, 1],
         shared_bytes: 0,
         arguments: &arguments,
         threads: 1,
@@ -45,9 +55,9 @@ fn evaluate(line: &str, operands: [u64; 3]) -> u64 {
         clusters: None,
     };
     module.launch(&memory, &launch).unwrap_or_else(|e| panic!("{line}: {e}"));
-    let mut bytes = [0; 8];
+    let mut bytes = vec![0; 8 * threads as usize];
     memory.read(out, &mut bytes);
-    u64::from_le_bytes(bytes)
+    bytes.as_chunks().0.iter().map(|result| u64::from_le_bytes(*result)).collect()
 }
 
 fn check(cases: &[(&str, [u64; 3], u64)]) {
@@ -260,13 +270,15 @@ fn moves() {
         ("mov.b64 {_, %rd}, %a;", [0x3_0000_0001, 0, 0], 3),
         ("mov.b32 %rd, {%ha, %hb};", [1, 2, 0], 0x2_0001),
         ("mov.b32 {%hd, %he}, %ra;", [0x2_0001, 0, 0], 1),
-        ("mov.u32 %rd, %ntid.x;", [0, 0, 0], 1),
-        ("mov.u32 %rd, %laneid;", [0, 0, 0], 0),
-        ("mov.u32 %rd, %lanemask_ge;", [0, 0, 0], MINUS),
         ("@%q mov.u32 %rd, 7;", [0, 1, 0], 7),
         ("mov.u32 %rd, 3; @!%q mov.u32 %rd, 7;", [0, 1, 0], 3),
         ("{ .reg .b32 %ra; mov.b32 %ra, 9; mov.b32 %rd, %ra; }", [1, 0, 0], 9),
     ]);
+    let of_threads = |line| in_threads(line, [0; 3], 34);
+    assert_eq!(of_threads("mov.u32 %rd, %ntid.x;"), [34; 34]);
+    assert!(of_threads("mov.u32 %rd, %laneid;").into_iter().eq((0..32).chain(0..2)));
+    let from = |lane: u32| u64::from(u32::MAX << lane);
+    assert!(of_threads("mov.u32 %rd, %lanemask_ge;").into_iter().eq((0..32).chain(0..2).map(from)));
 }
 
 #[test]
@@ -301,7 +313,8 @@ fn memory() {
         ),
         ("cvt.u64.u32 %x, %re; cvta.shared.u64 %x, %x; isspacep.shared %p, %x;", [5, 0, 0], 1),
     ] {
-        assert_eq!(evaluate(&with(line), operands), expected, "{line}");
+        // Threads share this memory.
+        assert_eq!(in_threads(&with(line), operands, 1), [expected], "{line}");
     }
     check(&[
         (

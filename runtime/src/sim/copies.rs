@@ -4,8 +4,9 @@ use super::access::{Memories, aligned};
 use super::execute::{Context, Wrong};
 use super::fault::Problem;
 use super::op::{Address, Space};
-use super::record::Access;
+use super::record::Batch;
 use super::requests::count_request;
+use super::value::mask;
 use super::warp::{Copy, LANES, Warp};
 
 impl Warp {
@@ -20,6 +21,7 @@ impl Warp {
     ) -> Result<(), Wrong> {
         let (to, from) = (self.addresses(to), self.addresses(from));
         let memories = context.memories;
+        let mut batch = Batch::new(self.access(&memories, Space::Shared, false));
         let mut copies = Vec::new();
         for lane in (0..LANES).filter(|lane| lanes >> lane & 1 == 1) {
             let given = match given {
@@ -30,14 +32,9 @@ impl Warp {
             let mut begin = || -> Result<(), Problem> {
                 aligned(to[lane], bytes)?;
                 aligned(from[lane], bytes)?;
-                for at in (0..bytes).step_by(4) {
-                    let address = to[lane] + u64::from(at);
-                    let place = memories.place(None, Space::Shared, address, lane, 4)?;
-                    let access = self.access(&memories, Space::Shared, false);
-                    let access = Access { thread: access.thread + lane as u32, ..access };
-                    place.region.note_write(place.offset, 4, &access)?;
-                    place.region.note_pending(place.offset, 4);
-                }
+                let place = memories.place(None, Space::Shared, to[lane], lane, bytes)?;
+                place.region.note_lane_write(place.offset, bytes, lane as u32, &mut batch)?;
+                place.region.note_pending(place.offset, bytes);
                 let (lane, group) = (lane as u32, u32::MAX);
                 copies.push(Copy {
                     lane,
@@ -71,31 +68,35 @@ impl Warp {
             lanes >> copy.lane & 1 == 1 && (copy.group <= last || (pending == 0 && copy.group == u32::MAX))
         };
         let (due, later): (Vec<Copy>, Vec<Copy>) = self.copies.iter().partition(|copy| due(copy));
+        let batch = |space| Batch::new(self.access(&memories, space, false));
+        let mut batches = [Space::Global, Space::Shared].map(batch);
         for copy in &due {
-            self.finish_copy(&memories, copy).map_err(|problem| (copy.lane, problem))?;
+            finish(&memories, copy, &mut batches).map_err(|problem| (copy.lane, problem))?;
         }
         self.copies = later;
         context.progress = true;
         Ok(())
     }
+}
 
-    fn finish_copy(&self, memories: &Memories<'_>, copy: &Copy) -> Result<(), Problem> {
-        for at in 0..copy.bytes {
-            let (lane, offset) = (copy.lane as usize, u64::from(at));
-            let access = |space| {
-                let access = self.access(memories, space, false);
-                Access { thread: access.thread + copy.lane, ..access }
-            };
-            let mut value = 0;
-            if at < copy.given {
-                let from = memories.place(None, Space::Global, copy.from + offset, lane, 1)?;
-                from.region.note_read(from.offset, 1, &access(Space::Global))?;
-                value = from.region.load(from.offset, 1);
-            }
-            let to = memories.place(None, Space::Shared, copy.to + offset, lane, 1)?;
-            to.region.note_write(to.offset, 1, &access(Space::Shared))?;
-            to.region.store(to.offset, 1, value);
-        }
-        Ok(())
+/// Makes a copy, a word after the other; notes what it reads and what it writes.
+fn finish(memories: &Memories<'_>, copy: &Copy, [reads, writes]: &mut [Batch<'_>; 2]) -> Result<(), Problem> {
+    let (lane, given) = (copy.lane as usize, copy.given);
+    let to = memories.place(None, Space::Shared, copy.to, lane, copy.bytes)?;
+    to.region.note_lane_write(to.offset, copy.bytes, copy.lane, writes)?;
+    let from = match given {
+        0 => None,
+        _ => Some(memories.place(None, Space::Global, copy.from, lane, given)?),
+    };
+    if let Some(from) = &from {
+        from.region.note_reads(from.offset, given, 1 << lane, reads).map_err(|(_, problem)| problem)?;
     }
+    for at in (0..copy.bytes).step_by(4) {
+        let value = from.as_ref().map_or(0, |from| {
+            let there = given.saturating_sub(at).min(4);
+            if there == 0 { 0 } else { from.region.load(from.offset + u64::from(at), 4) & mask(8 * there) }
+        });
+        to.region.store(to.offset + u64::from(at), 4, value);
+    }
+    Ok(())
 }

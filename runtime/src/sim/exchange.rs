@@ -5,6 +5,7 @@ use super::execute::{Wrong, each_lane, first};
 use super::fault::Problem;
 use super::op::{Op, Product, Shuffle, Vote};
 use super::value::{Mode, Rounding, Type, from_f64, mask, to_f64};
+use super::vectors::in_vectors;
 use super::warp::{LANES, Warp};
 
 impl Warp {
@@ -120,36 +121,62 @@ impl Warp {
         if lanes != u32::MAX {
             return Err((first(lanes), Problem::WrongMembers { here: lanes, named: u32::MAX }));
         }
-        let k = product.k as usize;
-        let element = |slots: &[u32], register: usize, lane: usize, half: usize| {
-            let bits = self.registers[slots[register] as usize][lane];
-            if product.factors.bits == 16 {
-                to_f64((bits >> (16 * half)) & mask(16), product.factors)
-            } else {
-                to_f64(bits, product.factors)
-            }
+        let registers = |slots: &[u32]| -> [[u64; LANES]; 4] {
+            std::array::from_fn(|at| slots.get(at).map_or([0; LANES], |slot| self.registers[*slot as usize]))
         };
-        // Elements of a register, and columns that one register of every lane covers.
-        let per = 32 / product.factors.bits as usize;
-        let span = 4 * per;
-        let left = |row: usize, column: usize| {
-            let register = usize::from(row >= 8) + 2 * (column / span);
-            element(a, register, row % 8 * 4 + column % span / per, column % per)
-        };
-        let right =
-            |row: usize, column: usize| element(b, row / span, column * 4 + row % span / per, row % per);
-        let mut out = [[0u64; LANES]; 4];
-        for (register, values) in out.iter_mut().enumerate() {
-            for (lane, value) in values.iter_mut().enumerate() {
-                let (row, column) = (lane / 4 + 8 * (register / 2), lane % 4 * 2 + register % 2);
-                let start = to_f64(self.registers[c[register] as usize][lane], product.sum);
-                let sum = (0..k).fold(start, |sum, i| left(row, i).mul_add(right(i, column), sum));
-                *value = from_f64(sum, product.sum, Rounding::Nearest);
-            }
-        }
+        let out = multiplied(product, &registers(a), &registers(b), &registers(c));
         for (slot, values) in d.iter().zip(out) {
             self.registers[*slot as usize] = values;
         }
         Ok(())
+    }
+}
+
+/// The most elements along the summed axis.
+const DEPTH: usize = 16;
+
+in_vectors! {
+    /// The product of two factors plus sums, each as up to four registers of all lanes.
+    fn multiplied(
+        product: Product,
+        a: &[[u64; LANES]; 4],
+        b: &[[u64; LANES]; 4],
+        c: &[[u64; LANES]; 4],
+    ) -> [[u64; LANES]; 4] {
+        let (k, factors) = (product.k as usize, product.factors);
+        // Elements of a register, and those along the summed axis that one register of every lane covers.
+        let per = 32 / factors.bits as usize;
+        let span = 4 * per;
+        let [mut left, mut right] = [[[0.0f64; DEPTH]; 16], [[0.0f64; DEPTH]; 16]];
+        for register in 0..k / span {
+            for lane in 0..LANES {
+                for half in 0..per {
+                    let number = |bits: u64| to_f64(bits >> (factors.bits as usize * half) & mask(factors.bits), factors);
+                    let (outer, i) = (lane / 4, register * span + lane % 4 * per + half);
+                    left[outer][i] = number(a[2 * register][lane]);
+                    left[outer + 8][i] = number(a[2 * register + 1][lane]);
+                    right[i][outer] = number(b[register][lane]);
+                }
+            }
+        }
+        let mut out = [[0u64; LANES]; 4];
+        for row in 0..16 {
+            let place = |column: usize| (row / 8 * 2 + column % 2, row % 8 * 4 + column / 2);
+            let mut sums = [0.0; 8];
+            for column in 0..8 {
+                let (register, lane) = place(column);
+                sums[column] = to_f64(c[register][lane], product.sum);
+            }
+            for i in 0..k {
+                for column in 0..8 {
+                    sums[column] = left[row][i].mul_add(right[i][column], sums[column]);
+                }
+            }
+            for column in 0..8 {
+                let (register, lane) = place(column);
+                out[register][lane] = from_f64(sums[column], product.sum, Rounding::Nearest);
+            }
+        }
+        out
     }
 }

@@ -6,7 +6,7 @@ use super::access::aligned;
 use super::execute::{Context, Wrong, first};
 use super::fault::Problem;
 use super::op::{Address, Space};
-use super::record::Access;
+use super::record::Batch;
 use super::requests::count_request;
 use super::value::mask;
 use super::warp::{LANES, Warp};
@@ -14,6 +14,8 @@ use super::warp::{LANES, Warp};
 /// The bytes of a row, and of an element.
 const ROW: u32 = 16;
 const HALF: u32 = 2;
+/// The most matrices of an instruction.
+const MOST: usize = 4;
 
 /// The row and the column of one of the two elements that a lane holds.
 fn element(lane: usize, half: usize, transposed: bool) -> (usize, usize) {
@@ -33,23 +35,17 @@ impl Warp {
     ) -> Result<(), Wrong> {
         let addresses = self.rows(context, at, d.len(), lanes)?;
         let memories = context.memories;
-        for (matrix, slot) in d.iter().enumerate() {
-            let mut rows = [[0u64; 8]; 8];
-            for (row, values) in rows.iter_mut().enumerate() {
-                let lane = (matrix * 8 + row) % LANES;
-                let read = || -> Result<(), Problem> {
-                    for (column, value) in (0..).zip(values) {
-                        let address = addresses[lane] + u64::from(HALF) * column;
-                        let place = memories.place(None, Space::Shared, address, lane, HALF)?;
-                        let access = self.access(&memories, Space::Shared, false);
-                        let access = Access { thread: access.thread + lane as u32, ..access };
-                        place.region.note_read(place.offset, HALF, &access)?;
-                        *value = place.region.load(place.offset, HALF);
-                    }
-                    Ok(())
-                };
-                read().map_err(|problem| (lane as u32, problem))?;
+        let mut batch = Batch::new(self.access(&memories, Space::Shared, false));
+        let mut matrices = [[[0u64; 8]; 8]; MOST];
+        for (lane, row) in matrices[..d.len()].as_flattened_mut().iter_mut().enumerate() {
+            let place = memories.place(None, Space::Shared, addresses[lane], lane, ROW);
+            let place = place.map_err(|problem| (lane as u32, problem))?;
+            place.region.note_reads(place.offset, ROW, 1 << lane, &mut batch)?;
+            for (column, value) in (0..).zip(row) {
+                *value = place.region.load(place.offset + u64::from(HALF) * column, HALF);
             }
+        }
+        for (rows, slot) in matrices.iter().zip(d) {
             self.registers[*slot as usize] = std::array::from_fn(|lane| {
                 let pick = |half| {
                     let (row, column) = element(lane, half, transposed);
@@ -72,24 +68,26 @@ impl Warp {
     ) -> Result<(), Wrong> {
         let addresses = self.rows(context, at, values.len(), lanes)?;
         let memories = context.memories;
+        let mut batch = Batch::new(self.access(&memories, Space::Shared, false));
         for (matrix, slot) in values.iter().enumerate() {
-            for lane in 0..LANES {
+            let mut rows = [[0u64; 8]; 8];
+            for (lane, value) in self.registers[*slot as usize].iter().enumerate() {
                 for half in 0..2 {
                     let (row, column) = element(lane, half, transposed);
-                    let from = (matrix * 8 + row) % LANES;
-                    let write = || -> Result<(), Problem> {
-                        let address = addresses[from] + u64::from(HALF) * column as u64;
-                        let place = memories.place(None, Space::Shared, address, from, HALF)?;
-                        let access = self.access(&memories, Space::Shared, false);
-                        // The lane that gives the address of a row stands for all that write it.
-                        let access = Access { thread: access.thread + from as u32, ..access };
-                        place.region.note_write(place.offset, HALF, &access)?;
-                        let value = self.registers[*slot as usize][lane] >> (16 * half) & mask(16);
-                        place.region.store(place.offset, HALF, value);
-                        Ok(())
-                    };
-                    write().map_err(|problem| (from as u32, problem))?;
+                    rows[row][column] = value >> (16 * half) & mask(16);
                 }
+            }
+            // The lane that gives the address of a row stands for all that write it.
+            for (lane, row) in (matrix * 8..).zip(rows) {
+                let mut write = || -> Result<(), Problem> {
+                    let place = memories.place(None, Space::Shared, addresses[lane], lane, ROW)?;
+                    place.region.note_lane_write(place.offset, ROW, lane as u32, &mut batch)?;
+                    for (column, value) in (0..).zip(row) {
+                        place.region.store(place.offset + u64::from(HALF) * column, HALF, value);
+                    }
+                    Ok(())
+                };
+                write().map_err(|problem| (lane as u32, problem))?;
             }
         }
         context.progress = true;
