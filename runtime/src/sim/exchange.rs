@@ -121,10 +121,11 @@ impl Warp {
         if lanes != u32::MAX {
             return Err((first(lanes), Problem::WrongMembers { here: lanes, named: u32::MAX }));
         }
-        let registers = |slots: &[u32]| -> [[u64; LANES]; 4] {
-            std::array::from_fn(|at| slots.get(at).map_or([0; LANES], |slot| self.registers[*slot as usize]))
+        const NOTHING: &[u64; LANES] = &[0; LANES];
+        let registers = |slots: &[u32]| -> [&[u64; LANES]; 4] {
+            std::array::from_fn(|at| slots.get(at).map_or(NOTHING, |slot| &self.registers[*slot as usize]))
         };
-        let out = multiplied(product, &registers(a), &registers(b), &registers(c));
+        let out = multiplied(product, registers(a), registers(b), registers(c));
         for (slot, values) in d.iter().zip(out) {
             self.registers[*slot as usize] = values;
         }
@@ -139,9 +140,9 @@ in_vectors! {
     /// The product of two factors plus sums, each as up to four registers of all lanes.
     fn multiplied(
         product: Product,
-        a: &[[u64; LANES]; 4],
-        b: &[[u64; LANES]; 4],
-        c: &[[u64; LANES]; 4],
+        a: [&[u64; LANES]; 4],
+        b: [&[u64; LANES]; 4],
+        c: [&[u64; LANES]; 4],
     ) -> [[u64; LANES]; 4] {
         let (k, factors) = (product.k as usize, product.factors);
         // Elements of a register, and those along the summed axis that one register of every lane covers.

@@ -167,11 +167,13 @@ pub(super) struct Batch<'a> {
     pub access: Access<'a>,
     /// Of writers and of readers, the last record, but for the lane, that everything follows now.
     followed: [u64; 2],
+    /// The last record that the access of a lane does not follow, and the lane.
+    refused: Option<(u64, u32)>,
 }
 
 impl<'a> Batch<'a> {
     pub fn new(access: Access<'a>) -> Batch<'a> {
-        Batch { access, followed: [0; 2] }
+        Batch { access, followed: [0; 2], refused: None }
     }
 
     /// The first of some lanes whose access an earlier one did not happen before, and conflicts with.
@@ -179,6 +181,11 @@ impl<'a> Batch<'a> {
     pub fn unordered(&mut self, before: Before, earlier: u64, lanes: u32) -> Option<u32> {
         if earlier & !LANE_MASK == self.followed[before as usize] {
             return None;
+        }
+        if let Some((_, lane)) =
+            self.refused.filter(|(record, lane)| (*record, 1 << lane) == (earlier, lanes))
+        {
+            return Some(lane);
         }
         self.look(before, earlier, lanes)
     }
@@ -188,6 +195,9 @@ impl<'a> Batch<'a> {
             self.followed[before as usize] = earlier & !LANE_MASK;
             return None;
         }
-        (0..LANES as u32).find(|lane| lanes >> lane & 1 == 1 && !self.access.by(*lane).follows(earlier))
+        let follows = |lane: u32| self.access.by(lane).follows(earlier);
+        let refused = (0..LANES as u32).find(|lane| lanes >> lane & 1 == 1 && !follows(*lane))?;
+        self.refused = Some((earlier, refused));
+        Some(refused)
     }
 }

@@ -33,11 +33,11 @@ in_vectors! {
         }
         let mut rest = lanes;
         while rest != 0 {
-            let address = addresses[rest.trailing_zeros() as usize];
+            let (address, number) = (addresses[rest.trailing_zeros() as usize], units.count as u8);
             let mut same = 0u32;
             for lane in 0..LANES {
                 same |= u32::from(addresses[lane] == address) << lane;
-                units.of[lane] = if addresses[lane] == address { units.count as u8 } else { units.of[lane] };
+                units.of[lane] = if addresses[lane] == address { number } else { units.of[lane] };
             }
             units.lanes[units.count % LANES] = same & lanes;
             units.count += 1;
@@ -131,6 +131,7 @@ fn count_distant(context: &mut Context<'_>, addresses: &[u64; LANES], bytes: u32
 }
 
 /// The distinct ones of up to 32 numbers, and how many they are.
+#[inline]
 fn distinct(numbers: impl Iterator<Item = u64>) -> ([u64; LANES], usize) {
     let mut found = [0; LANES];
     let (mut count, mut sorted) = (0, true);
