@@ -1,19 +1,18 @@
 //! Memory of the simulated device: regions with bounds, and beside each byte what is known of it.
 //!
-//! A region remembers which of its bytes were written and, for each granule of 1, 2 or 4 bytes, who wrote it last,
-//! two threads that read it since, and of more warps the set ([`super::crowd`]). Words are atomics, since blocks run on several threads of the host and a
-//! kernel under test may well race; the shadow tells.
+//! A region remembers which of its bytes were written, and who accessed them ([`super::shadow`]). Words are atomics, since
+//! blocks run on several threads of the host and a kernel under test may well race; the shadow tells.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use super::crowd::Crowds;
 use super::fault::Problem;
 use super::record::LAST_STAMP;
-use super::shadow::Shadow;
+use super::shadow::Shadows;
 
 /// Addresses have the number of their region from this bit on, counted from 1.
 const REGION_BITS: u32 = 36;
+
 /// What a region is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Content {
@@ -29,50 +28,48 @@ pub enum Content {
 pub(super) struct Region {
     pub name: String,
     bytes: u64,
-    words: Vec<AtomicU32>,
+    words: Box<[AtomicU32]>,
     /// One bit a byte; empty where everything is written from the start.
-    written: Vec<AtomicU32>,
+    written: Box<[AtomicU32]>,
     constant: bool,
-    /// The binary logarithm of the granule.
-    pub granule: u32,
-    pub shadow: Vec<Shadow>,
-    pub crowds: Crowds,
-    /// One bit a granule, set where the asynchronous proxy wrote last; empty where nothing reads through it.
-    pub copied: Vec<AtomicU32>,
+    /// Who accessed it, where that may be several threads that write.
+    pub shadows: Option<Shadows>,
     /// Held while 8 bytes change as one.
     wide: Mutex<()>,
 }
 
+/// Zeros, for which the system provides memory once it is touched.
+///
+/// # Safety
+/// Zeros have to be values of the type.
+pub(super) unsafe fn zeroed<T>(count: usize) -> Box<[T]> {
+    // SAFETY: the caller says so.
+    unsafe { Box::new_zeroed_slice(count).assume_init() }
+}
+
 impl Region {
     pub fn new(name: &str, bytes: u64, granule: u64, content: Content) -> Region {
-        let count = |per: u64| bytes.div_ceil(per) as usize;
-        let granule = granule.clamp(1, 4).trailing_zeros();
-        let unwritten = content == Content::Unwritten;
-        let shadows = if content == Content::Constant { 0 } else { count(1 << granule) };
+        // SAFETY: atomic integers may be 0.
+        let words = |per: u64, bytes: u64| unsafe { zeroed(bytes.div_ceil(per) as usize) };
         Region {
             name: name.to_string(),
             bytes,
-            words: (0..count(4)).map(|_| AtomicU32::new(0)).collect(),
-            written: (0..if unwritten { count(32) } else { 0 }).map(|_| AtomicU32::new(0)).collect(),
+            words: words(4, bytes),
+            written: words(32, if content == Content::Unwritten { bytes } else { 0 }),
             constant: content == Content::Constant,
-            granule,
-            shadow: (0..shadows).map(|_| Shadow::default()).collect(),
-            crowds: Crowds::default(),
-            copied: Vec::new(),
+            shadows: (content != Content::Constant).then(|| Shadows::new(bytes, granule)),
             wide: Mutex::default(),
         }
     }
 
     /// A region without a shadow, for memory that one thread has for itself.
     pub fn private(name: &str, bytes: u64) -> Region {
-        let mut region = Region::new(name, bytes, 4, Content::Unwritten);
-        region.shadow.clear();
-        region
+        Region { shadows: None, ..Region::new(name, bytes, 4, Content::Unwritten) }
     }
 
     /// Remembers by which proxy each granule was written.
     pub fn watch_proxies(mut self) -> Region {
-        self.copied = (0..self.shadow.len().div_ceil(32)).map(|_| AtomicU32::new(0)).collect();
+        self.shadows.iter_mut().for_each(Shadows::watch_proxies);
         self
     }
 
@@ -83,7 +80,7 @@ impl Region {
 
     /// Forgets who accessed it.
     pub fn forget_accesses(&self) {
-        self.shadow.iter().for_each(Shadow::forget);
+        self.shadows.iter().for_each(Shadows::forget);
     }
 
     /// Copies bytes in from the host.
