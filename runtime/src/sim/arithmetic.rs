@@ -1,7 +1,8 @@
 //! What instructions compute, one lane at a time.
 
 use super::value::{
-    Kind, Mode, Rounding, Type, flushed, from_f64, fused_to_odd, mask, sign_extend, sum_to_odd, to_f64,
+    BRAIN, Kind, Mode, Rounding, SINGLE, Type, flushed, from_f64, fused_to_odd, mask, sign_extend,
+    sum_to_odd, to_f64,
 };
 
 /// A function of up to three operands.
@@ -358,9 +359,6 @@ pub(super) fn convert(from: Type, to: Type, mode: Mode, bits: u64) -> u64 {
         }
     }
 }
-
-const SINGLE: Type = Type { kind: Kind::Float, bits: 32, packed: false };
-const BRAIN: Type = Type { kind: Kind::Brain, bits: 16, packed: false };
 
 /// The bits of an f32 as those of the nearest bf16, whose bits are its upper half.
 #[inline(always)]

@@ -7,7 +7,7 @@
 use super::arithmetic::{Comparison, Function, convert, evaluate};
 use super::execute::{Context, each_lane};
 use super::op::{Logic, Op, Test};
-use super::value::{Kind, Mode, Type, flushed, mask, sign_extend, to_f64};
+use super::value::{BRAIN, DOUBLE, HALF, Kind, Mode, SINGLE, Type, flushed, mask, sign_extend, to_f64};
 use super::vectors::in_vectors;
 use super::warp::{LANES, Warp};
 
@@ -16,19 +16,11 @@ const PART: usize = 8;
 /// Where fewer lanes than this compute, each does by itself.
 const FEW: u32 = 4;
 
-const fn number(kind: Kind, bits: u32) -> Type {
-    Type { kind, bits, packed: false }
-}
-
-const F32: Type = number(Kind::Float, 32);
-const F64: Type = number(Kind::Float, 64);
-const BF16: Type = number(Kind::Brain, 16);
-const F16: Type = number(Kind::Float, 16);
-const U16: Type = number(Kind::Unsigned, 16);
-const U32: Type = number(Kind::Unsigned, 32);
-const U64: Type = number(Kind::Unsigned, 64);
-const S32: Type = number(Kind::Signed, 32);
-const S64: Type = number(Kind::Signed, 64);
+const U16: Type = Type::new(Kind::Unsigned, 16);
+const U32: Type = Type::new(Kind::Unsigned, 32);
+const U64: Type = Type::new(Kind::Unsigned, 64);
+const S32: Type = Type::new(Kind::Signed, 32);
+const S64: Type = Type::new(Kind::Signed, 64);
 
 /// Computes a register of some lanes from three others. No closure: what is not inlined would not be compiled for the
 /// same width of vectors.
@@ -115,8 +107,8 @@ impl Warp {
             Op::Convert { from, to, mode, destination, d, a } => {
                 self.convert([*from, *to], *mode, *destination, [*d, *a], lanes);
             }
-            Op::ConvertPair { from: F32, to: BF16, mode, d, a, b } if *mode == Mode::default() => {
-                let convert = |x| convert(F32, BF16, Mode::default(), x);
+            Op::ConvertPair { from: SINGLE, to: BRAIN, mode, d, a, b } if *mode == Mode::default() => {
+                let convert = |x| convert(SINGLE, BRAIN, Mode::default(), x);
                 each!(self, [*d, *a, *b, *a], lanes, |x, y, _| (convert(x) << 16) | convert(y));
             }
             Op::ConvertPair { from, to, mode, d, a, b } => {
@@ -219,8 +211,8 @@ impl Warp {
             };
         }
         frequent! {
-            F32: Fma Add Sub Mul Div Neg Abs Min Max Sqrt;
-            F64: Fma Add Sub Mul Div;
+            SINGLE: Fma Add Sub Mul Div Neg Abs Min Max Sqrt;
+            DOUBLE: Fma Add Sub Mul Div;
             U64: Add Sub MulLow MadLow ShiftLeft ShiftRight And Or;
             U32: Add Sub MulLow MadLow ShiftLeft ShiftRight And Or Xor Not Min Max MulWide Extract;
             S32: Min Max Neg ShiftRight MulWide;
@@ -243,7 +235,7 @@ impl Warp {
         }
         frequent! {
             S32 S64, U32 U64, U64 U32, S64 S32, U16 U32, U32 U16,
-            S32 F32, U32 F32, F32 F64, F64 F32, F32 F16, F16 F32, F32 BF16, BF16 F32,
+            S32 SINGLE, U32 SINGLE, SINGLE DOUBLE, DOUBLE SINGLE, SINGLE HALF, HALF SINGLE, SINGLE BRAIN, BRAIN SINGLE,
         }
     }
 
@@ -335,7 +327,7 @@ fn compared(test: &Test, a: &[u64; LANES], b: &[u64; LANES]) -> [u32; 3] {
         U32 => related!(|x| x as u32),
         S64 => related!(|x| x as i64),
         U64 => related!(|x| x),
-        F32 if !flush => related!(|x| f32::from_bits(x as u32)),
+        SINGLE if !flush => related!(|x| f32::from_bits(x as u32)),
         _ if ty.is_float() => related!(|x| to_f64(if flush { flushed(x, ty) } else { x }, ty)),
         _ if ty.signed() => related!(|x| sign_extend(x, ty.bits)),
         _ => related!(|x| x & mask(ty.bits)),

@@ -4,7 +4,7 @@ use super::arithmetic::{Function, evaluate};
 use super::execute::{Wrong, each_lane, first};
 use super::fault::Problem;
 use super::op::{Op, Product, Shuffle, Vote};
-use super::value::{Mode, Rounding, Type, from_f64, mask, to_f64};
+use super::value::{BRAIN, HALF, Mode, Rounding, SINGLE, TENSOR, Type, from_f64, mask, to_f64};
 use super::vectors::in_vectors;
 use super::warp::{LANES, Warp};
 
@@ -150,13 +150,14 @@ in_vectors! {
         let span = 4 * per;
         let [mut left, mut right] = [[[0.0f64; DEPTH]; 16], [[0.0f64; DEPTH]; 16]];
         for register in 0..k / span {
-            for lane in 0..LANES {
-                for half in 0..per {
-                    let number = |bits: u64| to_f64(bits >> (factors.bits as usize * half) & mask(factors.bits), factors);
+            for half in 0..per {
+                let [upper, lower] = [a[2 * register], a[2 * register + 1]].map(|a| numbers(a, half, factors));
+                let columns = numbers(b[register], half, factors);
+                for lane in 0..LANES {
                     let (outer, i) = (lane / 4, register * span + lane % 4 * per + half);
-                    left[outer][i] = number(a[2 * register][lane]);
-                    left[outer + 8][i] = number(a[2 * register + 1][lane]);
-                    right[i][outer] = number(b[register][lane]);
+                    left[outer][i] = upper[lane];
+                    left[outer + 8][i] = lower[lane];
+                    right[i][outer] = columns[lane];
                 }
             }
         }
@@ -175,9 +176,32 @@ in_vectors! {
             }
             for column in 0..8 {
                 let (register, lane) = place(column);
-                out[register][lane] = from_f64(sums[column], product.sum, Rounding::Nearest);
+                out[register][lane] = match product.sum {
+                    SINGLE => from_f64(sums[column], SINGLE, Rounding::Nearest),
+                    sum => from_f64(sums[column], sum, Rounding::Nearest),
+                };
             }
         }
         out
     }
+}
+
+/// One of the elements that each lane has in a register; the types that there are, each in a loop of its own.
+#[inline(always)]
+fn numbers(register: &[u64; LANES], half: usize, ty: Type) -> [f64; LANES] {
+    let mut numbers = [0.0; LANES];
+    macro_rules! of {
+        ($ty:expr) => {
+            for lane in 0..LANES {
+                numbers[lane] = to_f64(register[lane] >> ($ty.bits as usize * half) & mask($ty.bits), $ty);
+            }
+        };
+    }
+    match ty {
+        BRAIN => of!(BRAIN),
+        HALF => of!(HALF),
+        TENSOR => of!(TENSOR),
+        _ => of!(ty),
+    }
+    numbers
 }

@@ -15,7 +15,8 @@ use super::execute::{Context, Wrong, first};
 use super::fault::{GroupMisuse, Problem};
 use super::op::{Condition, GroupProduct, Slot, Space};
 use super::requests::count_request;
-use super::value::{Rounding, Type, from_f64, mask, to_f64};
+use super::value::{Rounding, SINGLE, from_f64, mask, to_f64};
+use super::vectors::in_vectors;
 use super::warp::{LANES, Warp};
 
 /// Warps of a group.
@@ -24,7 +25,6 @@ const WARPS: u32 = 4;
 const ROWS: u32 = 16;
 /// Chunks that shared memory gives at once.
 const PIECE: usize = 8;
-const SUM: Type = Type { kind: super::value::Kind::Float, bits: 32, packed: false };
 
 /// A product that was begun.
 struct Begun {
@@ -319,15 +319,11 @@ impl Warp {
         let left = self.factor(memories, begun, 0, &mut writers)?;
         let right = self.factor(memories, begun, 1, &mut writers)?;
         for (register, slot) in begun.d.iter().enumerate() {
-            let out = &mut self.registers[*slot as usize];
-            for (lane, value) in out.iter_mut().enumerate() {
-                let row = lane / 4 + register / 2 % 2 * 8;
-                let column = register / 4 * 8 + lane % 4 * 2 + register % 2;
-                let start = if begun.adds { to_f64(*value, SUM) } else { 0.0 };
-                let factors = left[row * k..][..k].iter().zip(&right[column * k..][..k]);
-                let sum = factors.fold(start, |sum, (a, b)| a.mul_add(*b, sum));
-                *value = from_f64(sum, SUM, Rounding::Nearest);
+            let sums = &mut self.registers[*slot as usize];
+            if !begun.adds {
+                *sums = [0; LANES];
             }
+            add_products(sums, register, k, &left, &right);
         }
         Ok(())
     }
@@ -366,6 +362,22 @@ impl Warp {
             return Err(Problem::WarpGroup(GroupMisuse::NotAwaited));
         }
         context.memories.groups.of(self.index, Ledger::end).map_err(Problem::WarpGroup)
+    }
+}
+
+in_vectors! {
+    /// Adds to the sums of a register of all lanes the products of rows of the factors, of `k` elements each.
+    fn add_products(sums: &mut [u64; LANES], register: usize, k: usize, left: &[f64], right: &[f64]) {
+        for lane in 0..LANES {
+            let row = lane / 4 + register / 2 % 2 * 8;
+            let column = register / 4 * 8 + lane % 4 * 2 + register % 2;
+            let (left, right) = (&left[row * k..][..k], &right[column * k..][..k]);
+            let mut sum = to_f64(sums[lane], SINGLE);
+            for at in 0..k {
+                sum = left[at].mul_add(right[at], sum);
+            }
+            sums[lane] = from_f64(sum, SINGLE, Rounding::Nearest);
+        }
     }
 }
 

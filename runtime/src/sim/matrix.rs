@@ -14,6 +14,7 @@ use super::warp::{LANES, Warp};
 /// The bytes of a row, and of an element.
 const ROW: u32 = 16;
 const HALF: u32 = 2;
+const WORDS: usize = ROW as usize / 4;
 /// The most matrices of an instruction.
 const MOST: usize = 4;
 
@@ -36,20 +37,20 @@ impl Warp {
         let addresses = self.rows(context, at, d.len(), lanes)?;
         let memories = context.memories;
         let mut batch = Batch::new(self.access(&memories, Space::Shared, false));
-        let mut matrices = [[[0u64; 8]; 8]; MOST];
+        let mut matrices = [[[0u64; WORDS]; 8]; MOST];
         for (lane, row) in matrices[..d.len()].as_flattened_mut().iter_mut().enumerate() {
             let place = memories.place(None, Space::Shared, addresses[lane], lane, ROW);
             let place = place.map_err(|problem| (lane as u32, problem))?;
             place.region.note_reads(place.offset, ROW, 1 << lane, &mut batch)?;
-            for (column, value) in (0..).zip(row) {
-                *value = place.region.load(place.offset + u64::from(HALF) * column, HALF);
+            for (at, word) in (place.offset..).step_by(4).zip(row) {
+                *word = place.region.load(at, 4);
             }
         }
         for (rows, slot) in matrices.iter().zip(d) {
             self.registers[*slot as usize] = std::array::from_fn(|lane| {
                 let pick = |half| {
                     let (row, column) = element(lane, half, transposed);
-                    rows[row][column]
+                    rows[row][column / 2] >> (16 * (column % 2)) & mask(16)
                 };
                 pick(0) | (pick(1) << 16)
             });

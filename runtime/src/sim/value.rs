@@ -27,7 +27,18 @@ pub(super) struct Type {
     pub packed: bool,
 }
 
+/// The formats of floating point that have names of their own.
+pub(super) const SINGLE: Type = Type::new(Kind::Float, 32);
+pub(super) const DOUBLE: Type = Type::new(Kind::Float, 64);
+pub(super) const HALF: Type = Type::new(Kind::Float, 16);
+pub(super) const BRAIN: Type = Type::new(Kind::Brain, 16);
+pub(super) const TENSOR: Type = Type::new(Kind::Tensor, 32);
+
 impl Type {
+    pub const fn new(kind: Kind, bits: u32) -> Type {
+        Type { kind, bits, packed: false }
+    }
+
     /// The type of that name, without its point.
     pub fn named(name: &str) -> Option<Type> {
         let (kind, bits, packed) = match name {
@@ -109,17 +120,17 @@ struct Format {
     bits: u32,
 }
 
-const HALF: Format = Format { significand: 10, least: -14, bits: 16 };
-const BRAIN: Format = Format { significand: 7, least: -126, bits: 16 };
-const SINGLE: Format = Format { significand: 23, least: -126, bits: 32 };
-const TENSOR: Format = Format { significand: 10, least: -126, bits: 32 };
+const HALF_FORMAT: Format = Format { significand: 10, least: -14, bits: 16 };
+const BRAIN_FORMAT: Format = Format { significand: 7, least: -126, bits: 16 };
+const SINGLE_FORMAT: Format = Format { significand: 23, least: -126, bits: 32 };
+const TENSOR_FORMAT: Format = Format { significand: 10, least: -126, bits: 32 };
 
 fn format(ty: Type) -> Format {
     match (ty.kind, ty.bits) {
-        (Kind::Brain, _) => BRAIN,
-        (Kind::Tensor, _) => TENSOR,
-        (_, 16) => HALF,
-        _ => SINGLE,
+        (Kind::Brain, _) => BRAIN_FORMAT,
+        (Kind::Tensor, _) => TENSOR_FORMAT,
+        (_, 16) => HALF_FORMAT,
+        _ => SINGLE_FORMAT,
     }
 }
 
@@ -176,6 +187,7 @@ fn power_of_two(exponent: i32) -> f64 {
 }
 
 /// The value of a register's low element.
+#[inline]
 pub(super) fn to_f64(bits: u64, ty: Type) -> f64 {
     match (ty.kind, ty.bits) {
         (Kind::Brain, _) => f64::from(f32::from_bits((bits as u32 & 0xFFFF) << 16)),
@@ -200,6 +212,7 @@ fn half_to_f64(bits: u64) -> f64 {
 }
 
 /// The bits of a value in a floating-point type, rounded once.
+#[inline]
 pub(super) fn from_f64(x: f64, ty: Type, rounding: Rounding) -> u64 {
     match (ty.kind, ty.bits, rounding) {
         (Kind::Float, 64, _) => x.to_bits(),
