@@ -179,7 +179,9 @@ impl<'a> Batch<'a> {
     /// The first of some lanes whose access an earlier one did not happen before, and conflicts with.
     #[inline]
     pub fn unordered(&mut self, before: Before, earlier: u64, lanes: u32) -> Option<u32> {
-        if earlier & !LANE_MASK == self.followed[before as usize] {
+        // None there was, or in an earlier launch, mostly.
+        let is_over = (earlier ^ self.access.record) >> STAMP_SHIFT != 0;
+        if is_over || earlier & !LANE_MASK == self.followed[before as usize] {
             return None;
         }
         if let Some((_, lane)) =
