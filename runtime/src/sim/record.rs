@@ -169,11 +169,15 @@ pub(super) struct Batch<'a> {
     followed: [u64; 2],
     /// The last record that the access of a lane does not follow, and the lane.
     refused: Option<(u64, u32)>,
+    /// Whether some lanes followed a record that not all of them would.
+    pub is_narrow: bool,
+    /// Where what is remembered of a line lies, which every lane may access, as far as it was accessed as a whole.
+    pub line: usize,
 }
 
 impl<'a> Batch<'a> {
     pub fn new(access: Access<'a>) -> Batch<'a> {
-        Batch { access, followed: [0; 2], refused: None }
+        Batch { access, followed: [0; 2], refused: None, is_narrow: false, line: 0 }
     }
 
     /// The first of some lanes whose access an earlier one did not happen before, and conflicts with.
@@ -198,6 +202,7 @@ impl<'a> Batch<'a> {
             return None;
         }
         let follows = |lane: u32| self.access.by(lane).follows(earlier);
+        self.is_narrow = true;
         let refused = (0..LANES as u32).find(|lane| lanes >> lane & 1 == 1 && !follows(*lane))?;
         self.refused = Some((earlier, refused));
         Some(refused)

@@ -17,17 +17,16 @@ pub(super) struct Units {
 }
 
 in_vectors! {
-    /// The distinct addresses of some lanes.
-    pub fn units(addresses: &[u64; LANES], lanes: u32) -> Units {
+    /// The distinct addresses of some lanes, each a multiple of so many bytes.
+    pub fn units(addresses: &[u64; LANES], bytes: u32, lanes: u32) -> Units {
         let mut units = Units { count: 0, lanes: [0; LANES], of: [0; LANES] };
-        let mut ascends = true;
-        for lane in 1..LANES {
-            ascends &= addresses[lane - 1] < addresses[lane];
-        }
-        if ascends && lanes == u32::MAX {
-            units.count = LANES;
-            for lane in 0..LANES {
-                (units.lanes[lane], units.of[lane]) = (1 << lane, lane as u8);
+        if are_distinct(addresses, bytes, lanes) {
+            let mut rest = lanes;
+            while rest != 0 {
+                let lane = rest.trailing_zeros() as usize;
+                (units.lanes[units.count % LANES], units.of[lane]) = (1 << lane, units.count as u8);
+                units.count += 1;
+                rest &= rest - 1;
             }
             return units;
         }
@@ -45,6 +44,28 @@ in_vectors! {
         }
         units
     }
+}
+
+/// Whether it is easily seen that no two lanes have the same address: they ascend, or lie within 64 neighbours.
+#[inline(always)]
+fn are_distinct(addresses: &[u64; LANES], bytes: u32, lanes: u32) -> bool {
+    let base = addresses[lanes.trailing_zeros() as usize % LANES];
+    let (mut ascends, mut least) = (true, base);
+    for lane in 1..LANES {
+        ascends &= addresses[lane - 1] < addresses[lane];
+        least = if lanes >> lane & 1 == 1 { least.min(addresses[lane]) } else { least };
+    }
+    if ascends && lanes == u32::MAX {
+        return true;
+    }
+    let (mut taken, mut highest) = (0u64, 0);
+    for lane in 0..LANES {
+        let address = if lanes >> lane & 1 == 1 { addresses[lane] } else { base };
+        let neighbour = (address - least) >> bytes.trailing_zeros();
+        taken |= 1 << (neighbour & 63);
+        highest = highest.max(neighbour);
+    }
+    highest < 64 && taken.count_ones() == lanes.count_ones()
 }
 
 impl Units {
@@ -95,7 +116,7 @@ pub(super) fn count_request(
     bytes: u32,
     lanes: u32,
 ) {
-    count_units(context, space, &units(addresses, lanes), addresses, bytes, lanes);
+    count_units(context, space, &units(addresses, bytes, lanes), addresses, bytes, lanes);
 }
 
 /// Counts an access of some lanes, `bytes` each, to so many units.
@@ -163,7 +184,7 @@ mod tests {
     /// Units, conflicts and sectors of an access of so many bytes a lane.
     fn served(address: impl Fn(u64) -> u64, bytes: u32, lanes: u32) -> (usize, u64, u64) {
         let addresses = std::array::from_fn(|lane| address(lane as u64));
-        let units = units(&addresses, lanes);
+        let units = units(&addresses, bytes, lanes);
         let whole = units.lanes().fold(0, |all, unit| all ^ unit);
         assert_eq!(whole, lanes, "each lane has one unit");
         for (at, unit) in units.lanes().enumerate() {

@@ -104,10 +104,30 @@ impl<'b, 'a> Asked<'b, 'a> {
             }
         }
         let crowd = shadow.crowd(self.access.stamp());
+        self.batch.is_narrow |= crowd != 0;
         match self.crowds.unordered(crowd, &self.access) {
             Some(reader) => Err((first(self.lanes), earlier(reader, false))),
             None => Ok(()),
         }
+    }
+
+    /// Begins to access a part of a line; refuses unless all lanes follow who accessed it as a whole. Lanes side by side access
+    /// the same line, and ask once.
+    fn enter(&mut self, line: &Line, part: Part) -> Result<(), Conflict> {
+        let place = std::ptr::from_ref(line).addr();
+        if self.batch.line == place {
+            return Ok(());
+        }
+        line.part(part, self.access.stamp());
+        self.batch.is_narrow = false;
+        match part {
+            Part::Written => self.follow(&line.whole)?,
+            Part::Read => self.follow_writer(line.whole.writer.load(Relaxed))?,
+        }
+        if !self.batch.is_narrow {
+            self.batch.line = place;
+        }
+        Ok(())
     }
 
     /// Writes it; refuses unless that follows who accessed it before.
@@ -266,8 +286,7 @@ impl Shadows {
                     continue;
                 }
             } else {
-                asked.follow_writer(line.whole.writer.load(Relaxed)).map_err(here)?;
-                line.part(Part::Read, stamp);
+                asked.enter(line, Part::Read).map_err(here)?;
             }
             for at in self.granules(&bytes) {
                 let shadow = &self.granules[at];
@@ -294,15 +313,12 @@ impl Shadows {
                     continue;
                 }
             } else {
-                line.part(Part::Written, stamp);
+                asked.enter(line, Part::Written).map_err(here)?;
             }
             for at in self.granules(&bytes) {
                 let shadow = &self.granules[at];
                 let written = if whole { asked.follow(shadow) } else { asked.write(shadow) };
                 written.map_err(|conflict| (self.offset(at), conflict))?;
-            }
-            if !whole {
-                asked.follow(&line.whole).map_err(here)?;
             }
         }
         Ok(())

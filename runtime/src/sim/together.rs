@@ -71,7 +71,12 @@ impl<'a> Memories<'a> {
             return None;
         }
         place.region.check(survey.highest & offset, bytes, survey.highest).ok()?;
-        Some(Together { region: place.region, space: place.space, offset, units: units(addresses, lanes) })
+        Some(Together {
+            region: place.region,
+            space: place.space,
+            offset,
+            units: units(addresses, bytes, lanes),
+        })
     }
 }
 
