@@ -4,10 +4,10 @@
 //! `make microbench`, or `cargo bench -p fuse -- compile` for one group. Beside other runtimes: `make bench`.
 
 use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
 use fuse::frontend::nn::{CellParameters, Gates, lstm_cell};
 use fuse::frontend::zoo::{self, Scale};
-use fuse::{CompileOptions, Compiled, DType, Device, DimEnv, Graph, ProductPrecision, Target, Tier};
+use fuse::{CompileOptions, Compiled, DType, Device, DimEnv, Graph, Target, Tier};
 
 /// Models with dimensions `T` and `B`, small enough that an unfused run takes milliseconds.
 fn small() -> Vec<Graph> {
@@ -156,6 +156,8 @@ fn models(c: &mut Criterion) {
 /// Whole models on the simulated GPU, on all threads; the throughput is that of instructions, counted once a thread.
 #[cfg(feature = "llvm")]
 fn sim(c: &mut Criterion) {
+    use criterion::Throughput;
+    use fuse::ProductPrecision;
     let mut group = c.benchmark_group("sim");
     group.sample_size(10);
     let models = [

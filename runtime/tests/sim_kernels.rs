@@ -372,6 +372,42 @@ fn races_on_shared_memory_are_reported() {
     assert!(matches!(problem(all, 1, 32).0, Problem::Race { writes: true, .. }));
 }
 
+/// Accesses to whole lines of 16 bytes and to parts of them are remembered apart.
+#[test]
+fn races_are_found_whatever_the_widths_of_accesses() {
+    let access = |write: bool, bytes: usize, offset: usize| match (write, bytes) {
+        (true, 4) => format!("st.shared.b32 [%r1+{offset}], %t;"),
+        (true, 8) => format!("st.shared.v2.b32 [%r1+{offset}], {{%t, %t}};"),
+        (true, _) => format!("st.shared.v4.b32 [%r1+{offset}], {{%t, %t, %t, %t}};"),
+        (false, 4) => format!("ld.shared.b32 %r3, [%r1+{offset}];"),
+        (false, 8) => format!("ld.shared.v2.b32 {{%r3, %r4}}, [%r1+{offset}];"),
+        (false, _) => format!("ld.shared.v4.b32 {{%r3, %r4, %r5, %r6}}, [%r1+{offset}];"),
+    };
+    let places = [(4, 0), (4, 12), (8, 8), (16, 0)];
+    for writes in [[true, true], [true, false], [false, true], [false, false]] {
+        for ((bytes, offset), (other_bytes, other_offset)) in
+            places.iter().flat_map(|place| places.map(|other| (*place, other)))
+        {
+            // Two warps, after all was written.
+            let [first, second] = [(writes[0], bytes, offset), (writes[1], other_bytes, other_offset)]
+                .map(|(w, b, o)| access(w, b, o));
+            let body = |between: &str| {
+                format!(
+                    "mov.u32 %r1, s; shl.b32 %r2, %t, 4; add.u32 %r2, %r2, %r1; mov.u32 %r3, 0;
+                    st.shared.v4.b32 [%r2], {{%r3, %r3, %r3, %r3}}; bar.sync 0;
+                    setp.ne.u32 %p, %t, 0; @%p bra A; {first} A: {between}
+                    setp.ne.u32 %p, %t, 32; @%p bra B; {second} B: st.global.b32 [%my], %r3;"
+                )
+            };
+            let overlap = offset < other_offset + other_bytes && other_offset < offset + bytes;
+            let races = overlap && writes.contains(&true);
+            let ran = run(&body(""), 1, 64, &[]);
+            assert_eq!(ran.is_err(), races, "{first} {second}");
+            run(&body("bar.sync 0;"), 1, 64, &[]).unwrap_or_else(|e| panic!("{first} {second}: {e}"));
+        }
+    }
+}
+
 #[test]
 fn no_reader_among_many_is_forgotten() {
     // Four warps read a word, and all but one of them meet before the first one writes it.

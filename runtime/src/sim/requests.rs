@@ -59,8 +59,8 @@ fn are_distinct(addresses: &[u64; LANES], bytes: u32, lanes: u32) -> bool {
         return true;
     }
     let (mut taken, mut highest) = (0u64, 0);
-    for lane in 0..LANES {
-        let address = if lanes >> lane & 1 == 1 { addresses[lane] } else { base };
+    for (lane, address) in addresses.iter().enumerate() {
+        let address = if lanes >> lane & 1 == 1 { *address } else { base };
         let neighbour = (address - least) >> bytes.trailing_zeros();
         taken |= 1 << (neighbour & 63);
         highest = highest.max(neighbour);

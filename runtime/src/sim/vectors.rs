@@ -6,6 +6,8 @@ macro_rules! in_vectors {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$meta])*
         $vis fn $name($($arg: $ty),*) $(-> $out)? {
+            // Loops over several arrays are clearest with the lane in hand.
+            #[allow(clippy::needless_range_loop)]
             #[inline(always)]
             fn in_any($($arg: $ty),*) $(-> $out)? $body
 
