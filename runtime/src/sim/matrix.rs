@@ -47,13 +47,13 @@ impl Warp {
             }
         }
         for (rows, slot) in matrices.iter().zip(d) {
-            self.registers[*slot as usize] = std::array::from_fn(|lane| {
+            for (lane, value) in self.registers[*slot as usize].iter_mut().enumerate() {
                 let pick = |half| {
                     let (row, column) = element(lane, half, transposed);
                     rows[row][column / 2] >> (16 * (column % 2)) & mask(16)
                 };
-                pick(0) | (pick(1) << 16)
-            });
+                *value = pick(0) | (pick(1) << 16);
+            }
         }
         Ok(())
     }

@@ -83,7 +83,8 @@ impl Units {
 
     /// The sectors of 32 bytes of global memory.
     pub fn sectors(&self, addresses: &[u64; LANES]) -> u64 {
-        distinct(self.addresses(addresses, u32::MAX).map(|address| address / 32)).1 as u64
+        distinct(self.addresses(addresses, u32::MAX).map(|address| address / 32), &mut [0; LANES]).len()
+            as u64
     }
 
     /// Turns that an access of shared memory of so many bytes a lane takes beyond the least: each of 32 banks gives one 4-byte
@@ -91,13 +92,12 @@ impl Units {
     pub fn conflicts(&self, addresses: &[u64; LANES], bytes: u32) -> u64 {
         let words = u64::from(bytes.div_ceil(4).clamp(1, 4));
         let per_turn = LANES / words as usize;
-        let mut extra = 0;
+        let (mut extra, mut found) = (0, [0; LANES]);
         for turn in 0..words as usize {
             let part = (((1u64 << per_turn) - 1) << (turn * per_turn)) as u32;
-            let (found, count) =
-                distinct(self.addresses(addresses, part).map(|address| address / (4 * words)));
+            let asked = self.addresses(addresses, part).map(|address| address / (4 * words));
             let (mut banks, mut most) = ([0u8; LANES], 1);
-            for unit in &found[..count] {
+            for unit in distinct(asked, &mut found) {
                 let bank = &mut banks[(unit * words) as usize % LANES];
                 *bank += 1;
                 most = most.max(*bank);
@@ -151,10 +151,9 @@ fn count_distant(context: &mut Context<'_>, addresses: &[u64; LANES], bytes: u32
     context.counters.shared_requests += u64::from(distant < lanes.count_ones());
 }
 
-/// The distinct ones of up to 32 numbers, and how many they are.
+/// Puts the distinct ones of up to 32 numbers into `found`, and returns them.
 #[inline]
-fn distinct(numbers: impl Iterator<Item = u64>) -> ([u64; LANES], usize) {
-    let mut found = [0; LANES];
+fn distinct(numbers: impl Iterator<Item = u64>, found: &mut [u64; LANES]) -> &[u64] {
     let (mut count, mut sorted) = (0, true);
     for number in numbers {
         if count == 0 || found[count - 1] != number {
@@ -174,7 +173,7 @@ fn distinct(numbers: impl Iterator<Item = u64>) -> ([u64; LANES], usize) {
         }
         count = kept;
     }
-    (found, count)
+    &found[..count]
 }
 
 #[cfg(test)]
