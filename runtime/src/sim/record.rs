@@ -77,6 +77,11 @@ impl Access<'_> {
         (a ^ b) >> BLOCK_SHIFT == 0
     }
 
+    /// Whether records are of the same thread.
+    pub fn same_thread(a: u64, b: u64) -> bool {
+        (a ^ b) >> THREAD_SHIFT == 0
+    }
+
     /// Whether records are of the same warp.
     pub fn same_warp(a: u64, b: u64) -> bool {
         (a ^ b) >> (THREAD_SHIFT + 5) == 0

@@ -151,7 +151,9 @@ impl<'b, 'a> Asked<'b, 'a> {
         let stays = reader != self.own
             && self.batch.unordered(Before::Reader, reader, self.lanes & self.lanes.wrapping_neg()).is_some();
         if stays {
-            shadow.readers[1].store(self.last, Relaxed);
+            // Two readers of a warp are two lanes.
+            let other = if Access::same_thread(reader, self.last) { self.own } else { self.last };
+            shadow.readers[1].store(other, Relaxed);
             if !Access::same_warp(reader, self.own) {
                 shadow.join(self.crowds, &self.access, reader, &mut self.joined);
             }
