@@ -40,7 +40,7 @@ impl Target {
     pub fn of(device: DeviceName) -> Target {
         match device {
             DeviceName::Cpu => Target::Cpu,
-            DeviceName::Sim | DeviceName::Cuda(_) => Target::Cuda,
+            DeviceName::Sim { .. } | DeviceName::Cuda(_) => Target::Cuda,
         }
     }
 
@@ -325,7 +325,7 @@ impl Compiled {
                 executable.improve(making, move |urgency| peak::improve(graph, kernels, threads, urgency));
                 Ok(executable)
             }
-            (DeviceName::Sim | DeviceName::Cuda(_), _) => {
+            (DeviceName::Sim { .. } | DeviceName::Cuda(_), _) => {
                 let limits = device.gpu_limits()?.unwrap_or_else(GpuLimits::h100);
                 self.load_ptx(device, &self.functions_for(limits)?, limits)
             }

@@ -163,6 +163,25 @@ fn the_precision_of_products_is_stated() {
     fails_in_one_line(1, &["explain", &model, "--precision", "tf32"], &["tf32", "on GPUs only"]);
 }
 
+/// The simulated GPU that takes code for its own architecture alone is there by name, where warp groups multiply.
+#[cfg(feature = "llvm")]
+#[test]
+fn the_simulated_gpu_with_warp_groups_is_there_by_name() {
+    let scratch = Scratch::new("groups");
+    let text = "graph product(x: bf16[256, 256], w: bf16[256, 256]) {
+  %p = contract x, w axes=[1:0]
+  return y = %p
+}";
+    let model = scratch.file("product.fuse", text);
+    let explained = succeeds(&["explain", &model, "--device", "sim:sm_90a"]);
+    assert!(explained.contains("warp groups"), "{explained}");
+    let explained = succeeds(&["explain", &model, "--device", "sim"]);
+    assert!(!explained.contains("warp groups"), "{explained}");
+    let check = succeeds(&["check", &model, "--device", "sim:sm_90a", "--atol", "0.1", "--rtol", "0.01"]);
+    assert!(check.contains("sim:sm_90a, unfused") && check.contains("agrees"), "{check}");
+    succeeds(&["run", &model, "--device", "sim:sm_90a"]);
+}
+
 /// The statistics of the simulated GPU name every kernel and count what it read.
 #[cfg(feature = "llvm")]
 #[test]
@@ -452,7 +471,11 @@ fn check_reports_every_backend() {
     assert!(text.contains("cuda:0"), "{text}");
     let one = succeeds(&["check", LSTM, "--dim", "T=5", "--dim", "B=2", "--device", "cpu"]);
     assert!(one.contains("cpu") && !one.contains("sim"), "{one}");
-    fails_in_one_line(2, &["check", LSTM, "--device", "gpu"], &["--device gpu", "cpu, sim and cuda:0"]);
+    fails_in_one_line(
+        2,
+        &["check", LSTM, "--device", "gpu"],
+        &["--device gpu", "cpu, sim, sim:sm_90a and cuda:0"],
+    );
     let json = succeeds(&["check", LSTM, "--dim", "T=5", "--dim", "B=2", "--json"]);
     let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(value["backends"][0]["verdict"], "agrees");

@@ -17,7 +17,7 @@ use crate::sim::{Counters, PtxError, SimError};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// There is no device of that name.
-    #[error("there is no device `{0}`; there are cpu, sim and cuda:N (cuda is cuda:0)")]
+    #[error("there is no device `{0}`; there are cpu, sim, sim:sm_90a and cuda:N (cuda is cuda:0)")]
     UnknownName(String),
     /// The system refused the threads of a team.
     #[error("cannot start {threads} threads: {reason}")]
@@ -86,8 +86,11 @@ pub enum DeviceError {
 pub enum DeviceName {
     /// `cpu`
     Cpu,
-    /// `sim`, a simulated GPU.
-    Sim,
+    /// `sim`, a simulated GPU that is given what later ones run, too (sm_90), or `sim:sm_90a`.
+    Sim {
+        /// Whether it is given code for its own architecture alone (sm_90a), in which warp groups multiply.
+        warp_groups: bool,
+    },
     /// `cuda:N`, or `cuda` for `cuda:0`.
     Cuda(usize),
 }
@@ -99,7 +102,8 @@ impl FromStr for DeviceName {
         let unknown = || DeviceError::UnknownName(text.to_string());
         match text.split_once(':') {
             None if text == "cpu" => Ok(DeviceName::Cpu),
-            None if text == "sim" => Ok(DeviceName::Sim),
+            None if text == "sim" => Ok(DeviceName::Sim { warp_groups: false }),
+            Some(("sim", "sm_90a")) => Ok(DeviceName::Sim { warp_groups: true }),
             None if text == "cuda" => Ok(DeviceName::Cuda(0)),
             Some(("cuda", n)) if n.bytes().all(|b| b.is_ascii_digit()) => {
                 n.parse().map(DeviceName::Cuda).map_err(|_| unknown())
@@ -113,7 +117,8 @@ impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DeviceName::Cpu => f.write_str("cpu"),
-            DeviceName::Sim => f.write_str("sim"),
+            DeviceName::Sim { warp_groups: false } => f.write_str("sim"),
+            DeviceName::Sim { warp_groups: true } => f.write_str("sim:sm_90a"),
             DeviceName::Cuda(n) => write!(f, "cuda:{n}"),
         }
     }
@@ -130,9 +135,6 @@ pub struct DeviceOptions {
     pub memory_limit: Option<u64>,
     /// Multiprocessors that are left of the simulated GPU beside what others have taken; by default all of them.
     pub free_multiprocessors: Option<u32>,
-    /// Whether the simulated GPU takes code for its own architecture alone (sm_90a), in which warp groups multiply; by
-    /// default it is given what later GPUs run, too (sm_90).
-    pub warp_groups: bool,
 }
 
 /// A device that executables run on. Clones share its threads, or its context and stream.
@@ -157,10 +159,10 @@ impl Device {
     pub fn open(name: DeviceName, options: &DeviceOptions) -> Result<Device, DeviceError> {
         let (kind, allowed) = match name {
             DeviceName::Cpu => (Kind::Cpu(CpuDevice::new(options.threads)?), limits::default_memory_limit()),
-            DeviceName::Sim => {
+            DeviceName::Sim { warp_groups } => {
                 let threads = options.threads.unwrap_or_else(limits::default_threads);
                 let multiprocessors = options.free_multiprocessors;
-                let device = SimDevice::new(threads, multiprocessors, options.warp_groups);
+                let device = SimDevice::new(threads, multiprocessors, warp_groups);
                 (Kind::Sim(device), limits::default_memory_limit())
             }
             DeviceName::Cuda(ordinal) => {
@@ -194,7 +196,7 @@ impl Device {
     /// # Errors
     /// None at present.
     pub fn sim(options: &DeviceOptions) -> Result<Device, DeviceError> {
-        Device::open(DeviceName::Sim, options)
+        Device::open(DeviceName::Sim { warp_groups: false }, options)
     }
 
     /// The GPU of that number.
@@ -209,7 +211,7 @@ impl Device {
     pub fn name(&self) -> DeviceName {
         match &self.kind {
             Kind::Cpu(_) => DeviceName::Cpu,
-            Kind::Sim(_) => DeviceName::Sim,
+            Kind::Sim(device) => DeviceName::Sim { warp_groups: device.has_warp_groups() },
             Kind::Cuda(device) => DeviceName::Cuda(device.ordinal()),
         }
     }
@@ -281,7 +283,7 @@ mod tests {
 
     #[test]
     fn names_of_devices_round_trip() {
-        for text in ["cpu", "sim", "cuda:0", "cuda:12"] {
+        for text in ["cpu", "sim", "sim:sm_90a", "cuda:0", "cuda:12"] {
             assert_eq!(text.parse::<DeviceName>().unwrap().to_string(), text);
         }
         assert_eq!("cuda".parse(), Ok(DeviceName::Cuda(0)));
@@ -304,7 +306,9 @@ mod tests {
             let error = text.parse::<DeviceName>().unwrap_err().to_string();
             assert_eq!(
                 error,
-                format!("there is no device `{text}`; there are cpu, sim and cuda:N (cuda is cuda:0)")
+                format!(
+                    "there is no device `{text}`; there are cpu, sim, sim:sm_90a and cuda:N (cuda is cuda:0)"
+                )
             );
         }
     }

@@ -140,7 +140,8 @@ impl Loops {
 /// Where a model runs.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
-    /// The device: cpu, cuda:N, or sim, which executes the PTX for sm_90 on the host and checks every access.
+    /// The device: cpu, cuda:N, or sim, which executes the PTX for sm_90 on the host and checks every access; sim:sm_90a
+    /// does so with that for sm_90a.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
 
@@ -322,7 +323,7 @@ pub struct CheckArgs {
     /// What GPUs may round the factors of products of f32 to; what that may change in each element is allowed for.
     #[arg(long, value_enum, default_value_t = ProductPrecision::default(), value_name = "TYPE")]
     pub precision: ProductPrecision,
-    /// Only backends of these devices: cpu, sim or cuda:0 (repeatable); all by default.
+    /// Only backends of these devices: cpu, sim, sim:sm_90a or cuda:0 (repeatable); by default all but sim:sm_90a.
     #[arg(long = "device", value_name = "DEVICE")]
     pub devices: Vec<String>,
     /// Print one JSON object instead of a table.

@@ -31,7 +31,8 @@ struct Verdict {
 pub fn check(args: &CheckArgs) -> Result<(), CliError> {
     let known = backends();
     if let Some(unknown) = args.devices.iter().find(|d| known.iter().all(|b| b.device != **d)) {
-        return Err(CliError::usage(format!("--device {unknown}: there are cpu, sim and cuda:0")));
+        let names = "cpu, sim, sim:sm_90a and cuda:0";
+        return Err(CliError::usage(format!("--device {unknown}: there are {names}")));
     }
     let problem = Problem::load(&args.model, args.inputs.as_deref())?;
     let progress = super::progress::spinner("interpreting in f64");
@@ -42,7 +43,10 @@ pub fn check(args: &CheckArgs) -> Result<(), CliError> {
     };
     let tolerance = Tolerance { ulp: 0.0, absolute: args.atol, relative: args.rtol };
     let mut verdicts = Vec::new();
-    let chosen = |b: &Backend| args.devices.is_empty() || args.devices.iter().any(|d| d == b.device);
+    let chosen = |b: &Backend| match args.devices.as_slice() {
+        [] => b.device != WITH_WARP_GROUPS,
+        devices => devices.iter().any(|d| d == b.device),
+    };
     let mut rounding = None;
     for Backend { device, tier, rewrite } in known.into_iter().filter(chosen) {
         let mut name = device.to_owned();
@@ -120,6 +124,9 @@ impl Verdict {
     }
 }
 
+/// The simulated GPU that is given code for its own architecture alone, where it is asked for.
+const WITH_WARP_GROUPS: &str = "sim:sm_90a";
+
 /// What is compared with the interpreter.
 struct Backend {
     device: &'static str,
@@ -133,6 +140,7 @@ fn backends() -> Vec<Backend> {
         #[cfg(feature = "llvm")]
         ("cpu", Tier::Peak),
         ("sim", Tier::Fast),
+        (WITH_WARP_GROUPS, Tier::Fast),
         ("cuda:0", Tier::Fast),
     ];
     let both = |(device, tier)| [Rewrite::On, Rewrite::Off].map(|rewrite| Backend { device, tier, rewrite });

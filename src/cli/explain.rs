@@ -13,6 +13,7 @@ use fuse_ir::device::DeviceModel;
 use fuse_ir::kernel::Kernel;
 use fuse_rewrite::explain::{Boundary, BoundaryReason, KernelExplanation, RuleApplication};
 use fuse_rewrite::{Explanation, KernelUse, assumed_dims, cost_of};
+use fuse_runtime::DeviceName;
 use serde::Serialize;
 
 use super::args::ExplainArgs;
@@ -167,9 +168,12 @@ impl ExplainedDevice {
     fn new(name: &str) -> Result<Self, CliError> {
         let of =
             |capability| ExplainedDevice::Gpu { capability, limits: GpuLimits::of_capability(capability) };
-        if name == "sm_90a" {
+        let with_warp_groups = || {
             let limits = GpuLimits { warp_groups: true, ..GpuLimits::of_capability(90) };
-            return Ok(ExplainedDevice::Gpu { capability: 90, limits });
+            ExplainedDevice::Gpu { capability: 90, limits }
+        };
+        if name == "sm_90a" {
+            return Ok(with_warp_groups());
         }
         if let Some(number) = name.strip_prefix("sm_") {
             let capability = number.parse().ok().filter(|c| (75..=121).contains(c));
@@ -178,10 +182,10 @@ impl ExplainedDevice {
             };
             return capability.map(of).ok_or_else(unknown);
         }
-        let device: fuse_runtime::DeviceName = name.parse().map_err(CliError::usage)?;
-        Ok(match Target::of(device) {
-            Target::Cpu => ExplainedDevice::Cpu,
-            Target::Cuda => of(90),
+        Ok(match name.parse().map_err(CliError::usage)? {
+            DeviceName::Cpu => ExplainedDevice::Cpu,
+            DeviceName::Sim { warp_groups: true } => with_warp_groups(),
+            DeviceName::Sim { warp_groups: false } | DeviceName::Cuda(_) => of(90),
         })
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use fuse_codegen::kernel_ir::Function;
 use fuse_runtime::sim::Counters;
-use fuse_runtime::{Device, DeviceOptions};
+use fuse_runtime::{Device, DeviceName, DeviceOptions};
 
 use super::args::{ModelArgs, PtxArgs};
 use super::dump::{compile_error, options};
@@ -24,8 +24,8 @@ pub fn stats(args: &PtxArgs) -> Result<(), CliError> {
     let problem = Problem::load(&model, None)?;
     let compiled = compile(&problem.graph, &options(&args.compile, Target::Cuda)).map_err(compile_error)?;
     let warp_groups = args.arch == "sm_90a";
-    let device =
-        Device::sim(&DeviceOptions { warp_groups, ..DeviceOptions::default() }).map_err(CliError::input)?;
+    let name = DeviceName::Sim { warp_groups };
+    let device = Device::open(name, &DeviceOptions::default()).map_err(CliError::input)?;
     let mut executable = compiled.load(&device).map_err(compile_error)?;
     executable.bind(problem.parameters.clone()).map_err(CliError::input)?;
     executable.run(&problem.inputs, &problem.dims).map_err(CliError::input)?;
