@@ -6,7 +6,7 @@ use super::execute::{Context, Wrong, each_lane};
 use super::fault::Problem;
 use super::flags::{Change, Flags, Incoming, Word};
 use super::group::Groups;
-use super::memory::{Memory, Region};
+use super::memory::{Memory, REGION_BITS, Region};
 use super::op::{Address, Atomic, Op, Order, Space, Transfer};
 use super::order::Outgoing;
 use super::phase::Arrivals;
@@ -101,9 +101,9 @@ impl<'a> Memories<'a> {
                 (local.ok_or_else(nowhere)?, lane as u64 * self.local + offset)
             }
             Space::Generic | Space::Global => {
-                let number = (address >> 36).wrapping_sub(super::decode::MODULE_REGIONS);
+                let number = (address >> REGION_BITS).wrapping_sub(super::decode::MODULE_REGIONS);
                 match self.module.get(usize::try_from(number).unwrap_or(usize::MAX)) {
-                    Some(region) => (region, address & mask(36)),
+                    Some(region) => (region, address & mask(REGION_BITS)),
                     None => self.global.find(address).ok_or_else(nowhere)?,
                 }
             }

@@ -31,7 +31,7 @@ pub(super) const MOST_BLOCKS: u32 = 16;
 pub(super) const FIRST_CAPABILITY: u32 = 90;
 
 /// Where the rank begins in an address.
-const RANK_SHIFT: u32 = 24;
+pub(super) const RANK_SHIFT: u32 = 24;
 const RANK_MASK: u64 = 0xFF << RANK_SHIFT;
 
 /// Whether an address of shared memory names a block.

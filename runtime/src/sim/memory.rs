@@ -11,7 +11,7 @@ use super::record::LAST_STAMP;
 use super::shadow::Shadows;
 
 /// Addresses have the number of their region from this bit on, counted from 1.
-const REGION_BITS: u32 = 36;
+pub(super) const REGION_BITS: u32 = 36;
 
 /// What a region is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,8 +2,9 @@
 //! several regions, or is wrong, is looked at lane by lane ([`super::access`]).
 
 use super::access::{Memories, reaches_others};
+use super::cluster::RANK_SHIFT;
 use super::execute::{Context, Wrong, first};
-use super::memory::Region;
+use super::memory::{REGION_BITS, Region};
 use super::op::{Space, Transfer};
 use super::record::Batch;
 use super::requests::{Units, count_units, units};
@@ -18,6 +19,9 @@ struct Together<'r> {
     /// The bits of an address that are an offset in the region.
     offset: u64,
     units: Units,
+    /// The bytes of an element, and of all that a lane moves.
+    size: u32,
+    bytes: u32,
 }
 
 /// What the addresses of some lanes have in common.
@@ -56,13 +60,15 @@ in_vectors! {
 
 impl<'a> Memories<'a> {
     fn together(&self, transfer: Transfer, addresses: &[u64; LANES], lanes: u32) -> Option<Together<'a>> {
-        let bytes = transfer.ty.bytes() * transfer.count;
+        if transfer.atomic {
+            return None;
+        }
+        let (size, bytes) = (transfer.ty.bytes(), transfer.ty.bytes() * transfer.count);
         let lane = first(lanes) as usize;
         let place = self.place(None, transfer.space, addresses[lane], lane, bytes).ok()?;
         let offset = match place.space {
-            Space::Global => mask(36),
-            // The block of a cluster stands above.
-            Space::Shared | Space::Cluster => mask(24),
+            Space::Global => mask(REGION_BITS),
+            Space::Shared | Space::Cluster => mask(RANK_SHIFT),
             Space::Generic | Space::Local => return None,
         };
         let survey = survey(addresses, lanes);
@@ -76,6 +82,8 @@ impl<'a> Memories<'a> {
             space: place.space,
             offset,
             units: units(addresses, bytes, lanes),
+            size,
+            bytes,
         })
     }
 }
@@ -87,24 +95,17 @@ impl Together<'_> {
     }
 
     /// Counts the access, and notes it where it leads to another block of the cluster.
-    fn count(
-        &self,
-        context: &mut Context<'_>,
-        batch: &Batch<'_>,
-        addresses: &[u64; LANES],
-        bytes: u32,
-        lanes: u32,
-    ) {
+    fn count(&self, context: &mut Context<'_>, batch: &Batch<'_>, addresses: &[u64; LANES], lanes: u32) {
         if let (Space::Cluster, Some(neighbours)) = (self.space, context.memories.neighbours) {
             let last = 31 - lanes.leading_zeros();
             neighbours.note_visit(addresses[last as usize], &batch.access.by(last));
         }
-        count_units(context, self.space, &self.units, addresses, bytes, lanes);
+        count_units(context, self.space, &self.units, addresses, self.bytes, lanes);
     }
 }
 
 impl Warp {
-    /// Loads what all lanes find in one region; `false` where they do not.
+    /// Loads what all lanes find in one region; `false` where they do not, or look at flags.
     pub fn load_together(
         &mut self,
         context: &mut Context<'_>,
@@ -114,16 +115,13 @@ impl Warp {
         lanes: u32,
     ) -> Result<bool, Wrong> {
         let memories = context.memories;
-        if transfer.atomic {
-            return Ok(false);
-        }
         let Some(together) = memories.together(transfer, addresses, lanes) else { return Ok(false) };
-        let (size, bytes) = (transfer.ty.bytes(), transfer.ty.bytes() * transfer.count);
+        let Together { size, bytes, .. } = together;
         let mut batch = Batch::new(self.access(&memories, together.space, false));
         for (lanes, offset) in together.offsets(addresses) {
             together.region.note_reads(offset, bytes, lanes, &mut batch)?;
         }
-        together.count(context, &batch, addresses, bytes, lanes);
+        together.count(context, &batch, addresses, lanes);
         for (element, slot) in (0..transfer.count).zip(d) {
             let Some(slot) = slot else { continue };
             let mut values = [0; LANES];
@@ -144,7 +142,7 @@ impl Warp {
         Ok(true)
     }
 
-    /// Stores what all lanes give one region, each to an address of its own; `false` where they do not.
+    /// Stores what all lanes give one region, each to an address of its own; `false` where they do not, or write flags.
     pub fn store_together(
         &mut self,
         context: &mut Context<'_>,
@@ -154,14 +152,11 @@ impl Warp {
         lanes: u32,
     ) -> Result<bool, Wrong> {
         let memories = context.memories;
-        if transfer.atomic {
-            return Ok(false);
-        }
         let Some(together) = memories.together(transfer, addresses, lanes) else { return Ok(false) };
         if together.units.lanes().any(|lanes| lanes.count_ones() > 1) {
             return Ok(false);
         }
-        let (size, bytes) = (transfer.ty.bytes(), transfer.ty.bytes() * transfer.count);
+        let Together { size, bytes, .. } = together;
         let mut batch = Batch::new(self.access(&memories, together.space, false));
         for (lanes, offset) in together.offsets(addresses) {
             let lane = first(lanes);
@@ -174,7 +169,7 @@ impl Warp {
                 together.region.store(offset + u64::from(element * size), size, value);
             }
         }
-        together.count(context, &batch, addresses, bytes, lanes);
+        together.count(context, &batch, addresses, lanes);
         if together.space == Space::Global {
             context.counters.global_written += u64::from(lanes.count_ones() * bytes);
         }
