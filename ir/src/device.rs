@@ -1,5 +1,8 @@
 //! Plain numbers about a device, for the cost model.
 
+/// The bytes that `exchange_seconds` are for: 32 KiB, which is what was measured.
+const EXCHANGED_BYTES: f64 = 32768.0;
+
 /// What the cost model knows about a device. Rates are sustained, not theoretical.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceModel {
@@ -19,6 +22,10 @@ pub struct DeviceModel {
     pub transcendentals_per_second: f64,
     /// Bytes per second between memory and the cores.
     pub memory_bytes_per_second: f64,
+    /// Bytes per second that all cores read of what others wrote, through the last cache that they share.
+    pub cache_bytes_per_second: f64,
+    /// Bytes per second that the threads of all cores load into registers, from what a core keeps to itself.
+    pub load_bytes_per_second: f64,
     /// How much of the shorter of moving data and computing is not hidden behind the longer, from 0 to 1.
     pub exposed: f64,
     /// Seconds to launch one kernel (on a CPU: to enter compiled code on all threads).
@@ -29,6 +36,9 @@ pub struct DeviceModel {
     pub exchange_seconds: f64,
     /// The same among cores of a cluster, which write to each other's memory on the chip, where a device has such.
     pub cluster_exchange_seconds: f64,
+    /// Seconds that a core takes, beside summing up, for rows whose sums its threads share: they meet, add up partial sums,
+    /// meet, and compute what becomes of them.
+    pub turn_seconds: f64,
     /// Seconds from one point of a recurrence to the next where no other work hides them.
     pub step_seconds: f64,
     /// Whether the cores run loops themselves and meet between the kernels of a step, rather than a host launching
@@ -59,6 +69,19 @@ impl DeviceModel {
         if self.loops_on_cores { self.barrier_seconds } else { self.launch_seconds }
     }
 
+    /// Seconds from when cores store so many bytes that all others need at the next step to when these have them.
+    pub fn exchange_seconds_of(&self, bytes: f64) -> f64 {
+        let beyond = (bytes - EXCHANGED_BYTES).max(0.0) * f64::from(self.cores);
+        self.exchange_seconds + beyond / self.cache_bytes_per_second
+    }
+
+    /// Seconds of multiply-adds of f32 by threads each of which sums up so many rows by so many columns: what it loads of
+    /// either, 4 bytes, it multiplies with all it has of the other.
+    pub fn tiled_seconds(&self, flops: f64, [rows, columns]: [f64; 2]) -> f64 {
+        let loaded = flops / 2.0 * 4.0 * (1.0 / rows + 1.0 / columns);
+        (flops / self.flops_per_second).max(loaded / self.load_bytes_per_second)
+    }
+
     /// A two-core server CPU; figures as measured on a 2-core AVX-512 machine with 128-bit code.
     pub fn cpu() -> Self {
         DeviceModel {
@@ -69,6 +92,9 @@ impl DeviceModel {
             widening_flops: 1.0,
             transcendentals_per_second: 2e9,
             memory_bytes_per_second: 40e9,
+            // Loads are part of what was measured as arithmetic.
+            cache_bytes_per_second: f64::INFINITY,
+            load_bytes_per_second: f64::INFINITY,
             // What lies in a cache is moved faster than from memory, and then computing is what takes the time.
             exposed: 0.5,
             launch_seconds: 1e-6,
@@ -76,6 +102,7 @@ impl DeviceModel {
             // The caches see to it while the cores meet.
             exchange_seconds: 0.2e-6,
             cluster_exchange_seconds: 0.2e-6,
+            turn_seconds: 0.0,
             // A fused multiply-add, 4 cycles; `examples/recurrences.rs` measures it.
             step_seconds: 1e-9,
             loops_on_cores: true,
@@ -118,6 +145,11 @@ impl DeviceModel {
             // 16 a clock and multiprocessor (CUDA programming guide, throughput of native arithmetic).
             transcendentals_per_second: 0.95 * 16e9 * clock * f64::from(cores),
             memory_bytes_per_second: 0.9e9 * bandwidth,
+            // 32 bytes a clock and multiprocessor, three quarters of it: 6.3e12 of sm_90, where an H200 has 6.7e12 to 8.3e12
+            // (docs/perf/gpu.md).
+            cache_bytes_per_second: 0.75 * 32e9 * clock * f64::from(cores),
+            // 128 bytes a clock and multiprocessor (CUDA programming guide, banks of shared memory).
+            load_bytes_per_second: 128e9 * clock * f64::from(cores),
             exposed: 0.05,
             launch_seconds: 2e-6,
             // Both measured on an H200 (docs/perf/gpu.md).
@@ -127,6 +159,8 @@ impl DeviceModel {
             // Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking, arXiv:2402.13499); not
             // measured here.
             cluster_exchange_seconds: 2.0 * 180e-9 / clock,
+            // What a step of an LSTM took on an H200 beside the exchange and its loads (docs/perf/gpu.md).
+            turn_seconds: 1.1e-6,
             // A load from memory that a step waits for, taken as 500 cycles; not measured on a card yet.
             step_seconds: 500e-9 / clock,
             loops_on_cores: false,
@@ -143,6 +177,24 @@ impl DeviceModel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_of_loops_take_what_they_took_on_a_card() {
+        let device = DeviceModel::gpu(90);
+        // Rows, hidden size, gates, and microseconds on an H200 (docs/perf/gpu.md), where blocks took 16 rows at once.
+        for (rows, hidden, gates, measured) in [
+            (16.0, 512.0, 4.0, 4.8),
+            (64.0, 512.0, 4.0, 14.1),
+            (64.0, 1024.0, 4.0, 30.6),
+            (16.0, 512.0, 3.0, 4.8),
+        ] {
+            let products = device.tiled_seconds(2.0 * rows * hidden * hidden * gates, [4.0, gates]);
+            let turns = rows / 16.0 * device.turn_seconds;
+            let modelled = 1e6 * (device.exchange_seconds_of(4.0 * rows * hidden) + turns + products);
+            let error = modelled / measured - 1.0;
+            assert!(error.abs() < 0.1, "{rows} by {hidden}, {gates} gates: {modelled:.2} us, not {measured}");
+        }
+    }
 
     #[test]
     fn newer_gpus_of_a_class_compute_and_move_more() {

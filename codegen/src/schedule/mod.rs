@@ -195,6 +195,7 @@ impl GpuLimits {
             matrix_flops_per_second: share * model.matrix_flops_per_second,
             group_matrix_flops_per_second: share * model.group_matrix_flops_per_second,
             transcendentals_per_second: share * model.transcendentals_per_second,
+            load_bytes_per_second: share * model.load_bytes_per_second,
             parallel_points: share * model.parallel_points,
             on_chip_bytes: u64::from(self.shared_bytes),
             cores: self.multiprocessors,

@@ -65,6 +65,8 @@ pub struct PhasePlan {
     pub kernel: String,
     /// How it is computed.
     pub form: PhaseForm,
+    /// The rows of a step, where sums are split.
+    pub rows: Option<Dim>,
     /// What it reads that is the same at every step, weights above all: read from memory once, before the first step, and
     /// from then on from the shared memory of the blocks.
     pub shared: Vec<BufferId>,
@@ -81,6 +83,10 @@ pub enum PhaseForm {
         blocks: u32,
         /// Whether tensor cores multiply.
         tensor_cores: bool,
+        /// Rows and columns that a thread sums up at the same time, where threads multiply.
+        tile: [u32; 2],
+        /// Rows that a block takes at once, before partial sums are added up.
+        rows_at_once: u32,
     },
     /// A row with statistics is computed by threads of one block together.
     Rows,

@@ -299,15 +299,23 @@ impl Phase {
         }
     }
 
+    /// How often blocks take rows in a step of so many.
+    fn turns(&self, rows: i64) -> i64 {
+        match self {
+            Phase::Split(split) => ceil_div(rows, split.rows_at_once()),
+            Phase::Rows(_) | Phase::Points => 0,
+        }
+    }
+
     /// Seconds that all multiprocessors of a device take for the sums of a row.
     fn seconds_a_row(&self, analysis: &Analysis, device: &DeviceModel) -> f64 {
         let Phase::Split(split) = self else { return 0.0 };
-        let rate = match split.factors() {
-            None => device.flops_per_second,
-            Some(MatrixFactors::Tf32) => device.matrix_flops_per_second / 2.0,
-            Some(MatrixFactors::F16 | MatrixFactors::Bf16) => device.matrix_flops_per_second,
-        };
-        split.flops_a_row(analysis) / rate
+        let flops = split.flops_a_row(analysis);
+        match split.factors() {
+            None => device.tiled_seconds(flops, split.sums_a_thread().map(f64::from)),
+            Some(MatrixFactors::Tf32) => flops / (device.matrix_flops_per_second / 2.0),
+            Some(MatrixFactors::F16 | MatrixFactors::Bf16) => flops / device.matrix_flops_per_second,
+        }
     }
 
     fn shared_bytes(&self, analysis: &Analysis) -> u32 {
@@ -365,15 +373,13 @@ impl Phase {
                 memory.insert(*buffer);
             }
         }
-        let form = match self {
-            Phase::Split(split) => {
-                PhaseForm::Split { blocks: split.blocks_at_work(), tensor_cores: split.is_on_tensor_cores() }
-            }
-            Phase::Rows(_) => PhaseForm::Rows,
-            Phase::Points => PhaseForm::Points,
+        let (form, rows) = match self {
+            Phase::Split(split) => (split.form(), Some(split.rows_of(analysis))),
+            Phase::Rows(_) => (PhaseForm::Rows, None),
+            Phase::Points => (PhaseForm::Points, None),
         };
         let of = |buffers: BTreeSet<BufferId>| buffers.into_iter().collect();
-        PhasePlan { kernel: analysis.kernel.name.clone(), form, shared: of(shared), memory: of(memory) }
+        PhasePlan { kernel: analysis.kernel.name.clone(), form, rows, shared: of(shared), memory: of(memory) }
     }
 }
 

@@ -22,7 +22,6 @@ const LINE: u64 = 16;
 const OTHERS: Crowd = 1 << 31;
 
 /// What is remembered of a granule, or of a line; nothing where all is 0.
-#[derive(Default)]
 struct Shadow {
     writer: AtomicU64,
     readers: [AtomicU64; 2],
@@ -31,7 +30,6 @@ struct Shadow {
 }
 
 /// What is remembered of a line; nothing where all is 0.
-#[derive(Default)]
 struct Line {
     whole: Shadow,
     /// The last launches that wrote and that read parts of it.

@@ -111,8 +111,10 @@ struct StepTime {
     exchange: f64,
     /// Moving what is not in shared memory.
     memory: f64,
-    /// Computing.
+    /// Computing: multiply-adds, or the loads of what they multiply.
     arithmetic: f64,
+    /// Adding up partial sums between meetings of a block, and what becomes of them.
+    turns: f64,
 }
 
 /// The loops of a program on a GPU that has so much, priced by a model of it. Those whose body has loops are launches of
@@ -168,12 +170,18 @@ impl LoopReport {
         let kernels: Vec<_> = plan.phases.iter().map(|p| PhaseReport::new(program, p, dims)).collect();
         let states = plan.states.iter().map(|s| StateReport::new(program, s, dims)).collect();
         let clusters = plan.cluster.as_ref().map(|c| Clusters::new(c, limits, dims));
-        let mut step = StepTime { modelled: 0.0, exchange: 0.0, memory: 0.0, arithmetic: 0.0 };
+        let mut step = StepTime { modelled: 0.0, exchange: 0.0, memory: 0.0, arithmetic: 0.0, turns: 0.0 };
         for (phase, report) in plan.phases.iter().zip(&kernels) {
             let Some(used) = cost.kernels.iter().find(|k| k.name == report.name) else { continue };
             let shared = report.shared.iter().map(|o| o.bytes).sum();
             let on_tensor_cores = matches!(phase.form, PhaseForm::Split { tensor_cores: true, .. });
-            step.add(used, shared, if on_tensor_cores { of_matrices } else { device }, clusters);
+            let device = if on_tensor_cores { of_matrices } else { device };
+            step.add((phase, used), shared, device, clusters, dims);
+        }
+        let exchanged = plan.states.iter().filter(|state| state.place == StatePlace::Memory);
+        for state in exchanged {
+            let bytes = bytes_of(&program.buffer(state.buffer).ty, dims);
+            step.add_exchange(device.exchange_seconds_of(bytes) - device.exchange_seconds);
         }
         LoopReport {
             name: plan.name.clone(),
@@ -222,11 +230,11 @@ impl LoopReport {
                 let _ = writeln!(out, "    read from memory at every step: {}", list(&kernel.memory));
             }
         }
-        let StepTime { modelled, exchange, memory, arithmetic } = self.step_us;
+        let StepTime { modelled, exchange, memory, arithmetic, turns } = self.step_us;
         let _ = writeln!(
             out,
-            "  step    {modelled:.2} us modelled, of these exchange {exchange:.2}; memory {memory:.2}, arithmetic \
-             {arithmetic:.2}"
+            "  step    {modelled:.2} us modelled, of these exchange {exchange:.2}, turns of rows {turns:.2}; memory \
+             {memory:.2}, arithmetic {arithmetic:.2}"
         );
         if let Some(StepTime { modelled, exchange, .. }) = self.step_of_all_blocks_us {
             let _ = writeln!(
@@ -242,9 +250,14 @@ impl PhaseReport {
         let operands =
             |buffers: &[BufferId]| buffers.iter().map(|id| Operand::new(program, *id, dims)).collect();
         let form = match phase.form {
-            PhaseForm::Split { blocks, tensor_cores } => {
+            PhaseForm::Split { blocks, tensor_cores, tile: [rows, columns], rows_at_once } => {
                 let place = if tensor_cores { "on the tensor cores" } else { "among the threads" };
-                format!("sums split {place} of a block, {blocks} blocks with columns of their own")
+                let tile =
+                    if tensor_cores { String::new() } else { format!(", {rows} by {columns} a thread") };
+                format!(
+                    "sums split {place} of a block{tile}, {blocks} blocks with columns of their own, {rows_at_once} rows \
+                     at once"
+                )
             }
             PhaseForm::Rows => "statistics of a row by threads of one block together".to_owned(),
             PhaseForm::Points => "a thread a point".to_owned(),
@@ -260,21 +273,47 @@ impl PhaseReport {
 
 impl StepTime {
     /// Adds a kernel, of whose operands so many bytes are in shared memory.
-    fn add(&mut self, used: &KernelUse, shared: f64, device: &DeviceModel, clusters: Option<Clusters>) {
+    fn add(
+        &mut self,
+        (phase, used): (&PhasePlan, &KernelUse),
+        shared: f64,
+        device: &DeviceModel,
+        clusters: Option<Clusters>,
+        dims: &DimEnv,
+    ) {
         let steps = used.launches.max(1.0);
         let memory = (used.bytes / steps - shared).max(0.0) / device.memory_bytes_per_second;
-        let arithmetic = (used.flops / device.flops_per_second
-            + used.transcendentals / device.transcendentals_per_second)
+        let (products, turns) = match phase.form {
+            PhaseForm::Split { tensor_cores, tile, rows_at_once, .. } => {
+                let products = match tensor_cores {
+                    true => used.flops / device.flops_per_second,
+                    false => device.tiled_seconds(used.flops, tile.map(f64::from)),
+                };
+                let all_rows =
+                    phase.rows.as_ref().and_then(|rows| rows.eval_dim(dims).ok()).unwrap_or(1) as f64;
+                let rows = clusters.map_or(all_rows, |c| f64::from(c.rows_at_once));
+                (products, (rows / f64::from(rows_at_once.max(1))).ceil() * device.turn_seconds)
+            }
+            PhaseForm::Rows | PhaseForm::Points => (used.flops / device.flops_per_second, 0.0),
+        };
+        let arithmetic = (products + used.transcendentals / device.transcendentals_per_second)
             / steps
             / clusters.map_or(1.0, |c| c.share);
-        let exchange = match clusters {
-            Some(clusters) => clusters.waves * device.cluster_exchange_seconds,
-            None => device.exchange_seconds,
+        let (waves, exchange) = match clusters {
+            Some(clusters) => (clusters.waves, clusters.waves * device.cluster_exchange_seconds),
+            None => (1.0, device.exchange_seconds),
         };
         let work = memory.max(arithmetic) + device.exposed * memory.min(arithmetic);
-        self.exchange += 1e6 * exchange;
         self.memory += 1e6 * memory;
         self.arithmetic += 1e6 * arithmetic;
-        self.modelled += 1e6 * (exchange + work);
+        self.turns += 1e6 * waves * turns;
+        self.modelled += 1e6 * (work + waves * turns);
+        self.add_exchange(exchange);
+    }
+
+    /// Adds what an exchange takes.
+    fn add_exchange(&mut self, seconds: f64) {
+        self.exchange += 1e6 * seconds;
+        self.modelled += 1e6 * seconds;
     }
 }

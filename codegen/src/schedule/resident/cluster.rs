@@ -124,23 +124,35 @@ impl<'a> Cluster<'a> {
         }
         let blocks = limits.cluster_blocks;
         let cluster = Cluster { resident, blocks, rows, rows_at_once, images };
-        Ok(cluster.is_faster(limits).then_some(cluster))
+        Ok(cluster.is_faster(grid, limits).then_some(cluster))
     }
 
-    /// Whether the model of a GPU with so much expects a step to take less time than by blocks that meet in memory.
-    fn is_faster(&self, limits: GpuLimits) -> bool {
+    /// Whether the model of a GPU with so much expects a step to take less time than by all blocks, that meet in memory.
+    fn is_faster(&self, grid: &Resident, limits: GpuLimits) -> bool {
         let device = limits.model();
-        let pairs = || self.resident.analyses.iter().zip(&self.resident.phases);
-        let of_row: f64 = pairs().map(|(analysis, phase)| phase.seconds_a_row(analysis, &device)).sum();
-        let rows = assumed(&self.rows).max(1) as f64;
+        let of_row = |resident: &Resident| -> f64 {
+            let pairs = resident.analyses.iter().zip(&resident.phases);
+            pairs.map(|(analysis, phase)| phase.seconds_a_row(analysis, &device)).sum()
+        };
+        let turns = |resident: &Resident, rows: i64| -> f64 {
+            resident.phases.iter().map(|phase| phase.turns(rows) as f64 * device.turn_seconds).sum()
+        };
+        let all_rows = assumed(&self.rows).max(1);
+        let rows = all_rows as f64;
         let clusters = (rows / self.rows_at_once as f64).ceil();
         let share = f64::from(self.blocks) / f64::from(limits.multiprocessors);
         // Clusters that there is no room for run after the others, and exchange then.
         let waves = (clusters * share).ceil();
-        let of_cluster = self.rows_at_once as f64 * of_row / share.min(1.0);
+        let of_cluster = self.rows_at_once as f64 * of_row(&self.resident) / share.min(1.0)
+            + turns(&self.resident, self.rows_at_once);
+        let of_grid = rows * of_row(grid) + turns(grid, all_rows);
         let phases = self.resident.phases.len() as f64;
+        let states = self.images.iter().filter(|image| image.is_exchanged && image.next.is_some());
+        let bytes = states.map(|image| rows * (image.elements * i64::from(image.lane.bytes())) as f64);
+        let beyond: f64 =
+            bytes.map(|bytes| device.exchange_seconds_of(bytes) - device.exchange_seconds).sum();
         waves * (of_cluster + phases * device.cluster_exchange_seconds)
-            < rows * of_row + phases * device.exchange_seconds
+            < of_grid + phases * device.exchange_seconds + beyond
     }
 
     /// The blocks of the launch.

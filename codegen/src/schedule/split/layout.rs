@@ -1,7 +1,10 @@
 //! Which lanes of a block sum up what, and where their slices, totals and points are.
 
-use super::super::analysis::ceil_div;
+use fuse_ir::expr::Dim;
+
+use super::super::analysis::{Analysis, ceil_div};
 use super::super::block::{THREADS, WARP, WARPS, bits, low_bits};
+use super::super::plan::PhaseForm;
 use super::products::{self, Products};
 use super::{Split, power_of_two};
 use crate::builder::FunctionBuilder;
@@ -150,6 +153,28 @@ impl Split {
         let side = b.index(products::SIDE);
         let key = b.mul(turn, side);
         b.xor(number, key)
+    }
+
+    /// Rows and columns that a thread sums up at the same time.
+    pub(in super::super) fn sums_a_thread(&self) -> [u32; 2] {
+        let columns = self.columns_a_thread * self.sums.len() as i64;
+        [self.rows_a_thread, columns].map(|n| u32::try_from(n).unwrap_or(u32::MAX))
+    }
+
+    /// The rows of a step.
+    pub(in super::super) fn rows_of(&self, analysis: &Analysis) -> Dim {
+        let rows = self.rows.iter().map(|axis| analysis.extent(*axis).clone());
+        rows.reduce(|a, b| a * b).unwrap_or_else(|| Dim::constant(1))
+    }
+
+    /// What is told of it.
+    pub(in super::super) fn form(&self) -> PhaseForm {
+        PhaseForm::Split {
+            blocks: self.blocks_at_work(),
+            tensor_cores: self.is_on_tensor_cores(),
+            tile: self.sums_a_thread(),
+            rows_at_once: u32::try_from(self.rows_at_once()).unwrap_or(u32::MAX),
+        }
     }
 
     /// Rows that a block takes at once.
