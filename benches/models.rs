@@ -3,11 +3,13 @@
 //!
 //! `make microbench`, or `cargo bench -p fuse -- compile` for one group. Beside other runtimes: `make bench`.
 
+use std::collections::BTreeMap;
+
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
 use fuse::frontend::nn::{CellParameters, Gates, lstm_cell};
 use fuse::frontend::zoo::{self, Scale};
-use fuse::{CompileOptions, Compiled, DType, Device, DimEnv, Graph, Target, Tier};
+use fuse::{CompileOptions, Compiled, DType, Device, DimEnv, Executable, Graph, HostTensor, Target, Tier};
 
 /// Models with dimensions `T` and `B`, small enough that an unfused run takes milliseconds.
 fn small() -> Vec<Graph> {
@@ -20,8 +22,12 @@ fn small() -> Vec<Graph> {
 fn benchmark(name: &str) -> (Graph, DimEnv) {
     let models = zoo::benchmark(Scale::Full).expect("the zoo traces");
     let model = models.into_iter().find(|m| m.graph.name() == name).expect("the benchmark has the model");
-    let dims = model.dims.iter().fold(DimEnv::new(), |dims, (symbol, value)| dims.with(symbol, *value));
+    let dims = dims_of(&model.dims);
     (model.graph, dims)
+}
+
+fn dims_of(dims: &[(&str, i64)]) -> DimEnv {
+    dims.iter().fold(DimEnv::new(), |dims, (symbol, value)| dims.with(symbol, *value))
 }
 
 /// The tiers of this build, by name.
@@ -92,6 +98,20 @@ fn ptx(c: &mut Criterion) {
     group.finish();
 }
 
+/// A model on a device with random parameters, and random inputs.
+fn bound(
+    graph: &Graph,
+    compiled: &Compiled,
+    dims: &DimEnv,
+    device: &Device,
+) -> (Executable, BTreeMap<String, HostTensor>) {
+    let values = fuse::random::values_for(graph, dims, 0).expect("dimensions are given");
+    let (parameters, inputs) = fuse::random::by_kind(graph, &values);
+    let mut model = compiled.load(device).expect("loads");
+    model.bind(parameters).expect("binds");
+    (model, inputs)
+}
+
 /// Runs of a compiled model on random numbers.
 fn run(
     group: &mut BenchmarkGroup<'_, WallTime>,
@@ -100,10 +120,7 @@ fn run(
     compiled: &Compiled,
     dims: &DimEnv,
 ) {
-    let values = fuse::random::values_for(graph, dims, 0).expect("dimensions are given");
-    let (parameters, inputs) = fuse::random::by_kind(graph, &values);
-    let mut model = compiled.load(&cpu()).expect("loads");
-    model.bind(parameters).expect("binds");
+    let (model, inputs) = bound(graph, compiled, dims, &cpu());
     group.bench_function(BenchmarkId::new(name, graph.name()), |b| {
         b.iter(|| model.run(&inputs, dims).expect("runs"));
     });
@@ -171,13 +188,10 @@ fn sim(c: &mut Criterion) {
     for precision in [ProductPrecision::F32, ProductPrecision::Bf16] {
         for (name, dims) in models {
             let (graph, _) = benchmark(name);
-            let dims = dims.iter().fold(DimEnv::new(), |all, (symbol, value)| all.with(symbol, *value));
+            let dims = dims_of(dims);
             let options = CompileOptions { precision, ..CompileOptions::new(Target::Cuda) };
             let compiled = fuse::compile(&graph, &options).expect("compiles");
-            let values = fuse::random::values_for(&graph, &dims, 0).expect("dimensions are given");
-            let (parameters, inputs) = fuse::random::by_kind(&graph, &values);
-            let mut model = compiled.load(&device).expect("loads");
-            model.bind(parameters).expect("binds");
+            let (model, inputs) = bound(&graph, &compiled, &dims, &device);
             let executed = || device.counters().into_iter().flatten().map(|(_, c)| c.instructions()).sum();
             let before: u64 = executed();
             model.run(&inputs, &dims).expect("runs");

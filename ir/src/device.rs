@@ -69,10 +69,9 @@ impl DeviceModel {
         if self.loops_on_cores { self.barrier_seconds } else { self.launch_seconds }
     }
 
-    /// Seconds from when cores store so many bytes that all others need at the next step to when these have them.
-    pub fn exchange_seconds_of(&self, bytes: f64) -> f64 {
-        let beyond = (bytes - EXCHANGED_BYTES).max(0.0) * f64::from(self.cores);
-        self.exchange_seconds + beyond / self.cache_bytes_per_second
+    /// Seconds that an exchange takes longer if all cores need so many bytes of what others stored.
+    pub fn seconds_beyond_exchange(&self, bytes: f64) -> f64 {
+        (bytes - EXCHANGED_BYTES).max(0.0) * f64::from(self.cores) / self.cache_bytes_per_second
     }
 
     /// Seconds of multiply-adds of f32 by threads each of which sums up so many rows by so many columns: what it loads of
@@ -190,7 +189,8 @@ mod tests {
         ] {
             let products = device.tiled_seconds(2.0 * rows * hidden * hidden * gates, [4.0, gates]);
             let turns = rows / 16.0 * device.turn_seconds;
-            let modelled = 1e6 * (device.exchange_seconds_of(4.0 * rows * hidden) + turns + products);
+            let exchange = device.exchange_seconds + device.seconds_beyond_exchange(4.0 * rows * hidden);
+            let modelled = 1e6 * (exchange + turns + products);
             let error = modelled / measured - 1.0;
             assert!(error.abs() < 0.1, "{rows} by {hidden}, {gates} gates: {modelled:.2} us, not {measured}");
         }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use fuse_runtime::sim::{Content, Launch, Memory, Module, Problem, SimError};
+use fuse_runtime::sim::{Launch, Memory, Module, Problem, SimError};
 use proptest::prelude::*;
 
 const WARPS: usize = 3;
@@ -176,9 +176,7 @@ fn run(ops: &[Op]) -> Result<(), SimError> {
         cooperative: false,
         clusters: None,
     };
-    let mut memory = Memory::new();
-    memory.allocate("none", 4, 4, Content::Written);
-    module.launch(&memory, &launch).map(|_| ())
+    module.launch(&Memory::new(), &launch).map(|_| ())
 }
 
 proptest! {

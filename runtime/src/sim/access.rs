@@ -236,8 +236,7 @@ impl Warp {
                     let address = addresses[lane] + u64::from(element * size);
                     let place = memories.place(self.local.as_ref(), transfer.space, address, lane, size)?;
                     space = place.space;
-                    let access = self.access(&memories, place.space, transfer.atomic);
-                    let access = Access { thread: access.thread + lane as u32, ..access };
+                    let access = self.access(&memories, place.space, transfer.atomic).by(lane as u32);
                     place.region.note_read(place.offset, size, &access)?;
                     memories.note_visit(&place, address, &access);
                     let value = place.region.load(place.offset, size);
@@ -314,8 +313,7 @@ impl Warp {
                     let address = addresses[lane] + u64::from(element * size);
                     let place = memories.place(self.local.as_ref(), transfer.space, address, lane, size)?;
                     space = place.space;
-                    let access = self.access(&memories, place.space, transfer.atomic);
-                    let access = Access { thread: access.thread + lane as u32, ..access };
+                    let access = self.access(&memories, place.space, transfer.atomic).by(lane as u32);
                     place.region.note_write(place.offset, size, &access)?;
                     memories.note_visit(&place, address, &access);
                     let new = self.registers[*slot as usize][lane] & mask(size * 8);
@@ -378,8 +376,7 @@ impl Warp {
                 let place =
                     memories.place(self.local.as_ref(), transfer.space, addresses[lane], lane, size)?;
                 space = place.space;
-                let access = self.access(&memories, place.space, true);
-                let access = Access { thread: access.thread + lane as u32, ..access };
+                let access = self.access(&memories, place.space, true).by(lane as u32);
                 place.region.note_read(place.offset, size, &access)?;
                 place.region.note_write(place.offset, size, &access)?;
                 memories.note_visit(&place, addresses[lane], &access);

@@ -8,7 +8,6 @@ use super::execute::{Context, Wrong};
 use super::fault::Problem;
 use super::op::{Address, Order, Space};
 use super::phase::{BYTES, Released};
-use super::record::Access;
 use super::requests::count_request;
 use super::value::mask;
 use super::warp::{LANES, Warp};
@@ -66,10 +65,7 @@ impl Warp {
         }
         aligned(barrier, BYTES)?;
         let barrier = memories.place(None, Space::Shared, barrier, lane, BYTES)?;
-        let access = |space, atomic| {
-            let access = self.access(memories, space, atomic);
-            Access { thread: access.thread + lane as u32, ..access }
-        };
+        let access = |space, atomic| self.access(memories, space, atomic).by(lane as u32);
         barrier.region.note_read(barrier.offset, BYTES, &access(Space::Shared, true))?;
         for at in (0..copy.bytes).step_by(WORD as usize).map(u64::from) {
             let from = memories.place(None, Space::Global, copy.from + at, lane, WORD)?;
@@ -96,8 +92,7 @@ impl Warp {
         else {
             return Ok(false);
         };
-        let access = self.access(memories, Space::Shared, false);
-        let access = Access { thread: access.thread + lane as u32, ..access };
+        let access = self.access(memories, Space::Shared, false).by(lane as u32);
         let outgoing = self.outgoing(memories.block, 1 << lane, Order { releases: true, acquires: false });
         ledger.release(&Released { clocks: self.clocks.clone(), known: outgoing.of(lane).cloned() });
         for copy in &copies {

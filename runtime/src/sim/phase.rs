@@ -16,7 +16,6 @@ use super::execute::{Context, Wrong, each_lane};
 use super::fault::Problem;
 use super::op::{Address, Order, Phase, Space};
 use super::order::{Clock, Outgoing, absorb};
-use super::record::Access;
 use super::requests::count_request;
 use super::value::mask;
 use super::warp::{LANES, Warp};
@@ -167,8 +166,7 @@ impl Warp {
         aligned(address, BYTES)?;
         let place = memories.place(None, Space::Shared, address, lane, BYTES)?;
         let plain = matches!(f, Phase::Begin { .. } | Phase::End);
-        let access = self.access(memories, Space::Shared, !plain);
-        let access = Access { thread: access.thread + lane as u32, ..access };
+        let access = self.access(memories, Space::Shared, !plain).by(lane as u32);
         let value = |slot: u32| self.registers[slot as usize][lane] & mask(COUNT_BITS);
         if !matches!(f, Phase::Begin { .. }) {
             place.region.note_read(place.offset, BYTES, &access)?;

@@ -165,8 +165,8 @@ pub(super) enum Before {
     Reader,
 }
 
-/// The accesses of a warp's lanes by one instruction, and what was found out of earlier ones: granules side by side were
-/// mostly accessed by the same warp before.
+/// The accesses of a warp's lanes by one instruction, all reads or all writes, and what was found out of earlier ones:
+/// granules side by side were mostly accessed by the same warp before.
 pub(super) struct Batch<'a> {
     /// The access of one of the lanes.
     pub access: Access<'a>,

@@ -304,9 +304,7 @@ impl Shadows {
         let stamp = asked.access.stamp();
         for (line, whole, bytes) in self.lines(offset, size) {
             let here = |conflict| (bytes.start, conflict);
-            if !self.copied.is_empty() {
-                self.mark_copied(&bytes, false);
-            }
+            self.mark_copied(&bytes, false);
             if whole {
                 asked.write(&line.whole).map_err(here)?;
                 if !line.has_parts(Part::Written, stamp) && !line.has_parts(Part::Read, stamp) {

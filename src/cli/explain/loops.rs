@@ -181,7 +181,7 @@ impl LoopReport {
         let exchanged = plan.states.iter().filter(|state| state.place == StatePlace::Memory);
         for state in exchanged {
             let bytes = bytes_of(&program.buffer(state.buffer).ty, dims);
-            step.add_exchange(device.exchange_seconds_of(bytes) - device.exchange_seconds);
+            step.add_exchange(device.seconds_beyond_exchange(bytes));
         }
         LoopReport {
             name: plan.name.clone(),

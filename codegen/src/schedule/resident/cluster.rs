@@ -149,8 +149,7 @@ impl<'a> Cluster<'a> {
         let phases = self.resident.phases.len() as f64;
         let states = self.images.iter().filter(|image| image.is_exchanged && image.next.is_some());
         let bytes = states.map(|image| rows * (image.elements * i64::from(image.lane.bytes())) as f64);
-        let beyond: f64 =
-            bytes.map(|bytes| device.exchange_seconds_of(bytes) - device.exchange_seconds).sum();
+        let beyond: f64 = bytes.map(|bytes| device.seconds_beyond_exchange(bytes)).sum();
         waves * (of_cluster + phases * device.cluster_exchange_seconds)
             < of_grid + phases * device.exchange_seconds + beyond
     }

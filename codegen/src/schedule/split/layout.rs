@@ -163,8 +163,7 @@ impl Split {
 
     /// The rows of a step.
     pub(in super::super) fn rows_of(&self, analysis: &Analysis) -> Dim {
-        let rows = self.rows.iter().map(|axis| analysis.extent(*axis).clone());
-        rows.reduce(|a, b| a * b).unwrap_or_else(|| Dim::constant(1))
+        analysis.points(&self.rows)
     }
 
     /// What is told of it.
